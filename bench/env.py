@@ -1,0 +1,218 @@
+"""The fingerprint of the machine and of the software: two numbers are compared only if theirs agree.
+
+Taken in the parent before every run, so it must be quick and must not import what it describes:
+versions come from the packages' metadata, GPUs from NVML, the commit from git. The fingerprint's id
+covers everything, so that every record says exactly where it came from; ``comparable`` looks only at
+what moves numbers (a new commit does not: the code's version is part of every cell's id already).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+# What is measured, and what measures it. Not imported, only looked up.
+PACKAGES = (
+    "torch transformers tokenizers accelerate safetensors gguf numpy scipy pandas pyarrow nvidia-ml-py "
+    "triton datasets huggingface-hub diffusers peft trl ray ddposink"
+).split()
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS MKL_NUM_THREADS OPENBLAS_NUM_THREADS OMP_PROC_BIND OMP_PLACES KMP_AFFINITY "
+    "ATEN_CPU_CAPABILITY ONEDNN_MAX_CPU_ISA CUBLAS_WORKSPACE_CONFIG NVIDIA_TF32_OVERRIDE "
+    "PYTORCH_ALLOC_CONF PYTORCH_CUDA_ALLOC_CONF"
+).split()
+CPU_FLAGS = "avx2 fma avx512f avx512_bf16 avx512_vnni amx_tile amx_bf16 asimd bf16 sve".split()
+# Found in the fingerprint, but no measured number depends on them (our own code is in the cell ids).
+_REPORTING = "ddposink pandas scipy pyarrow nvidia-ml-py huggingface-hub datasets".split()
+# Fields of the fingerprint that move numbers: sections, compared item by item, and dotted paths.
+_MEASURED = ("packages", "gpus", "threads", "cpu")
+_COMPARED = ("python", "os.system", "os.machine")
+
+Fingerprint = dict[str, Any]
+
+
+def fingerprint() -> Fingerprint:
+    """Describe this machine as JSON data; ``["id"]`` is a hash of all the rest."""
+    data: Fingerprint = {
+        "git": _git(Path(__file__).resolve().parent.parent),
+        "python": platform.python_version(),
+        "packages": _packages(),
+        "cpu": _cpu(),
+        "ram_bytes": _ram_bytes(),
+        "gpus": list(_gpus()),
+        "gpu_reason": None,
+        "os": {"system": platform.system(), "release": platform.release(), "machine": platform.machine()},
+        "threads": {name: os.environ[name] for name in THREAD_VARIABLES if name in os.environ},
+        "cuda_visible_devices": os.environ.get("CUDA_VISIBLE_DEVICES"),
+        "container": _container(),
+    }
+    if not data["gpus"]:
+        data["gpu_reason"] = nvml_problem()
+    return {"id": fingerprint_id(data), **data}
+
+
+def fingerprint_id(data: Mapping[str, Any]) -> str:
+    """First 12 hex digits of the hash over everything but the id itself (and earlier fingerprints)."""
+    kept = {key: value for key, value in data.items() if key not in ("id", "earlier")}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def comparable(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
+    """Names of the fields that differ and move numbers; empty when ``a`` and ``b`` may be compared.
+
+    A GPU is compared by name and driver, not by UUID: two cards of one kind count as one.
+    """
+    left, right = _flat(a), _flat(b)
+    return sorted(key for key in left.keys() | right.keys() if left.get(key) != right.get(key))
+
+
+def _flat(data: Mapping[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for path in _COMPARED:
+        value: Any = data
+        for part in path.split("."):
+            value = value.get(part) if isinstance(value, Mapping) else None
+        flat[path] = value
+    for section in _MEASURED:
+        value = data.get(section) or {}
+        if section == "gpus":
+            flat["gpus"] = [(gpu.get("name"), gpu.get("driver")) for gpu in value]
+        else:
+            flat |= {f"{section}.{key}": item for key, item in value.items()}
+    return {key: item for key, item in flat.items() if key.removeprefix("packages.") not in _REPORTING}
+
+
+def _packages() -> dict[str, str]:
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _git(root: Path) -> dict[str, str | bool | None]:
+    """Commit of our own source tree, and whether its code differs from that commit."""
+    nothing: dict[str, str | bool | None] = {"commit": None, "dirty": None}
+    if not (root / ".git").exists():  # installed as a package, perhaps inside somebody else's repository
+        return nothing
+    command = ["git", "-C", str(root), "status", "--porcelain=v2", "--branch"]
+    try:
+        done = subprocess.run(
+            [*command, "--", "bench", "ddposink", "pyproject.toml"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return nothing
+    lines = done.stdout.splitlines()
+    commit = next((line.split()[-1] for line in lines if line.startswith("# branch.oid ")), None)
+    return {
+        "commit": None if commit == "(initial)" else commit,
+        "dirty": any(not line.startswith("#") for line in lines),
+    }
+
+
+def _cpu() -> dict[str, Any]:
+    model, flags = platform.processor() or platform.machine(), set[str]()
+    try:
+        for line in Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines():
+            key, _, value = (part.strip() for part in line.partition(":"))
+            if key == "model name":
+                model = value
+            elif key in ("flags", "Features"):
+                flags = set(value.split())
+    except OSError:  # not Linux: the model's name must do
+        pass
+    return {"model": model, "cores": cores(), "flags": [flag for flag in CPU_FLAGS if flag in flags]}
+
+
+def cores() -> int:
+    """Cores this process may use; in a container fewer than the machine has."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _ram_bytes() -> int | None:
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError):
+        return None
+
+
+def _container() -> str | None:
+    if Path("/.dockerenv").exists():
+        return "docker"
+    if Path("/run/.containerenv").exists():
+        return "podman"
+    if "KUBERNETES_SERVICE_HOST" in os.environ:
+        return "kubernetes"
+    return os.environ.get("container")  # noqa: SIM112  (systemd spells it in lower case)
+
+
+def nvml_problem() -> str | None:
+    """Why NVML cannot be used here, in its own words; None if it can."""
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        pynvml.nvmlShutdown()
+    except ImportError:
+        return "nvidia-ml-py is not installed"
+    except pynvml.NVMLError as error:
+        return f"NVML: {error}"
+    return None
+
+
+def _gpus() -> Iterator[dict[str, Any]]:
+    """Every GPU that NVML lists, in NVML's order (which ignores CUDA_VISIBLE_DEVICES)."""
+    if nvml_problem() is not None:
+        return
+    import pynvml
+
+    pynvml.nvmlInit()
+    try:
+        driver = _ask(pynvml.nvmlSystemGetDriverVersion)
+        for index in range(_ask(pynvml.nvmlDeviceGetCount) or 0):
+            handle = _ask(pynvml.nvmlDeviceGetHandleByIndex, index)
+            if handle is None:
+                continue
+            limit = _ask(pynvml.nvmlDeviceGetEnforcedPowerLimit, handle)
+            memory = _ask(pynvml.nvmlDeviceGetMemoryInfo, handle)
+            yield {
+                "name": _ask(pynvml.nvmlDeviceGetName, handle),
+                "uuid": _ask(pynvml.nvmlDeviceGetUUID, handle),
+                "driver": driver,
+                "memory_bytes": memory.total if memory is not None else None,
+                "power_limit_w": limit / 1000 if limit is not None else None,
+                "sm_clock_max_mhz": _ask(pynvml.nvmlDeviceGetMaxClockInfo, handle, pynvml.NVML_CLOCK_SM),
+            }
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _ask(function: Any, *arguments: Any) -> Any:
+    """What NVML answers, or None: any single question may be unsupported on a card or in a container."""
+    import pynvml
+
+    try:
+        answer = function(*arguments)
+    except pynvml.NVMLError:
+        return None
+    return answer.decode() if isinstance(answer, bytes) else answer
+
+
+if __name__ == "__main__":
+    json.dump(fingerprint(), sys.stdout, indent=2)

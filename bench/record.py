@@ -1,0 +1,89 @@
+"""The record: what a cell came to. One JSON line, versioned; the product of the whole harness."""
+
+from __future__ import annotations
+
+import math
+from enum import StrEnum
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, model_validator
+
+SCHEMA_VERSION = 1
+
+
+class Status(StrEnum):
+    """How a cell ended. Everything but ``ok`` carries a one-line reason."""
+
+    OK = "ok"
+    OOM = "oom"
+    TIMEOUT = "timeout"
+    ERROR = "error"
+    NAN = "nan"
+    SKIPPED = "skipped"
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Value(_Frozen):
+    """One metric of one cell. ``value`` is null exactly when ``reason`` says why."""
+
+    value: float | int | None
+    unit: str
+    reason: str | None = None
+    samples: list[float] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_nan(cls, data: Any) -> Any:
+        """NaN and infinity are not JSON: they become null with the reason."""
+        if isinstance(data, dict) and isinstance(data.get("value"), float):
+            if not math.isfinite(data["value"]):
+                data = {**data, "reason": data.get("reason") or f"measured {data['value']}", "value": None}
+        return data
+
+    @model_validator(mode="after")
+    def _null_has_reason(self) -> Value:
+        if (self.value is None) != (self.reason is not None):
+            raise ValueError("a null value needs a reason, a measured one has none")
+        return self
+
+
+class Artifact(_Frozen):
+    """A file beside the records; ``path`` is relative to the run folder."""
+
+    path: str
+    sha256: str
+    bytes: int
+
+
+class Record(_Frozen):
+    """One answered cell."""
+
+    schema_version: int = SCHEMA_VERSION
+    suite: str
+    workload: str
+    run: str  # run id
+    cell: str  # content hash of the cell
+    pass_id: str
+    label: str
+    params: dict[str, Any]  # canonical parameters, defaults filled in
+    columns: dict[str, str | int | float | bool | None]  # flat, for tables and plots (params + facts)
+    seed: int
+    repeat: int
+    status: Status
+    reason: str | None = None
+    metrics: dict[str, Value] = {}
+    conformance: dict[str, str | int | float | bool | None] = {}
+    artifacts: list[Artifact] = []
+    env: str  # environment fingerprint id, see env.json
+    started: str  # ISO 8601, UTC
+    finished: str
+    duration_s: float
+
+    @model_validator(mode="after")
+    def _failure_has_reason(self) -> Record:
+        if self.status is not Status.OK and not self.reason:
+            raise ValueError(f"status {self.status} needs a reason")
+        return self

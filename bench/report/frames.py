@@ -1,0 +1,211 @@
+"""A run folder as data: one pandas row per cell, and the per-position series on demand.
+
+Reads whatever a run has left behind, also an unfinished or damaged one; what could not be read
+becomes a note that the page prints. Nothing here knows what is measured: columns, metrics and series
+are whatever the records and the workload's declarations say they are.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+from numpy.typing import NDArray
+
+from bench.record import Record, Status
+from bench.report.text import plural
+from bench.store import DAMAGED, ENV, PLAN, RECORDS, SUITE, read_records
+from bench.workload import Metric, Scalar, View, Workload
+
+Series = NDArray[np.float64]
+OWN = ("cell", "pass_id", "label", "seed", "repeat", "status", "reason")  # every record's own fields
+SERIES_END, SERIES_START = "series_end", "series_start"  # columns that bound a cell's part of its series
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What the workload declares: names, labels and units of everything that may be shown."""
+
+    metrics: Mapping[str, Metric]
+    views: tuple[View, ...] = ()
+    prefix_axis: str | None = None
+    published: tuple[Mapping[str, Scalar], ...] = ()
+
+    def metric(self, name: str) -> Metric:
+        """The declared metric, or a plain stand-in for a name that nobody declared."""
+        return self.metrics.get(name) or Metric(name, name.replace("_", " "), "", "none")
+
+
+@dataclass
+class RunData:
+    """Everything a report draws from. ``frame`` has one row per cell; its index counts ``records``."""
+
+    folder: Path
+    records: list[Record]
+    frame: pd.DataFrame
+    words: Vocabulary
+    suite: dict[str, Any]
+    env: dict[str, Any]
+    planned: dict[str, str]  # cell id → label, in plan order; empty if the plan is unknown
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """The suite's name."""
+        return str(self.suite.get("suite") or (self.records[0].suite if self.records else self.folder.parent.name))
+
+    @property
+    def parameters(self) -> list[str]:
+        """Columns that are parameters of a cell (not facts found while measuring), in column order."""
+        known = {key for record in self.records for key in record.params}
+        return [c for c in self.frame.columns if c in known and c not in OWN and c not in self.words.metrics]
+
+    @property
+    def ok(self) -> pd.DataFrame:
+        """The rows of cells that were measured."""
+        return self.frame[self.frame["status"] == Status.OK]
+
+    @property
+    def failed(self) -> pd.DataFrame:
+        """The rows of cells that were not."""
+        return self.frame[self.frame["status"] != Status.OK]
+
+    def compare(self) -> tuple[str, Any] | None:
+        """The suite's ``compare: {axis, reference}``, if it asks for a comparison."""
+        wanted = self.suite.get("compare")
+        if not isinstance(wanted, dict) or "axis" not in wanted:
+            return None
+        return str(wanted["axis"]), wanted.get("reference")
+
+    def reason(self, index: int, metric: str) -> str:
+        """Why a cell has no value of a metric."""
+        record = self.records[index]
+        if record.status is not Status.OK:
+            return f"{record.status}: {record.reason}"
+        value = record.metrics.get(metric)
+        return (value.reason if value else None) or "not measured by this cell"
+
+    def series(self, index: int, name: str) -> Series | None:
+        """A cell's own part of a series as float64, or None (with a note if a file is damaged)."""
+        record = self.records[index]
+        for artifact in record.artifacts:
+            if not artifact.path.endswith(".npz"):
+                continue
+            try:
+                path = _inside(self.folder, artifact.path)
+                whole = _load(path, path.stat().st_mtime_ns, name)
+            except (OSError, ValueError, zipfile.BadZipFile) as error:
+                self.note(f"{artifact.path} cannot be read ({error}); its series are missing below")
+                continue
+            if whole is None:
+                continue
+            end = record.columns.get(SERIES_END)
+            end = len(whole) if not isinstance(end, int) else end
+            if end > len(whole):
+                self.note(f"{artifact.path} holds {len(whole):,} values of {name}, the cells promise {end:,}")
+            return whole[:end].astype(np.float64)
+        return None
+
+    def note(self, text: str) -> None:
+        """Remember something the reader must know; the same note only once."""
+        if text not in self.notes:
+            self.notes.append(text)
+
+
+def load(folder: Path, workload: Workload | None = None) -> RunData:
+    """Read a run folder. Without a workload, metrics are named as the records name them."""
+    notes: list[str] = []
+    records, damaged = read_records(folder / RECORDS)
+    if damaged:
+        notes.append(f"{plural(len(damaged), 'line')} of {RECORDS} could not be read and was left out")
+    if (folder / DAMAGED).exists():
+        count = sum(bool(line.strip()) for line in (folder / DAMAGED).read_bytes().split(b"\n"))
+        notes.append(f"{plural(count, 'damaged line')} had been set aside in {DAMAGED}; those cells were measured again")
+    suite, env, plan = _yaml(folder / SUITE, notes), _json(folder / ENV, notes), _json(folder / PLAN, notes)
+    planned = _planned(plan)
+    newest = {record.cell: record for record in records}
+    order = {cell: i for i, cell in enumerate(planned)}
+    kept = sorted(newest.values(), key=lambda r: order.get(r.cell, len(order)))
+    words = _vocabulary(workload, kept)
+    return RunData(folder, kept, _frame(kept, words.metrics), words, suite, env, planned, notes)
+
+
+def _vocabulary(workload: Workload | None, records: Sequence[Record]) -> Vocabulary:
+    metrics = {metric.name: metric for metric in workload.metrics} if workload else {}
+    for record in records:
+        for name, value in record.metrics.items():
+            if name not in metrics:
+                metrics[name] = Metric(name, name.replace("_", " "), value.unit, "none", headline=not workload)
+    if workload is None:
+        return Vocabulary(metrics)
+    return Vocabulary(metrics, tuple(workload.views), workload.prefix_axis, tuple(workload.published()))
+
+
+def _frame(records: Sequence[Record], metrics: Mapping[str, Metric]) -> pd.DataFrame:
+    """One row per record: its own fields, then columns, then metrics (a metric wins over a column)."""
+    rows: list[dict[str, Any]] = []
+    for record in records:
+        row: dict[str, Any] = {key: value for key, value in record.columns.items() if key not in OWN}
+        row |= {name: record.metrics[name].value for name in metrics if name in record.metrics}
+        own = {key: getattr(record, key) for key in OWN}
+        rows.append(own | row | {"status": str(record.status)})
+    frame = pd.DataFrame(rows, dtype=object)
+    names = [*OWN, *dict.fromkeys(k for r in records for k in r.columns if k not in OWN and k not in metrics)]
+    frame = frame.reindex(columns=[*names, *metrics])
+    return frame.where(frame.notna(), None)
+
+
+@lru_cache(maxsize=64)
+def _load(path: Path, changed: int, name: str) -> NDArray[Any] | None:
+    """One numeric 1-D array of an archive, as stored; ``changed`` makes a rewritten file a new one."""
+    with np.load(path, allow_pickle=False) as archive:
+        if name not in archive.files:
+            return None
+        array = archive[name]
+    return array if array.ndim == 1 and array.dtype.kind in "fiu" else None
+
+
+def _inside(folder: Path, relative: str) -> Path:
+    path = (folder / relative).resolve()
+    if not path.is_relative_to(folder.resolve()):
+        raise ValueError("the path leads out of the run folder")
+    return path
+
+
+def _json(path: Path, notes: list[str]) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        notes.append(f"{path.name} could not be read: {error}")
+        return {}
+    return data if isinstance(data, dict) else {}
+
+
+def _yaml(path: Path, notes: list[str]) -> dict[str, Any]:
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        notes.append(f"{path.name} could not be read: {error}")
+        return {}
+    return data if isinstance(data, dict) else {}
+
+
+def _planned(plan: Mapping[str, Any]) -> dict[str, str]:
+    """Cell ids and labels of a plan.json, flat or grouped into passes."""
+    groups = plan.get("passes")
+    cells = [c for p in groups if isinstance(p, dict) for c in p.get("cells", [])] if isinstance(groups, list) else plan.get("cells")
+    if not isinstance(cells, list):
+        return {}
+    return {str(c["id"]): str(c.get("label", c["id"])) for c in cells if isinstance(c, dict) and "id" in c}

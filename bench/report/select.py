@@ -1,0 +1,144 @@
+"""Which cells belong together: what tells them apart, which stand for a pass, which pair with which.
+
+All of it follows from parameters, the workload's prefix axis and the suite's comparison axis.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Hashable, Sequence
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from bench.report.frames import SERIES_END, RunData
+from bench.workload import Scalar, View
+
+
+class Pair(NamedTuple):
+    """Two cells that differ only along the comparison axis (indices into the records)."""
+
+    cell: int
+    reference: int
+
+
+def varying(frame: pd.DataFrame, columns: Sequence[str]) -> list[str]:
+    """Those columns in which the rows differ."""
+    return [c for c in columns if len({_key(v) for v in frame[c]}) > 1]
+
+
+def identifying(data: RunData, frame: pd.DataFrame | None = None) -> list[str]:
+    """Columns that tell the rows apart: varying parameters, then seed and repeat, else the label."""
+    frame = data.frame if frame is None else frame
+    names = varying(frame, data.parameters) + varying(frame, ["seed", "repeat"])
+    if names and not frame[names].map(_key).duplicated().any():
+        return names
+    return ["label", *names]
+
+
+def common(data: RunData, frame: pd.DataFrame, limit: int | None = None) -> dict[str, Scalar]:
+    """Parameters that all rows share, in column order."""
+    same = [c for c in data.parameters if len({_key(v) for v in frame[c]}) == 1]
+    return {c: frame[c].iloc[0] for c in same[:limit] if frame[c].iloc[0] is not None} if len(frame) else {}
+
+
+def matching(frame: pd.DataFrame, where: dict[str, Any]) -> pd.DataFrame:
+    """Rows whose columns equal the given values; a column that does not exist matches nothing."""
+    for column, wanted in where.items():
+        keep = [equal(v, wanted) for v in frame[column]] if column in frame else [False] * len(frame)
+        frame = frame[pd.Series(keep, index=frame.index, dtype=bool)]
+    return frame
+
+
+def equal(value: Any, wanted: Any) -> bool:
+    """Equality of scalars in which 4096 and 4096.0 are one value and True is not 1."""
+    if isinstance(value, bool) or isinstance(wanted, bool):
+        return value is wanted
+    return bool(value == wanted)
+
+
+def extent(data: RunData, frame: pd.DataFrame) -> pd.Series:
+    """How far along the prefix axis each row reaches (its own order if there is no such axis)."""
+    for column in (data.words.prefix_axis, SERIES_END):
+        if column and column in frame:
+            return pd.to_numeric(frame[column], errors="coerce").fillna(-1)
+    return pd.Series(range(len(frame)), index=frame.index)
+
+
+def longest(data: RunData, frame: pd.DataFrame) -> pd.DataFrame:
+    """One row per pass: the cell that reaches furthest along the prefix axis."""
+    if not len(frame) or data.words.prefix_axis is None:
+        return frame
+    last = extent(data, frame).groupby(frame["pass_id"], sort=False).idxmax()
+    return frame.loc[list(last)]
+
+
+def at_common_prefix(data: RunData, frame: pd.DataFrame, view: View) -> tuple[pd.DataFrame, Scalar]:
+    """Rows at one value of the prefix axis, for a view in which that axis has no place.
+
+    Cells of unequal length must not be compared: the value shared by most (hue, x) groups is taken,
+    among those the largest. Returns the rows and the value (None if nothing had to be chosen).
+    """
+    axis = data.words.prefix_axis
+    if axis is None or axis not in frame or axis in (view.x, view.hue) or not len(varying(frame, [axis])):
+        return frame, None
+    groups = frame.groupby([frame[axis]], sort=False)
+    ranked = [(len(rows[[view.hue, view.x]].map(_key).drop_duplicates()), value) for (value,), rows in groups]
+    _, best = max(ranked, key=lambda item: (item[0], item[1]))
+    return matching(frame, {axis: best}), best
+
+
+def facets(data: RunData, frame: pd.DataFrame, view: View) -> list[str]:
+    """Parameters that still differ between cells of one hue: each combination gets its own panel."""
+    skip = {view.x, view.hue, data.words.prefix_axis}
+    names = [c for c in varying(frame, data.parameters) if c not in skip]
+    inside = [g for _, g in frame.groupby(frame[view.hue].map(_key), sort=False)] if view.hue in frame else [frame]
+    return [c for c in names if any(_differs_beyond(g, c, view) for g in inside)]
+
+
+def _differs_beyond(group: pd.DataFrame, column: str, view: View) -> bool:
+    """Whether a column differs between rows that agree in x (for a curve: in the hue alone)."""
+    if view.kind == "curve" or view.x not in group:
+        return bool(varying(group, [column]))
+    return any(varying(rows, [column]) for _, rows in group.groupby(group[view.x].map(_key), sort=False))
+
+
+def split(frame: pd.DataFrame, columns: Sequence[str]) -> list[tuple[dict[str, Scalar], pd.DataFrame]]:
+    """Rows grouped by the values of some columns, in order of appearance."""
+    if not columns:
+        return [({}, frame)]
+    keys = frame[list(columns)].map(_key).apply(tuple, axis=1)
+    groups = [rows for _, rows in frame.groupby(keys, sort=False)]
+    return [({c: rows[c].iloc[0] for c in columns}, rows) for rows in groups]
+
+
+def pairs(data: RunData, axis: str, reference: Any, frame: pd.DataFrame) -> list[Pair]:
+    """Cells beside the reference cell with which they share everything but the comparison axis."""
+    references = {}
+    for index in frame.index:
+        if _axis_is(data, index, axis, reference):
+            references.setdefault(_partner_key(data, index, axis), index)
+    found = []
+    for index in frame.index:
+        partner = references.get(_partner_key(data, index, axis))
+        if partner is not None and partner != index and not _axis_is(data, index, axis, reference):
+            found.append(Pair(index, partner))
+    return found
+
+
+def _axis_is(data: RunData, index: int, axis: str, reference: Any) -> bool:
+    record = data.records[index]
+    return equal(record.columns.get(axis), reference) or equal(record.params.get(axis), reference)
+
+
+def _partner_key(data: RunData, index: int, axis: str) -> str:
+    record = data.records[index]
+    rest = {key: value for key, value in record.params.items() if key != axis}
+    return json.dumps([rest, record.seed, record.repeat], sort_keys=True, default=str)
+
+
+def _key(value: Any) -> Hashable:
+    """A hashable stand-in that keeps True apart from 1 and counts all absent values as one."""
+    if value is None or value != value:
+        return None
+    return ("bool", value) if isinstance(value, bool) else value

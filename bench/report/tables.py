@@ -1,0 +1,254 @@
+"""Tables as values: built from frames, written as Markdown for people and CSV for programs.
+
+A value that is missing is shown as a dash with a footnote saying why; it is never shown as zero, and
+in the CSV its reason has a column of its own. CSV values are raw, in the metric's own unit.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from bench.record import Status
+from bench.report.frames import OWN, RunData
+from bench.report.select import common, extent, identifying, longest
+from bench.report.text import MISSING, Md, clean, duration, md, number, plural, scale_for
+from bench.workload import Metric
+
+ARROWS = {"lower": " ↓", "higher": " ↑", "none": ""}
+_MOST_FOOTNOTES = 20
+_NOT_REACHED = "not reached: "
+
+
+class Column(NamedTuple):
+    """A column of a table; ``csv_only`` columns are too many or too long for a page."""
+
+    key: str
+    header: str
+    numeric: bool = True
+    csv_only: bool = False
+
+
+class Entry(NamedTuple):
+    """One field: the raw value, how it reads (default: as a number), and a footnote."""
+
+    value: Any
+    text: str | None = None
+    note: str | None = None
+
+
+@dataclass
+class Table:
+    """Rows of entries under columns; ``name`` is its file name, ``notes`` stand below it."""
+
+    name: str
+    title: str
+    columns: list[Column]
+    rows: list[dict[str, Entry]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def markdown(self, most: int | None = None) -> Md:
+        """A GitHub table with footnotes; only the first ``most`` rows if given."""
+        shown = [c for c in self.columns if not c.csv_only]
+        rows = self.rows[:most]
+        footnotes: list[str] = []
+        lines = [
+            "| " + " | ".join(md(c.header) for c in shown) + " |",
+            "|" + "|".join("---:" if c.numeric else ":---" for c in shown) + "|",
+        ]
+        for row in rows:
+            lines.append("| " + " | ".join(_field(row.get(c.key), footnotes) for c in shown) + " |")
+        below = [f"<sup>{i}</sup> {md(text)}" for i, text in enumerate(footnotes[:_MOST_FOOTNOTES], start=1)]
+        if len(footnotes) > _MOST_FOOTNOTES:
+            below.append(f"<sup>\\*</sup> {len(footnotes) - _MOST_FOOTNOTES} more reasons are in {self.name}.csv")
+        below += [md(note, limit=2000) for note in self.notes]
+        if len(rows) < len(self.rows):
+            below.append(Md(f"The first {len(rows):,} of {len(self.rows):,} rows; all are in {self.name}.md."))
+        return Md("\n".join(lines) + ("\n\n" + "<br>\n".join(below) if below else "") + "\n")
+
+    def csv(self) -> str:
+        """Raw values; ``KEY.reason`` columns where values are missing."""
+        reasons = [c for c in self.columns if any(_is_missing(row.get(c.key)) for row in self.rows)]
+        out = io.StringIO()
+        writer = csv.writer(out, lineterminator="\n")
+        writer.writerow([c.key for c in self.columns] + [f"{c.key}.reason" for c in reasons])
+        for row in self.rows:
+            values = [_raw(entry.value) if (entry := row.get(c.key)) else "" for c in self.columns]
+            missing = (row.get(c.key) for c in reasons)
+            writer.writerow(values + [clean(e.note or "") if e and e.value is None else "" for e in missing])
+        return out.getvalue()
+
+
+def _is_missing(entry: Entry | None) -> bool:
+    return entry is not None and entry.value is None and bool(entry.note)
+
+
+def _field(entry: Entry | None, footnotes: list[str]) -> str:
+    if entry is None:
+        return MISSING
+    text = md(number(entry.value) if entry.text is None else entry.text)
+    if not entry.note:
+        return text
+    if entry.note not in footnotes:
+        footnotes.append(entry.note)
+    mark = footnotes.index(entry.note) + 1
+    return f"{text}<sup>{mark if mark <= _MOST_FOOTNOTES else '*'}</sup>"
+
+
+def _raw(value: Any) -> Any:
+    """A CSV field; text that a spreadsheet would run as a formula is made plain text."""
+    if not isinstance(value, str):
+        return "" if value is None else value
+    text = clean(value, 2000)
+    return "'" + text if text.startswith(("=", "+", "-", "@")) and not _is_number(text) else text
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def header(metric: Metric, unit: str) -> str:
+    """``perplexity ↓`` or ``cache (MiB) ↓``: label, unit, and which direction is better."""
+    return metric.label + (f" ({unit})" if unit else "") + ARROWS[metric.direction]
+
+
+def name_columns(data: RunData, names: Iterable[str]) -> list[Column]:
+    """Columns for parameters, aligned by what they hold."""
+    return [Column(n, n.replace("_", " "), _is_numeric(data.frame[n])) for n in names]
+
+
+def name_entries(row: pd.Series, names: Iterable[str]) -> dict[str, Entry]:
+    """A row's parameters as entries."""
+    return {n: Entry(row[n]) for n in names}
+
+
+def _is_numeric(values: pd.Series) -> bool:
+    return all(v is None or (isinstance(v, (int, float)) and not isinstance(v, bool)) for v in values)
+
+
+def metric_columns(data: RunData, frame: pd.DataFrame, metrics: Sequence[Metric]) -> list[tuple[Column, float]]:
+    """A column per metric with the divisor that expresses its values in the header's unit."""
+    columns = []
+    for metric in metrics:
+        scale = scale_for(metric.unit, (v for v in frame[metric.name] if isinstance(v, (int, float))))
+        columns.append((Column(metric.name, header(metric, scale.unit)), scale.divisor))
+    return columns
+
+
+def metric_entry(data: RunData, index: int, metric: str, divisor: float) -> Entry:
+    """A cell's value of a metric, or a dash with its reason."""
+    found = data.records[index].metrics.get(metric)
+    if found is None or found.value is None:
+        return Entry(None, note=data.reason(index, metric))
+    return Entry(found.value, number(found.value / divisor if divisor != 1 else found.value))
+
+
+def reported(data: RunData, *, headline: bool = False) -> list[Metric]:
+    """Metrics that some cell has reported (if only as missing), in the order of declaration."""
+    seen = {name for record in data.records for name in record.metrics}
+    return [m for m in data.words.metrics.values() if m.name in seen and (m.headline or not headline)]
+
+
+def headline(data: RunData) -> Table:
+    """One row per pass: its furthest measured cell and the headline metrics."""
+    measured = longest(data, data.ok)
+    lost = data.failed[~data.failed["pass_id"].isin(set(measured["pass_id"]))]
+    frame = pd.concat([measured, longest(data, lost)]).sort_index() if len(measured) else measured
+    names = identifying(data, frame) if len(frame) else ["label"]
+    metrics = metric_columns(data, frame, reported(data, headline=True) or reported(data))
+    table = Table("headline", "Results", [*name_columns(data, names), *(c for c, _ in metrics)])
+    stops = _stops(data)
+    for index, row in frame.iterrows():
+        entries = name_entries(row, names)
+        stop = stops.get(row["pass_id"])
+        if stop and row["status"] == Status.OK:
+            last = data.words.prefix_axis if data.words.prefix_axis in entries else names[-1]
+            entries[last] = Entry(row[last], note=stop)
+        entries |= {c.key: metric_entry(data, index, c.key, divisor) for c, divisor in metrics}
+        table.rows.append(entries)
+    same = common(data, frame)
+    if same:
+        table.notes.append("Common to all rows: " + ", ".join(f"{k} = {number(v)}" for k, v in same.items()) + ".")
+    return table
+
+
+def _stops(data: RunData) -> dict[str, str]:
+    """For every pass that broke off, where and why."""
+    axis, failed = data.words.prefix_axis, data.failed
+    if axis is None or axis not in failed or not len(failed):
+        return {}
+    first = extent(data, failed).groupby(failed["pass_id"], sort=False).idxmin()
+    return {
+        str(pass_id): f"{axis} {number(failed.at[i, axis])} and beyond: {failed.at[i, 'status']}: {failed.at[i, 'reason']}"
+        for pass_id, i in first.items()
+    }
+
+
+def full(data: RunData) -> Table:
+    """Every cell with every metric; the CSV also has every column and the conformance checks."""
+    names = identifying(data)
+    metrics = metric_columns(data, data.frame, reported(data))
+    facts = [c for c in data.frame.columns if c not in OWN and c not in names and c not in data.words.metrics]
+    checks = sorted({key for record in data.records for key in record.conformance})
+    columns = [
+        *name_columns(data, names),
+        Column("status", "status", numeric=False),
+        *(c for c, _ in metrics),
+        *(Column(name, name, csv_only=True) for name in [*facts, *OWN] if name not in (*names, "status")),
+        *(Column(f"conformance.{name}", name, csv_only=True) for name in checks),
+    ]
+    table = Table("full", "All cells", columns)
+    for index, row in data.frame.iterrows():
+        entries = {name: Entry(row[name]) for name in [*facts, *OWN, *names]}
+        entries |= {c.key: metric_entry(data, index, c.key, divisor) for c, divisor in metrics}
+        entries |= {f"conformance.{k}": Entry(v) for k, v in data.records[index].conformance.items()}
+        table.rows.append(entries)
+    return table
+
+
+def failures(data: RunData) -> Table:
+    """Every cell that was not measured and why; cells lost behind it in the same pass are counted."""
+    frame = data.failed
+    names = identifying(data, frame) if len(frame) else ["label"]
+    columns = [
+        *name_columns(data, names),
+        Column("status", "status", numeric=False),
+        Column("reason", "reason", numeric=False),
+        Column("lost", "cells lost behind it"),
+        Column("after_s", "after"),
+    ]
+    table = Table("failures", "What was not measured", columns)
+    behind = [str(r).startswith(_NOT_REACHED) for r in frame["reason"]]
+    counts = frame[behind]["pass_id"].value_counts()
+    for index, row in frame[[not b for b in behind]].iterrows():
+        seconds = data.records[index].duration_s
+        table.rows.append(
+            name_entries(row, names)
+            | {"status": Entry(row["status"]), "reason": Entry(row["reason"])}
+            | {"lost": Entry(int(counts.get(row["pass_id"], 0))), "after_s": Entry(seconds, duration(seconds))}
+        )
+    shown = set(frame[[not b for b in behind]]["pass_id"])
+    orphans = sum(int(n) for pass_id, n in counts.items() if pass_id not in shown)
+    if orphans:
+        table.notes.append(f"{plural(orphans, 'cell')} not reached in passes whose first failure is not recorded.")
+    return table
+
+
+def legend(data: RunData) -> Table:
+    """What each metric means."""
+    columns = [Column(n, n, numeric=False) for n in ("metric", "unit", "better", "compared as", "meaning")]
+    table = Table("metrics", "What the numbers mean", columns)
+    for metric in reported(data):
+        values = (metric.label, metric.unit or MISSING, metric.direction, metric.klass, metric.help or MISSING)
+        entries = (Entry(v if v != "none" else MISSING) for v in values)
+        table.rows.append(dict(zip((c.key for c in columns), entries, strict=True)))
+    return table

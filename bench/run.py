@@ -1,0 +1,226 @@
+"""The loop: every pass that has no answer yet goes to a child, and whatever comes of it is recorded.
+
+A pass cannot fail here, it can only end: answered cells are written the moment the child reports
+them, and how the child ended becomes the outcome of the cells it did not answer. Only what makes
+further work pointless stops the loop: Ctrl-C, and a disk that takes no more records.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+from pydantic import ValidationError
+
+from bench.launch import End, Event, Launcher
+from bench.record import Record, Status
+from bench.store import Store
+from bench.worker import Job
+from bench.workload import Cell, Pass, Workload
+
+FAILED = frozenset({Status.OOM, Status.TIMEOUT, Status.ERROR, Status.NAN})
+RETRIED = frozenset({Status.OOM, Status.TIMEOUT, Status.ERROR, Status.SKIPPED})  # a NaN is a measurement
+POLL_SECONDS = 0.5
+
+
+class Observer(Protocol):
+    """Who watches a run. All calls come from one thread; none may raise or take long."""
+
+    def run_started(self, passes: Sequence[Pass], kept: int) -> None:
+        """These passes will be measured; ``kept`` cells were answered before."""
+
+    def pass_started(self, work: Pass) -> None:
+        """A child for this pass is being started."""
+
+    def progress(self, work: Pass, done: int, total: int, values: Mapping[str, float]) -> None:
+        """The running pass reports progress and running values, e.g. a perplexity so far."""
+
+    def usage(self, usage: Mapping[str, float]) -> None:
+        """What the running child uses now; about twice a second."""
+
+    def cell_answered(self, record: Record) -> None:
+        """A record has been written."""
+
+    def pass_ended(self, work: Pass, end: End) -> None:
+        """The child of this pass is gone."""
+
+    def message(self, text: str) -> None:
+        """Something the user should know; one sentence."""
+
+    def run_ended(self) -> None:
+        """Nothing more will be reported, also after an interruption."""
+
+
+@dataclass(frozen=True)
+class Session:
+    """What all passes of one run share."""
+
+    suite: str
+    workload: Workload
+    target: str  # the workload as module:attribute, for the children
+    folder: Path
+    env: str  # fingerprint id
+    timeout: float | None = None
+    memory_limit: int | None = None
+
+
+def remaining(passes: Iterable[Pass], store: Store, *, retry_failed: bool = False) -> list[Pass]:
+    """The passes with the cells that still have to be measured; passes without any are left out."""
+
+    def wanted(cell: Cell) -> bool:
+        record = store.records.get(cell.id)
+        return record is None or (retry_failed and record.status in RETRIED)
+
+    reduced = (dataclasses.replace(work, cells=tuple(filter(wanted, work.cells))) for work in passes)
+    return [work for work in reduced if work.cells]
+
+
+def measure(
+    passes: Sequence[Pass], session: Session, launcher: Launcher, store: Store, observer: Observer
+) -> None:
+    """Measure ``passes`` one after the other and record every cell of them.
+
+    Raises KeyboardInterrupt (the child is stopped, its answers so far are kept) and UserError when
+    records cannot be written or children cannot be started.
+    """
+    for work in passes:
+        observer.pass_started(work)
+        end = _PassRun(work, session, store, observer).run(launcher)
+        observer.pass_ended(work, end)
+
+
+@dataclass
+class _PassRun:
+    """One pass on its way: which of its cells are still open, and since when."""
+
+    work: Pass
+    session: Session
+    store: Store
+    observer: Observer
+    open: dict[str, Cell] = field(default_factory=dict)
+    started: float = 0.0
+    startup_s: float | None = None
+
+    def run(self, launcher: Launcher) -> End:
+        self.open = {cell.id: cell for cell in self.work.cells}
+        self.started = time.time()
+        running = launcher.launch(self._job())
+        try:
+            while running.end is None:
+                for event in running.poll(POLL_SECONDS):
+                    self._take(event)
+                self.observer.usage(running.usage())
+        except KeyboardInterrupt:
+            for event in running.poll(0):  # answers already on their way are answers
+                self._take(event)
+            raise
+        finally:
+            running.stop()
+        self._close(running.end)
+        return running.end
+
+    def _job(self) -> Job:
+        folder = self.session.folder
+        return Job(
+            work=self.work,
+            target=self.session.target,
+            out=self._artifacts(),
+            root=folder,
+            log=folder / "logs" / f"{self.work.id}.log",
+            timeout=self.session.timeout,
+            memory_limit=self.session.memory_limit,
+            preload=tuple(self.session.workload.preload),
+        )
+
+    def _artifacts(self) -> Path:
+        """A folder that no earlier attempt at this pass has written to: its records must stay true."""
+        first = self.session.folder / "artifacts" / self.work.id
+        attempt, out = 1, first
+        while out.exists():
+            attempt += 1
+            out = first.with_name(f"{first.name}.{attempt}")
+        return out
+
+    def _take(self, event: Event) -> None:
+        match event["event"]:
+            case "ready":
+                self.startup_s = event["startup_s"]
+                if event["not_preloaded"]:
+                    names = ", ".join(event["not_preloaded"])
+                    self.observer.message(f"{names} could not be imported ahead; every pass starts more slowly")
+            case "progress":
+                self.observer.progress(self.work, event["done"], event["total"], event["values"])
+            case "cell" if event["cell"] in self.open:
+                self._answer(self.open[event["cell"]], event)
+
+    def _close(self, end: End) -> None:
+        """Give the cells without an answer the outcome of the pass: the first one met it, the others lay behind."""
+        status, reason = end.status, end.reason
+        if status is None or reason is None:
+            status, reason = Status.ERROR, "the workload ended without answering this cell"
+        elif self.open and status is not Status.SKIPPED:
+            first = next(iter(self.open.values()))
+            self._answer(first, {"status": status, "reason": reason})
+            reason = f"not reached: {reason}"
+        for cell in list(self.open.values()):
+            self._answer(cell, {"status": status, "reason": reason})
+
+    def _answer(self, cell: Cell, answer: Mapping[str, Any]) -> None:
+        record = self._record(cell, answer)
+        self.store.append(record)
+        del self.open[cell.id]
+        self.observer.cell_answered(record)
+
+    def _record(self, cell: Cell, answer: Mapping[str, Any]) -> Record:
+        session, finished = self.session, answer.get("finished", time.time())
+        columns = session.workload.columns(session.workload.Params.model_validate(dict(cell.params)))
+        common = {
+            "suite": session.suite,
+            "workload": session.workload.name,
+            "run": session.folder.name,
+            "cell": cell.id,
+            "pass_id": self.work.id,
+            "label": cell.label,
+            "params": dict(cell.params),
+            "seed": cell.seed,
+            "repeat": cell.repeat,
+            "env": session.env,
+            "started": _iso(self.started),
+            "finished": _iso(finished),
+            "duration_s": round(finished - self.started, 6),
+        }
+        try:
+            return Record(
+                **common,
+                columns=columns | answer.get("facts", {}),
+                status=answer["status"],
+                reason=answer["reason"],
+                metrics=answer.get("metrics", {}),
+                conformance=answer.get("conformance", {}) | {"child_startup_s": self.startup_s},
+                artifacts=answer.get("artifacts", []),
+            )
+        except ValidationError as error:
+            wrong = error.errors()[0]
+            reason = f"the workload's answer is no valid record: {'.'.join(map(str, wrong['loc']))}: {wrong['msg']}"
+            return Record(**common, columns=columns, status=Status.ERROR, reason=reason)
+
+
+def _iso(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+
+
+def tally(cells: Iterable[Cell], store: Store) -> Counter[Status]:
+    """How the given cells ended; cells without a record are not counted."""
+    return Counter(store.records[cell.id].status for cell in cells if cell.id in store.records)
+
+
+def exit_code(counts: Mapping[Status, int]) -> int:
+    """3 if a cell failed or if nothing at all was measured, else 0."""
+    failed = any(counts.get(status) for status in FAILED)
+    return 3 if failed or not counts.get(Status.OK) else 0

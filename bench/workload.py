@@ -1,0 +1,171 @@
+"""What the harness must know of a workload: the only vocabulary that `bench` and `ddposink` share.
+
+A workload declares its parameters, its metrics and its views as data, so that the parent can
+validate a suite, plan it, draw tables and gate it without importing torch or knowing what a cache
+or a reward is. Only `run` is executed in a child process, where torch may be imported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from pydantic import BaseModel
+
+Direction = Literal["lower", "higher", "none"]
+MetricClass = Literal["exact", "near", "noisy"]
+Scalar = str | int | float | bool | None
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One measured quantity. Declared once; drives table arrows, plot axes and the gate.
+
+    ``tolerance``: for ``exact`` and ``near`` the largest absolute difference that still counts as
+    equal; for ``noisy`` the smallest relative effect worth reporting.
+    """
+
+    name: str
+    label: str
+    unit: str
+    direction: Direction = "lower"
+    klass: MetricClass = "near"
+    tolerance: float = 0.0
+    help: str = ""
+    headline: bool = False  # shown in the first table
+
+
+@dataclass(frozen=True)
+class View:
+    """One picture, described rather than drawn.
+
+    kind ``curve``   x = index into the series artifact ``series`` (bucketed means of it are drawn)
+    kind ``line``    x = a column (parameter or fact), y = a metric, one line per ``hue``
+    kind ``heatmap`` rows = ``hue``, columns = ``x``, colour = ``y``
+    ``transform="exp"`` turns a mean NLL into a perplexity. ``marks`` names facts drawn as vertical
+    lines (e.g. ``train_length``). ``where`` keeps the records whose column equals the value.
+    """
+
+    name: str
+    kind: Literal["curve", "line", "heatmap"]
+    title: str
+    x: str
+    y: str
+    x_label: str
+    y_label: str
+    hue: str = "policy"
+    series: str | None = None
+    transform: Literal["exp"] | None = None
+    log_x: bool = False
+    log_y: bool = False
+    marks: tuple[str, ...] = ()
+    where: Mapping[str, Scalar] = field(default_factory=dict)
+    headline: bool = False  # the picture shown first
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Estimated work of a cell or pass, e.g. ``Cost(16384, "tokens")``."""
+
+    amount: int
+    unit: str
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One point of the grid: one row of the final table.
+
+    ``id`` is a content hash over workload, code version, parameters, identity of model and data,
+    seed and repeat; ``params`` is canonical JSON data (defaults filled in).
+    """
+
+    id: str
+    params: Mapping[str, Any]
+    label: str
+    seed: int = 0
+    repeat: int = 0
+
+
+@dataclass(frozen=True)
+class Pass:
+    """Cells answered by one piece of work; sorted along the workload's prefix axis."""
+
+    id: str
+    workload: str
+    cells: tuple[Cell, ...]
+    cost: Cost
+
+
+class Context(Protocol):
+    """What a running workload may tell the harness. Implemented by the worker."""
+
+    out: Path  # folder for this pass's artifacts; exists
+
+    def progress(self, done: int, total: int, **values: float) -> None:
+        """Report progress (cheap, rate limited), e.g. ``progress(512, 4096, perplexity=17.2)``."""
+
+    def emit(
+        self,
+        cell: Cell,
+        metrics: Mapping[str, float | int | None | Missing | Samples],
+        *,
+        status: str = "ok",
+        reason: str | None = None,
+        facts: Mapping[str, Scalar] | None = None,
+        conformance: Mapping[str, Scalar] | None = None,
+        artifacts: Sequence[Path] = (),
+    ) -> None:
+        """A cell has been answered. Written at once; a later crash cannot take it back."""
+
+
+@dataclass(frozen=True)
+class Missing:
+    """A metric that could not be measured, and why. Becomes null with the reason."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Samples:
+    """A metric with its raw values; ``value`` is the summary shown in tables (e.g. the median)."""
+
+    value: float
+    values: tuple[float, ...]
+
+
+class Skip(Exception):
+    """Raised by ``run`` (or ``identity``) when a need is missing; cells become ``skipped``."""
+
+
+class Workload(Protocol):
+    """Torch-free declaration of something that can be measured; see the module docstring."""
+
+    name: str
+    Params: type[BaseModel]  # one cell's parameters, extra="forbid"
+    metrics: tuple[Metric, ...]
+    views: tuple[View, ...]
+    prefix_axis: str | None  # cells differing only here share a pass ("length", "steps")
+    preload: tuple[str, ...]  # modules the fork server imports before any child starts
+
+    def version(self) -> str:
+        """Hash of the code that produces the numbers; part of every cell id."""
+
+    def label(self, params: BaseModel) -> str:
+        """Short name of a cell for tables and the live view."""
+
+    def columns(self, params: BaseModel) -> dict[str, Scalar]:
+        """Flat, displayable columns of a cell (model, policy, sinks, window, length, …)."""
+
+    def identity(self, params: BaseModel) -> dict[str, str]:
+        """What the names in ``params`` refer to (revision, sha256). Cheap; no torch, no network."""
+
+    def cost(self, params: BaseModel) -> Cost:
+        """Estimated work of this cell alone."""
+
+    def published(self) -> list[dict[str, Scalar]]:
+        """Published reference values: rows with column filters, ``metric``, ``value``, ``source``."""
+
+    def run(self, work: Pass, ctx: Context) -> None:
+        """Measure every cell of ``work``; child process only."""

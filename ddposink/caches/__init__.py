@@ -1,0 +1,38 @@
+"""Cache policies: one file each, one line of registration here.
+
+Text form: ``dense`` · ``window 1024`` · ``sink 4+1020``, followed by options such as
+``positions=absolute`` and ``evict=chunk:64``.
+"""
+
+from __future__ import annotations
+
+from ddposink.caches.base import CacheShape, Evict, Policy, suggest
+from ddposink.caches.dense import Dense
+from ddposink.caches.sink import Sink
+from ddposink.caches.window import Window
+
+POLICIES = {policy.kind: policy for policy in (Dense, Window, Sink)}
+
+
+def parse_policy(text: str) -> Policy:
+    """Read a policy's text form. Raises ValueError naming what was expected and the nearest word."""
+    kind, *words = str(text).split() or [""]
+    if kind not in POLICIES:
+        raise ValueError(
+            f"unknown cache policy '{kind}'{suggest(kind, list(POLICIES))}; "
+            f"policies are written 'dense', 'window 1024' or 'sink 4+1020'"
+        )
+    policy = POLICIES[kind]
+    sizes = [word for word in words if "=" not in word]
+    options: dict[str, object] = {}
+    for name, value in (word.split("=", 1) for word in words if "=" in word):
+        if name not in policy.option_names():
+            names = ", ".join(policy.option_names()) or "none"
+            raise ValueError(
+                f"'{kind}' has no option '{name}'{suggest(name, list(policy.option_names()))}; options: {names}"
+            )
+        options[name] = Evict.parse(value) if name == "evict" else value
+    return policy.from_text("".join(sizes), **options)
+
+
+__all__ = ["POLICIES", "CacheShape", "Dense", "Evict", "Policy", "Sink", "Window", "parse_policy"]

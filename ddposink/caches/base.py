@@ -1,0 +1,174 @@
+"""What a cache policy is: a small frozen configuration that says which keys a query may see.
+
+A policy knows nothing of tensors. It tells how many slots it keeps, at which length the first token
+is evicted, and how many bytes of keys and values it holds: the analytic figure that every
+measured one is compared with. How a policy is computed is the business of `ddposink.streaming`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
+
+Positions = str  # "cache" | "absolute"
+POSITIONS = ("cache", "absolute")
+
+
+@dataclass(frozen=True)
+class CacheShape:
+    """What one cached token costs: per-layer windows of the model's own, heads and element size.
+
+    ``layer_windows`` has one entry per layer: the model's own sliding window in tokens, or None.
+    """
+
+    layer_windows: tuple[int | None, ...]
+    kv_heads: int
+    head_dim: int
+    itemsize: int
+
+    @property
+    def layers(self) -> int:
+        """Number of layers that hold keys and values."""
+        return len(self.layer_windows)
+
+    @property
+    def bytes_per_token_layer(self) -> int:
+        """Bytes of one token's key and value in one layer."""
+        return 2 * self.kv_heads * self.head_dim * self.itemsize
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], itemsize: int) -> CacheShape:
+        """Read the shape off a model configuration (Hugging Face key names of all supported families)."""
+        get = _first(config)
+        layers = get("num_hidden_layers", "n_layer", "n_layers")
+        heads = get("num_attention_heads", "n_head", "n_heads")
+        hidden = get("hidden_size", "n_embd", "d_model")
+        if config.get("model_type") == "falcon":
+            kv_heads = _falcon_kv_heads(config, heads)
+        else:
+            kv_heads = config.get("num_key_value_heads") or heads
+        head_dim = config.get("head_dim") or hidden // heads
+        window = config.get("sliding_window") if config.get("use_sliding_window", True) else None
+        kinds = config.get("layer_types") or ["sliding_attention" if window else "full_attention"] * layers
+        windows = tuple(window if kind == "sliding_attention" else None for kind in kinds)
+        return cls(windows, kv_heads, head_dim, itemsize)
+
+
+def _first(config: Mapping[str, Any]) -> Any:
+    def get(*names: str) -> int:
+        for name in names:
+            if config.get(name):
+                return int(config[name])
+        raise ValueError(f"the model configuration names none of {', '.join(names)}")
+
+    return get
+
+
+def _falcon_kv_heads(config: Mapping[str, Any], heads: int) -> int:
+    if config.get("new_decoder_architecture"):
+        return int(config.get("num_kv_heads") or heads)
+    return 1 if config.get("multi_query", True) else heads
+
+
+@dataclass(frozen=True)
+class Evict:
+    """When tokens leave: after every token, every ``every`` tokens (chunk), or at turn ends.
+
+    ``per`` is "token" (StreamingLLM's evaluation), "chunk" or "turn" (its chat demo evicts once per
+    turn; a turn of a text stream ends where the tokenizer's text has a blank line).
+    """
+
+    per: str = "token"
+    every: int = 1
+
+    @classmethod
+    def parse(cls, text: str) -> Evict:
+        """``token``, ``chunk:N`` or ``turn``. Raises ValueError."""
+        if text == "token":
+            return cls()
+        if text == "turn":
+            return cls("turn", 0)
+        if match := re.fullmatch(r"chunk:(\d+)", text):
+            if int(match[1]) < 1:
+                raise ValueError("evict=chunk:N needs N of at least 1")
+            return cls("chunk", int(match[1]))
+        raise ValueError(f"unknown eviction schedule '{text}' (token, chunk:N or turn)")
+
+    def __str__(self) -> str:
+        return f"chunk:{self.every}" if self.per == "chunk" else self.per
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Base of all policies: ``sinks`` first tokens and ``window`` recent ones are kept.
+
+    ``positions``: ``cache`` numbers keys by their place in the cache, as StreamingLLM does (the
+    distance to a sink stops growing once eviction starts); ``absolute`` keeps text positions, so
+    that sinks recede for ever.
+    """
+
+    kind: ClassVar[str]
+    sinks: int = 0
+    window: int = 0
+    positions: Positions = "cache"
+    evict: Evict = Evict()
+
+    def __post_init__(self) -> None:
+        if self.positions not in POSITIONS:
+            raise ValueError(f"positions must be one of {', '.join(POSITIONS)}, not '{self.positions}'")
+
+    @property
+    def bounded(self) -> bool:
+        """Whether the cache stops growing."""
+        return True
+
+    @property
+    def budget(self) -> int | None:
+        """Slots kept between steps: sinks + window; None if unbounded."""
+        return self.sinks + self.window
+
+    def cached(self, length: int) -> int:
+        """Tokens held after ``length`` tokens were fed and evicted down to the budget."""
+        return min(length, self.sinks + self.window)
+
+    def nbytes(self, shape: CacheShape, length: int) -> int:
+        """Analytic bytes of keys and values held after ``length`` tokens.
+
+        A bounded policy keeps its budget in every layer; an unbounded one is capped where the model
+        has a sliding window of its own (the library's sliding layers hold window - 1 tokens).
+        """
+        kept = self.cached(length)
+        per_layer = (
+            kept if own is None or self.bounded else min(kept, own - 1) for own in shape.layer_windows
+        )
+        return sum(shape.bytes_per_token_layer * tokens for tokens in per_layer)
+
+    @property
+    def label(self) -> str:
+        """Canonical text form; `ddposink.caches.parse_policy` reads it back."""
+        return self._options(self.kind)
+
+    def _options(self, head: str) -> str:
+        parts = [head]
+        if self.positions != "cache":
+            parts.append(f"positions={self.positions}")
+        if self.evict != Evict():
+            parts.append(f"evict={self.evict}")
+        return " ".join(parts)
+
+    def __str__(self) -> str:
+        return self.label
+
+    @classmethod
+    def option_names(cls) -> tuple[str, ...]:
+        """Names that may appear as ``name=value`` in the text form."""
+        return tuple(f.name for f in fields(cls) if f.name in {"positions", "evict"})
+
+
+def suggest(word: str, words: list[str]) -> str:
+    """`` (did you mean 'x'?)`` or an empty string."""
+    near = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
+    return f" (did you mean '{near[0]}'?)" if near else ""

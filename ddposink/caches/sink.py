@@ -1,0 +1,41 @@
+"""Sink: a few initial tokens beside the window (StreamingLLM, Xiao et al. 2023, arXiv 2309.17453)."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ddposink.caches.base import Policy
+
+
+@dataclass(frozen=True)
+class Sink(Policy):
+    """The first ``sinks`` tokens and the last ``window`` ones; budget = sinks + window slots."""
+
+    kind: ClassVar[str] = "sink"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.window < 1:
+            raise ValueError(f"window must be at least 1 token, got {self.window}")
+        if self.sinks < 0:
+            raise ValueError(f"sinks must not be negative, got {self.sinks}")
+        if self.sinks > self.window:
+            raise ValueError(
+                f"sinks ({self.sinks}) larger than the window ({self.window}): "
+                f"write 'sink SINKS+WINDOW', e.g. 'sink 4+1020'"
+            )
+
+    @property
+    def label(self) -> str:
+        """``sink 4+1020``."""
+        return self._options(f"sink {self.sinks}+{self.window}")
+
+    @classmethod
+    def from_text(cls, size: str, **options: object) -> Sink:
+        """``4+1020`` → 4 sinks beside 1,020 recent tokens."""
+        match = re.fullmatch(r"(-?\d+)\+(-?\d+)", size)
+        if not match:
+            raise ValueError(f"a sink policy is written 'sink 4+1020' (sinks+window), got 'sink {size}'".rstrip())
+        return cls(sinks=int(match[1]), window=int(match[2]), **options)  # type: ignore[arg-type]

@@ -1,0 +1,84 @@
+"""What all evaluators share: feed tokens, get hidden states, know what is held.
+
+A `Stream` is fed pieces of the size it asks for (`next_size`): one token for decode and for the
+reference, a chunk for parallel evaluation. Loops over it (`perplexity`, `decode`) do not know which.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ddposink.streaming.hook import Hook, opened
+
+
+class Stream(ABC):
+    """One endless token stream through one model under one policy."""
+
+    path: ClassVar[str]  # "exact" | "decode" | "reference" | …: goes into the record
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self._hook: Hook | None = None
+        self.calls_per_layer = 0
+
+    @property
+    @abstractmethod
+    def seen(self) -> int:
+        """Tokens fed so far."""
+
+    @property
+    @abstractmethod
+    def held(self) -> int:
+        """Tokens whose keys are in the cache now."""
+
+    @property
+    @abstractmethod
+    def largest_position(self) -> int:
+        """Largest position any query has stood at."""
+
+    @abstractmethod
+    def next_size(self, left: int) -> int:
+        """How many of the ``left`` remaining tokens the next `feed` must get."""
+
+    @abstractmethod
+    def _forward(self, hook: Hook, ids: Tensor) -> Tensor:
+        """Hidden states (n, d) of ``ids`` (n,); advances the state."""
+
+    @abstractmethod
+    def nbytes(self) -> int:
+        """Measured bytes of the keys and values held, from the real tensors."""
+
+    @abstractmethod
+    def allocated_bytes(self) -> int:
+        """Measured bytes of all cache buffers, empty slots included."""
+
+    @contextmanager
+    def attached(self) -> Iterator[Stream]:
+        """Hook into the model's attention; feed only inside this context."""
+        with torch.no_grad(), opened(self.model, _nothing) as hook:
+            self._hook = hook
+            try:
+                yield self
+            finally:
+                self._hook = None
+
+    def feed(self, ids: Tensor) -> Tensor:
+        """Hidden states (n, d) of the next ``ids`` (n,).
+
+        Raises PolicyNotAppliedError if any layer's attention did not go through the policy.
+        """
+        if self._hook is None:
+            raise RuntimeError("feed a stream inside `with stream.attached()`")
+        hidden = self._forward(self._hook, ids)
+        self.calls_per_layer = self._hook.forwards
+        return hidden
+
+
+def _nothing(layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float, extra: dict[str, Any]) -> Tensor:
+    raise RuntimeError("no attention was set for this forward")

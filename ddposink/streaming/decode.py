@@ -1,0 +1,156 @@
+"""Decode: one token per forward on a ring of slots, static shapes, nothing moved.
+
+The mode in which memory and latency are measured. A step writes the new key into the scratch slot,
+scores all slots at once with the query standing in three places (its own local position i for slots
+j < i, R further for slots j >= i, cache position S+R for the sinks), picks per slot, attends, and
+copies the key into slot i over the one that leaves. No concatenation, no re-rotation of the window,
+the same shapes at every step: what a CUDA graph or `torch.compile` wants.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ddposink.caches import Policy
+from ddposink.streaming.base import Stream
+from ddposink.streaming.families import check_budget, own_windows
+from ddposink.streaming.hook import Hook
+from ddposink.streaming.positions import Alibi, Positions, Rope
+from ddposink.streaming.state import StreamState
+
+
+@dataclass
+class Step:
+    """What one decode step needs besides the token; the same for all layers.
+
+    ``slot`` (1,) int64 where the new key goes · ``choose`` (1,1,slots) int64 which of the query's three
+    places scores each slot · ``distance`` (slots,) float32 from the query, +inf for empty slots ·
+    ``table`` cos and sin (3, rotary_dim / 2) of the three places.
+    """
+
+    slot: Tensor
+    choose: Tensor
+    distance: Tensor
+    table: tuple[Tensor, Tensor] | None
+
+
+def plan_step(state: StreamState, positions: Positions, device: torch.device, dtype: torch.dtype) -> Step:
+    """The step that feeds token ``state.seen``."""
+    s, r, local = state.sinks, state.window, state.local
+    slots = torch.arange(s + r + 1)
+    ring = slots - s
+    is_sink = slots < s
+    evicting = state.block > 0
+    sink_place = state.seen - s if state.absolute or not evicting else r
+    place = torch.where(is_sink, sink_place, torch.where((ring < local) | ~torch.tensor(evicting), local, local + r))
+    distance = (place - ring).float()
+    if not evicting:
+        distance[slots >= state.seen] = torch.inf
+    distance[-1] = 0.0  # the scratch slot is the query's own token
+    choose = torch.where(is_sink, 2, torch.where((ring < local) | ~torch.tensor(evicting), 0, 1))
+    choose[-1] = 0
+    table = None
+    if isinstance(positions, Rope):
+        turns = torch.tensor([0, r, sink_place - local], device=positions.inv_freq.device)
+        table = positions.table(turns, dtype)
+        table = (table[0].to(device), table[1].to(device))
+    slot = torch.tensor([s + local if state.seen >= s else state.seen], device=device)
+    return Step(slot, choose.view(1, 1, -1).to(device), distance.to(device), table)
+
+
+class DecodeStream(Stream):
+    """Bounded policy with eviction after every token, fed one token at a time.
+
+    ``state`` may come from an `ExactStream`: decode goes on where parallel evaluation stopped.
+    """
+
+    path = "decode"
+
+    def __init__(
+        self, model: nn.Module, policy: Policy, positions: Positions, state: StreamState | None = None
+    ) -> None:
+        check_budget(model, policy.sinks + policy.window)
+        super().__init__(model)
+        self.positions = positions
+        self.state = state or StreamState.for_policy(policy)
+        self.own_windows = own_windows(model)
+        self.dtype = next(model.parameters()).dtype
+        self.step: Step | None = None
+
+    @property
+    def seen(self) -> int:
+        """Tokens fed so far."""
+        return self.state.seen
+
+    @property
+    def held(self) -> int:
+        """Tokens whose keys are in the cache now."""
+        return self.state.held
+
+    @property
+    def largest_position(self) -> int:
+        """Largest cache position any query has stood at (text position for absolute sinks)."""
+        return self.state.largest_position
+
+    def next_size(self, left: int) -> int:
+        """One token."""
+        return 1
+
+    def _forward(self, hook: Hook, ids: Tensor) -> Tensor:
+        state = self.state
+        self.step = plan_step(state, self.positions, ids.device, self.dtype)
+        hook.attend = self._attend
+        hidden = hook.forward(ids[None], torch.tensor([[state.local]], device=ids.device))
+        place = state.seen if state.absolute else min(state.seen, state.sinks + state.window)
+        state.largest_position = max(state.largest_position, place)
+        state.seen += 1
+        return hidden
+
+    def _attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float, extra: dict[str, Any]) -> Tensor:
+        """q (1,H,1,D), k and v (1,Hkv,1,D) -> (1,H,1,D)."""
+        step, memory = self.step, self.state.layer(layer, k, v)
+        assert step is not None
+        memory.k[:, :, -1:] = k
+        memory.v[:, :, -1:] = v
+        scores = self._scores(q, memory.k, step).float() * scale  # (Hkv, G, slots)
+        own = self.own_windows[layer]
+        distance = step.distance if own is None else step.distance.masked_fill(step.distance >= own, torch.inf)
+        if isinstance(self.positions, Alibi):
+            scores = scores - self.positions.slopes.view(k.shape[1], -1, 1) * distance
+        else:
+            scores = scores.masked_fill(distance == torch.inf, -torch.inf)
+        weights = _softmax(scores, extra.get("s_aux"))
+        out = torch.bmm(weights.to(v.dtype), memory.v[0])
+        memory.k.index_copy_(2, step.slot, k)
+        memory.v.index_copy_(2, step.slot, v)
+        return out.view(1, q.shape[1], 1, -1)
+
+    def _scores(self, q: Tensor, keys: Tensor, step: Step) -> Tensor:
+        heads, kv_heads = q.shape[1], keys.shape[1]
+        if step.table is None:
+            return torch.bmm(q[0].reshape(kv_heads, -1, q.shape[-1]), keys[0].transpose(1, 2))
+        assert isinstance(self.positions, Rope)
+        three = self.positions.turn(q.expand(-1, -1, 3, -1), step.table)[0]  # (H, 3, D)
+        scores = torch.bmm(three.reshape(kv_heads, -1, q.shape[-1]), keys[0].transpose(1, 2))
+        chosen = scores.view(heads, 3, -1).gather(1, step.choose.expand(heads, 1, -1))
+        return chosen.view(kv_heads, heads // kv_heads, -1)
+
+    def nbytes(self) -> int:
+        """Measured bytes of keys and values held."""
+        return self.state.nbytes()
+
+    def allocated_bytes(self) -> int:
+        """Measured bytes of all cache buffers."""
+        return self.state.allocated_bytes()
+
+
+def _softmax(scores: Tensor, sink_logit: Tensor | None) -> Tensor:
+    """Over (Hkv, G, slots); a learned sink logit (H,) adds to the denominator only."""
+    if sink_logit is None:
+        return scores.softmax(-1)
+    total = torch.logaddexp(scores.logsumexp(-1), sink_logit.float().view(scores.shape[:2]))
+    return torch.exp(scores - total[..., None])

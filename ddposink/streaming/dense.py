@@ -1,0 +1,95 @@
+"""Dense attention, measured as it is: every key kept at its text position.
+
+Chunks of queries see their own chunk through a causal kernel and all earlier keys through a full
+one, merged by log-sum-exp: the numbers of one long forward without its quadratic memory. Keys lie in
+one buffer that grows by doubling. Models with sliding layers or learned positions use `library`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ddposink.streaming.base import Stream
+from ddposink.streaming.hook import Hook
+from ddposink.streaming.kernel import attend, merge
+from ddposink.streaming.positions import Alibi, Positions
+
+
+class DenseStream(Stream):
+    """Unbounded cache, ``chunk`` tokens per forward; ``capacity`` avoids regrowth if known."""
+
+    path = "exact"
+
+    def __init__(self, model: nn.Module, positions: Positions, chunk: int, capacity: int = 0) -> None:
+        super().__init__(model)
+        self.positions = positions
+        self.chunk = chunk
+        self.capacity = capacity
+        self._seen = 0
+        self.layers: dict[int, tuple[Tensor, Tensor]] = {}
+
+    @property
+    def seen(self) -> int:
+        """Tokens fed so far."""
+        return self._seen
+
+    @property
+    def held(self) -> int:
+        """All of them."""
+        return self._seen
+
+    @property
+    def largest_position(self) -> int:
+        """The last text position."""
+        return max(0, self._seen - 1)
+
+    def next_size(self, left: int) -> int:
+        """A chunk."""
+        return min(left, self.chunk)
+
+    def _forward(self, hook: Hook, ids: Tensor) -> Tensor:
+        hook.attend = self._attend
+        positions = torch.arange(self._seen, self._seen + len(ids), device=ids.device)
+        hidden = hook.forward(ids[None], positions[None])
+        self._seen += len(ids)
+        return hidden
+
+    def _attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float, extra: dict[str, Any]) -> Tensor:
+        past, fresh = self._seen, k.shape[2]
+        keys, values = self._room(layer, k, v, past + fresh)
+        keys[:, :, past : past + fresh] = k
+        values[:, :, past : past + fresh] = v
+        slopes = self.positions.slopes if isinstance(self.positions, Alibi) else None
+        own_at = torch.arange(fresh, device=q.device)
+        parts = [attend(q, k, v, scale, causal=True, slopes=slopes, key_positions=own_at)]
+        if past:
+            past_at = torch.arange(-past, 0, device=q.device)
+            parts.append(
+                attend(q, keys[:, :, :past], values[:, :, :past], scale, slopes=slopes, key_positions=past_at)
+            )
+        return merge(parts, extra.get("s_aux"))
+
+    def _room(self, layer: int, k: Tensor, v: Tensor, needed: int) -> tuple[Tensor, Tensor]:
+        if layer in self.layers and self.layers[layer][0].shape[2] >= needed:
+            return self.layers[layer]
+        have = self.layers[layer][0].shape[2] if layer in self.layers else 0
+        capacity = max(self.capacity, needed, 2 * have)
+        grown = tuple(x.new_empty(1, x.shape[1], capacity, x.shape[3]) for x in (k, v))
+        if have:
+            for new, old in zip(grown, self.layers[layer], strict=True):
+                new[:, :, :have] = old
+        self.layers[layer] = (grown[0], grown[1])
+        return self.layers[layer]
+
+    def nbytes(self) -> int:
+        """Measured bytes of the keys and values of the tokens held."""
+        return sum(
+            self._seen * x.shape[1] * x.shape[3] * x.element_size() for pair in self.layers.values() for x in pair
+        )
+
+    def allocated_bytes(self) -> int:
+        """Measured bytes of the buffers."""
+        return sum(x.numel() * x.element_size() for pair in self.layers.values() for x in pair)

@@ -1,0 +1,179 @@
+"""How the streaming code gets hold of a model's attention without patching modelling code.
+
+Most families dispatch through the library's attention interface: we register one function under one
+name and switch models to it. Falcon, MPT and BLOOM accept the name silently and never call the
+function, so their attention modules get an adapter for as long as the hook is open: it runs the
+module's own projections, hands q, k, v to us and feeds the result to the module's own output
+projection. Whichever way, every layer must call exactly once per forward: anything else is an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface
+
+# (layer index, q (B,H,L,D), k (B,Hkv,L,D), v, scale, extra keyword arguments) -> (B,H,L,D)
+Attend = Callable[[int, Tensor, Tensor, Tensor, float, dict[str, Any]], Tensor]
+NAME = "ddposink"
+
+
+class PolicyNotAppliedError(RuntimeError):
+    """The attention hook was not called once per layer: the numbers would be of another policy."""
+
+
+class Hook:
+    """Routes every attention call of one model to ``attend`` while open; counts the calls."""
+
+    def __init__(self, model: nn.Module, attend: Attend) -> None:
+        self.model = model
+        self.attend = attend
+        self.layers = int(model.config.get_text_config().num_hidden_layers)
+        self.calls = [0] * self.layers
+        self.forwards = 0
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float, extra: dict[str, Any]) -> Tensor:
+        self.calls[layer] += 1
+        return self.attend(layer, q, k, v, scale, extra)
+
+    def forward(self, ids: Tensor, positions: Tensor) -> Tensor:
+        """Hidden states (1, L, d) of ``ids`` (1, L) at rotary ``positions`` (1, L); checks the calls."""
+        output = self.model.base_model(input_ids=ids, position_ids=positions, use_cache=False)
+        self.forwards += 1
+        self.check()
+        return output.last_hidden_state[0]
+
+    def check(self) -> None:
+        """Raise PolicyNotAppliedError unless every layer called once per forward so far."""
+        wrong = [i for i, calls in enumerate(self.calls) if calls != self.forwards]
+        if wrong:
+            raise PolicyNotAppliedError(
+                f"attention hook: {len(wrong)} of {self.layers} layers (first: {wrong[0]}) were called "
+                f"{self.calls[wrong[0]]} times in {self.forwards} forwards; the cache policy was not applied"
+            )
+
+
+_open: list[Hook] = []
+
+
+def _dispatch(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **extra: Any,
+) -> tuple[Tensor, None]:
+    """The function registered with the library: (B,H,L,D) in, (B,L,H,D) out."""
+    scale = module.head_dim**-0.5 if scaling is None else scaling
+    out = _open[-1](module.layer_idx, query, key, value, scale, extra)
+    return out.transpose(1, 2), None
+
+
+AttentionInterface.register(NAME, _dispatch)
+
+
+@contextmanager
+def opened(model: nn.Module, attend: Attend) -> Iterator[Hook]:
+    """Route ``model``'s attention to ``attend``; restores everything on exit."""
+    hook = Hook(model, attend)
+    adapter = _ADAPTERS.get(model.config.model_type)
+    before = model.config._attn_implementation
+    adapted: list[nn.Module] = []
+    _open.append(hook)
+    try:
+        if adapter is None:
+            model.set_attn_implementation(NAME)
+        else:
+            name, forward = adapter
+            adapted = [m for m in model.modules() if type(m).__name__ == name]
+            for module in adapted:
+                module.forward = _bind(forward, module)
+        yield hook
+    finally:
+        _open.remove(hook)
+        for module in adapted:
+            del module.forward  # uncovers the class's own method
+        if adapter is None:
+            model.set_attn_implementation(before)
+
+
+def _bind(forward: Callable[..., Any], module: nn.Module) -> Callable[..., Any]:
+    return lambda *args, **kwargs: forward(module, *args, **kwargs)
+
+
+def _call(module: Any, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    """(B, L, H*D): the open hook's attention with heads merged."""
+    out = _open[-1](module.layer_idx, q, k, v, scale, {})
+    return out.transpose(1, 2).flatten(2)
+
+
+def _falcon(module: Any, hidden_states: Tensor, alibi: Tensor | None, *_: Any, **kwargs: Any) -> tuple[Tensor, None]:
+    q, k, v = module._split_heads(module.query_key_value(hidden_states))
+    if module.new_decoder_architecture:  # undo the repetition of grouped heads: cache each key once
+        groups = module.num_heads // module.num_kv_heads
+        k, v = k[:, :, ::groups], v[:, :, ::groups]
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    if alibi is None:
+        rope = _module_function(module, "apply_rotary_pos_emb")
+        q, k = rope(q, k, *kwargs["position_embeddings"])
+    return module.dense(_call(module, q, k, v, module.inv_norm_factor)), None
+
+
+def _mpt(module: Any, hidden_states: Tensor, position_bias: Tensor, **_: Any) -> tuple[Tensor, None]:
+    qkv = module.Wqkv(hidden_states)
+    if module.clip_qkv:
+        qkv = qkv.clamp(min=-module.clip_qkv, max=module.clip_qkv)
+    q, k, v = (x.unflatten(2, (module.n_heads, -1)).transpose(1, 2) for x in qkv.chunk(3, dim=2))
+    return module.out_proj(_call(module, q, k, v, module.softmax_scale)), None
+
+
+def _bloom(module: Any, hidden_states: Tensor, residual: Tensor, *_: Any, **__: Any) -> tuple[Tensor, None]:
+    q, k, v = module._reshape(module.query_key_value(hidden_states))
+    return residual + module.dense(_call(module, q, k, v, module.inv_norm_factor)), None
+
+
+def _module_function(module: nn.Module, name: str) -> Callable[..., Any]:
+    """A function of the file that defines ``module``'s class."""
+    import sys
+
+    return getattr(sys.modules[type(module).__module__], name)
+
+
+_ADAPTERS: dict[str, tuple[str, Callable[..., Any]]] = {
+    "falcon": ("FalconAttention", _falcon),
+    "mpt": ("MptAttention", _mpt),
+    "bloom": ("BloomAttention", _bloom),
+}
+
+
+def no_grad_eval(model: nn.Module) -> None:
+    """Streaming code measures; it never trains."""
+    model.eval()
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+
+
+@torch.no_grad()
+def probe(model: nn.Module) -> str | None:
+    """None if the hook is called once per layer on this model, else why it is not."""
+    seen: list[int] = []
+
+    def attend(layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float, extra: dict[str, Any]) -> Tensor:
+        seen.append(layer)
+        return q.new_zeros(*q.shape[:-1], v.shape[-1])
+
+    try:
+        with opened(model, attend) as hook:
+            device = next(model.parameters()).device
+            ids = torch.zeros(1, 2, dtype=torch.long, device=device)
+            hook.forward(ids, torch.arange(2, device=device)[None])
+    except PolicyNotAppliedError as error:
+        return str(error)
+    return None

@@ -1,0 +1,143 @@
+"""StreamingLLM as written down, slow and plain: the yardstick for everything clever.
+
+Keys are cached before rotation. Each step rotates the whole cache to positions 0 … n-1 with the
+model's own rotary module, attends, then evicts with `torch.cat`. Shares no code with the fast paths:
+no local frames, no turns, no ring, no log-sum-exp.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ddposink.caches import Policy
+from ddposink.streaming.base import Stream
+from ddposink.streaming.families import own_windows
+from ddposink.streaming.hook import Hook
+from ddposink.streaming.positions import Alibi, Positions
+
+
+class ReferenceStream(Stream):
+    """Any policy and eviction schedule, one token per forward.
+
+    ``turn_ends`` (N,) bool marks the last token of each turn, for ``evict=turn``.
+    """
+
+    path = "reference"
+
+    def __init__(
+        self, model: nn.Module, policy: Policy, positions: Positions, turn_ends: Tensor | None = None
+    ) -> None:
+        super().__init__(model)
+        self.policy = policy
+        self.positions = positions
+        self.turn_ends = turn_ends
+        self.own_windows = own_windows(model)
+        self._seen = 0
+        self._largest = 0
+        self.layers: dict[int, tuple[Tensor, Tensor]] = {}
+        self.text_positions = torch.zeros(0, dtype=torch.long)
+
+    @property
+    def seen(self) -> int:
+        """Tokens fed so far."""
+        return self._seen
+
+    @property
+    def held(self) -> int:
+        """Tokens in the cache after eviction."""
+        return len(self.text_positions)
+
+    @property
+    def largest_position(self) -> int:
+        """Largest query position so far."""
+        return self._largest
+
+    def next_size(self, left: int) -> int:
+        """One token."""
+        return 1
+
+    def _forward(self, hook: Hook, ids: Tensor) -> Tensor:
+        hook.attend = self._attend
+        # Rotary position 0 is the identity: the hook receives q and k before rotation.
+        hidden = hook.forward(ids[None], torch.zeros(1, 1, dtype=torch.long, device=ids.device))
+        self.text_positions = torch.cat([self.text_positions, torch.tensor([self._seen])])
+        self._seen += 1
+        self._evict()
+        return hidden
+
+    def _attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float, extra: dict[str, Any]) -> Tensor:
+        if layer in self.layers:
+            k = torch.cat([self.layers[layer][0], k], 2)
+            v = torch.cat([self.layers[layer][1], v], 2)
+        self.layers[layer] = (k, v)
+        n = k.shape[2]
+        place = torch.arange(n)
+        if not self.policy.bounded:
+            place = torch.cat([self.text_positions, torch.tensor([self._seen])])
+        distance = n - 1 - place if self.policy.bounded else self._seen - place
+        self._largest = max(self._largest, n - 1 if self.policy.bounded else self._seen)
+        if self.policy.positions == "absolute":
+            text = torch.cat([self.text_positions, torch.tensor([self._seen])])
+            distance = self._seen - text
+            self._largest = self._seen
+        scores = self._scores(q, k, place, distance) * scale
+        if isinstance(self.positions, Alibi):
+            scores = scores - self.positions.slopes.view(1, -1, 1, 1) * distance
+        own = self.own_windows[layer]
+        if own is not None:
+            scores = scores.masked_fill(distance >= own, -torch.inf)
+        v = v.repeat_interleave(q.shape[1] // v.shape[1], 1)
+        if (logit := extra.get("s_aux")) is not None:
+            scores = torch.cat([scores, logit.float().view(1, -1, 1, 1)], -1)
+            return scores.softmax(-1)[..., :-1].to(v.dtype) @ v
+        return scores.softmax(-1).to(v.dtype) @ v
+
+    def _scores(self, q: Tensor, k: Tensor, place: Tensor, distance: Tensor) -> Tensor:
+        """q·k with each key ``distance`` behind the query: (1, H, 1, n), float32."""
+        groups = q.shape[1] // k.shape[1]
+        if not isinstance(self.positions, Alibi):
+            stand = int(distance.max())
+            q = self._rotate(q, torch.tensor([stand], device=q.device))
+            k = self._rotate(k, (stand - distance).to(k.device))
+        return (q @ k.repeat_interleave(groups, 1).transpose(-1, -2)).float()
+
+    def _rotate(self, x: Tensor, positions: Tensor) -> Tensor:
+        rotary = self.model.base_model.rotary_emb
+        cos, sin = rotary(x, positions[None])
+        if cos.shape[-1] == rotary.inv_freq.shape[-1]:  # GPT-OSS gives half the dimensions
+            cos, sin = torch.cat([cos, cos], -1), torch.cat([sin, sin], -1)
+        scaling = rotary.attention_scaling  # already in x, from the rotation at position 0
+        cos, sin, width = cos / scaling, sin / scaling, cos.shape[-1]
+        turning, rest = x[..., :width], x[..., width:]
+        half = torch.cat([-turning[..., width // 2 :], turning[..., : width // 2]], -1)
+        return torch.cat([turning * cos + half * sin, rest], -1)
+
+    def _evict(self) -> None:
+        policy, n = self.policy, len(self.text_positions)
+        if not policy.bounded or n <= policy.sinks + policy.window or not self._due():
+            return
+        keep = torch.cat([torch.arange(policy.sinks), torch.arange(n - policy.window, n)])
+        self.text_positions = self.text_positions[keep]
+        self.layers = {
+            i: (torch.cat([k[:, :, : policy.sinks], k[:, :, n - policy.window :]], 2),
+                torch.cat([v[:, :, : policy.sinks], v[:, :, n - policy.window :]], 2))
+            for i, (k, v) in self.layers.items()
+        }  # fmt: skip
+
+    def _due(self) -> bool:
+        evict = self.policy.evict
+        if evict.per == "turn":
+            assert self.turn_ends is not None, "evict=turn needs turn_ends"
+            return bool(self.turn_ends[self._seen - 1])
+        return self._seen % evict.every == 0
+
+    def nbytes(self) -> int:
+        """Measured bytes of the cached keys and values."""
+        return sum(x.numel() * x.element_size() for pair in self.layers.values() for x in pair)
+
+    def allocated_bytes(self) -> int:
+        """The same: `torch.cat` allocates exactly what it holds."""
+        return self.nbytes()

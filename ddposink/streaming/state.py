@@ -1,0 +1,121 @@
+"""What is carried along a stream: the sinks and a ring of the last R tokens, per layer.
+
+The text is cut into sinks (positions 0 … S-1) and blocks of exactly R tokens. A token's *local*
+position is its index in its block, i = (t - S) mod R; its key is rotated there once and stays so for
+life. Sinks are rotated at -S … -1, so block 0 and the sinks together are a plain causal prefix.
+Ring slot j holds the key of local position j: of the current block for j < i, of the previous block
+for j >= i. Parallel evaluation and decode share this state, so either can go on where the other
+stopped. No position ever exceeds 2R + S, whatever the length of the text.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ddposink.caches import Policy
+
+
+@dataclass
+class LayerState:
+    """Keys and values of one layer: each (1, Hkv, S + R + 1, D); slot S+j is ring slot j.
+
+    The last slot is scratch for decode: the newest token stands there while its query attends.
+    """
+
+    k: Tensor
+    v: Tensor
+
+
+@dataclass
+class StreamState:
+    """The state of one stream under one policy. ``seen`` counts the tokens fed so far."""
+
+    sinks: int
+    window: int
+    absolute: bool = False
+    seen: int = 0
+    largest_position: int = 0
+    layers: dict[int, LayerState] = field(default_factory=dict)
+
+    @classmethod
+    def for_policy(cls, policy: Policy) -> StreamState:
+        """Empty state for a bounded policy that evicts after every token."""
+        return cls(policy.sinks, policy.window, policy.positions == "absolute")
+
+    @property
+    def block(self) -> int:
+        """Index of the block that the next token belongs to; block 0 has evicted nothing yet."""
+        return max(0, self.seen - self.sinks) // self.window
+
+    @property
+    def local(self) -> int:
+        """Local position of the next token (negative while sinks are still to come)."""
+        return self.seen - self.sinks if self.seen < self.sinks else (self.seen - self.sinks) % self.window
+
+    @property
+    def held(self) -> int:
+        """Tokens whose keys are in the cache."""
+        return min(self.seen, self.sinks + self.window)
+
+    def layer(self, index: int, like_k: Tensor, like_v: Tensor) -> LayerState:
+        """The buffers of a layer, allocated on first use with the shape of its keys and values."""
+        if index not in self.layers:
+            slots = self.sinks + self.window + 1
+
+            def empty(like: Tensor) -> Tensor:
+                return like.new_zeros(1, like.shape[1], slots, like.shape[-1])
+
+            self.layers[index] = LayerState(empty(like_k), empty(like_v))
+        return self.layers[index]
+
+    def nbytes(self) -> int:
+        """Measured bytes of the keys and values of the tokens held (from the real tensors)."""
+        return sum(
+            self.held * (s.k[0, :, 0].numel() * s.k.element_size() + s.v[0, :, 0].numel() * s.v.element_size())
+            for s in self.layers.values()
+        )
+
+    def allocated_bytes(self) -> int:
+        """Bytes of the buffers themselves, empty and scratch slots included."""
+        return sum(
+            s.k.numel() * s.k.element_size() + s.v.numel() * s.v.element_size() for s in self.layers.values()
+        )
+
+    def clone(self) -> StreamState:
+        """An independent copy (to decode from here without disturbing the stream)."""
+        layers = {i: LayerState(s.k.clone(), s.v.clone()) for i, s in self.layers.items()}
+        return StreamState(self.sinks, self.window, self.absolute, self.seen, self.largest_position, layers)
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Tokens that go through one forward: ``tokens`` of them, in ``blocks`` whole blocks or a part of one."""
+
+    tokens: int
+    blocks: int  # 0: within one block; >= 1: that many whole blocks, starting at local position 0
+
+    def positions(self, state: StreamState, device: torch.device) -> Tensor:
+        """Local rotary positions (1, tokens)."""
+        if self.blocks:
+            return torch.arange(state.window, device=device).repeat(self.blocks)[None]
+        return torch.arange(self.tokens, device=device)[None] + state.local
+
+
+def next_segment(state: StreamState, left: int, chunk: int) -> Segment:
+    """The next forward of at most about ``chunk`` tokens, of which ``left`` remain.
+
+    Whole blocks go together when the chunk holds one; otherwise a block is cut at the chunk size. The
+    first forward always includes all sinks.
+    """
+    sinks, window = state.sinks, state.window
+    if state.seen < sinks and state.seen > 0:
+        return Segment(min(left, sinks - state.seen), 0)
+    if state.seen == 0:
+        return Segment(min(left, sinks + min(window, max(1, chunk - sinks))), 0)
+    whole = min(left, max(chunk, 1)) // window
+    if state.local == 0 and state.block > 0 and whole >= 1:
+        return Segment(whole * window, whole)
+    return Segment(min(left, chunk, window - state.local), 0)
