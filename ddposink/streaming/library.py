@@ -8,6 +8,9 @@ expressed, and it is recorded as what it is. Dense is simply the model.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
@@ -60,6 +63,12 @@ class LibraryStream(Stream):
     def next_size(self, left: int) -> int:
         """One token, or a chunk when dense."""
         return min(left, self.chunk)
+
+    @contextmanager
+    def attached(self) -> Iterator[Stream]:
+        """Nothing to hook: the model runs as it is."""
+        with torch.no_grad():
+            yield self
 
     def feed(self, ids: Tensor) -> Tensor:
         """Hidden states (n, d); the attention hook is not used here, the cache itself is checked."""
