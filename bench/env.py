@@ -14,10 +14,16 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from bench.track import nvml
+from bench.workload import Missing
+
+T = TypeVar("T")
 
 # What is measured, and what measures it. Not imported, only looked up.
 PACKAGES = (
@@ -41,21 +47,20 @@ Fingerprint = dict[str, Any]
 
 def fingerprint() -> Fingerprint:
     """Describe this machine as JSON data; ``["id"]`` is a hash of all the rest."""
+    found, no_gpu = gpus()
     data: Fingerprint = {
         "git": _git(Path(__file__).resolve().parent.parent),
         "python": platform.python_version(),
         "packages": _packages(),
         "cpu": _cpu(),
         "ram_bytes": _ram_bytes(),
-        "gpus": list(_gpus()),
-        "gpu_reason": None,
+        "gpus": found,
+        "gpu_reason": no_gpu,
         "os": {"system": platform.system(), "release": platform.release(), "machine": platform.machine()},
         "threads": {name: os.environ[name] for name in THREAD_VARIABLES if name in os.environ},
         "cuda_visible_devices": os.environ.get("CUDA_VISIBLE_DEVICES"),
         "container": _container(),
     }
-    if not data["gpus"]:
-        data["gpu_reason"] = nvml_problem()
     return {"id": fingerprint_id(data), **data}
 
 
@@ -162,56 +167,36 @@ def _container() -> str | None:
     return os.environ.get("container")  # noqa: SIM112  (systemd spells it in lower case)
 
 
-def nvml_problem() -> str | None:
-    """Why NVML cannot be used here, in its own words; None if it can."""
-    try:
-        import pynvml
+def gpus() -> tuple[list[dict[str, Any]], str | None]:
+    """Every GPU in NVML's order (CUDA_VISIBLE_DEVICES does not change it), or why none is listed."""
+    devices = nvml.devices()
+    if isinstance(devices, Missing):
+        return [], devices.reason
+    driver = _known(nvml.driver_version())
+    found = []
+    for gpu in devices:
+        memory = _known(gpu.memory())
+        total = memory.total if memory else None
+        found.append(
+            {"name": gpu.name, "uuid": gpu.uuid, "driver": driver, "memory_bytes": total, **_limits(gpu)}
+        )
+    return found, None if found else "NVML lists no device"
 
-        pynvml.nvmlInit()
-        pynvml.nvmlShutdown()
-    except ImportError:
-        return "nvidia-ml-py is not installed"
-    except pynvml.NVMLError as error:
-        return f"NVML: {error}"
-    return None
 
-
-def _gpus() -> Iterator[dict[str, Any]]:
-    """Every GPU that NVML lists, in NVML's order (which ignores CUDA_VISIBLE_DEVICES)."""
-    if nvml_problem() is not None:
-        return
+def _limits(gpu: nvml.Gpu) -> dict[str, float | None]:
+    """What the card may draw and how fast it may run: cards of one name are set up differently."""
     import pynvml
 
-    pynvml.nvmlInit()
-    try:
-        driver = _ask(pynvml.nvmlSystemGetDriverVersion)
-        for index in range(_ask(pynvml.nvmlDeviceGetCount) or 0):
-            handle = _ask(pynvml.nvmlDeviceGetHandleByIndex, index)
-            if handle is None:
-                continue
-            limit = _ask(pynvml.nvmlDeviceGetEnforcedPowerLimit, handle)
-            memory = _ask(pynvml.nvmlDeviceGetMemoryInfo, handle)
-            yield {
-                "name": _ask(pynvml.nvmlDeviceGetName, handle),
-                "uuid": _ask(pynvml.nvmlDeviceGetUUID, handle),
-                "driver": driver,
-                "memory_bytes": memory.total if memory is not None else None,
-                "power_limit_w": limit / 1000 if limit is not None else None,
-                "sm_clock_max_mhz": _ask(pynvml.nvmlDeviceGetMaxClockInfo, handle, pynvml.NVML_CLOCK_SM),
-            }
-    finally:
-        pynvml.nvmlShutdown()
+    limits: dict[str, float | None] = {"power_limit_w": None, "sm_clock_max_mhz": None}
+    with suppress(pynvml.NVMLError):
+        limits["power_limit_w"] = pynvml.nvmlDeviceGetEnforcedPowerLimit(gpu.handle) / 1000
+    with suppress(pynvml.NVMLError):
+        limits["sm_clock_max_mhz"] = pynvml.nvmlDeviceGetMaxClockInfo(gpu.handle, pynvml.NVML_CLOCK_SM)
+    return limits
 
 
-def _ask(function: Any, *arguments: Any) -> Any:
-    """What NVML answers, or None: any single question may be unsupported on a card or in a container."""
-    import pynvml
-
-    try:
-        answer = function(*arguments)
-    except pynvml.NVMLError:
-        return None
-    return answer.decode() if isinstance(answer, bytes) else answer
+def _known(answer: T | Missing) -> T | None:
+    return None if isinstance(answer, Missing) else answer
 
 
 if __name__ == "__main__":

@@ -26,9 +26,12 @@ import psutil
 
 from bench.errors import UserError
 from bench.record import Status
+from bench.track import nvml
 from bench.worker import DUMP_SIGNAL, Job, main
+from bench.workload import Missing
 
 LAST_WORDS_SECONDS = 5.0  # how long a child that has said its last word may take to leave
+START_ATTEMPTS = 20  # two seconds in all
 LOG_LIMIT = 32 * 2**20  # bytes of output kept per pass
 LOG_KEPT = 2**20
 
@@ -74,24 +77,24 @@ class LocalLauncher:
 
     def __init__(self, preload: tuple[str, ...], log: Path) -> None:
         self.server_s: float | None = None
+        self._preload = ("bench.worker", *preload)
         self._log = log
         self._context = get_context("forkserver")
         # A fork server that asks CUDA whether it is there would spoil CUDA for every child.
         os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
-        self._start_server(("bench.worker", *preload))
+        with _start_errors(log):
+            self._start_server(self._preload)
 
     def launch(self, job: Job) -> LocalRunning:
         """Start ``job`` in a child. The first call waits for the server's imports."""
-        try:
+        with _start_errors(self._log):
             if self.server_s is None:
                 self._await_server()
             reader, writer = self._context.Pipe(duplex=False)
             child = self._context.Process(target=main, args=(job, writer, time.monotonic()))
-            child.start()
-        except (OSError, EOFError) as error:
-            raise UserError(f"cannot start a child process: {error}", hint=f"see {self._log}") from error
-        writer.close()
-        return LocalRunning(child, reader, job)
+            self._start(child)
+            writer.close()
+            return LocalRunning(child, reader, job)
 
     def _start_server(self, preload: tuple[str, ...]) -> None:
         self._context.set_forkserver_preload(list(preload))
@@ -99,19 +102,31 @@ class LocalLauncher:
             forkserver.ensure_running()
 
     def _await_server(self) -> None:
-        """Fork a child that does nothing; without preloading if the server has died of its imports."""
+        """Fork a child that does nothing: it begins when the server has done its imports."""
         started = time.monotonic()
-        try:
-            self._fork_nothing()
-        except (OSError, EOFError):
-            self._start_server(())
-            self._fork_nothing()
+        child = self._context.Process(target=time.monotonic)
+        self._start(child)
+        child.join()
         self.server_s = time.monotonic() - started
 
-    def _fork_nothing(self) -> None:
-        child = self._context.Process(target=time.monotonic)
-        child.start()
-        child.join()
+    def _start(self, child: Any) -> None:
+        """Start a child, on a new server if the old one is dead; one that died of its imports gets none."""
+        for left in reversed(range(START_ATTEMPTS)):
+            try:
+                return child.start()
+            except (OSError, EOFError):
+                if not left:
+                    raise
+                time.sleep(0.1)  # a dying server still counts as running for a moment
+                self._start_server(self._preload if self.server_s is not None else ())
+
+
+@contextmanager
+def _start_errors(log: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, EOFError) as error:
+        raise UserError(f"cannot start a child process: {error}", hint=f"see {log}") from error
 
 
 @contextmanager
@@ -142,6 +157,8 @@ class LocalRunning:
         self._buffer = b""
         self._final: End | None = None  # what the child itself said of its end
         self._oom_kills = _oom_kills()
+        gpus = nvml.devices()
+        self._gpus = [] if isinstance(gpus, Missing) else gpus
         self._process: psutil.Process | None = None
         with suppress(psutil.Error):
             self._process = psutil.Process(child.pid)
@@ -172,11 +189,15 @@ class LocalRunning:
         return events
 
     def usage(self) -> dict[str, float]:
-        """Resident memory of the child in bytes."""
-        try:
-            return {"rss_bytes": self._process.memory_info().rss} if self._process else {}
-        except psutil.Error:
-            return {}
+        """Resident memory of the child and memory in use on all GPUs together, in bytes."""
+        usage: dict[str, float] = {}
+        if self._process is not None:
+            with suppress(psutil.Error):
+                usage["rss_bytes"] = self._process.memory_info().rss
+        memory = [gpu.memory() for gpu in self._gpus]
+        if memory:
+            usage["gpu_bytes"] = sum(m.used for m in memory if not isinstance(m, Missing))
+        return usage
 
     def stop(self) -> None:
         """Kill the child, its process group and every descendant that can be found."""

@@ -8,6 +8,7 @@ further work pointless stops the loop: Ctrl-C, and a disk that takes no more rec
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -89,9 +90,9 @@ def measure(
     Raises KeyboardInterrupt (the child is stopped, its answers so far are kept) and UserError when
     records cannot be written or children cannot be started.
     """
-    for work in passes:
+    for number, work in enumerate(passes):
         observer.pass_started(work)
-        end = _PassRun(work, session, store, observer).run(launcher)
+        end = _PassRun(work, session, store, observer, first=number == 0).run(launcher)
         observer.pass_ended(work, end)
 
 
@@ -103,6 +104,7 @@ class _PassRun:
     session: Session
     store: Store
     observer: Observer
+    first: bool  # of the run
     open: dict[str, Cell] = field(default_factory=dict)
     started: float = 0.0
     startup_s: float | None = None
@@ -139,19 +141,21 @@ class _PassRun:
         )
 
     def _artifacts(self) -> Path:
-        """A folder that no earlier attempt at this pass has written to: its records must stay true."""
-        first = self.session.folder / "artifacts" / self.work.id
-        attempt, out = 1, first
-        while out.exists():
+        """A clean folder that no record of an earlier attempt at this pass refers to."""
+        taken = {Path(kept.path).parts[1] for record in self.store.records.values() for kept in record.artifacts}
+        attempt, name = 1, self.work.id
+        while name in taken:
             attempt += 1
-            out = first.with_name(f"{first.name}.{attempt}")
+            name = f"{self.work.id}.{attempt}"
+        out = self.session.folder / "artifacts" / name
+        shutil.rmtree(out, ignore_errors=True)
         return out
 
     def _take(self, event: Event) -> None:
         match event["event"]:
             case "ready":
                 self.startup_s = event["startup_s"]
-                if event["not_preloaded"]:
+                if event["not_preloaded"] and self.first:
                     names = ", ".join(event["not_preloaded"])
                     self.observer.message(f"{names} could not be imported ahead; every pass starts more slowly")
             case "progress":

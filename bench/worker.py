@@ -160,13 +160,13 @@ class WorkerContext:
         if Status(status) is not Status.OK and not reason:
             raise ValueError(f"status {status} of cell {cell.label} needs a reason")
         values = {name: as_value(value, self._units[name]) for name, value in metrics.items()}
-        strange = [f"{name} is {value['odd']}" for name, value in values.items() if value.pop("odd")]
+        strange = {name: odd for name, (_, odd) in values.items() if odd}
         if strange and Status(status) is Status.OK:
-            status, reason = Status.NAN, ", ".join(strange)
+            status, reason = Status.NAN, ", ".join(f"{name} is {odd}" for name, odd in strange.items())
         self._events.send(
             "cell",
             cell=cell.id,
-            metrics=values,
+            metrics={name: value for name, (value, _) in values.items()},
             status=Status(status),
             reason=reason,
             facts=_plain(facts),
@@ -183,21 +183,21 @@ class WorkerContext:
         return {"path": relative, "sha256": digest, "bytes": path.stat().st_size}
 
 
-def as_value(value: Any, unit: str) -> dict[str, Any]:
-    """A metric as JSON data of ``bench.record.Value``, plus ``odd``: "nan" or "inf" where it was one."""
+def as_value(value: Any, unit: str) -> tuple[dict[str, Any], str | None]:
+    """A metric as JSON data of ``bench.record.Value``, and ``"nan"`` or ``"inf"`` where it was no number."""
+    if value is None:
+        value = Missing("not reported by the workload")
+    if isinstance(value, Missing):
+        return {"value": None, "unit": unit, "reason": value.reason}, None
     samples = None
     if isinstance(value, Samples):
-        finite = [float(sample) for sample in value.values if math.isfinite(sample)]
-        samples, value = finite, value.value
-    if isinstance(value, Missing):
-        return {"value": None, "unit": unit, "reason": value.reason, "odd": None}
-    if value is None:
-        return {"value": None, "unit": unit, "reason": "not reported by the workload", "odd": None}
+        samples = [float(sample) for sample in value.values if math.isfinite(sample)]
+        value = value.value
     number = _number(value)
-    odd = None if math.isfinite(number) else str(number)
-    reason = f"measured {odd}" if odd else None
-    value = None if odd else number
-    return {"value": value, "unit": unit, "reason": reason, "samples": samples, "odd": odd}
+    data = {"value": number, "unit": unit, "reason": None, "samples": samples}
+    if math.isfinite(number):
+        return data, None
+    return {**data, "value": None, "reason": f"measured {number}"}, str(number)
 
 
 def _number(value: Any) -> int | float:

@@ -6,16 +6,13 @@ compared entry by entry, which removes what both found easy or hard. Scalars are
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
-import pandas as pd
 
-from bench.record import Status
-from bench.report.buckets import bucket_means, exp, octave_edges
+from bench.report.buckets import exp
 from bench.report.frames import SERIES_START, RunData, Series
-from bench.report.select import Pair, extent, facets, identifying, longest, matching, pairs, split
+from bench.report.select import Pair, identifying, is_reference, longest, pairs, split
 from bench.report.tables import ARROWS, Column, Entry, Table, name_columns, name_entries, reported
 from bench.report.text import clean, interval, number, plural
 from bench.stats import Interval, paired_block_bootstrap, paired_log_ratio
@@ -125,14 +122,18 @@ def _bounded(a: Series, b: Series, bounded: bool) -> tuple[Interval | None, Entr
     if not gaps.any():
         return Interval(0.0, 0.0, 0.0, len(gaps)), Entry(0.0, "0", note=_IDENTICAL)
     if len(gaps) < 2 or not bounded:
-        why = "one entry only" if len(gaps) < 2 else f"intervals are computed for the first {_MOST_INTERVALS} rows"
+        why = (
+            "one entry only"
+            if len(gaps) < 2
+            else f"intervals are computed for the first {_MOST_INTERVALS} rows"
+        )
         return None, Entry(mean, number(mean), note=why)
     found = paired_block_bootstrap(a, b)
     return found, Entry(mean, interval(found.estimate, found.low, found.high))
 
 
 def _start(data: RunData, pair: Pair) -> int:
-    """Entry at which the two cells can begin to differ, as declared by the later of no declaration."""
+    """Entry at which the two cells can begin to differ: the smaller of the starts they declare, or 0."""
     starts = [data.records[i].columns.get(SERIES_START) for i in pair]
     return min((s for s in starts if isinstance(s, int)), default=0)
 
@@ -192,82 +193,18 @@ def _ratio(values: list[tuple[float, float]]) -> Entry:
     return Entry(found.estimate, f"× {number(found.estimate)} [{number(found.low)}, {number(found.high)}]")
 
 
-def position_buckets(data: RunData, view: View) -> Table | None:
-    """Mean of a series per bucket of positions (doubling in width), one column per hue and panel."""
-    frame = matching(data.ok, dict(view.where))
-    if view.series is None or view.hue not in frame:
-        return None
-    rows = longest(data, frame)
-    found: list[tuple[str, Series]] = []
-    panels = facets(data, rows, view)
-    for index in rows.loc[extent(data, rows).sort_index().index].index:
-        series = data.series(index, view.series)
-        if series is not None and len(series):
-            title = ", ".join(str(number(rows.at[index, c])) for c in (view.hue, *panels))
-            found.append((title, series))
-    found = _average(found)
-    if not found:
-        return None
-    ends = octave_edges(max(len(s) for _, s in found))
-    unit = data.words.metric(view.series).unit
-    columns = [Column("first", "from"), Column("last", "to")]
-    columns += [Column(title, title) for title, _ in found]
-    table = Table(f"positions-{view.name}", f"{view.y_label} by position", columns)
-    table.rows = [{} for _ in ends]
-    for title, series in found:
-        _fill(table, title, series, ends, view.transform == "exp")
-    means = f"mean {view.series}" + (f" ({unit})" if unit else "")
-    both = f"{means}, and its exponential ({view.y_label}) in brackets" if view.transform == "exp" else means
-    table.notes.append(f"Each field: {both}, over the scored entries at these positions.")
-    return table
-
-
-def _average(found: list[tuple[str, Series]]) -> list[tuple[str, Series]]:
-    """Series of the same name (seeds, repeats) become one: the mean where all are scored."""
-    groups: dict[str, list[Series]] = {}
-    for title, series in found:
-        groups.setdefault(title, []).append(series)
-    return [(t, np.mean([s[: min(map(len, g))] for s in g], axis=0)) for t, g in groups.items()]
-
-
-def _fill(table: Table, title: str, series: Series, ends: list[int], transform: bool) -> None:
-    buckets = bucket_means(series, ends)
-    for i, row in enumerate(table.rows):
-        first = ends[i - 1] + 1 if i else 1
-        row |= {"first": Entry(first), "last": Entry(ends[i])}
-        if i >= len(buckets.mean):
-            row[title] = Entry(None, note="the series ends before")
-        elif not buckets.count[i]:
-            row[title] = Entry(None, note="not scored at these positions")
-        else:
-            mean = float(buckets.mean[i])
-            whole = f"{number(mean)} ({number(float(exp(np.float64(mean))))})" if transform else number(mean)
-            partly = buckets.last[i] < ends[i]
-            row[title] = Entry(mean, whole, note="the series ends inside" if partly else None)
-
-
 def unpaired(data: RunData) -> str | None:
-    """A sentence if the reference is not there, or lacks partners for some measured cells."""
+    """A sentence if the reference is not there, or if measured cells have no partner with its value."""
     compare = data.compare()
     if compare is None or not len(data.ok):
         return None
     axis, reference = compare
-    partners = pairs(data, axis, reference, data.ok)
-    values = pd.concat([data.ok[axis]]) if axis in data.ok else pd.Series(dtype=object)
-    if not any(str(v) == str(reference) for v in values):
-        return f"no measured cell has {axis} = {reference}, so nothing is compared with it"
-    own = sum(str(v) == str(reference) for v in values)
-    alone = len(data.ok) - own - len(partners)
-    if alone:
-        return f"{plural(alone, 'cell')} without a measured partner at {axis} = {reference} (in no difference)"
-    return None
-
-
-def is_finite(value: float) -> bool:
-    """Whether a number can be drawn."""
-    return math.isfinite(value)
-
-
-def measured(data: RunData) -> int:
-    """How many cells were measured."""
-    return int((data.frame["status"] == Status.OK).sum()) if len(data.frame) else 0
+    references = [i for i in data.ok.index if is_reference(data, int(i), axis, reference)]
+    if not references:
+        return f"No measured cell has {axis} = {reference}, so nothing is compared with it"
+    alone = len(data.ok) - len(references) - len(pairs(data, axis, reference, data.ok))
+    if not alone:
+        return None
+    return (
+        f"{plural(alone, 'measured cell')} without a partner at {axis} = {reference}: in no comparison below"
+    )

@@ -54,13 +54,16 @@ class RunData:
     words: Vocabulary
     suite: dict[str, Any]
     env: dict[str, Any]
+    plan: dict[str, Any]
     planned: dict[str, str]  # cell id → label, in plan order; empty if the plan is unknown
     notes: list[str] = field(default_factory=list)
 
     @property
     def name(self) -> str:
         """The suite's name."""
-        return str(self.suite.get("suite") or (self.records[0].suite if self.records else self.folder.parent.name))
+        return str(
+            self.suite.get("suite") or (self.records[0].suite if self.records else self.folder.parent.name)
+        )
 
     @property
     def parameters(self) -> list[str]:
@@ -128,14 +131,25 @@ def load(folder: Path, workload: Workload | None = None) -> RunData:
         notes.append(f"{plural(len(damaged), 'line')} of {RECORDS} could not be read and was left out")
     if (folder / DAMAGED).exists():
         count = sum(bool(line.strip()) for line in (folder / DAMAGED).read_bytes().split(b"\n"))
-        notes.append(f"{plural(count, 'damaged line')} had been set aside in {DAMAGED}; those cells were measured again")
+        notes.append(
+            f"{plural(count, 'damaged line')} had been set aside in {DAMAGED}; those cells were measured again"
+        )
     suite, env, plan = _yaml(folder / SUITE, notes), _json(folder / ENV, notes), _json(folder / PLAN, notes)
     planned = _planned(plan)
     newest = {record.cell: record for record in records}
     order = {cell: i for i, cell in enumerate(planned)}
     kept = sorted(newest.values(), key=lambda r: order.get(r.cell, len(order)))
     words = _vocabulary(workload, kept)
-    return RunData(folder, kept, _frame(kept, words.metrics), words, suite, env, planned, notes)
+    return RunData(folder, kept, _frame(kept, words.metrics), words, suite, env, plan, planned, notes)
+
+
+def workload_name(folder: Path) -> str | None:
+    """The workload that a run folder's suite names, or else its first record."""
+    name = _yaml(folder / SUITE, []).get("workload")
+    if name is None:
+        records, _ = read_records(folder / RECORDS)
+        name = records[0].workload if records else None
+    return None if name is None else str(name)
 
 
 def _vocabulary(workload: Workload | None, records: Sequence[Record]) -> Vocabulary:
@@ -143,7 +157,9 @@ def _vocabulary(workload: Workload | None, records: Sequence[Record]) -> Vocabul
     for record in records:
         for name, value in record.metrics.items():
             if name not in metrics:
-                metrics[name] = Metric(name, name.replace("_", " "), value.unit, "none", headline=not workload)
+                metrics[name] = Metric(
+                    name, name.replace("_", " "), value.unit, "none", headline=not workload
+                )
     if workload is None:
         return Vocabulary(metrics)
     return Vocabulary(metrics, tuple(workload.views), workload.prefix_axis, tuple(workload.published()))
@@ -205,7 +221,11 @@ def _yaml(path: Path, notes: list[str]) -> dict[str, Any]:
 def _planned(plan: Mapping[str, Any]) -> dict[str, str]:
     """Cell ids and labels of a plan.json, flat or grouped into passes."""
     groups = plan.get("passes")
-    cells = [c for p in groups if isinstance(p, dict) for c in p.get("cells", [])] if isinstance(groups, list) else plan.get("cells")
+    cells = (
+        [c for p in groups if isinstance(p, dict) for c in p.get("cells", [])]
+        if isinstance(groups, list)
+        else plan.get("cells")
+    )
     if not isinstance(cells, list):
         return {}
     return {str(c["id"]): str(c.get("label", c["id"])) for c in cells if isinstance(c, dict) and "id" in c}

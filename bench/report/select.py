@@ -6,7 +6,7 @@ All of it follows from parameters, the workload's prefix axis and the suite's co
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -24,29 +24,33 @@ class Pair(NamedTuple):
 
 def varying(frame: pd.DataFrame, columns: Sequence[str]) -> list[str]:
     """Those columns in which the rows differ."""
-    return [c for c in columns if len({_key(v) for v in frame[c]}) > 1]
+    return [c for c in columns if len({token(v) for v in frame[c]}) > 1]
 
 
 def identifying(data: RunData, frame: pd.DataFrame | None = None) -> list[str]:
     """Columns that tell the rows apart: varying parameters, then seed and repeat, else the label."""
     frame = data.frame if frame is None else frame
     names = varying(frame, data.parameters) + varying(frame, ["seed", "repeat"])
-    if names and not frame[names].map(_key).duplicated().any():
+    if names and not frame[names].map(token).duplicated().any():
         return names
     return ["label", *names]
 
 
 def common(data: RunData, frame: pd.DataFrame, limit: int | None = None) -> dict[str, Scalar]:
     """Parameters that all rows share, in column order."""
-    same = [c for c in data.parameters if len({_key(v) for v in frame[c]}) == 1]
+    same = [c for c in data.parameters if len({token(v) for v in frame[c]}) == 1]
     return {c: frame[c].iloc[0] for c in same[:limit] if frame[c].iloc[0] is not None} if len(frame) else {}
+
+
+def keep(frame: pd.DataFrame, mask: Iterable[bool]) -> pd.DataFrame:
+    """The rows for which ``mask`` is true; unlike plain indexing also right for a frame without rows."""
+    return frame[pd.Series(list(mask), index=frame.index, dtype=bool)]
 
 
 def matching(frame: pd.DataFrame, where: dict[str, Any]) -> pd.DataFrame:
     """Rows whose columns equal the given values; a column that does not exist matches nothing."""
     for column, wanted in where.items():
-        keep = [equal(v, wanted) for v in frame[column]] if column in frame else [False] * len(frame)
-        frame = frame[pd.Series(keep, index=frame.index, dtype=bool)]
+        frame = keep(frame, (column in frame and equal(v, wanted) for v in frame.get(column, frame["cell"])))
     return frame
 
 
@@ -83,7 +87,9 @@ def at_common_prefix(data: RunData, frame: pd.DataFrame, view: View) -> tuple[pd
     if axis is None or axis not in frame or axis in (view.x, view.hue) or not len(varying(frame, [axis])):
         return frame, None
     groups = frame.groupby([frame[axis]], sort=False)
-    ranked = [(len(rows[[view.hue, view.x]].map(_key).drop_duplicates()), value) for (value,), rows in groups]
+    ranked = [
+        (len(rows[[view.hue, view.x]].map(token).drop_duplicates()), value) for (value,), rows in groups
+    ]
     _, best = max(ranked, key=lambda item: (item[0], item[1]))
     return matching(frame, {axis: best}), best
 
@@ -92,7 +98,11 @@ def facets(data: RunData, frame: pd.DataFrame, view: View) -> list[str]:
     """Parameters that still differ between cells of one hue: each combination gets its own panel."""
     skip = {view.x, view.hue, data.words.prefix_axis}
     names = [c for c in varying(frame, data.parameters) if c not in skip]
-    inside = [g for _, g in frame.groupby(frame[view.hue].map(_key), sort=False)] if view.hue in frame else [frame]
+    inside = (
+        [g for _, g in frame.groupby(frame[view.hue].map(token), sort=False)]
+        if view.hue in frame
+        else [frame]
+    )
     return [c for c in names if any(_differs_beyond(g, c, view) for g in inside)]
 
 
@@ -100,14 +110,14 @@ def _differs_beyond(group: pd.DataFrame, column: str, view: View) -> bool:
     """Whether a column differs between rows that agree in x (for a curve: in the hue alone)."""
     if view.kind == "curve" or view.x not in group:
         return bool(varying(group, [column]))
-    return any(varying(rows, [column]) for _, rows in group.groupby(group[view.x].map(_key), sort=False))
+    return any(varying(rows, [column]) for _, rows in group.groupby(group[view.x].map(token), sort=False))
 
 
 def split(frame: pd.DataFrame, columns: Sequence[str]) -> list[tuple[dict[str, Scalar], pd.DataFrame]]:
     """Rows grouped by the values of some columns, in order of appearance."""
     if not columns:
         return [({}, frame)]
-    keys = frame[list(columns)].map(_key).apply(tuple, axis=1)
+    keys = frame[list(columns)].map(token).apply(tuple, axis=1)
     groups = [rows for _, rows in frame.groupby(keys, sort=False)]
     return [({c: rows[c].iloc[0] for c in columns}, rows) for rows in groups]
 
@@ -116,28 +126,29 @@ def pairs(data: RunData, axis: str, reference: Any, frame: pd.DataFrame) -> list
     """Cells beside the reference cell with which they share everything but the comparison axis."""
     references = {}
     for index in frame.index:
-        if _axis_is(data, index, axis, reference):
-            references.setdefault(_partner_key(data, index, axis), index)
+        if is_reference(data, index, axis, reference):
+            references.setdefault(_partner(data, index, axis), index)
     found = []
     for index in frame.index:
-        partner = references.get(_partner_key(data, index, axis))
-        if partner is not None and partner != index and not _axis_is(data, index, axis, reference):
+        partner = references.get(_partner(data, index, axis))
+        if partner is not None and partner != index and not is_reference(data, index, axis, reference):
             found.append(Pair(index, partner))
     return found
 
 
-def _axis_is(data: RunData, index: int, axis: str, reference: Any) -> bool:
+def is_reference(data: RunData, index: int, axis: str, reference: Any) -> bool:
+    """Whether a cell has the reference value on the comparison axis (as column or as parameter)."""
     record = data.records[index]
     return equal(record.columns.get(axis), reference) or equal(record.params.get(axis), reference)
 
 
-def _partner_key(data: RunData, index: int, axis: str) -> str:
+def _partner(data: RunData, index: int, axis: str) -> str:
     record = data.records[index]
     rest = {key: value for key, value in record.params.items() if key != axis}
     return json.dumps([rest, record.seed, record.repeat], sort_keys=True, default=str)
 
 
-def _key(value: Any) -> Hashable:
+def token(value: Any) -> Hashable:
     """A hashable stand-in that keeps True apart from 1 and counts all absent values as one."""
     if value is None or value != value:
         return None

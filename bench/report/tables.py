@@ -65,10 +65,14 @@ class Table:
             lines.append("| " + " | ".join(_field(row.get(c.key), footnotes) for c in shown) + " |")
         below = [f"<sup>{i}</sup> {md(text)}" for i, text in enumerate(footnotes[:_MOST_FOOTNOTES], start=1)]
         if len(footnotes) > _MOST_FOOTNOTES:
-            below.append(f"<sup>\\*</sup> {len(footnotes) - _MOST_FOOTNOTES} more reasons are in {self.name}.csv")
+            below.append(
+                f"<sup>\\*</sup> {len(footnotes) - _MOST_FOOTNOTES} more reasons are in {self.name}.csv"
+            )
         below += [md(note, limit=2000) for note in self.notes]
         if len(rows) < len(self.rows):
-            below.append(Md(f"The first {len(rows):,} of {len(self.rows):,} rows; all are in {self.name}.md."))
+            below.append(
+                Md(f"The first {len(rows):,} of {len(self.rows):,} rows; all are in {self.name}.md.")
+            )
         return Md("\n".join(lines) + ("\n\n" + "<br>\n".join(below) if below else "") + "\n")
 
     def csv(self) -> str:
@@ -76,7 +80,7 @@ class Table:
         reasons = [c for c in self.columns if any(_is_missing(row.get(c.key)) for row in self.rows)]
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
-        writer.writerow([c.key for c in self.columns] + [f"{c.key}.reason" for c in reasons])
+        writer.writerow([_raw(c.key) for c in self.columns] + [_raw(f"{c.key}.reason") for c in reasons])
         for row in self.rows:
             values = [_raw(entry.value) if (entry := row.get(c.key)) else "" for c in self.columns]
             missing = (row.get(c.key) for c in reasons)
@@ -135,7 +139,9 @@ def _is_numeric(values: pd.Series) -> bool:
     return all(v is None or (isinstance(v, (int, float)) and not isinstance(v, bool)) for v in values)
 
 
-def metric_columns(data: RunData, frame: pd.DataFrame, metrics: Sequence[Metric]) -> list[tuple[Column, float]]:
+def metric_columns(
+    data: RunData, frame: pd.DataFrame, metrics: Sequence[Metric]
+) -> list[tuple[Column, float]]:
     """A column per metric with the divisor that expresses its values in the header's unit."""
     columns = []
     for metric in metrics:
@@ -177,7 +183,9 @@ def headline(data: RunData) -> Table:
         table.rows.append(entries)
     same = common(data, frame)
     if same:
-        table.notes.append("Common to all rows: " + ", ".join(f"{k} = {number(v)}" for k, v in same.items()) + ".")
+        table.notes.append(
+            "Common to all rows: " + ", ".join(f"{k} = {number(v)}" for k, v in same.items()) + "."
+        )
     return table
 
 
@@ -188,7 +196,9 @@ def _stops(data: RunData) -> dict[str, str]:
         return {}
     first = extent(data, failed).groupby(failed["pass_id"], sort=False).idxmin()
     return {
-        str(pass_id): f"{axis} {number(failed.at[i, axis])} and beyond: {failed.at[i, 'status']}: {failed.at[i, 'reason']}"
+        str(
+            pass_id
+        ): f"{axis} {number(failed.at[i, axis])} and beyond: {failed.at[i, 'status']}: {failed.at[i, 'reason']}"
         for pass_id, i in first.items()
     }
 
@@ -216,30 +226,28 @@ def full(data: RunData) -> Table:
 
 
 def failures(data: RunData) -> Table:
-    """Every cell that was not measured and why; cells lost behind it in the same pass are counted."""
+    """What failed and why: one row per pass and cause, counting the cells lost behind the first."""
     frame = data.failed
     names = identifying(data, frame) if len(frame) else ["label"]
     columns = [
         *name_columns(data, names),
         Column("status", "status", numeric=False),
         Column("reason", "reason", numeric=False),
-        Column("lost", "cells lost behind it"),
+        Column("lost", "cells behind it"),
         Column("after_s", "after"),
     ]
     table = Table("failures", "What was not measured", columns)
-    behind = [str(r).startswith(_NOT_REACHED) for r in frame["reason"]]
-    counts = frame[behind]["pass_id"].value_counts()
-    for index, row in frame[[not b for b in behind]].iterrows():
-        seconds = data.records[index].duration_s
+    causes = [str(reason).removeprefix(_NOT_REACHED) for reason in frame["reason"]]
+    groups: dict[tuple[str, str], list[int]] = {}
+    for index, pass_id, cause in zip(frame.index, frame["pass_id"], causes, strict=True):
+        groups.setdefault((pass_id, cause), []).append(int(index))
+    for (_, cause), cells in groups.items():
+        row, seconds = frame.loc[cells[0]], data.records[cells[0]].duration_s
         table.rows.append(
             name_entries(row, names)
-            | {"status": Entry(row["status"]), "reason": Entry(row["reason"])}
-            | {"lost": Entry(int(counts.get(row["pass_id"], 0))), "after_s": Entry(seconds, duration(seconds))}
+            | {"status": Entry(row["status"]), "reason": Entry(cause)}
+            | {"lost": Entry(len(cells) - 1), "after_s": Entry(seconds, duration(seconds))}
         )
-    shown = set(frame[[not b for b in behind]]["pass_id"])
-    orphans = sum(int(n) for pass_id, n in counts.items() if pass_id not in shown)
-    if orphans:
-        table.notes.append(f"{plural(orphans, 'cell')} not reached in passes whose first failure is not recorded.")
     return table
 
 
@@ -248,7 +256,13 @@ def legend(data: RunData) -> Table:
     columns = [Column(n, n, numeric=False) for n in ("metric", "unit", "better", "compared as", "meaning")]
     table = Table("metrics", "What the numbers mean", columns)
     for metric in reported(data):
-        values = (metric.label, metric.unit or MISSING, metric.direction, metric.klass, metric.help or MISSING)
+        values = (
+            metric.label,
+            metric.unit or MISSING,
+            metric.direction,
+            metric.klass,
+            metric.help or MISSING,
+        )
         entries = (Entry(v if v != "none" else MISSING) for v in values)
         table.rows.append(dict(zip((c.key for c in columns), entries, strict=True)))
     return table

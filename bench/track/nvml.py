@@ -155,7 +155,7 @@ class Gpu:
 
         if self.mig:
             return Missing("energy is counted per GPU, which MIG instances share")
-        return float(pynvml.nvmlDeviceGetTotalEnergyConsumption(self.handle)) / 1
+        return float(pynvml.nvmlDeviceGetTotalEnergyConsumption(self.handle)) / 1000
 
 
 def own_pids() -> set[int]:

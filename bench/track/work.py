@@ -5,16 +5,15 @@ or a cache that is lost shows as an exact jump where a stopwatch sees nothing. C
 operator down, so it has a repetition of its own and is never combined with timing.
 
 Composite operators are counted by their parts, so that a function counts the same under
-``inference_mode``, under ``no_grad`` and with gradients. Compiled functions are run eagerly for the
-count. What happens inside one operator (a fused kernel's workspace, a CUDA graph's replay) is not seen,
-and FlexAttention cannot be counted: torch's own counter refuses it with a TypeError.
+``inference_mode``, under ``no_grad`` and with gradients. Under a dispatch mode torch runs compiled
+functions eagerly: they are counted as written. What happens inside one operator (a fused kernel's
+workspace, a CUDA graph's replay) is not seen, and FlexAttention cannot be counted: torch's own
+counter refuses it with a TypeError.
 """
 
 from __future__ import annotations
 
-import contextlib
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,7 +47,7 @@ def count_work(fn: Callable[[], object]) -> WorkCounts:
 
     flops = FlopCounterMode(display=False, custom_mapping=_attention_formulas())
     counter = _make_counter()
-    with _eager(), flops, counter:
+    with flops, counter:
         fn()
     return WorkCounts(flops.get_total_flops(), counter.calls, counter.cat_calls, counter.allocated_bytes)
 
@@ -110,15 +109,3 @@ def _attention_flops(
     """Shapes (B, heads, tokens, width); two matrix products per query head."""
     batch, heads, tokens, width = query
     return 2 * batch * heads * tokens * key[2] * (width + value[3])
-
-
-@contextlib.contextmanager
-def _eager() -> Iterator[None]:
-    """Have compiled functions run their Python code, whose operators can be seen."""
-    if "torch._dynamo" not in sys.modules:
-        yield
-        return
-    import torch
-
-    with torch.compiler.set_stance("force_eager"):
-        yield

@@ -141,8 +141,9 @@ def test_device_growth_is_the_same_with_an_old_driver(ask_old):
     assert "none under PID" in peaks["nvml_process_bytes"]["missing"]
 
 
-def test_memory_already_held_counts_as_ours(ask):
-    code = 'cuda.reserved = 600\ndevice(700, "")\nt = MemoryTracker("cuda")\nanswer(t.snapshot())'
+@pytest.mark.parametrize("listed", ["", "9=700", "self=1"])
+def test_memory_already_held_counts_as_ours(ask, listed):
+    code = f'cuda.reserved = 600\ndevice(700, "{listed}")\nt = MemoryTracker("cuda")\nanswer(t.snapshot())'
     assert ask(TRACK + code, **ONE)["nvml_device_bytes"] == 600
 
 

@@ -82,12 +82,25 @@ def test_a_second_forward_doubles_every_count():
 
 
 def test_compiled_functions_are_counted_as_written():
+    """An optimised graph would hide its operators: it must not be what runs during the count."""
+    ran = []
+
+    def backend(graph, example_inputs):
+        def optimised(*args):
+            ran.append(graph)
+            return graph(*args)
+
+        return optimised
+
     def work(x):
         return torch.cat([x @ W, x @ W])
 
-    compiled = torch.compile(work, backend="eager")
+    compiled = torch.compile(work, backend=backend)
     compiled(X)
+    before = len(ran)
+    assert before > 0
     assert count_work(lambda: compiled(X)) == count_work(lambda: work(X))
+    assert len(ran) == before
 
 
 def test_errors_pass_through_and_leave_no_mode_behind():

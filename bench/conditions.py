@@ -1,0 +1,87 @@
+"""Conditions on a column, as `exclude` writes them: a value, a list of them, a glob or a comparison.
+
+``dense`` · ``[dense, "sink *"]`` · ``">32768"`` · ``"<=8"`` · ``"!=cpu"`` · ``null``
+"""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+_COMPARISON = re.compile(r"(>=|<=|!=|>|<)\s*(.*)", re.DOTALL)
+_ORDER: dict[str, Callable[[Any, Any], bool]] = {
+    ">": operator.gt,
+    "<": operator.lt,
+    ">=": operator.ge,
+    "<=": operator.le,
+}
+
+
+@dataclass(frozen=True)
+class Condition:
+    """Whether any of some values is as wanted. ``tests`` are alternatives."""
+
+    tests: tuple[Callable[[Any], bool], ...]
+    negated: bool = False
+
+    def holds(self, values: Iterable[Any]) -> bool:
+        """True if one of ``values`` (several spellings of one value) meets the condition."""
+        return any(test(value) for value in values for test in self.tests) != self.negated
+
+
+def parse(wanted: Any) -> Condition:
+    """Read a condition. Raises ValueError with a clear sentence."""
+    if isinstance(wanted, dict):
+        raise ValueError("a condition is a value, a list of values, a glob or a comparison, not a mapping")
+    if isinstance(wanted, list):
+        if not wanted:
+            raise ValueError("an empty list matches nothing")
+        alternatives = [parse(item) for item in wanted]
+        if any(condition.negated for condition in alternatives):
+            raise ValueError("'!=' cannot be one of several alternatives: write conditions side by side")
+        return Condition(tuple(test for condition in alternatives for test in condition.tests))
+    if not isinstance(wanted, str):
+        return Condition((lambda value: same(value, wanted),))
+    if not wanted.strip():
+        raise ValueError('an empty condition matches nothing; a comparison must be quoted: ">32768"')
+    if comparison := _COMPARISON.fullmatch(wanted.strip()):
+        return _compare(comparison[1], comparison[2].strip())
+    return _equal(wanted)
+
+
+def same(value: Any, wanted: Any) -> bool:
+    """Equality as a reader of YAML sees it: 1 is 1.0 and "1", but true is not 1."""
+    if _is_number(value) and _is_number(wanted):
+        return bool(value == wanted)
+    return _text(value) == _text(wanted)
+
+
+def _compare(sign: str, limit: str) -> Condition:
+    if not limit:
+        raise ValueError(f"nothing to compare with after {sign!r}")
+    if sign == "!=":
+        return Condition(_equal(limit).tests, negated=True)
+    try:
+        number = float(limit.replace("_", ""))
+    except ValueError:
+        raise ValueError(f"{sign!r} compares numbers, and {limit!r} is none") from None
+    compare = _ORDER[sign]
+    return Condition((lambda value: _is_number(value) and compare(value, number),))
+
+
+def _equal(wanted: str) -> Condition:
+    if "*" not in wanted:
+        return Condition((lambda value: same(value, wanted),))
+    glob = re.compile(".*".join(map(re.escape, wanted.split("*"))), re.DOTALL)
+    return Condition((lambda value: isinstance(value, str) and glob.fullmatch(value) is not None,))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _text(value: Any) -> str:
+    return str(value).lower() if value is None or isinstance(value, bool) else str(value)

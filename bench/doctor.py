@@ -1,0 +1,165 @@
+"""What this machine can run, what it lacks, and the command that gets it.
+
+Looks, and imports nothing heavy: an engine counts as there when Python can find it. Only the probe
+of ``bench doctor --probe`` measures, in a process of its own, because assumptions about a CPU's
+bfloat16 are wrong by a factor of ten in either direction.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from bench import env
+
+HUB = "https://huggingface.co"
+HUB_SECONDS = 3.0
+# module, distribution, what it is for, how to get it
+ENGINES = (
+    ("torch", "torch", "everything that is measured", "pip install ddposink"),
+    ("transformers", "transformers", "language models", "pip install ddposink"),
+    ("datasets", "datasets", "PG19 and other corpora from the hub", "pip install 'ddposink[hub]'"),
+    ("diffusers", "diffusers", "diffusion pipelines", "pip install 'ddposink[ddpo]'"),
+    ("peft", "peft", "LoRA", "pip install 'ddposink[ddpo]'"),
+    ("trl", "trl", "the reference DDPO engine", "pip install 'ddposink[ddpo]'"),
+    ("ray", "ray", "passes on a cluster", "pip install 'ddposink[ray]'"),
+)
+_PROBE = """
+import json, time, torch
+def best(dtype, n=1024):
+    a = torch.randn(n, n).to(dtype)
+    a @ a
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        a @ a
+        times.append(time.perf_counter() - start)
+    return 2 * n**3 / min(times) / 1e9
+print(json.dumps({"float32": best(torch.float32), "bfloat16": best(torch.bfloat16)}))
+"""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the diagnosis; ``fix`` says how to get what is missing."""
+
+    name: str
+    state: Literal["ok", "missing", "note"]
+    detail: str
+    fix: str = ""
+
+
+def examine(results: Path, *, probe: bool = False, network: bool = True) -> Iterator[Finding]:
+    """Everything worth knowing before a run, one finding after the other."""
+    yield from machine(results)
+    if probe:
+        yield measured_probe()
+    yield from gpus()
+    yield from engines()
+    yield from assets()
+    yield hub() if network else Finding("hub", "note", "not asked")
+
+
+def show(findings: Iterator[Finding], console: Console) -> None:
+    """Print the findings as a table."""
+    marks = {"ok": "[green]ok[/]", "missing": "[yellow]missing[/]", "note": "[cyan]note[/]"}
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for finding in findings:
+        detail = escape(finding.detail) + (f"\n[dim]→ {escape(finding.fix)}[/]" if finding.fix else "")
+        table.add_row(marks[finding.state], escape(finding.name), detail)
+    console.print(table)
+
+
+def machine(results: Path) -> Iterator[Finding]:
+    """Processor, memory and free disk space."""
+    facts = env.fingerprint()
+    cpu = facts["cpu"]
+    flags = ", ".join(cpu["flags"]) or "no vector extensions known to us"
+    yield Finding("processor", "ok", f"{cpu['model']}, {cpu['cores']} cores ({flags})")
+    if not {"avx512_bf16", "amx_bf16", "bf16"} & set(cpu["flags"]):
+        yield Finding("bfloat16", "note", "emulated on this processor and slow", "use dtype: float32 on the CPU")
+    if facts["ram_bytes"]:
+        yield Finding("memory", "ok", f"{facts['ram_bytes'] / 2**30:.1f} GiB")
+    place = results.resolve()
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    enough = free > 2 * 2**30
+    fix = "" if enough else "choose another folder with --results, or free some space"
+    yield Finding("disk", "ok" if enough else "note", f"{free / 2**30:.1f} GiB free in {place}", fix)
+
+
+def gpus() -> Iterator[Finding]:
+    """Every GPU that the driver shows, or why there is none."""
+    found, reason = env.gpus()
+    for gpu in found:
+        size = f"{gpu['memory_bytes'] / 2**30:.0f} GiB, " if gpu["memory_bytes"] else ""
+        yield Finding("GPU", "ok", f"{gpu['name']} ({size}driver {gpu['driver']})")
+    if not found:
+        fix = "an NVIDIA driver; without one, suites for a CPU such as suites/sinks.yaml run as they are"
+        yield Finding("GPU", "missing", reason or "none", fix)
+    torch = _version("torch")
+    if found and torch and "+cpu" in torch:
+        fix = "install a CUDA build of torch, see https://pytorch.org/get-started"
+        yield Finding("torch and GPU", "missing", f"torch {torch} is built without CUDA", fix)
+
+
+def engines() -> Iterator[Finding]:
+    """What Python can find of the libraries that are measured."""
+    for module, distribution, purpose, fix in ENGINES:
+        if find_spec(module) is not None:
+            yield Finding(module, "ok", f"{_version(distribution) or 'found'} ({purpose})")
+        else:
+            yield Finding(module, "missing", f"not installed ({purpose})", fix)
+
+
+def hub() -> Finding:
+    """Whether the model hub answers; honours HF_HUB_OFFLINE and HF_ENDPOINT."""
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+        return Finding("hub", "note", "switched off by HF_HUB_OFFLINE", "unset HF_HUB_OFFLINE")
+    from urllib.error import HTTPError
+    from urllib.request import Request, urlopen
+
+    url = os.environ.get("HF_ENDPOINT", HUB)
+    try:
+        urlopen(Request(url, method="HEAD"), timeout=HUB_SECONDS).close()
+    except HTTPError:  # an answer, if not a friendly one
+        pass
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        fix = "runs that need hub weights end as skipped; embedded models, local folders and random: work"
+        return Finding("hub", "missing", f"{url} cannot be reached: {reason}", fix)
+    return Finding("hub", "ok", f"{url} answers")
+
+
+def measured_probe() -> Finding:
+    """Matrix products per second in float32 and bfloat16 on this CPU, measured now."""
+    done = subprocess.run([sys.executable, "-c", _PROBE], capture_output=True, text=True, timeout=300)
+    if done.returncode != 0:
+        last = (done.stderr.strip().splitlines() or ["no output"])[-1]
+        return Finding("measured", "missing", f"the probe failed: {last}", "pip install ddposink")
+    speed = json.loads(done.stdout.splitlines()[-1])
+    ratio = speed["bfloat16"] / speed["float32"]
+    advice = "bfloat16 is worth using" if ratio > 1.05 else "use dtype: float32 on this CPU"
+    text = f"float32 {speed['float32']:.0f}, bfloat16 {speed['bfloat16']:.0f} GFLOP/s ({ratio:.2f}×): {advice}"
+    return Finding("measured", "ok", text)
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None

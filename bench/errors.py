@@ -1,0 +1,64 @@
+"""Errors a person can act on: what is wrong, where it is, and the nearest thing that would be right.
+
+Everything a user can get wrong (a suite, a folder, a name) becomes a `UserError`; the command line
+prints it without a traceback and exits with code 2. Anything else that escapes is a bug of ours and
+keeps its traceback.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+EXIT_CODE = 2
+
+
+class UserError(Exception):
+    """One clear sentence, a place (``file:line:column``) and a suggestion.
+
+    Parts are kept separately so that the command line may colour them; ``str()`` renders them all.
+    """
+
+    exit_code = EXIT_CODE
+
+    def __init__(self, message: str, hint: str | None = None, where: str | None = None):
+        super().__init__(message, hint, where)
+        self.message = message
+        self.hint = hint
+        self.where = where
+
+    def __str__(self) -> str:
+        place = f"{self.where}: " if self.where else ""
+        hint = f"\n  hint: {self.hint}" if self.hint else ""
+        return f"{place}{self.message}{hint}"
+
+
+class UserErrors(UserError):
+    """Several errors of one file, shown together; ``errors`` has them all, the text the first few."""
+
+    SHOWN = 10
+
+    def __init__(self, errors: Iterable[UserError]):
+        self.errors = tuple(errors)
+        shown = [str(error) for error in self.errors[: self.SHOWN]]
+        left = len(self.errors) - len(shown)
+        super().__init__("\n".join([*shown, f"… and {left} more"] if left else shown))
+
+
+def raise_any(errors: Iterable[UserError]) -> None:
+    """Raise what there is: nothing, the one error, or all of them as one (equal ones once)."""
+    distinct = list({str(error): error for error in errors}.values())
+    if len(distinct) == 1:
+        raise distinct[0]
+    if distinct:
+        raise UserErrors(distinct)
+
+
+def did_you_mean(word: str, valid: Iterable[str]) -> str:
+    """Hint for an unknown word: the nearest valid one where there is one, and all of them."""
+    by_folded = {name.casefold(): name for name in sorted(valid)}
+    if not by_folded:
+        return "there are none"
+    near = get_close_matches(word.casefold(), by_folded, n=1, cutoff=0.6)
+    listed = f"valid: {', '.join(by_folded.values())}"
+    return f"did you mean {by_folded[near[0]]!r}? {listed}" if near else listed

@@ -1,0 +1,116 @@
+"""A table as colour: hues down, x across, the metric as shade and as number."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm, Normalize
+from matplotlib.figure import Figure
+
+from bench.record import Status
+from bench.report import figure as paper
+from bench.report.buckets import exp
+from bench.report.frames import RunData
+from bench.report.panels import (
+    Array,
+    NothingToDraw,
+    numeric,
+    panel_rows,
+    panel_title,
+    subtitle,
+    text,
+    view_rows,
+)
+from bench.report.select import at_common_prefix, equal, token
+from bench.report.text import number, scale_for
+from bench.workload import View
+
+_LOG_FROM = 30.0  # colours follow the logarithm once values differ by such a factor
+_ROW = 0.42  # inches
+
+
+def draw_heatmap(view: View, data: RunData) -> Figure:
+    """A figure with one panel per combination of the remaining parameters; raises NothingToDraw."""
+    frame = view_rows(data, view)
+    for column in (view.x, view.y):
+        if column not in frame:
+            raise NothingToDraw(f"no cell has {column}")
+    frame, _ = at_common_prefix(data, frame, view)
+    notes: list[str] = []
+    groups = panel_rows(data, frame, view, notes)
+    rows, columns = _order(frame[view.hue], sort=False), _order(frame[view.x], sort=True)
+    sheets = [_matrix(view, part, rows, columns) for _, part in groups]
+    found = np.concatenate([values[np.isfinite(values)] for values, _ in sheets])
+    if not len(found):
+        raise NothingToDraw(f"no cell has a value of {view.y}")
+    scale = scale_for("" if view.transform else data.words.metric(view.y).unit, found)
+    name = paper.label(view.y_label, scale.unit)
+    norm = _norm(found / scale.divisor)
+    figure, grid = paper.sheet(len(groups), 1.75 + _ROW * len(rows))
+    for axes, (values, missing), (values_of, _) in zip(grid, sheets, groups, strict=True):
+        _paint(axes, values / scale.divisor, missing, norm)
+        axes.set_title(panel_title(values_of), loc="left", fontsize=9.5, color=paper.INK)
+        paper.write_ticks(axes.xaxis, np.arange(len(columns)) + 0.5, [text(c) for c in columns])
+        paper.write_ticks(axes.yaxis, np.arange(len(rows)) + 0.5, [text(r) for r in rows])
+        axes.tick_params(length=0)
+        axes.set_xlabel(view.x_label)
+    better = {"lower": "lower is better", "higher": "higher is better"}.get(
+        data.words.metric(view.y).direction
+    )
+    notes.insert(0, f"Colour and number: {name}" + (f"; {better}." if better else "."))
+    paper.finish(figure, view.title, subtitle(data, frame, view), notes, {}, direct=False)
+    return figure
+
+
+def _matrix(view: View, frame: pd.DataFrame, rows: list[Any], columns: list[Any]) -> tuple[Array, np.ndarray]:
+    """Values (NaN where missing) and, for those that were planned, a word on why."""
+    values = np.full((len(rows), len(columns)), np.nan)
+    missing = np.full(values.shape, "", object)
+    for i, hue in enumerate(rows):
+        for j, x in enumerate(columns):
+            same = [
+                equal(h, hue) and equal(c, x) for h, c in zip(frame[view.hue], frame[view.x], strict=True)
+            ]
+            cells = frame[same]
+            measured = [float(v) for v in cells[view.y] if numeric(v)]
+            if measured:
+                values[i, j] = np.mean(measured)
+            elif len(cells):
+                status = str(cells["status"].iloc[0])
+                missing[i, j] = status if status != Status.OK else "no value"
+    return (exp(values) if view.transform == "exp" else values), missing
+
+
+def _paint(axes: Axes, values: Array, missing: np.ndarray, norm: Normalize) -> None:
+    axes.set_facecolor("#f2f2f2")
+    shown = np.where(np.isfinite(values), values, np.nan)
+    sns.heatmap(
+        shown,
+        ax=axes,
+        cmap="cividis_r",
+        norm=norm,
+        cbar=False,
+        annot=np.vectorize(lambda v: number(float(v)), otypes=[object])(values),
+        fmt="",
+        annot_kws={"fontsize": 9},
+        linewidths=1.5,
+        linecolor="white",
+    )
+    for i, j in zip(*np.nonzero(missing != ""), strict=True):
+        axes.text(j + 0.5, i + 0.5, missing[i, j], ha="center", va="center", fontsize=8.5, color=paper.GREY)
+
+
+def _norm(values: Array) -> Normalize:
+    low, high = float(values.min()), float(values.max())
+    if low > 0 and high > _LOG_FROM * low:
+        return LogNorm(low, high)
+    return Normalize(low, high if high > low else low + 1)
+
+
+def _order(values: pd.Series, *, sort: bool) -> list[Any]:
+    distinct = list({token(v): v for v in values if v is not None}.values())
+    return sorted(distinct) if sort and all(numeric(v) for v in distinct) else distinct

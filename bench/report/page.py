@@ -1,0 +1,216 @@
+"""The page of a run: what was asked, what came of it, on what machine, and how to do it again.
+
+Written as Markdown so that it is readable where it lies, in a repository or a terminal. Every value is
+escaped by default; only text that is Markdown by type (``Md``) goes through as it is.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from bench.errors import UserError
+from bench.record import Status
+from bench.report import comparisons, positions, published, tables
+from bench.report.figure import save
+from bench.report.frames import RunData, load, workload_name
+from bench.report.plots import Picture, draw
+from bench.report.tables import Table
+from bench.report.text import Md, clean, duration, md, number, plural, scale_for, slug
+from bench.store import PLAN, RECORDS, SUITE, write_atomic
+from bench.workload import Workload
+
+_SHOWN_ROWS = 40  # of a table on the page; files have all rows
+_SHOWN_VALUES = 24  # of a mapping in the description of the machine
+_PRIVATE = re.compile(r"host|user|home|cwd|path|argv|executable|uuid|token|secret", re.IGNORECASE)
+
+
+def write(run_dir: Path, workload: Workload | None) -> Path:
+    """Render everything of a run folder; see ``bench.report.render``."""
+    if not any((run_dir / name).exists() for name in (RECORDS, PLAN, SUITE)):
+        raise UserError(
+            f"{run_dir} is not a run folder: it has no {RECORDS}",
+            hint="give the folder of one run, e.g. results/SUITE/RUN",
+        )
+    problem = None
+    if workload is None:
+        workload, problem = _look_up(run_dir)
+    data = load(run_dir, workload)
+    if problem:
+        data.note(problem)
+    page = run_dir / "README.md"
+    try:
+        pictures = _pictures(data)
+        found = _tables(data)
+        _write_tables(run_dir / "tables", found)
+        write_atomic(page, _page(data, pictures, found))
+    except OSError as error:
+        raise UserError(
+            f"cannot write the report to {run_dir}: {error.strerror or error}",
+            hint="check free space and permissions; the records are not touched",
+        ) from error
+    return page
+
+
+def _look_up(run_dir: Path) -> tuple[Workload | None, str | None]:
+    """The workload that a run's own suite (or its first record) names, or a note on why it is unknown."""
+    name = workload_name(run_dir)
+    if name is None:
+        return None, None
+    from bench import registry
+
+    try:
+        return registry.load(name), None
+    except UserError as error:
+        return None, f"The workload {name} is unknown here ({error.message}): no pictures, no declared labels"
+
+
+def _pictures(data: RunData) -> list[tuple[Picture, str]]:
+    """Draw and save every view; headline views first. Returns pictures with the stems of their files."""
+    folder = data.folder / "plots"
+    views = sorted(data.words.views, key=lambda view: not view.headline)
+    stems, found = set[str](), []
+    for view in views:
+        stem = slug(view.name)
+        while stem in stems:
+            stem += "-2"
+        stems.add(stem)
+        picture = draw(view, data)
+        if picture.figure is not None:
+            folder.mkdir(exist_ok=True)
+            save(picture.figure, folder / stem)
+        found.append((picture, stem))
+    _remove_stale(folder, {f"{stem}{kind}" for p, stem in found if p.figure for kind in (".png", ".svg")})
+    return found
+
+
+def _tables(data: RunData) -> dict[str, Table]:
+    """Every table that has rows, by file name; the names of the tables for the page alone begin with ``_``."""
+    found: dict[str, Table | None] = {"headline": tables.headline(data), "full": tables.full(data)}
+    for series in comparisons.series_views(data):
+        found[f"differences-{slug(series)}"] = comparisons.differences(data, series)
+        found[f"_differences-{slug(series)}"] = comparisons.differences(data, series, furthest=True)
+    found["relative"] = comparisons.relative(data)
+    for view in data.words.views:
+        if view.kind == "curve":
+            found[f"positions-{slug(view.name)}"] = positions.position_buckets(data, view)
+    found |= {"published": published.beside(data), "failures": tables.failures(data)}
+    found["metrics"] = tables.legend(data)
+    return {name: table for name, table in found.items() if table is not None and table.rows}
+
+
+def _write_tables(folder: Path, found: Mapping[str, Table]) -> None:
+    folder.mkdir(exist_ok=True)
+    written = set()
+    for name, table in found.items():
+        if name.startswith("_"):
+            continue
+        write_atomic(folder / f"{name}.md", f"# {md(table.title)}\n\n{table.markdown()}")
+        write_atomic(folder / f"{name}.csv", table.csv())
+        written |= {f"{name}.md", f"{name}.csv"}
+    _remove_stale(folder, written)
+
+
+def _remove_stale(folder: Path, written: set[str]) -> None:
+    """Remove what an earlier rendering left behind: it would contradict the page."""
+    for path in folder.glob("*"):
+        if path.suffix in (".md", ".csv", ".png", ".svg") and path.name not in written:
+            path.unlink()
+
+
+def _page(data: RunData, pictures: list[tuple[Picture, str]], found: Mapping[str, Table]) -> str:
+    environment = Environment(
+        loader=PackageLoader("bench.report"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,  # HTML escaping is not Markdown escaping: ``finalize`` does the latter
+        finalize=lambda value: md(value, limit=4000),
+    )
+    text = environment.get_template("README.md.j2").render(
+        data=data,
+        measured=len(data.ok),
+        status=_status(data),
+        when=_when(data),
+        pictures=[(picture, Md(stem)) for picture, stem in pictures if picture.figure is not None],
+        undrawn=[picture for picture, _ in pictures if picture.figure is None],
+        tables=found,
+        rows=_SHOWN_ROWS,
+        compared=[(table, Md(name[1:])) for name, table in found.items() if name.startswith("_")],
+        by_position=[table for name, table in found.items() if name.startswith("positions-")],
+        unpaired=comparisons.unpaired(data),
+        machine=[(key.replace("_", " "), value) for key, value in machine(data.env)],
+        environments=len({record.env for record in data.records}),
+        command=Md(command(data)),
+        open=len(data.planned.keys() - {record.cell for record in data.records}),
+        plural=plural,
+    )
+    return re.sub(r"\n{3,}", "\n\n", text).rstrip() + "\n"
+
+
+def _status(data: RunData) -> str:
+    """``21 of 24 cells measured; 2 oom, 1 not yet answered``."""
+    total = max(len(data.planned), len(data.records))
+    counts = Counter(str(record.status) for record in data.records)
+    measured = counts.pop(str(Status.OK), 0)
+    parts = [f"{count:,} {status}" for status, count in counts.items()]
+    if total > len(data.records):
+        parts.append(f"{total - len(data.records):,} not yet answered")
+    return f"{measured:,} of {plural(total, 'cell')} measured" + ("; " + ", ".join(parts) if parts else "")
+
+
+def _when(data: RunData) -> str:
+    """When the records were made and how long the passes took together."""
+    if not data.records:
+        return ""
+    begin, end = min(r.started for r in data.records), max(r.finished for r in data.records)
+    passes: dict[str, float] = {}
+    for record in data.records:
+        passes[record.pass_id] = max(passes.get(record.pass_id, 0.0), record.duration_s)
+    spent = duration(sum(passes.values()))
+    return f"{_minute(begin)} to {_minute(end)} UTC, {plural(len(passes), 'pass')}, {spent} of measuring"
+
+
+def _minute(stamp: str) -> str:
+    return clean(stamp).replace("T", " ")[:16]
+
+
+def machine(env: Mapping[str, Any]) -> Iterator[tuple[str, Md]]:
+    """What is known of the machine, one line per topic; nothing that names a person, a host or a path."""
+    for key, value in env.items():
+        if key == "earlier" or _PRIVATE.search(key):
+            continue
+        if text := _described(key, value):
+            yield key, md(text, limit=600)
+
+
+def _described(key: str, value: Any) -> str:
+    if value is None or value in ("", [], {}):
+        return ""
+    if key.endswith("_bytes") and isinstance(value, (int, float)):
+        scale = scale_for("bytes", [value])
+        return f"{number(value / scale.divisor)} {scale.unit}"
+    if isinstance(value, Mapping):
+        known = {k: _described(str(k), v) for k, v in value.items() if not _PRIVATE.search(str(k))}
+        kept = [f"{k.removesuffix('_bytes').replace('_', ' ')} {v}" for k, v in known.items() if v]
+        more = f" and {len(kept) - _SHOWN_VALUES} more" if len(kept) > _SHOWN_VALUES else ""
+        return ", ".join(kept[:_SHOWN_VALUES]) + more
+    if isinstance(value, (list, tuple)):
+        shown = [_described(key, item) for item in value]
+        return ("; " if any(isinstance(item, Mapping) for item in value) else " ").join(filter(None, shown))
+    return number(value) if isinstance(value, (bool, float)) else clean(value)
+
+
+def command(data: RunData) -> str:
+    """The command that continues this run, or does it again."""
+    overrides = data.plan.get("overrides")
+    pairs = overrides.items() if isinstance(overrides, Mapping) else ()
+    options = [f"--set {clean(key)}={clean(value)}" for key, value in pairs]
+    words = ["python -m bench", f"suites/{slug(data.name)}.yaml", *options]
+    return " ".join(words).replace("`", "")

@@ -1,0 +1,234 @@
+"""What a picture shows, before it is drawn: panels of lines as plain arrays.
+
+Curves take their points from series, lines from metrics; both end as the same few arrays, so that
+drawing them is one function and testing them needs no pixels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from bench.record import Status
+from bench.report.buckets import bucket_means, exp, fine_edges
+from bench.report.frames import RunData
+from bench.report.select import at_common_prefix, common, facets, keep, longest, matching, split, token
+from bench.report.text import clean, number, plural, scale_for
+from bench.stats import bootstrap_median
+from bench.workload import View
+
+Array = NDArray[np.float64]
+_MOST_PANELS, _MOST_LINES = 9, 16
+_NOT_REACHED = "not reached: "
+
+
+@dataclass(frozen=True)
+class Line:
+    """Points of one hue; ``low`` and ``high`` are NaN where nothing is known about the spread."""
+
+    x: Array
+    y: Array
+    low: Array
+    high: Array
+
+
+@dataclass
+class Panel:
+    """One set of axes: lines by hue, and marked positions by name."""
+
+    title: str
+    lines: dict[str, Line]
+    marks: dict[str, list[float]] = field(default_factory=dict)
+
+
+@dataclass
+class Panels:
+    """A picture's contents. ``categories`` name the x positions 0, 1, 2 … where x has no scale."""
+
+    panels: list[Panel]
+    unit: str
+    subtitle: str
+    notes: list[str]
+    categories: list[str] | None = None
+
+    @property
+    def hues(self) -> list[str]:
+        """Every hue that is drawn, in order of first appearance."""
+        return list(dict.fromkeys(name for panel in self.panels for name in panel.lines))
+
+
+class NothingToDraw(Exception):
+    """Why a view has no picture in this run."""
+
+
+def curve_panels(data: RunData, view: View) -> Panels:
+    """Bucketed means of a series for each hue, from the furthest measured cell of each pass."""
+    frame = view_rows(data, view)
+    rows = longest(data, frame[frame["status"] == Status.OK])
+    has_series = [i for i in rows.index if data.series(int(i), str(view.series)) is not None]
+    rows = rows.loc[has_series]
+    if not len(rows):
+        raise NothingToDraw(f"no measured cell has the series {view.series}")
+    notes = [_curve_note(view)]
+    panels = []
+    replicated = False
+    for values, part in panel_rows(data, rows, view, notes):
+        lines = {}
+        for hue, cells in split(part, [view.hue]):
+            replicated |= len(cells) > 1
+            lines[text(hue[view.hue])] = _curve(data, view, cells)
+        panels.append(Panel(panel_title(values), lines, _marks(part, view)))
+    if replicated:
+        notes[0] = notes[0].replace("95 % block-bootstrap interval", "range over seeds and repeats")
+    unit = "" if view.transform else data.words.metric(str(view.series)).unit
+    return Panels(panels, unit, subtitle(data, rows, view), notes + _stops(data, frame, view))
+
+
+def _curve(data: RunData, view: View, cells: pd.DataFrame) -> Line:
+    found = [s for i in cells.index if (s := data.series(int(i), str(view.series))) is not None]
+    size = min(len(s) for s in found)
+    means = [bucket_means(s[:size], fine_edges(size), intervals=len(found) == 1) for s in found]
+    y = np.array([m.mean for m in means])
+    scored = np.isfinite(y).any(axis=0)
+    bands = (means[0].low, means[0].high) if len(found) == 1 else (y.min(axis=0), y.max(axis=0))
+    arrays = [a[scored] for a in (means[0].centre, y.mean(axis=0), *bands)]
+    return Line(arrays[0], *(exp(a) if view.transform == "exp" else a for a in arrays[1:]))
+
+
+def _curve_note(view: View) -> str:
+    mean = f"exp of the mean {view.series}" if view.transform == "exp" else f"the mean {view.series}"
+    return f"Points: {mean} over four buckets per doubling. Bands: 95 % block-bootstrap interval of the bucket's mean."
+
+
+def line_panels(data: RunData, view: View) -> Panels:
+    """A metric against a column for each hue; the mean where several seeds or repeats were measured."""
+    frame = view_rows(data, view)
+    if view.y not in frame or view.x not in frame:
+        raise NothingToDraw(f"no cell has {view.y if view.y not in frame else view.x}")
+    frame, at = at_common_prefix(data, frame, view)
+    rows = keep(frame, (numeric(y) and x is not None for x, y in zip(frame[view.x], frame[view.y], strict=True)))
+    if not len(rows):
+        reasons = dict.fromkeys(clean(data.reason(int(i), view.y), 120) for i in frame.index)
+        raise NothingToDraw("no cell has a value: " + "; ".join(list(reasons)[:3]))
+    places, categories = _places(rows[view.x], view.log_x)
+    scale = scale_for(data.words.metric(view.y).unit, rows[view.y])
+    notes: list[str] = []
+    spreads: set[str] = set()
+    panels = []
+    for values, part in panel_rows(data, rows, view, notes):
+        lines = {}
+        for hue, cells in split(part, [view.hue]):
+            line, spread = _line(data, view, cells, places, scale.divisor)
+            lines[text(hue[view.hue])] = line
+            spreads |= spread
+        panels.append(Panel(panel_title(values), lines, _marks(part, view)))
+    if spreads:
+        notes.append("Bars: " + ", ".join(sorted(spreads)) + ".")
+    below = subtitle(data, rows, view)
+    if at is not None:
+        below = " · ".join(filter(None, [f"{data.words.prefix_axis} {number(at)}", below]))
+    return Panels(panels, scale.unit, below, notes + _stops(data, frame, view), categories)
+
+
+def _line(
+    data: RunData, view: View, cells: pd.DataFrame, places: dict[Any, float], divisor: float
+) -> tuple[Line, set[str]]:
+    points, spreads = [], set[str]()
+    for x, same in split(cells, [view.x]):
+        values = np.array([float(v) for v in same[view.y]])
+        low, high = np.nan, np.nan
+        found = data.records[int(same.index[0])].metrics.get(view.y)
+        samples = np.array(found.samples if found and found.samples else [])
+        if len(values) > 1:
+            low, high = values.min(), values.max()
+            spreads.add("range over seeds and repeats")
+        elif len(samples) > 1 and np.isclose(np.median(samples), values[0]):
+            limits = bootstrap_median(samples)
+            low, high = limits.low, limits.high
+            spreads.add("95 % bootstrap interval of the median")
+        points.append((places[token(x[view.x])], values.mean(), low, high))
+    array = np.array(sorted(points), np.float64).T
+    y, low, high = (exp(a) if view.transform == "exp" else a / divisor for a in array[1:])
+    return Line(array[0], y, low, high), spreads
+
+
+def _places(values: pd.Series, log: bool) -> tuple[dict[Any, float], list[str] | None]:
+    """Where each x stands: at its value, or evenly spaced if it is no number or log cannot show it."""
+    distinct = list({token(v): v for v in values}.values())
+    if all(numeric(v) for v in distinct):
+        distinct.sort()
+        if not log or distinct[0] > 0:
+            return {token(v): float(v) for v in distinct}, None
+    return {token(v): float(i) for i, v in enumerate(distinct)}, [text(v) for v in distinct]
+
+
+def view_rows(data: RunData, view: View) -> pd.DataFrame:
+    """The cells of a view, measured or not."""
+    frame = matching(data.frame, dict(view.where))
+    if not len(frame):
+        wanted = ", ".join(f"{k} = {v}" for k, v in view.where.items())
+        raise NothingToDraw(f"no cell has {wanted}" if wanted else "no cell has been answered")
+    if view.hue not in frame:
+        raise NothingToDraw(f"no cell has a column {view.hue}")
+    return frame
+
+
+def panel_rows(
+    data: RunData, rows: pd.DataFrame, view: View, notes: list[str]
+) -> list[tuple[dict[str, Any], pd.DataFrame]]:
+    """Rows per panel, with panels and lines beyond what a page can hold left out and said so."""
+    hues = list(dict.fromkeys(token(v) for v in rows[view.hue]))
+    if len(hues) > _MOST_LINES:
+        kept = set(hues[:_MOST_LINES])
+        rows = keep(rows, (token(v) in kept for v in rows[view.hue]))
+        notes.append(f"The first {_MOST_LINES} of {len(hues)} values of {view.hue} are drawn.")
+    groups = split(rows, facets(data, rows, view))
+    if len(groups) > _MOST_PANELS:
+        notes.append(f"The first {_MOST_PANELS} of {plural(len(groups), 'panel')} are drawn.")
+    return groups[:_MOST_PANELS]
+
+
+def _marks(rows: pd.DataFrame, view: View) -> dict[str, list[float]]:
+    names = [name for name in view.marks if name in rows]
+    return {name: sorted({float(v) for v in rows[name] if numeric(v)}) for name in names}
+
+
+def _stops(data: RunData, frame: pd.DataFrame, view: View) -> list[str]:
+    """A sentence on the cells of this picture that failed."""
+    axis = data.words.prefix_axis
+    failed = frame[frame["status"] != Status.OK]
+    failed = keep(failed, (not str(r).startswith(_NOT_REACHED) for r in failed["reason"]))
+    texts = []
+    for _, row in failed.iterrows():
+        where = f" at {axis} {number(row[axis])}" if axis in failed and axis != view.hue else ""
+        texts.append(f"{text(row[view.hue])}: {row['status']}{where}")
+    texts = list(dict.fromkeys(texts))
+    more = f" and {len(texts) - 4} more" if len(texts) > 4 else ""
+    return ["Not measured: " + ", ".join(texts[:4]) + more + "."] if texts else []
+
+
+def subtitle(data: RunData, rows: pd.DataFrame, view: View) -> str:
+    """What all drawn cells share, in a few words."""
+    same = {
+        k: v for k, v in common(data, rows).items() if k not in (view.x, view.hue, data.words.prefix_axis)
+    }
+    return " · ".join(f"{k} {text(v)}" for k, v in list(same.items())[:4])
+
+
+def panel_title(values: dict[str, Any]) -> str:
+    """What tells a panel from the others."""
+    return clean(", ".join(f"{k} {text(v)}" for k, v in values.items()), 46)
+
+
+def text(value: Any) -> str:
+    """A value as a label."""
+    return clean(number(value), 40)
+
+
+def numeric(value: Any) -> bool:
+    """Whether a value is a number (True is not)."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -1,0 +1,181 @@
+"""A workload that misbehaves in every way a real one might, on request. Started in real children."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from bench.workload import Cost, Context, Metric, Missing, Pass, Samples, Scalar, Skip, View
+
+Mode = Literal[
+    "ok",
+    "raise",
+    "abort",
+    "segfault",
+    "sigkill",
+    "hang",
+    "memory",
+    "nan",
+    "skip",
+    "shout",
+    "fork",
+    "silent",
+    "exit",
+    "sys_exit",
+    "undeclared",
+    "foreign",
+    "wordless_exit",
+    "linger",
+    "big",
+    "bad_facts",
+    "slow",
+    "alloc_error",
+]
+
+
+class ToyParams(BaseModel):
+    """Parameters of a toy cell."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    mode: Mode = "ok"
+    length: int = Field(8, ge=1)
+    at: int = 0  # the length at which the misbehaviour happens; 0: at the first cell
+    speed: float = 0.0  # seconds per unit of length
+    scratch: str = ""  # folder for traces that tests look for
+
+
+class OutOfMemoryError(RuntimeError):
+    """Named as torch's."""
+
+
+class Toy:
+    """Sums the numbers below ``length``; lengths share a pass."""
+
+    name = "toy"
+    Params = ToyParams
+    metrics = (
+        Metric("total", "total", "units", "higher", "exact", headline=True),
+        Metric("nll", "mean NLL", "nats"),
+        Metric("ms", "latency", "ms", klass="noisy"),
+        Metric("vram", "VRAM", "bytes"),
+    )
+    views: tuple[View, ...] = ()
+    prefix_axis = "length"
+    preload: tuple[str, ...] = ("json",)
+
+    def version(self) -> str:
+        return os.environ.get("TOY_VERSION", "1")
+
+    def label(self, params: BaseModel) -> str:
+        return f"{params.mode} {params.length}"
+
+    def columns(self, params: BaseModel) -> dict[str, Scalar]:
+        return {"mode": params.mode, "length": params.length}
+
+    def identity(self, params: BaseModel) -> dict[str, str]:
+        return {"data": "toy"}
+
+    def cost(self, params: BaseModel) -> Cost:
+        return Cost(params.length, "numbers")
+
+    def published(self) -> list[dict[str, Scalar]]:
+        return []
+
+    def run(self, work: Pass, ctx: Context) -> None:
+        print("toy begins", flush=True)
+        total = 0
+        position = 0
+        series = ctx.out / "series.txt"
+        for cell in work.cells:
+            params = ToyParams.model_validate(dict(cell.params))
+            _trace(params, f"{os.getpid()} {params.mode} {params.length}")
+            if params.mode != "ok" and params.length >= params.at:
+                _misbehave(params, cell, ctx)
+                if params.mode in ("silent", "nan", "bad_facts"):
+                    continue
+            while position < params.length:
+                total += position
+                position += 1
+                if params.speed:
+                    time.sleep(params.speed)
+                ctx.progress(position, work.cells[-1].params["length"], sum=float(total))
+            with series.open("a") as file:
+                file.write(f"{total}\n")
+            samples = Samples(1.5, (1.0, 2.0))
+            ctx.emit(
+                cell,
+                {"total": total, "nll": 0.5, "ms": samples, "vram": Missing("no GPU")},
+                facts={"seen": position},
+                conformance={"calls": position},
+                artifacts=[series] if cell is work.cells[-1] else [],
+            )
+
+
+def _trace(params: ToyParams, text: str) -> None:
+    if params.scratch:
+        with open(Path(params.scratch) / "trace.txt", "a") as file:
+            file.write(text + "\n")
+
+
+def _misbehave(params: ToyParams, cell: object, ctx: Context) -> None:
+    match params.mode:
+        case "raise":
+            raise ValueError("something\nwent wrong")
+        case "abort":
+            os.abort()
+        case "segfault":
+            ctypes.string_at(0)
+        case "sigkill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "hang":
+            while True:
+                pass
+        case "memory":
+            hog = [bytearray(1 << 26) for _ in range(1000)]
+            raise AssertionError(len(hog))
+        case "alloc_error":
+            raise OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        case "nan":
+            ctx.emit(cell, {"total": 1, "nll": float("nan"), "ms": Samples(float("inf"), (1.0, float("inf")))})
+        case "skip":
+            raise Skip("weights not available offline")
+        case "shout":
+            block = "x" * 1023 + "\n"
+            for _ in range(40 * 1024):
+                sys.stdout.write(block)
+        case "fork":
+            grandchild = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+            _trace(params, f"grandchild {grandchild.pid}")
+            if os.fork() == 0:  # this one keeps the pipe open
+                _trace(params, f"grandchild {os.getpid()}")
+                time.sleep(600)
+        case "exit":
+            os._exit(7)
+        case "wordless_exit":
+            os._exit(0)
+        case "sys_exit":
+            sys.exit("enough")
+        case "undeclared":
+            ctx.emit(cell, {"surprise": 1.0})
+        case "foreign":
+            ctx.emit(type("Cell", (), {"id": "no such cell", "label": "foreign"})(), {"total": 1})
+        case "linger":
+            import threading
+
+            threading.Thread(target=time.sleep, args=(600,)).start()
+        case "big":
+            ctx.emit(cell, {"ms": Samples(1.0, tuple(float(i) for i in range(200_000)))})
+            raise RuntimeError("after a big answer")
+        case "bad_facts":
+            ctx.emit(cell, {"total": 1}, facts={"nested": [1, 2]})
+        case "slow":
+            time.sleep(0.2)
