@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 _COMPARISON = re.compile(r"(>=|<=|!=|>|<)\s*(.*)", re.DOTALL)
@@ -30,6 +30,25 @@ class Condition:
     def holds(self, values: Iterable[Any]) -> bool:
         """True if one of ``values`` (several spellings of one value) meets the condition."""
         return any(test(value) for value in values for test in self.tests) != self.negated
+
+
+@dataclass
+class Rule:
+    """One item of ``exclude``: conditions by column, all of which must hold. Counts what it drops."""
+
+    wanted: Mapping[str, Any]
+    hits: int = 0
+    _conditions: dict[str, Condition] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._conditions = {name: parse(wanted) for name, wanted in self.wanted.items()}
+
+    def holds(self, *spellings: Mapping[str, Any]) -> bool:
+        """Whether the rule applies; the same column may be spelt differently in each mapping."""
+        return all(
+            condition.holds([values[name] for values in spellings if name in values] or [None])
+            for name, condition in self._conditions.items()
+        )
 
 
 def parse(wanted: Any) -> Condition:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.markup import escape
@@ -90,7 +90,9 @@ def machine(results: Path) -> Iterator[Finding]:
     flags = ", ".join(cpu["flags"]) or "no vector extensions known to us"
     yield Finding("processor", "ok", f"{cpu['model']}, {cpu['cores']} cores ({flags})")
     if not {"avx512_bf16", "amx_bf16", "bf16"} & set(cpu["flags"]):
-        yield Finding("bfloat16", "note", "emulated on this processor and slow", "use dtype: float32 on the CPU")
+        yield Finding(
+            "bfloat16", "note", "emulated on this processor and slow", "use dtype: float32 on the CPU"
+        )
     if facts["ram_bytes"]:
         yield Finding("memory", "ok", f"{facts['ram_bytes'] / 2**30:.1f} GiB")
     place = results.resolve()
@@ -126,6 +128,24 @@ def engines() -> Iterator[Finding]:
             yield Finding(module, "missing", f"not installed ({purpose})", fix)
 
 
+def assets() -> Iterator[Finding]:
+    """Which embedded models and books are in the cache, and whether the others can be fetched."""
+    from ddposink.assets import ASSETS, cache_dir
+
+    packages: dict[tuple[str, str], list[Any]] = {}
+    for asset in ASSETS.values():
+        packages.setdefault((asset.registry, asset.package), []).append(asset)
+    for (registry, package), members in packages.items():
+        names, size = ", ".join(asset.name for asset in members), members[0].bytes / 1e6
+        if all(asset.cached() for asset in members):
+            yield Finding("asset", "ok", f"{names} (in {cache_dir()})")
+        elif registry == "debian" and shutil.which("apt-get") is None:
+            yield Finding("asset", "missing", f"{names}: no apt-get to fetch it", "use corpus: folder:DIR")
+        else:
+            detail = f"{names} is not in the cache ({size:.0f} MB from {registry} package {package})"
+            yield Finding("asset", "note", detail, "fetched by the first run that needs it")
+
+
 def hub() -> Finding:
     """Whether the model hub answers; honours HF_HUB_OFFLINE and HF_ENDPOINT."""
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
@@ -154,7 +174,9 @@ def measured_probe() -> Finding:
     speed = json.loads(done.stdout.splitlines()[-1])
     ratio = speed["bfloat16"] / speed["float32"]
     advice = "bfloat16 is worth using" if ratio > 1.05 else "use dtype: float32 on this CPU"
-    text = f"float32 {speed['float32']:.0f}, bfloat16 {speed['bfloat16']:.0f} GFLOP/s ({ratio:.2f}×): {advice}"
+    text = (
+        f"float32 {speed['float32']:.0f}, bfloat16 {speed['bfloat16']:.0f} GFLOP/s ({ratio:.2f}×): {advice}"
+    )
     return Finding("measured", "ok", text)
 
 

@@ -27,17 +27,54 @@ T = TypeVar("T")
 
 # What is measured, and what measures it. Not imported, only looked up.
 PACKAGES = (
-    "torch transformers tokenizers accelerate safetensors gguf numpy scipy pandas pyarrow nvidia-ml-py "
-    "triton datasets huggingface-hub diffusers peft trl ray ddposink"
-).split()
+    "torch",
+    "transformers",
+    "tokenizers",
+    "accelerate",
+    "safetensors",
+    "gguf",
+    "numpy",
+    "scipy",
+    "pandas",
+    "pyarrow",
+    "nvidia-ml-py",
+    "triton",
+    "datasets",
+    "huggingface-hub",
+    "diffusers",
+    "peft",
+    "trl",
+    "ray",
+    "ddposink",
+)
 THREAD_VARIABLES = (
-    "OMP_NUM_THREADS MKL_NUM_THREADS OPENBLAS_NUM_THREADS OMP_PROC_BIND OMP_PLACES KMP_AFFINITY "
-    "ATEN_CPU_CAPABILITY ONEDNN_MAX_CPU_ISA CUBLAS_WORKSPACE_CONFIG NVIDIA_TF32_OVERRIDE "
-    "PYTORCH_ALLOC_CONF PYTORCH_CUDA_ALLOC_CONF"
-).split()
-CPU_FLAGS = "avx2 fma avx512f avx512_bf16 avx512_vnni amx_tile amx_bf16 asimd bf16 sve".split()
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "OMP_PROC_BIND",
+    "OMP_PLACES",
+    "KMP_AFFINITY",
+    "ATEN_CPU_CAPABILITY",
+    "ONEDNN_MAX_CPU_ISA",
+    "CUBLAS_WORKSPACE_CONFIG",
+    "NVIDIA_TF32_OVERRIDE",
+    "PYTORCH_ALLOC_CONF",
+    "PYTORCH_CUDA_ALLOC_CONF",
+)
+CPU_FLAGS = (
+    "avx2",
+    "fma",
+    "avx512f",
+    "avx512_bf16",
+    "avx512_vnni",
+    "amx_tile",
+    "amx_bf16",
+    "asimd",
+    "bf16",
+    "sve",
+)
 # Found in the fingerprint, but no measured number depends on them (our own code is in the cell ids).
-_REPORTING = "ddposink pandas scipy pyarrow nvidia-ml-py huggingface-hub datasets".split()
+_REPORTING = ("ddposink", "pandas", "scipy", "pyarrow", "nvidia-ml-py", "huggingface-hub", "datasets")
 # Fields of the fingerprint that move numbers: sections, compared item by item, and dotted paths.
 _MEASURED = ("packages", "gpus", "threads", "cpu")
 _COMPARED = ("python", "os.system", "os.machine")

@@ -33,7 +33,7 @@ class UserError(Exception):
         return f"{place}{self.message}{hint}"
 
 
-class UserErrors(UserError):
+class CombinedError(UserError):
     """Several errors of one file, shown together; ``errors`` has them all, the text the first few."""
 
     SHOWN = 10
@@ -46,12 +46,12 @@ class UserErrors(UserError):
 
 
 def raise_any(errors: Iterable[UserError]) -> None:
-    """Raise what there is: nothing, the one error, or all of them as one (equal ones once)."""
-    distinct = list({str(error): error for error in errors}.values())
+    """Raise what there is: nothing, the one error, or all of them as one, in the order of the file."""
+    distinct = sorted({str(error): error for error in errors}.values(), key=_line_and_column)
     if len(distinct) == 1:
         raise distinct[0]
     if distinct:
-        raise UserErrors(distinct)
+        raise CombinedError(distinct)
 
 
 def did_you_mean(word: str, valid: Iterable[str]) -> str:
@@ -62,3 +62,8 @@ def did_you_mean(word: str, valid: Iterable[str]) -> str:
     near = get_close_matches(word.casefold(), by_folded, n=1, cutoff=0.6)
     listed = f"valid: {', '.join(by_folded.values())}"
     return f"did you mean {by_folded[near[0]]!r}? {listed}" if near else listed
+
+
+def _line_and_column(error: UserError) -> list[int]:
+    """Line and column of ``file:line:column``; errors without them come first."""
+    return [int(part) for part in (error.where or "").split(":")[-2:] if part.isdecimal()]

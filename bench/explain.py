@@ -27,12 +27,15 @@ class Finding:
     kind: str = "value"  # "unknown" (the key is wrong), "missing" or "value"
 
 
-def explain(error: ValidationError, valid: Iterable[str], noun: str) -> Iterator[Finding]:
-    """What ``error`` says; ``valid`` are the known keys and ``noun`` what a key is called."""
+def explain(error: ValidationError, valid: Iterable[str], noun: str, levels: int = 1) -> Iterator[Finding]:
+    """What ``error`` says; ``valid`` are the known keys and ``noun`` what a key is called.
+
+    Messages name a value by the first ``levels`` keys that lead to it.
+    """
     names = list(valid)
     for detail in error.errors(include_url=False):
         path, kind, context = detail["loc"], detail["type"], detail.get("ctx", {})
-        name = ".".join(str(step) for step in path[:1])
+        name = ".".join([step for step in path if isinstance(step, str)][:levels])
         if kind == "extra_forbidden":
             word = str(path[-1])
             hint = did_you_mean(word, names) if len(path) == 1 else None
@@ -51,8 +54,11 @@ def _value(name: str, given: Any, message: str, kind: str, context: dict[str, An
             return f"{prefix}{given!r} is not one of its values", did_you_mean(given, words)
     if kind in ("value_error", "assertion_error"):
         return prefix + (str(context.get("error", "")) or message), None
+    if kind == "too_short" and not given:
+        return f"{prefix}an empty list; at least one value is needed", None
     if not message.startswith("Input should "):
         return prefix + message, None
+    message = message.partition(", unable to parse")[0]
     for technical, plain in _PLAIN_WORDS.items():
         message = message.replace(technical, plain)
     return f"{prefix}{message.replace('Input should', 'should', 1)}, got {brief(given)}", None

@@ -7,28 +7,19 @@ unit of cost (e.g. tokens), because passes differ far too much in size for "7 of
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console, Group
 from rich.live import Live
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
-from bench.launch import End
-from bench.record import Record, Status
+from bench.child import End
+from bench.record import Record
 from bench.run import Observer
-from bench.workload import Cell, Metric, Pass
+from bench.show import answer_text, duration_text, pass_name, usage_text, values_text
+from bench.workload import Metric, Pass
 
-COLOURS = {
-    Status.OK: "green",
-    Status.SKIPPED: "cyan",
-    Status.NAN: "magenta",
-    Status.TIMEOUT: "yellow",
-    Status.OOM: "yellow",
-    Status.ERROR: "red",
-}
 PLAIN_SECONDS = 15.0  # between two progress lines where nobody watches
 
 
@@ -97,7 +88,7 @@ class PlainView:
         if time.monotonic() < self._next_line:
             return
         self._next_line = time.monotonic() + PLAIN_SECONDS
-        details = [f"{done:,}/{total:,}", values_text(values), usage_text(self._usage), left_text(self._tracker)]
+        details = [f"{done:,}/{total:,}", values_text(values), usage_text(self._usage), self._left()]
         self._say(f"  …  {pass_name(work)}: {' · '.join(filter(None, details))}")
 
     def usage(self, usage: Mapping[str, float]) -> None:
@@ -119,6 +110,11 @@ class PlainView:
     def run_ended(self) -> None:
         """See ``bench.run.Observer``."""
 
+    def _left(self) -> str:
+        """Time to go, e.g. ``12 s left``; empty while unknown."""
+        left = self._tracker.left_s
+        return "" if left is None else f"{duration_text(left)} left"
+
     def _say(self, text: str) -> None:
         self._console.print(text, soft_wrap=True, highlight=False)
 
@@ -131,9 +127,15 @@ class LiveView(PlainView):
         bar = BarColumn(bar_width=24)
         percent = TextColumn("{task.percentage:>3.0f} %")
         self._overall = Progress(
-            TextColumn("[bold]{task.description}"), bar, percent, TimeElapsedColumn(), TextColumn("{task.fields[left]}")
+            TextColumn("[bold]{task.description}"),
+            bar,
+            percent,
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[left]}"),
         )
-        self._current = Progress(TextColumn("{task.description}"), bar, percent, TextColumn("{task.fields[now]}"))
+        self._current = Progress(
+            TextColumn("{task.description}"), bar, percent, TextColumn("{task.fields[now]}")
+        )
         self._whole: TaskID | None = None
         self._pass: TaskID | None = None
         self._values: Mapping[str, float] = {}
@@ -144,7 +146,9 @@ class LiveView(PlainView):
         """See ``bench.run.Observer``."""
         super().run_started(passes, kept)
         plural = "pass" if len(passes) == 1 else "passes"
-        self._whole = self._overall.add_task(f"{len(passes)} {plural}", total=self._tracker.total or 1, left="")
+        self._whole = self._overall.add_task(
+            f"{len(passes)} {plural}", total=self._tracker.total or 1, left=""
+        )
         self._live.start()
 
     def pass_started(self, work: Pass) -> None:
@@ -178,79 +182,7 @@ class LiveView(PlainView):
 
     def _refresh(self) -> None:
         if self._whole is not None:
-            self._overall.update(self._whole, completed=self._tracker.amount, left=left_text(self._tracker))
+            self._overall.update(self._whole, completed=self._tracker.amount, left=self._left())
         if self._pass is not None:
             now = " · ".join(filter(None, (values_text(self._values), usage_text(self._usage))))
             self._current.update(self._pass, completed=self._tracker.part, now=now)
-
-
-def pass_name(work: Pass) -> str:
-    """The label of the pass's last cell: the one that costs most, along the prefix axis."""
-    return work.cells[-1].label
-
-
-def values_text(values: Mapping[str, float]) -> str:
-    """Running values, e.g. ``perplexity 17.2``."""
-    return ", ".join(f"{name} {value:.4g}" for name, value in values.items())
-
-
-def usage_text(usage: Mapping[str, float]) -> str:
-    """What the child uses, e.g. ``memory 1.2 GiB, GPU 3.0 GiB``."""
-    names = {"rss_bytes": "memory", "gpu_bytes": "GPU"}
-    return ", ".join(f"{names[key]} {value / 2**30:.1f} GiB" for key, value in usage.items() if key in names)
-
-
-def left_text(tracker: Tracker) -> str:
-    """Time to go, e.g. ``12 s left``; empty while unknown."""
-    left = tracker.left_s
-    return "" if left is None else f"{duration_text(left)} left"
-
-
-def duration_text(seconds: float) -> str:
-    """Seconds as a person would say them: ``42 s``, ``3 min 20 s``, ``2 h 05 min``."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-
-
-def answer_text(record: Record, metrics: Sequence[Metric]) -> str:
-    """One answered cell as a line of rich markup."""
-    head = f"[{COLOURS[record.status]}]{record.status:>7}[/]  {escape(record.label)}"
-    if record.status is not Status.OK:
-        return f"{head}  {escape(record.reason or '')}"
-    shown = [f"{m.label} {value_text(record, m)}" for m in metrics if m.headline and m.name in record.metrics]
-    return f"{head}  {escape(', '.join(shown))}"
-
-
-def value_text(record: Record, metric: Metric) -> str:
-    """A metric with its unit, or a dash where there is none."""
-    value = record.metrics.get(metric.name)
-    if value is None or value.value is None:
-        return "–"
-    number = value.value
-    if metric.unit in ("B", "bytes"):
-        return f"{number / 2**20:,.1f} MiB"
-    text = f"{number:,}" if isinstance(number, int) else f"{number:,.4g}"
-    return f"{text} {metric.unit}".rstrip()
-
-
-def summary_table(records: Iterable[Record], metrics: Sequence[Metric], cells: Sequence[Cell]) -> Table:
-    """Headline metrics of the given cells, in plan order."""
-    known: dict[str, Record] = {record.cell: record for record in records}
-    shown = [metric for metric in metrics if metric.headline]
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("cell")
-    for metric in shown:
-        arrow = {"lower": " ↓", "higher": " ↑", "none": ""}[metric.direction]
-        table.add_column(f"{metric.label}{arrow}", justify="right")
-    table.add_column("")
-    for cell in cells:
-        record = known.get(cell.id)
-        if record is not None:
-            row: list[Any] = [escape(cell.label), *(value_text(record, metric) for metric in shown)]
-            note = "" if record.status is Status.OK else f"[{COLOURS[record.status]}]{record.status}[/]"
-            table.add_row(*row, note)
-    return table

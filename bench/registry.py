@@ -45,7 +45,8 @@ def load(name: str, where: str | None = None) -> Workload:
     try:
         found = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
-        raise UserError(f"workload {name!r} ({known[name]}) cannot be imported: {error}", where=where) from error
+        message = f"workload {name!r} ({known[name]}) cannot be imported: {error}"
+        raise UserError(message, where=where) from error
     return found() if isinstance(found, type) else found
 
 

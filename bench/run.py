@@ -19,7 +19,8 @@ from typing import Any, Protocol
 
 from pydantic import ValidationError
 
-from bench.launch import End, Event, Launcher
+from bench.child import End, Event
+from bench.launch import Launcher
 from bench.record import Record, Status
 from bench.store import Store
 from bench.worker import Job
@@ -142,7 +143,9 @@ class _PassRun:
 
     def _artifacts(self) -> Path:
         """A clean folder that no record of an earlier attempt at this pass refers to."""
-        taken = {Path(kept.path).parts[1] for record in self.store.records.values() for kept in record.artifacts}
+        taken = {
+            Path(kept.path).parts[1] for record in self.store.records.values() for kept in record.artifacts
+        }
         attempt, name = 1, self.work.id
         while name in taken:
             attempt += 1
@@ -157,14 +160,16 @@ class _PassRun:
                 self.startup_s = event["startup_s"]
                 if event["not_preloaded"] and self.first:
                     names = ", ".join(event["not_preloaded"])
-                    self.observer.message(f"{names} could not be imported ahead; every pass starts more slowly")
+                    self.observer.message(
+                        f"{names} could not be imported ahead; every pass starts more slowly"
+                    )
             case "progress":
                 self.observer.progress(self.work, event["done"], event["total"], event["values"])
             case "cell" if event["cell"] in self.open:
                 self._answer(self.open[event["cell"]], event)
 
     def _close(self, end: End) -> None:
-        """Give the cells without an answer the outcome of the pass: the first one met it, the others lay behind."""
+        """Give the open cells the outcome of the pass: the first one met it, the others lay behind it."""
         status, reason = end.status, end.reason
         if status is None or reason is None:
             status, reason = Status.ERROR, "the workload ended without answering this cell"
@@ -211,7 +216,8 @@ class _PassRun:
             )
         except ValidationError as error:
             wrong = error.errors()[0]
-            reason = f"the workload's answer is no valid record: {'.'.join(map(str, wrong['loc']))}: {wrong['msg']}"
+            place = ".".join(map(str, wrong["loc"]))
+            reason = f"the workload's answer is no valid record: {place}: {wrong['msg']}"
             return Record(**common, columns=columns, status=Status.ERROR, reason=reason)
 
 

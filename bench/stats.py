@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats as scipy_stats
 
+_MOST_BLOCKS = 4096  # more would cost time and gain nothing: longer blocks than needed do no harm
 _CHUNK = 4_000_000  # indices drawn at once: bounds memory at about 100 MB, whatever the series length
 
 
@@ -101,9 +102,9 @@ def block_bootstrap_mean(
     n = len(x)
     if n < 2:
         raise ValueError(f"an interval needs at least two finite values, got {n}")
-    size = min(block or block_length(x), n)
-    if size < 1:
-        raise ValueError(f"block length must be at least 1, got {size}")
+    if block is not None and block < 1:
+        raise ValueError(f"block length must be at least 1, got {block}")
+    size = min(block or max(block_length(x), math.ceil(n / _MOST_BLOCKS)), n)
     means = _resampled_means(x, size, resamples, np.random.default_rng(seed))
     blocks = max(n / size, 2.0)
     wide = math.sqrt(blocks / (blocks - 1)) * scipy_stats.t.ppf(0.5 + level / 2, blocks - 1)

@@ -8,14 +8,16 @@ was expected, and the nearest valid word.
 from __future__ import annotations
 
 import re
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError
 
 from bench.conditions import parse as parse_condition
-from bench.errors import UserError, did_you_mean, raise_any
-from bench.explain import explain
+from bench.errors import UserError, raise_any
+from bench.explain import brief, explain
+from bench.workload import Scalar
 from bench.yamlpos import MAX_BYTES, KeyPath, Source, parse
 
 MAX_SEED = 2**32 - 1  # the largest that numpy takes
@@ -38,28 +40,41 @@ def _none_is(empty: type) -> BeforeValidator:
 
 def _bytes(value: Any) -> Any:
     if not isinstance(value, str):
-        return value
+        return _not_bool(value)
     match = re.fullmatch(r"([0-9][0-9_]*(?:\.[0-9]+)?)\s*([a-z]*)", value.strip(), re.IGNORECASE)
     if not match or match[2].lower() not in _UNITS:
         raise ValueError(f"{value!r} is not a size; write bytes or e.g. 16GiB, 512MiB, 16GB")
     return int(float(match[1]) * _UNITS[match[2].lower()])
 
 
-def _condition(value: Any) -> Any:
+def _checked(value: Any) -> Any:
     parse_condition(value)
     return value
 
 
 def _not_bool(value: Any) -> Any:
     if isinstance(value, bool):
-        raise ValueError(f"should be a whole number, got {str(value).lower()}")
+        raise ValueError(f"should be a number, got {str(value).lower()}")
     return value
 
 
+def _scalar(value: Any) -> Any:
+    if isinstance(value, list | dict):
+        raise ValueError("should be a single value")
+    return value
+
+
+_NotBool = BeforeValidator(_not_bool)
 _Name = Annotated[str, Field(min_length=1)]
 _Parameters = Annotated[dict[_Name, Any], _none_is(dict)]
-_Values = Annotated[list[Any], BeforeValidator(_listed), Field(min_length=1)]
-_Whole = Annotated[int, BeforeValidator(_not_bool)]
+_Values = Annotated[list[Any], Field(min_length=1), BeforeValidator(_listed)]
+_Condition = Annotated[Any, BeforeValidator(_checked)]
+_Seed = Annotated[int, Field(ge=0, le=MAX_SEED), _NotBool]
+_Seeds = Annotated[list[_Seed], Field(min_length=1), BeforeValidator(_listed)]
+_Repeat = Annotated[int, Field(ge=1, le=1000), _NotBool]
+_Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False), _NotBool]
+_Bytes = Annotated[int, Field(gt=0), BeforeValidator(_bytes)]
+_Tolerance = Annotated[float, Field(ge=0, allow_inf_nan=False), _NotBool]
 
 
 class _Strict(BaseModel):
@@ -70,7 +85,9 @@ class Compare(_Strict):
     """Paired differences: every cell against the one whose column ``axis`` equals ``reference``."""
 
     axis: _Name = Field(description="Column along which cells are compared, e.g. policy")
-    reference: str | int | float | bool | None = Field(description="The value compared with, e.g. dense")
+    reference: Annotated[Scalar, BeforeValidator(_scalar)] = Field(
+        description="The value compared with, e.g. dense"
+    )
 
 
 class Suite(_Strict):
@@ -91,23 +108,17 @@ class Suite(_Strict):
     include: Annotated[list[_Parameters], _none_is(list)] = Field(
         [], description="Extra cells, laid over defaults; lists of values expand as a product"
     )
-    exclude: Annotated[list[dict[_Name, Annotated[Any, BeforeValidator(_condition)]]], _none_is(list)] = Field(
-        [], description='Drops the cells that meet all conditions of an item: a value, a list, "sink *", ">8"'
+    exclude: Annotated[list[dict[_Name, _Condition]], _none_is(list)] = Field(
+        [], description='Drops the cells that meet all conditions of an item: value, list, "sink *", ">8"'
     )
-    seed: Annotated[
-        list[Annotated[_Whole, Field(ge=0, le=MAX_SEED)]], BeforeValidator(_listed), Field(min_length=1)
-    ] = Field([0], description="Seeds; every cell is measured once with each")
-    repeat: Annotated[_Whole, Field(ge=1, le=1000)] = Field(1, description="How often every cell is measured")
-    timeout: Annotated[float, BeforeValidator(_not_bool), Field(gt=0, allow_inf_nan=False)] | None = Field(
-        None, description="Seconds after which a pass is stopped"
-    )
-    memory_limit: Annotated[int, BeforeValidator(_bytes), Field(gt=0)] | None = Field(
-        None, description="Host memory of a pass, e.g. 16GiB"
-    )
+    seed: _Seeds = Field([0], description="Seeds; every cell is measured once with each")
+    repeat: _Repeat = Field(1, description="How often every cell is measured")
+    timeout: _Seconds | None = Field(None, description="Seconds after which a pass is stopped")
+    memory_limit: _Bytes | None = Field(None, description="Host memory of a pass, e.g. 16GiB")
     compare: Compare | None = Field(None, description="Report paired differences along an axis")
-    tolerances: Annotated[
-        dict[_Name, Annotated[float, Field(ge=0, allow_inf_nan=False)]], _none_is(dict)
-    ] = Field({}, description="Overrides of the metrics' own tolerances")
+    tolerances: Annotated[dict[_Name, _Tolerance], _none_is(dict)] = Field(
+        {}, description="Overrides of the metrics' own tolerances"
+    )
 
     _source: Source | None = PrivateAttr(None)
 
@@ -119,7 +130,7 @@ class Suite(_Strict):
 
 
 def load_suite(path: Path | str) -> Suite:
-    """Read a suite file. Raises UserError, or UserErrors with everything wrong with its keys."""
+    """Read a suite file. Raises UserError, or CombinedError with everything wrong with its keys."""
     path = Path(path)
     return parse_suite(_read(path), str(path))
 
@@ -130,14 +141,14 @@ def parse_suite(data: bytes, name: str) -> Suite:
     plain = source.root.plain()
     if not isinstance(plain, dict):
         raise UserError(
-            f"a suite is a mapping of keys, found {type(plain).__name__}",
+            f"a suite is a mapping of keys, not {'a list' if isinstance(plain, list) else brief(plain)}",
             hint=f"keys: {', '.join(Suite.model_fields)}",
             where=source.where(()),
         )
     try:
         suite = Suite.model_validate(plain)
     except ValidationError as error:
-        findings = explain(error, Suite.model_fields, "key")
+        findings = explain(error, Suite.model_fields, "key", levels=2)
         raise_any(
             UserError(found.message, found.hint, source.where(found.path, key=found.kind == "unknown"))
             for found in findings
@@ -148,22 +159,22 @@ def parse_suite(data: bytes, name: str) -> Suite:
 
 
 def _read(path: Path) -> bytes:
-    if path.is_dir():
-        suites = sorted(found.name for found in path.glob("*.y*ml"))
-        hint = f"suites in it: {', '.join(suites)}" if suites else "there are no .yaml files in it"
-        raise UserError(f"{path} is a folder, not a suite", hint=hint)
-    if not path.exists():
-        raise UserError(f"there is no suite {path}", hint=_nearby(path))
-    if not path.is_file():
-        raise UserError(f"{path} is not a regular file")
     try:
+        if path.is_dir():
+            suites = sorted(found.name for found in path.glob("*.y*ml"))
+            hint = f"suites in it: {', '.join(suites)}" if suites else "there are no .yaml files in it"
+            raise UserError(f"{path} is a folder, not a suite", hint=hint)
+        if not path.exists():
+            raise UserError(f"there is no suite {path}", hint=_nearby(path))
+        if not path.is_file():
+            raise UserError(f"{path} is not a regular file")
         with path.open("rb") as file:
             return file.read(MAX_BYTES + 1)
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
+        raise UserError(f"cannot read the suite {path}: {error.strerror}") from error
 
 
-def _nearby(path: Path) -> str | None:
+def _nearby(path: Path) -> str:
     """Suites where the missing file was looked for and where suites usually are."""
     folders = dict.fromkeys(folder for folder in (path.parent, Path("suites")) if folder.is_dir())
     by_stem: dict[str, str] = {}
@@ -172,7 +183,6 @@ def _nearby(path: Path) -> str | None:
             by_stem.setdefault(found.stem, str(found))
     if not by_stem:
         return "no suites (*.yaml) were found nearby"
-    hint = did_you_mean(path.stem, by_stem)
-    for stem, full in by_stem.items():
-        hint = hint.replace(f"did you mean {stem!r}?", f"did you mean {full}?")
-    return hint
+    near = get_close_matches(path.stem, by_stem, n=1)
+    found_here = f"found: {', '.join(by_stem.values())}"
+    return f"did you mean {by_stem[near[0]]}? {found_here}" if near else found_here

@@ -3,15 +3,13 @@
 The child leads its own process group, writes its output and any fatal traceback to the pass's log,
 and dies with its parent. Everything a workload can do wrong in Python becomes a ``failed`` event with
 a status and a one-line reason; what it can do wrong below Python (segfault, kill, hang) is seen from
-outside, in ``bench.launch``. No number leaves here as NaN: it becomes null with the reason.
+outside, in ``bench.child``.
 """
 
 from __future__ import annotations
 
+import errno
 import faulthandler
-import hashlib
-import json
-import math
 import os
 import resource
 import signal
@@ -19,18 +17,26 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import connection, parent_process
 from pathlib import Path
 from typing import Any
 
+from bench.context import Events, WorkerContext
 from bench.record import Status
-from bench.workload import Cell, Missing, Pass, Samples, Scalar, Skip, Workload
+from bench.workload import Pass, Skip, Workload
 
-PROGRESS_SECONDS = 0.2  # at most five progress events per second
 DUMP_SIGNAL = signal.SIGUSR1  # asks a child for the stacks of all its threads, in its log
+# How allocators say it in a RuntimeError, on the host and on CUDA.
+OUT_OF_MEMORY = (
+    "can't allocate memory",
+    "not enough memory",
+    "Cannot allocate memory",
+    "CUDA out of memory",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)
 
 
 @dataclass(frozen=True)
@@ -61,7 +67,7 @@ def main(job: Job, pipe: connection.Connection, launched: float) -> None:
         events.send("ready", startup_s=time.monotonic() - launched, not_preloaded=absent)
         job.out.mkdir(parents=True, exist_ok=True)
         _limit_memory(job.memory_limit)
-        workload.run(job.work, WorkerContext(job, workload, events))
+        workload.run(job.work, WorkerContext(job.work, workload, events, job.out, job.root))
         events.send("done")
     except BaseException as error:  # SystemExit and KeyboardInterrupt too: the parent must hear of it
         _limit_memory(None)
@@ -79,13 +85,12 @@ def outcome(error: BaseException) -> tuple[Status, str]:
     """Status and one-line reason of an exception, told apart by class name: torch is not imported here."""
     text = " ".join(str(error).split())[:300]
     name = type(error).__name__
-    reason = f"{name}: {text}" if text else name
     if isinstance(error, Skip):
         return Status.SKIPPED, text or "a need of this workload is missing"
-    if isinstance(error, MemoryError) or name == "OutOfMemoryError":
-        return Status.OOM, reason
-    refused = ("can't allocate memory", "not enough memory", "CUDA out of memory", "CUDA error: out of memory")
-    if isinstance(error, RuntimeError) and any(words in text for words in refused):
+    reason = f"{name}: {text}" if text else name
+    refused = isinstance(error, OSError) and error.errno == errno.ENOMEM
+    refused |= isinstance(error, RuntimeError) and any(words in text for words in OUT_OF_MEMORY)
+    if refused or isinstance(error, MemoryError) or name == "OutOfMemoryError":
         return Status.OOM, reason
     return Status.ERROR, reason
 
@@ -99,122 +104,6 @@ def load_target(target: str) -> Workload:
     for part in attribute.split("."):
         found = getattr(found, part)
     return found() if isinstance(found, type) else found
-
-
-class Events:
-    """Writes one JSON line per event; safe to use from several threads."""
-
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-        self._lock = threading.Lock()
-
-    def send(self, event: str, **data: Any) -> None:
-        """Send an event; returns when the parent's pipe has taken all of it."""
-        line = json.dumps({"event": event, **data}, allow_nan=False).encode() + b"\n"
-        with self._lock:
-            view = memoryview(line)
-            while view:
-                view = view[os.write(self._fd, view) :]
-
-
-class WorkerContext:
-    """What a running workload may tell the harness; see ``bench.workload.Context``."""
-
-    def __init__(self, job: Job, workload: Workload, events: Events) -> None:
-        self.out = job.out
-        self._root = job.root
-        self._events = events
-        self._units = {metric.name: metric.unit for metric in workload.metrics}
-        self._open = {cell.id for cell in job.work.cells}
-        self._next_progress = 0.0
-
-    def progress(self, done: int, total: int, **values: float) -> None:
-        """Report progress; more often than five times a second only the last step gets through."""
-        now = time.monotonic()
-        if now < self._next_progress and done < total:
-            return
-        self._next_progress = now + PROGRESS_SECONDS
-        finite = {name: float(value) for name, value in values.items() if math.isfinite(value)}
-        self._events.send("progress", done=int(done), total=int(total), values=finite)
-
-    def emit(
-        self,
-        cell: Cell,
-        metrics: Mapping[str, float | int | None | Missing | Samples],
-        *,
-        status: str = "ok",
-        reason: str | None = None,
-        facts: Mapping[str, Scalar] | None = None,
-        conformance: Mapping[str, Scalar] | None = None,
-        artifacts: Sequence[Path] = (),
-    ) -> None:
-        """Answer a cell. A metric that is NaN or infinite turns ``ok`` into ``nan``.
-
-        Raises ValueError for a cell of another pass or answered before, and for an undeclared metric.
-        """
-        if cell.id not in self._open:
-            raise ValueError(f"cell {cell.label} is not part of this pass or has been answered already")
-        unknown = metrics.keys() - self._units.keys()
-        if unknown:
-            raise ValueError(f"metrics not declared by the workload: {', '.join(sorted(unknown))}")
-        if Status(status) is not Status.OK and not reason:
-            raise ValueError(f"status {status} of cell {cell.label} needs a reason")
-        values = {name: as_value(value, self._units[name]) for name, value in metrics.items()}
-        strange = {name: odd for name, (_, odd) in values.items() if odd}
-        if strange and Status(status) is Status.OK:
-            status, reason = Status.NAN, ", ".join(f"{name} is {odd}" for name, odd in strange.items())
-        self._events.send(
-            "cell",
-            cell=cell.id,
-            metrics={name: value for name, (value, _) in values.items()},
-            status=Status(status),
-            reason=reason,
-            facts=_plain(facts),
-            conformance=_plain(conformance),
-            artifacts=[self._artifact(Path(path)) for path in artifacts],
-            finished=time.time(),
-        )
-        self._open.discard(cell.id)
-
-    def _artifact(self, path: Path) -> dict[str, Any]:
-        with open(path, "rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        relative = path.resolve().relative_to(self._root.resolve()).as_posix()
-        return {"path": relative, "sha256": digest, "bytes": path.stat().st_size}
-
-
-def as_value(value: Any, unit: str) -> tuple[dict[str, Any], str | None]:
-    """A metric as JSON data of ``bench.record.Value``, and ``"nan"`` or ``"inf"`` where it was no number."""
-    if value is None:
-        value = Missing("not reported by the workload")
-    if isinstance(value, Missing):
-        return {"value": None, "unit": unit, "reason": value.reason}, None
-    samples = None
-    if isinstance(value, Samples):
-        samples = [float(sample) for sample in value.values if math.isfinite(sample)]
-        value = value.value
-    number = _number(value)
-    data = {"value": number, "unit": unit, "reason": None, "samples": samples}
-    if math.isfinite(number):
-        return data, None
-    return {**data, "value": None, "reason": f"measured {number}"}, str(number)
-
-
-def _number(value: Any) -> int | float:
-    """A plain number; those of numpy and torch know ``item``."""
-    plain = value.item() if hasattr(value, "item") else value
-    if isinstance(plain, bool) or not isinstance(plain, int | float):
-        raise TypeError(f"a metric must be a number, Missing or Samples, not {plain!r}")
-    return plain
-
-
-def _plain(data: Mapping[str, Any] | None) -> dict[str, Scalar]:
-    """Facts as JSON scalars; NaN and infinity become null."""
-    plain = {key: value.item() if hasattr(value, "item") else value for key, value in (data or {}).items()}
-    return {
-        key: None if isinstance(value, float) and not math.isfinite(value) else value
-        for key, value in plain.items()
-    }
 
 
 def _redirect(log: Path) -> None:

@@ -45,7 +45,8 @@ class View:
     kind ``line``    x = a column (parameter or fact), y = a metric, one line per ``hue``
     kind ``heatmap`` rows = ``hue``, columns = ``x``, colour = ``y``
     ``transform="exp"`` turns a mean NLL into a perplexity. ``marks`` names facts drawn as vertical
-    lines (e.g. ``train_length``). ``where`` keeps the records whose column equals the value.
+    lines (e.g. ``train_length``). ``where`` keeps the records whose column equals the value, or one
+    of a tuple of values.
     """
 
     name: str
@@ -61,7 +62,7 @@ class View:
     log_x: bool = False
     log_y: bool = False
     marks: tuple[str, ...] = ()
-    where: Mapping[str, Scalar] = field(default_factory=dict)
+    where: Mapping[str, Scalar | tuple[Scalar, ...]] = field(default_factory=dict)
     headline: bool = False  # the picture shown first
 
 

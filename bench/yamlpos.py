@@ -12,7 +12,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import yaml
 
@@ -109,10 +109,10 @@ def parse(data: bytes, name: str) -> Source:
     except yaml.reader.ReaderError as error:
         before_text = text[: error.position]
         mark = Mark(before_text.count("\n") + 1, error.position - before_text.rfind("\n"))
-        message = f"control character U+{ord(error.character):04X} in the text"
+        message = f"control character U+{error.character:04X} in the text"
         builder.errors.append(UserError(message, where=_place(name, mark)))
-    except _Hopeless as error:
-        builder.errors.append(error.args[0])
+    except UserError as error:
+        builder.errors.append(error)
     raise_any(builder.errors)
     return Source(name, root)
 
@@ -138,10 +138,6 @@ def _syntax_error(error: yaml.MarkedYAMLError, text: str, name: str) -> UserErro
     return UserError(f"not valid YAML: {problem}", hint=hint, where=where)
 
 
-class _Hopeless(Exception):
-    """Carries the UserError after which reading on makes no sense."""
-
-
 class _Builder:
     """Turns parser events into nodes; keeps going after an error that leaves the rest readable."""
 
@@ -164,14 +160,15 @@ class _Builder:
             self._stop(event, "a second document starts here; a file holds one")
         return root
 
-    def _node(self, event: yaml.Event, depth: int) -> Node:
+    def _node(self, event: Any, depth: int) -> Node:
         if depth > MAX_DEPTH:
             self._stop(event, f"nested deeper than {MAX_DEPTH} levels")
         if isinstance(event, yaml.AliasEvent):
             return self._alias(event)
         self._grow(event, 1)
         if event.tag is not None:
-            self._refuse(event, f"the tag {event.tag} is not allowed; no tag is", hint=_QUOTE)
+            tag = event.tag.replace("tag:yaml.org,2002:", "!!")[:60]
+            self._refuse(event, f"the tag {tag} is not allowed; no tag is", hint=_QUOTE)
         if event.anchor is not None:
             self._anchors[event.anchor] = None
         if isinstance(event, yaml.MappingStartEvent):
@@ -184,23 +181,22 @@ class _Builder:
             self._anchors[event.anchor] = node
         return node
 
-    def _alias(self, event: yaml.AliasEvent) -> Node:
+    def _alias(self, event: Any) -> Node:
         if event.anchor not in self._anchors:
-            self._refuse(event, f"*{event.anchor} refers to nothing above it", hint=_QUOTE)
+            self._refuse(event, f"*{event.anchor[:60]} refers to nothing above it", hint=_QUOTE)
             return Node(None, _mark(event))
-        node = self._anchors[event.anchor]
-        if node is None:
-            self._stop(event, f"*{event.anchor} stands inside of what it refers to")
+        if (node := self._anchors[event.anchor]) is None:
+            self._stop(event, f"*{event.anchor[:60]} stands inside of what it refers to")
         self._grow(event, node.size)
         return node
 
-    def _sequence(self, event: yaml.Event, depth: int) -> Node:
+    def _sequence(self, event: Any, depth: int) -> Node:
         items = []
         while not isinstance(inner := next(self._events), yaml.SequenceEndEvent):
             items.append(self._node(inner, depth + 1))
         return Node(items, _mark(event), size=1 + sum(item.size for item in items))
 
-    def _mapping(self, event: yaml.Event, depth: int) -> Node:
+    def _mapping(self, event: Any, depth: int) -> Node:
         values: dict[str, Node] = {}
         keys: dict[str, Mark] = {}
         while not isinstance(inner := next(self._events), yaml.MappingEndEvent):
@@ -212,18 +208,18 @@ class _Builder:
                 keys[key], values[key] = _mark(inner), value
         return Node(values, _mark(event), keys, 1 + len(keys) + sum(value.size for value in values.values()))
 
-    def _key(self, event: yaml.Event, depth: int) -> str | None:
+    def _key(self, event: Any, depth: int) -> str | None:
         node = self._node(event, depth + 1)
         if isinstance(node.value, dict | list) or node.value in (None, ""):
             self._refuse(event, "a key must be a word")
             return None
-        text = str(event.value if isinstance(event, yaml.ScalarEvent) else node.value)
+        text = event.value if isinstance(event, yaml.ScalarEvent) else str(node.value)
         if text == "<<":
-            self._refuse(event, "the merge key << is not supported", hint="use 'defaults' for what cells share")
+            self._refuse(event, "the merge key << is not supported", hint="share values in 'defaults'")
             return None
         return text
 
-    def _scalar(self, event: yaml.ScalarEvent) -> Any:
+    def _scalar(self, event: Any) -> Any:
         text = event.value
         if not event.implicit[0]:  # quoted or block text
             return text
@@ -236,17 +232,17 @@ class _Builder:
             return None
         return float(text) if _FLOAT.fullmatch(text) else text
 
-    def _grow(self, event: yaml.Event, nodes: int) -> None:
+    def _grow(self, event: Any, nodes: int) -> None:
         self._count += nodes
         if self._count > MAX_NODES:
             self._stop(event, f"more than {MAX_NODES:,} values (aliases expanded)")
 
-    def _refuse(self, event: yaml.Event, message: str, hint: str | None = None) -> None:
+    def _refuse(self, event: Any, message: str, hint: str | None = None) -> None:
         self.errors.append(UserError(message, hint, _place(self.name, _mark(event))))
 
-    def _stop(self, event: yaml.Event, message: str) -> Any:
-        raise _Hopeless(UserError(message, where=_place(self.name, _mark(event))))
+    def _stop(self, event: Any, message: str) -> NoReturn:
+        raise UserError(message, where=_place(self.name, _mark(event)))
 
 
-def _mark(event: yaml.Event) -> Mark:
+def _mark(event: Any) -> Mark:
     return Mark(event.start_mark.line + 1, event.start_mark.column + 1)

@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from bench.stats import block_bootstrap_mean
 
@@ -31,8 +31,8 @@ class Buckets:
 
     @property
     def centre(self) -> Array:
-        """Geometric middle of each bucket, where it belongs on a logarithmic axis."""
-        return np.sqrt(self.first * self.last.astype(np.float64))
+        """Middle of each bucket, where its mean is drawn."""
+        return (self.first + self.last) / 2
 
 
 def octave_edges(n: int, most: int = 12) -> list[int]:
@@ -73,24 +73,25 @@ def bucket_means(series: Array, ends: list[int], *, intervals: bool = False, res
         end = min(wanted, len(series))
         if end <= begin:
             break
-        values = series[begin:end]
-        values = values[~np.isnan(values)]
+        scored = series[begin:end]
+        scored = scored[~np.isnan(scored)]
         first.append(begin + 1)
         last.append(end)
-        count.append(len(values))
-        mean.append(values.mean() if len(values) else np.nan)
+        count.append(len(scored))
+        mean.append(scored.mean() if len(scored) else np.nan)
         limits = (np.nan, np.nan)
-        if intervals and np.isfinite(values).sum() >= 8:
-            found = block_bootstrap_mean(values, resamples=resamples)
+        if intervals and np.isfinite(scored).sum() >= 8:
+            found = block_bootstrap_mean(scored, resamples=resamples)
             limits = (found.low, found.high)
         low.append(limits[0])
         high.append(limits[1])
         begin = end
-    numbers = (np.array(v, np.float64) for v in (mean, low, high))
-    return Buckets(np.array(first, np.int64), np.array(last, np.int64), *numbers, np.array(count, np.int64))
+    positions = [np.array(v, np.int64) for v in (first, last, count)]
+    values = [np.array(v, np.float64) for v in (mean, low, high)]
+    return Buckets(positions[0], positions[1], values[0], values[1], values[2], positions[2])
 
 
-def exp(values: Array) -> Array:
+def exp(values: ArrayLike) -> Array:
     """Perplexity of a mean NLL; what would overflow becomes infinite without a warning."""
     values = np.asarray(values, np.float64)
     return np.where(values > _EXP_LIMIT, np.inf, np.exp(np.minimum(values, _EXP_LIMIT)))

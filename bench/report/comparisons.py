@@ -14,7 +14,7 @@ from bench.report.buckets import exp
 from bench.report.frames import SERIES_START, RunData, Series
 from bench.report.select import Pair, identifying, is_reference, longest, pairs, split
 from bench.report.tables import ARROWS, Column, Entry, Table, name_columns, name_entries, reported
-from bench.report.text import clean, interval, number, plural
+from bench.report.text import Md, clean, interval, number, plural
 from bench.stats import Interval, paired_block_bootstrap, paired_log_ratio
 from bench.workload import View
 
@@ -56,7 +56,7 @@ def differences(data: RunData, series: str, *, furthest: bool = False) -> Table 
         Column("entries", "entries"),
         Column("mean", f"mean {label}{unit}{ARROWS[metric.direction]}"),
         Column("reference_mean", f"of {shown}{unit}"),
-        Column("difference", f"difference{unit} [95 % interval]"),
+        Column("difference", f"difference{unit}, 95 % interval"),
         *([Column("ratio", f"ratio of {view.y_label}")] if view.transform == "exp" else []),
         *(Column(c, c, csv_only=True) for c in ("low", "high", "block")),
     ]
@@ -64,12 +64,15 @@ def differences(data: RunData, series: str, *, furthest: bool = False) -> Table 
     if late:
         columns += [
             Column("from", "from position"),
-            Column("late_difference", f"difference from there on{unit} [95 % interval]"),
+            Column("late_difference", f"difference from there on{unit}, 95 % interval"),
             *(Column(c, c, csv_only=True) for c in ("late_low", "late_high")),
         ]
     table = Table(f"differences-{series}", f"{label} against {shown}", columns)
-    for count, pair in enumerate(found):
-        entries = _difference(data, pair, series, bounded=count < _MOST_INTERVALS)
+    for pair in found:
+        if (pair, series) not in data.known:
+            bounded = len(data.known) < _MOST_INTERVALS
+            data.known[pair, series] = _difference(data, pair, series, bounded=bounded)
+        entries = data.known[pair, series]
         if entries is not None:
             table.rows.append(name_entries(data.frame.loc[pair.cell], names) | entries)
     if not table.rows:
@@ -100,7 +103,7 @@ def _difference(data: RunData, pair: Pair, series: str, *, bounded: bool) -> dic
         "mean": Entry(float(a[both].mean())),
         "reference_mean": Entry(float(b[both].mean())),
         "difference": entry,
-        "ratio": Entry(float(exp(np.float64(difference)))),
+        "ratio": Entry(float(exp(difference))),
     }
     if found:
         entries |= {"low": Entry(found.low), "high": Entry(found.high), "block": Entry(found.block)}
@@ -121,13 +124,10 @@ def _bounded(a: Series, b: Series, bounded: bool) -> tuple[Interval | None, Entr
     mean = float(gaps.mean())
     if not gaps.any():
         return Interval(0.0, 0.0, 0.0, len(gaps)), Entry(0.0, "0", note=_IDENTICAL)
-    if len(gaps) < 2 or not bounded:
-        why = (
-            "one entry only"
-            if len(gaps) < 2
-            else f"intervals are computed for the first {_MOST_INTERVALS} rows"
-        )
-        return None, Entry(mean, number(mean), note=why)
+    if len(gaps) < 2:
+        return None, Entry(mean, number(mean), note="one entry only: no interval")
+    if not bounded:
+        return None, Entry(mean, number(mean), note=f"only {_MOST_INTERVALS} rows get an interval")
     found = paired_block_bootstrap(a, b)
     return found, Entry(mean, interval(found.estimate, found.low, found.high))
 
@@ -189,8 +189,9 @@ def _ratio(values: list[tuple[float, float]]) -> Entry:
     if len(values) == 1:
         ratio = values[0][0] / values[0][1]
         return Entry(ratio, f"× {number(ratio)}")
-    found = paired_log_ratio(*zip(*values, strict=True))
-    return Entry(found.estimate, f"× {number(found.estimate)} [{number(found.low)}, {number(found.high)}]")
+    found = paired_log_ratio([a for a, _ in values], [b for _, b in values])
+    limits = f"[{number(found.low)}, {number(found.high)}]"
+    return Entry(found.estimate, Md(f"× {number(found.estimate)} {limits}"))
 
 
 def unpaired(data: RunData) -> str | None:
@@ -205,6 +206,5 @@ def unpaired(data: RunData) -> str | None:
     alone = len(data.ok) - len(references) - len(pairs(data, axis, reference, data.ok))
     if not alone:
         return None
-    return (
-        f"{plural(alone, 'measured cell')} without a partner at {axis} = {reference}: in no comparison below"
-    )
+    cells = plural(alone, "measured cell")
+    return f"Without a measured partner at {axis} = {reference}, and so in no comparison: {cells}"

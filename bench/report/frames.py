@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -57,6 +57,7 @@ class RunData:
     plan: dict[str, Any]
     planned: dict[str, str]  # cell id → label, in plan order; empty if the plan is unknown
     notes: list[str] = field(default_factory=list)
+    known: dict[Hashable, Any] = field(default_factory=dict)  # results that several tables share
 
     @property
     def name(self) -> str:
@@ -131,14 +132,13 @@ def load(folder: Path, workload: Workload | None = None) -> RunData:
         notes.append(f"{plural(len(damaged), 'line')} of {RECORDS} could not be read and was left out")
     if (folder / DAMAGED).exists():
         count = sum(bool(line.strip()) for line in (folder / DAMAGED).read_bytes().split(b"\n"))
-        notes.append(
-            f"{plural(count, 'damaged line')} had been set aside in {DAMAGED}; those cells were measured again"
-        )
+        notes.append(f"{plural(count, 'damaged line')} set aside in {DAMAGED}; the cells were measured again")
     suite, env, plan = _yaml(folder / SUITE, notes), _json(folder / ENV, notes), _json(folder / PLAN, notes)
     planned = _planned(plan)
     newest = {record.cell: record for record in records}
-    order = {cell: i for i, cell in enumerate(planned)}
-    kept = sorted(newest.values(), key=lambda r: order.get(r.cell, len(order)))
+    kept = [newest[cell] for cell in planned if cell in newest] if planned else list(newest.values())
+    if stale := len(newest) - len(kept):
+        notes.append(f"{plural(stale, 'record')} left out: the suite, or its code, no longer has these cells")
     words = _vocabulary(workload, kept)
     return RunData(folder, kept, _frame(kept, words.metrics), words, suite, env, plan, planned, notes)
 
@@ -176,7 +176,7 @@ def _frame(records: Sequence[Record], metrics: Mapping[str, Metric]) -> pd.DataF
     frame = pd.DataFrame(rows, dtype=object)
     names = [*OWN, *dict.fromkeys(k for r in records for k in r.columns if k not in OWN and k not in metrics)]
     frame = frame.reindex(columns=[*names, *metrics])
-    return frame.where(frame.notna(), None)
+    return frame.astype(object).where(frame.notna(), None)
 
 
 @lru_cache(maxsize=64)

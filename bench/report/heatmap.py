@@ -10,9 +10,11 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from bench.record import Status
 from bench.report import figure as paper
+from bench.report import layout
 from bench.report.buckets import exp
 from bench.report.frames import RunData
 from bench.report.panels import (
@@ -48,21 +50,22 @@ def draw_heatmap(view: View, data: RunData) -> Figure:
     if not len(found):
         raise NothingToDraw(f"no cell has a value of {view.y}")
     scale = scale_for("" if view.transform else data.words.metric(view.y).unit, found)
-    name = paper.label(view.y_label, scale.unit)
     norm = _norm(found / scale.divisor)
     figure, grid = paper.sheet(len(groups), 1.75 + _ROW * len(rows))
-    for axes, (values, missing), (values_of, _) in zip(grid, sheets, groups, strict=True):
+    for axes, (values, missing) in zip(grid, sheets, strict=True):
         _paint(axes, values / scale.divisor, missing, norm)
-        axes.set_title(panel_title(values_of), loc="left", fontsize=9.5, color=paper.INK)
-        paper.write_ticks(axes.xaxis, np.arange(len(columns)) + 0.5, [text(c) for c in columns])
-        paper.write_ticks(axes.yaxis, np.arange(len(rows)) + 0.5, [text(r) for r in rows])
+        paper.name_ticks(axes.xaxis, [i + 0.5 for i in range(len(columns))], [text(c) for c in columns])
+        paper.name_ticks(axes.yaxis, [i + 0.5 for i in range(len(rows))], [text(r) for r in rows])
         axes.tick_params(length=0)
-        axes.set_xlabel(view.x_label)
-    better = {"lower": "lower is better", "higher": "higher is better"}.get(
-        data.words.metric(view.y).direction
-    )
-    notes.insert(0, f"Colour and number: {name}" + (f"; {better}." if better else "."))
-    paper.finish(figure, view.title, subtitle(data, frame, view), notes, {}, direct=False)
+        axes.tick_params(axis="y", labelrotation=0)
+    name, metric = paper.axis_label(view.y_label, scale.unit), data.words.metric(view.y)
+    better = {"lower": "; lower is better", "higher": "; higher is better"}.get(metric.direction, "")
+    notes.insert(0, f"Colour and number: {name}{better}.")
+    if any((np.isnan(values) & (missing == "")).any() for values, missing in sheets):
+        notes.append("Blank: not part of the suite.")
+    titles = [panel_title(values) for values, _ in groups]
+    words = layout.Words(view.title, subtitle(data, frame, view), view.x_label, "", notes, titles)
+    layout.finish(figure, grid, words)
     return figure
 
 
@@ -86,12 +89,13 @@ def _matrix(view: View, frame: pd.DataFrame, rows: list[Any], columns: list[Any]
 
 
 def _paint(axes: Axes, values: Array, missing: np.ndarray, norm: Normalize) -> None:
-    axes.set_facecolor("#f2f2f2")
+    axes.grid(visible=False)
+    sns.despine(ax=axes, left=True, bottom=True)
     shown = np.where(np.isfinite(values), values, np.nan)
     sns.heatmap(
         shown,
         ax=axes,
-        cmap="cividis_r",
+        cmap="crest",
         norm=norm,
         cbar=False,
         annot=np.vectorize(lambda v: number(float(v)), otypes=[object])(values),
@@ -101,6 +105,7 @@ def _paint(axes: Axes, values: Array, missing: np.ndarray, norm: Normalize) -> N
         linecolor="white",
     )
     for i, j in zip(*np.nonzero(missing != ""), strict=True):
+        axes.add_patch(Rectangle((j, i), 1, 1, facecolor="#f2f2f2", edgecolor="white", linewidth=1.5))
         axes.text(j + 0.5, i + 0.5, missing[i, j], ha="center", va="center", fontsize=8.5, color=paper.GREY)
 
 

@@ -6,7 +6,9 @@ escaped by default; only text that is Markdown by type (``Md``) goes through as 
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -90,11 +92,11 @@ def _pictures(data: RunData) -> list[tuple[Picture, str]]:
 
 
 def _tables(data: RunData) -> dict[str, Table]:
-    """Every table that has rows, by file name; the names of the tables for the page alone begin with ``_``."""
+    """Every table that has rows, by file name; names of those for the page alone begin with ``_``."""
     found: dict[str, Table | None] = {"headline": tables.headline(data), "full": tables.full(data)}
     for series in comparisons.series_views(data):
-        found[f"differences-{slug(series)}"] = comparisons.differences(data, series)
         found[f"_differences-{slug(series)}"] = comparisons.differences(data, series, furthest=True)
+        found[f"differences-{slug(series)}"] = comparisons.differences(data, series)
     found["relative"] = comparisons.relative(data)
     for view in data.words.views:
         if view.kind == "curve":
@@ -145,10 +147,11 @@ def _page(data: RunData, pictures: list[tuple[Picture, str]], found: Mapping[str
         compared=[(table, Md(name[1:])) for name, table in found.items() if name.startswith("_")],
         by_position=[table for name, table in found.items() if name.startswith("positions-")],
         unpaired=comparisons.unpaired(data),
-        machine=[(key.replace("_", " "), value) for key, value in machine(data.env)],
+        machine=[(_topic(key), value) for key, value in machine(data.env)],
         environments=len({record.env for record in data.records}),
         command=Md(command(data)),
         open=len(data.planned.keys() - {record.cell for record in data.records}),
+        retry=any(record.status not in (Status.OK, Status.NAN) for record in data.records),
         plural=plural,
     )
     return re.sub(r"\n{3,}", "\n\n", text).rstrip() + "\n"
@@ -195,10 +198,10 @@ def _described(key: str, value: Any) -> str:
         return ""
     if key.endswith("_bytes") and isinstance(value, (int, float)):
         scale = scale_for("bytes", [value])
-        return f"{number(value / scale.divisor)} {scale.unit}"
+        return f"{value / scale.divisor:.4g} {scale.unit}"
     if isinstance(value, Mapping):
         known = {k: _described(str(k), v) for k, v in value.items() if not _PRIVATE.search(str(k))}
-        kept = [f"{k.removesuffix('_bytes').replace('_', ' ')} {v}" for k, v in known.items() if v]
+        kept = [f"{_topic(k)} {v}" for k, v in known.items() if v]
         more = f" and {len(kept) - _SHOWN_VALUES} more" if len(kept) > _SHOWN_VALUES else ""
         return ", ".join(kept[:_SHOWN_VALUES]) + more
     if isinstance(value, (list, tuple)):
@@ -207,10 +210,14 @@ def _described(key: str, value: Any) -> str:
     return number(value) if isinstance(value, (bool, float)) else clean(value)
 
 
+def _topic(key: str) -> str:
+    return key if key.isupper() else key.removesuffix("_bytes").replace("_", " ")
+
+
 def command(data: RunData) -> str:
-    """The command that continues this run, or does it again."""
+    """The command that continues this run; with ``--new`` it does it again."""
     overrides = data.plan.get("overrides")
     pairs = overrides.items() if isinstance(overrides, Mapping) else ()
-    options = [f"--set {clean(key)}={clean(value)}" for key, value in pairs]
-    words = ["python -m bench", f"suites/{slug(data.name)}.yaml", *options]
-    return " ".join(words).replace("`", "")
+    texts = [f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in pairs]
+    options = [f"--set {shlex.quote(clean(text))}" for text in texts]
+    return " ".join(["python -m bench", f"suites/{slug(data.name)}.yaml", *options]).replace("`", "")

@@ -22,7 +22,7 @@ from bench.stats import bootstrap_median
 from bench.workload import View
 
 Array = NDArray[np.float64]
-_MOST_PANELS, _MOST_LINES = 9, 16
+_MOST_PANELS, _MOST_LINES = 9, 12
 _NOT_REACHED = "not reached: "
 
 
@@ -34,6 +34,10 @@ class Line:
     y: Array
     low: Array
     high: Array
+
+    def up_to(self, limit: float) -> Line:
+        """The line with everything above ``limit`` put there: infinity cannot be drawn."""
+        return Line(self.x, *(np.minimum(a, limit) for a in (self.y, self.low, self.high)))
 
 
 @dataclass
@@ -61,7 +65,7 @@ class Panels:
         return list(dict.fromkeys(name for panel in self.panels for name in panel.lines))
 
 
-class NothingToDraw(Exception):
+class NothingToDraw(Exception):  # noqa: N818  (an outcome, like StopIteration, not an error)
     """Why a view has no picture in this run."""
 
 
@@ -69,18 +73,20 @@ def curve_panels(data: RunData, view: View) -> Panels:
     """Bucketed means of a series for each hue, from the furthest measured cell of each pass."""
     frame = view_rows(data, view)
     rows = longest(data, frame[frame["status"] == Status.OK])
-    has_series = [i for i in rows.index if data.series(int(i), str(view.series)) is not None]
-    rows = rows.loc[has_series]
+    rows = keep(rows, (_series(data, i, view) is not None for i in rows.index))
     if not len(rows):
         raise NothingToDraw(f"no measured cell has the series {view.series}")
-    notes = [_curve_note(view)]
+    notes = [_curve_note(data, view)]
     panels = []
     replicated = False
     for values, part in panel_rows(data, rows, view, notes):
         lines = {}
         for hue, cells in split(part, [view.hue]):
             replicated |= len(cells) > 1
-            lines[text(hue[view.hue])] = _curve(data, view, cells)
+            name = text(hue[view.hue])
+            lines[name], last = _curve(data, view, cells)
+            if last:
+                notes.append(f"{name}: no values after position {last:,}.")
         panels.append(Panel(panel_title(values), lines, _marks(part, view)))
     if replicated:
         notes[0] = notes[0].replace("95 % block-bootstrap interval", "range over seeds and repeats")
@@ -88,20 +94,30 @@ def curve_panels(data: RunData, view: View) -> Panels:
     return Panels(panels, unit, subtitle(data, rows, view), notes + _stops(data, frame, view))
 
 
-def _curve(data: RunData, view: View, cells: pd.DataFrame) -> Line:
-    found = [s for i in cells.index if (s := data.series(int(i), str(view.series))) is not None]
+def _series(data: RunData, index: Any, view: View) -> Array | None:
+    """A cell's series, if any entry of it was scored."""
+    series = data.series(int(index), str(view.series))
+    return None if series is None or np.isnan(series).all() else series
+
+
+def _curve(data: RunData, view: View, cells: pd.DataFrame) -> tuple[Line, int | None]:
+    """The curve of one hue, and the last position with a value if the series goes on without any."""
+    found = [s for i in cells.index if (s := _series(data, i, view)) is not None]
     size = min(len(s) for s in found)
     means = [bucket_means(s[:size], fine_edges(size), intervals=len(found) == 1) for s in found]
     y = np.array([m.mean for m in means])
-    scored = np.isfinite(y).any(axis=0)
+    scored = ~np.isnan(y).any(axis=0)
     bands = (means[0].low, means[0].high) if len(found) == 1 else (y.min(axis=0), y.max(axis=0))
     arrays = [a[scored] for a in (means[0].centre, y.mean(axis=0), *bands)]
-    return Line(arrays[0], *(exp(a) if view.transform == "exp" else a for a in arrays[1:]))
+    last = None if scored[-1] else int(means[0].last[scored][-1])
+    return Line(arrays[0], *(exp(a) if view.transform == "exp" else a for a in arrays[1:])), last
 
 
-def _curve_note(view: View) -> str:
-    mean = f"exp of the mean {view.series}" if view.transform == "exp" else f"the mean {view.series}"
-    return f"Points: {mean} over four buckets per doubling. Bands: 95 % block-bootstrap interval of the bucket's mean."
+def _curve_note(data: RunData, view: View) -> str:
+    label = data.words.metric(str(view.series)).label
+    mean = f"exp of the mean {label}" if view.transform == "exp" else f"the mean {label}"
+    points = f"Points: {mean} over four buckets per doubling."
+    return f"{points} Bands: 95 % block-bootstrap interval of that mean."
 
 
 def line_panels(data: RunData, view: View) -> Panels:
@@ -110,7 +126,9 @@ def line_panels(data: RunData, view: View) -> Panels:
     if view.y not in frame or view.x not in frame:
         raise NothingToDraw(f"no cell has {view.y if view.y not in frame else view.x}")
     frame, at = at_common_prefix(data, frame, view)
-    rows = keep(frame, (numeric(y) and x is not None for x, y in zip(frame[view.x], frame[view.y], strict=True)))
+    rows = keep(
+        frame, (numeric(y) and x is not None for x, y in zip(frame[view.x], frame[view.y], strict=True))
+    )
     if not len(rows):
         reasons = dict.fromkeys(clean(data.reason(int(i), view.y), 120) for i in frame.index)
         raise NothingToDraw("no cell has a value: " + "; ".join(list(reasons)[:3]))
@@ -152,8 +170,8 @@ def _line(
             spreads.add("95 % bootstrap interval of the median")
         points.append((places[token(x[view.x])], values.mean(), low, high))
     array = np.array(sorted(points), np.float64).T
-    y, low, high = (exp(a) if view.transform == "exp" else a / divisor for a in array[1:])
-    return Line(array[0], y, low, high), spreads
+    shown = [exp(a) if view.transform == "exp" else a / divisor for a in array[1:]]
+    return Line(array[0], *shown), spreads
 
 
 def _places(values: pd.Series, log: bool) -> tuple[dict[Any, float], list[str] | None]:
@@ -202,9 +220,9 @@ def _stops(data: RunData, frame: pd.DataFrame, view: View) -> list[str]:
     axis = data.words.prefix_axis
     failed = frame[frame["status"] != Status.OK]
     failed = keep(failed, (not str(r).startswith(_NOT_REACHED) for r in failed["reason"]))
-    texts = []
+    texts: list[str] = []
     for _, row in failed.iterrows():
-        where = f" at {axis} {number(row[axis])}" if axis in failed and axis != view.hue else ""
+        where = f" at {axis} {number(row[axis])}" if axis and axis in failed and axis != view.hue else ""
         texts.append(f"{text(row[view.hue])}: {row['status']}{where}")
     texts = list(dict.fromkeys(texts))
     more = f" and {len(texts) - 4} more" if len(texts) > 4 else ""
@@ -221,7 +239,7 @@ def subtitle(data: RunData, rows: pd.DataFrame, view: View) -> str:
 
 def panel_title(values: dict[str, Any]) -> str:
     """What tells a panel from the others."""
-    return clean(", ".join(f"{k} {text(v)}" for k, v in values.items()), 46)
+    return clean(", ".join(v if isinstance(v, str) else f"{k} {text(v)}" for k, v in values.items()), 80)
 
 
 def text(value: Any) -> str:

@@ -13,10 +13,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bench.report import figure as paper
+from bench.report import layout
 from bench.report.figure import Pen
 from bench.report.frames import RunData
 from bench.report.heatmap import draw_heatmap
-from bench.report.panels import Array, NothingToDraw, Panel, Panels, curve_panels, line_panels
+from bench.report.panels import Array, Line, NothingToDraw, Panel, Panels, curve_panels, line_panels
 from bench.report.select import token
 from bench.report.text import clean, number
 from bench.workload import View
@@ -57,47 +58,73 @@ def _pens(view: View, data: RunData) -> dict[str, Pen]:
 def _lines(view: View, data: RunData, content: Panels) -> Figure:
     """Curves and lines alike."""
     figure, grid = paper.sheet(len(content.panels))
-    look = _pens(view, data)
+    look = _pens(view, data) if len(content.hues) > 1 else paper.pens(content.hues, None)
     pens = {name: look[name] for name in content.hues}
     low, high = _y_limits([line.y for panel in content.panels for line in panel.lines.values()], view.log_y)
     notes = list(content.notes)
-    for axes, panel in zip(grid, content.panels, strict=True):
-        for name, line in panel.lines.items():
-            _draw_line(
-                axes, name, pens[name], line.x, line.y, line.low, line.high, banded=view.kind == "curve"
-            )
-            if np.nanmax(line.y, initial=-np.inf) > high:
-                notes.append(f"{name} leaves the scale: up to {number(float(np.nanmax(line.y)))}.")
-        axes.set_title(panel.title, loc="left", fontsize=9.5, color=paper.INK)
+    for axes in grid:
+        axes.set_axisbelow(True)
+        axes.grid(axis="x", visible=False)
         if view.log_y:
             axes.set_yscale("log")
         axes.set_ylim(low, high)
         _x_axis(axes, view, content)
-    paper.write_ticks(grid[0].yaxis, paper.log_ticks(low, high, base=10) if view.log_y else None)
+    paper.write_ticks(grid[0].yaxis, paper.log_ticks(low, high, base=10, most=8) if view.log_y else None)
     for axes, panel in zip(grid, content.panels, strict=True):
-        paper.mark_lines(axes, panel.marks)
-        spec = axes.get_subplotspec()
-        axes.set_ylabel(paper.label(view.y_label, content.unit) if spec.is_first_col() else "")
-        axes.set_xlabel(view.x_label)
-        axes.grid(axis="x", visible=False)
+        for i, (name, line) in enumerate(panel.lines.items()):
+            before = list(panel.lines.values())[:i]
+            shaded = _own_stretch(line, before) if view.kind == "curve" else None
+            _draw_line(axes, name, pens[name], line.up_to(10 * high), shaded)
+            if len(off := np.flatnonzero(line.y > high)):
+                worst = number(float(line.y[off].max()))
+                notes.append(f"Off the scale: {view.hue.replace('_', ' ')} {name}, up to {worst}.")
+                _off_scale(axes, pens[name], float(line.x[off[0]]), worst)
+    words = layout.Words(
+        title=view.title,
+        subtitle=content.subtitle,
+        x_label=view.x_label,
+        y_label=paper.axis_label(view.y_label, content.unit),
+        notes=list(dict.fromkeys(notes)),
+        panels=[panel.title for panel in content.panels],
+        labels=pens if len(pens) > 1 else {},
+    )
     direct = len(grid) == 1 and len(pens) <= 10 and _end_together(content.panels[0])
-    paper.finish(figure, view.title, content.subtitle, notes, pens if len(pens) > 1 else {}, direct=direct)
+    marked = layout.mark_lines(grid, [panel.marks for panel in content.panels])
+    layout.finish(figure, grid, words, direct=direct, marked=marked)
     return figure
 
 
-def _draw_line(
-    axes: Axes, name: str, pen: Pen, x: Array, y: Array, low: Array, high: Array, *, banded: bool
-) -> None:
+def _draw_line(axes: Axes, name: str, pen: Pen, line: Line, shaded: Array | None) -> None:
+    """One hue; ``shaded`` says where its spread is drawn as a band, None draws bars at its points."""
     hidden = " " + name if name.startswith("_") else name  # matplotlib keeps labels in _ to itself
-    spread = np.isfinite(low) & np.isfinite(high)
-    every = max(1, len(x) // 9)
-    axes.plot(x, y, label=hidden, markevery=every if banded else None, zorder=3, **pen.line)
-    if banded and spread.any():
-        axes.fill_between(x, low, high, where=spread, color=pen.colour, alpha=0.13, linewidth=0, zorder=2)
+    spread = np.isfinite(line.low) & np.isfinite(line.high)
+    every = None if shaded is None else max(1, len(line.x) // 9)
+    axes.plot(line.x, line.y, label=hidden, markevery=every, zorder=3, **pen.line)
+    if shaded is not None:
+        band = {"color": pen.colour, "alpha": 0.14, "linewidth": 0, "zorder": 2}
+        axes.fill_between(line.x, line.low, line.high, where=spread & (shaded > 0), **band)
     elif spread.any():
-        axes.vlines(
-            x[spread], low[spread], high[spread], color=pen.colour, linewidth=1.6, alpha=0.6, zorder=2
-        )
+        bars = (line.x[spread], line.low[spread], line.high[spread])
+        axes.vlines(*bars, color=pen.colour, linewidth=1.6, alpha=0.6, zorder=2)
+
+
+def _own_stretch(line: Line, others: list[Line]) -> Array:
+    """1 where a curve runs by itself, 0 where it lies on one drawn before: one band there is enough."""
+    shared = np.zeros(len(line.x), bool)
+    for other in others:
+        found = np.interp(line.x, other.x, other.y, left=np.nan, right=np.nan)
+        shared |= np.isclose(line.y, found, rtol=2e-3)
+    shared[1:-1] &= shared[:-2] & shared[2:]  # keep the point where they part
+    return 1.0 - shared
+
+
+def _off_scale(axes: Axes, pen: Pen, x: float, worst: str) -> None:
+    """An arrow head on the upper edge where a line leaves the scale, with the value that it reaches."""
+    top = axes.get_xaxis_transform()
+    left = layout.fraction(axes, x, 1)[0] < 0.75
+    axes.plot([x], [0.97], marker="^", color=pen.colour, markersize=8, transform=top, label="_off scale")
+    axes.annotate(worst, (x, 0.97), xycoords=top, xytext=(7 if left else -7, 0), textcoords="offset points",
+                  ha="left" if left else "right", va="center", fontsize=8.5, color=pen.ink)  # fmt: skip
 
 
 def _y_limits(values: list[Array], log: bool) -> tuple[float, float]:
@@ -121,29 +148,26 @@ def _y_limits(values: list[Array], log: bool) -> tuple[float, float]:
 
 
 def _x_axis(axes: Axes, view: View, content: Panels) -> None:
-    found = np.unique(np.concatenate([l.x for p in content.panels for l in p.lines.values()]))
+    found = np.unique(np.concatenate([line.x for panel in content.panels for line in panel.lines.values()]))
+    most = {1: 9, 2: 5, 4: 5}.get(len(content.panels), 3)  # tick labels for which a panel has room
     if content.categories is not None:
         axes.set_xlim(-0.4, len(content.categories) - 0.6)
-        paper.write_ticks(axes.xaxis, list(range(len(content.categories))), content.categories)
+        paper.name_ticks(axes.xaxis, list(range(len(content.categories))), content.categories)
         return
     low, high = float(found[0]), float(found[-1])
-    if view.log_x and low > 0:
+    log = view.log_x and low > 0
+    places = np.log(found) if log else found
+    apart = np.all(np.diff(places) > (places[-1] - places[0]) / (most + 3))
+    own = [float(x) for x in found] if view.kind == "line" and len(found) <= most and apart else None
+    if log:
         axes.set_xscale("log", base=2)
         room = max((high / low) ** 0.03, 1.03)
         axes.set_xlim(low / room, high * room)
-        few = (
-            view.kind == "line"
-            and len(found) <= 9
-            and np.all(np.diff(np.log(found)) > np.log(high / low) / 12)
-        )
-        paper.write_ticks(
-            axes.xaxis, list(found) if few else paper.log_ticks(low / room, high * room, base=2)
-        )
-        return
-    room = 0.03 * (high - low) or 0.5
-    axes.set_xlim(low - room, high + room)
-    few = view.kind == "line" and len(found) <= 9 and np.all(np.diff(found) > (high - low) / 12)
-    paper.write_ticks(axes.xaxis, list(found) if few else None)
+        own = own or paper.log_ticks(low / room, high * room, base=2, most=most)
+    else:
+        space = 0.03 * (high - low) or 0.5
+        axes.set_xlim(low - space, high + space)
+    paper.write_ticks(axes.xaxis, own, most=most)
 
 
 def _end_together(panel: Panel) -> bool:

@@ -32,7 +32,9 @@ def position_buckets(data: RunData, view: View) -> Table | None:
     unit = data.words.metric(view.series).unit
     columns = [Column("first", "from"), Column("last", "to")]
     columns += [Column(title, title) for title, _ in found]
-    table = Table(f"positions-{view.name}", f"{view.y_label} by position", columns)
+    table = Table(
+        f"positions-{view.name}", f"{view.y_label[:1].upper()}{view.y_label[1:]} by position", columns
+    )
     table.rows = [{} for _ in ends]
     for title, series in found:
         _fill(table, title, series, ends, view.transform == "exp")
@@ -61,6 +63,6 @@ def _fill(table: Table, title: str, series: Series, ends: list[int], transform: 
             row[title] = Entry(None, note="not scored at these positions")
         else:
             mean = float(buckets.mean[i])
-            whole = f"{number(mean)} ({number(float(exp(np.float64(mean))))})" if transform else number(mean)
+            whole = f"{number(mean)} ({number(float(exp(mean)))})" if transform else number(mean)
             partly = buckets.last[i] < ends[i]
             row[title] = Entry(mean, whole, note="the series ends inside" if partly else None)

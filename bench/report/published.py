@@ -40,7 +40,7 @@ def beside(data: RunData) -> Table | None:
     found = [(row, index) for row, cells in zip(rows, matches(rows, data), strict=True) for index in cells]
     if not found:
         return None
-    names = identifying(data, data.frame.loc[sorted({index for _, index in found})])
+    names = identifying(data)
     columns = [
         *name_columns(data, names),
         Column("metric", "metric", numeric=False),
@@ -52,7 +52,7 @@ def beside(data: RunData) -> Table | None:
     table = Table("published", "Published beside measured", columns)
     for row, index in found:
         name, value = str(row["metric"]), row["value"]
-        measured = metric_entry(data, index, name, 1.0)
+        measured = metric_entry(data, index, name)
         comparable = measured.value is not None and isinstance(value, (int, float)) and value != 0
         ratio = measured.value / value if comparable else None
         metric = data.words.metric(name)

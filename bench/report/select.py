@@ -36,10 +36,10 @@ def identifying(data: RunData, frame: pd.DataFrame | None = None) -> list[str]:
     return ["label", *names]
 
 
-def common(data: RunData, frame: pd.DataFrame, limit: int | None = None) -> dict[str, Scalar]:
-    """Parameters that all rows share, in column order."""
-    same = [c for c in data.parameters if len({token(v) for v in frame[c]}) == 1]
-    return {c: frame[c].iloc[0] for c in same[:limit] if frame[c].iloc[0] is not None} if len(frame) else {}
+def common(data: RunData, frame: pd.DataFrame) -> dict[str, Scalar]:
+    """Parameters that all rows share, in column order; without those that are not set."""
+    shared = {c: {token(v): v for v in frame[c]} for c in data.parameters}
+    return {c: v for c, found in shared.items() if len(found) == 1 for v in found.values() if v is not None}
 
 
 def keep(frame: pd.DataFrame, mask: Iterable[bool]) -> pd.DataFrame:
@@ -55,7 +55,9 @@ def matching(frame: pd.DataFrame, where: dict[str, Any]) -> pd.DataFrame:
 
 
 def equal(value: Any, wanted: Any) -> bool:
-    """Equality of scalars in which 4096 and 4096.0 are one value and True is not 1."""
+    """Whether two scalars are one value: 4096 and 4096.0 are, True and 1 are not; a tuple means any of it."""
+    if isinstance(wanted, (tuple, list)):
+        return any(equal(value, one) for one in wanted)
     if isinstance(value, bool) or isinstance(wanted, bool):
         return value is wanted
     return bool(value == wanted)
@@ -77,7 +79,7 @@ def longest(data: RunData, frame: pd.DataFrame) -> pd.DataFrame:
     return frame.loc[list(last)]
 
 
-def at_common_prefix(data: RunData, frame: pd.DataFrame, view: View) -> tuple[pd.DataFrame, Scalar]:
+def at_common_prefix(data: RunData, frame: pd.DataFrame, view: View) -> tuple[pd.DataFrame, Any]:
     """Rows at one value of the prefix axis, for a view in which that axis has no place.
 
     Cells of unequal length must not be compared: the value shared by most (hue, x) groups is taken,
@@ -86,11 +88,10 @@ def at_common_prefix(data: RunData, frame: pd.DataFrame, view: View) -> tuple[pd
     axis = data.words.prefix_axis
     if axis is None or axis not in frame or axis in (view.x, view.hue) or not len(varying(frame, [axis])):
         return frame, None
-    groups = frame.groupby([frame[axis]], sort=False)
-    ranked = [
-        (len(rows[[view.hue, view.x]].map(token).drop_duplicates()), value) for (value,), rows in groups
-    ]
-    _, best = max(ranked, key=lambda item: (item[0], item[1]))
+    shared: dict[Any, set[Hashable]] = {}
+    for value, hue, x in zip(frame[axis], frame[view.hue], frame[view.x], strict=True):
+        shared.setdefault(value, set()).add((token(hue), token(x)))
+    best = max(shared, key=lambda value: (len(shared[value]), value))
     return matching(frame, {axis: best}), best
 
 
@@ -98,19 +99,15 @@ def facets(data: RunData, frame: pd.DataFrame, view: View) -> list[str]:
     """Parameters that still differ between cells of one hue: each combination gets its own panel."""
     skip = {view.x, view.hue, data.words.prefix_axis}
     names = [c for c in varying(frame, data.parameters) if c not in skip]
-    inside = (
-        [g for _, g in frame.groupby(frame[view.hue].map(token), sort=False)]
-        if view.hue in frame
-        else [frame]
-    )
-    return [c for c in names if any(_differs_beyond(g, c, view) for g in inside)]
+    hues = [rows for _, rows in split(frame, [view.hue])]
+    return [c for c in names if any(_differs_beyond(rows, c, view) for rows in hues)]
 
 
 def _differs_beyond(group: pd.DataFrame, column: str, view: View) -> bool:
     """Whether a column differs between rows that agree in x (for a curve: in the hue alone)."""
     if view.kind == "curve" or view.x not in group:
         return bool(varying(group, [column]))
-    return any(varying(rows, [column]) for _, rows in group.groupby(group[view.x].map(token), sort=False))
+    return any(varying(rows, [column]) for _, rows in split(group, [view.x]))
 
 
 def split(frame: pd.DataFrame, columns: Sequence[str]) -> list[tuple[dict[str, Scalar], pd.DataFrame]]:
@@ -124,7 +121,7 @@ def split(frame: pd.DataFrame, columns: Sequence[str]) -> list[tuple[dict[str, S
 
 def pairs(data: RunData, axis: str, reference: Any, frame: pd.DataFrame) -> list[Pair]:
     """Cells beside the reference cell with which they share everything but the comparison axis."""
-    references = {}
+    references: dict[str, int] = {}
     for index in frame.index:
         if is_reference(data, index, axis, reference):
             references.setdefault(_partner(data, index, axis), index)

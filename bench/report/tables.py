@@ -17,7 +17,7 @@ import pandas as pd
 from bench.record import Status
 from bench.report.frames import OWN, RunData
 from bench.report.select import common, extent, identifying, longest
-from bench.report.text import MISSING, Md, clean, duration, md, number, plural, scale_for
+from bench.report.text import MISSING, Md, clean, duration, md, number, scale_for
 from bench.workload import Metric
 
 ARROWS = {"lower": " ↓", "higher": " ↑", "none": ""}
@@ -61,8 +61,7 @@ class Table:
             "| " + " | ".join(md(c.header) for c in shown) + " |",
             "|" + "|".join("---:" if c.numeric else ":---" for c in shown) + "|",
         ]
-        for row in rows:
-            lines.append("| " + " | ".join(_field(row.get(c.key), footnotes) for c in shown) + " |")
+        lines += ["| " + " | ".join(_field(row.get(c.key), footnotes) for c in shown) + " |" for row in rows]
         below = [f"<sup>{i}</sup> {md(text)}" for i, text in enumerate(footnotes[:_MOST_FOOTNOTES], start=1)]
         if len(footnotes) > _MOST_FOOTNOTES:
             below.append(
@@ -130,8 +129,8 @@ def name_columns(data: RunData, names: Iterable[str]) -> list[Column]:
     return [Column(n, n.replace("_", " "), _is_numeric(data.frame[n])) for n in names]
 
 
-def name_entries(row: pd.Series, names: Iterable[str]) -> dict[str, Entry]:
-    """A row's parameters as entries."""
+def name_entries(row: Any, names: Iterable[str]) -> dict[str, Entry]:
+    """A row's parameters (a pandas row) as entries."""
     return {n: Entry(row[n]) for n in names}
 
 
@@ -150,7 +149,7 @@ def metric_columns(
     return columns
 
 
-def metric_entry(data: RunData, index: int, metric: str, divisor: float) -> Entry:
+def metric_entry(data: RunData, index: int, metric: str, divisor: float = 1.0) -> Entry:
     """A cell's value of a metric, or a dash with its reason."""
     found = data.records[index].metrics.get(metric)
     if found is None or found.value is None:
@@ -173,7 +172,8 @@ def headline(data: RunData) -> Table:
     metrics = metric_columns(data, frame, reported(data, headline=True) or reported(data))
     table = Table("headline", "Results", [*name_columns(data, names), *(c for c, _ in metrics)])
     stops = _stops(data)
-    for index, row in frame.iterrows():
+    for index in frame.index:
+        row = frame.loc[index]
         entries = name_entries(row, names)
         stop = stops.get(row["pass_id"])
         if stop and row["status"] == Status.OK:
@@ -194,13 +194,12 @@ def _stops(data: RunData) -> dict[str, str]:
     axis, failed = data.words.prefix_axis, data.failed
     if axis is None or axis not in failed or not len(failed):
         return {}
-    first = extent(data, failed).groupby(failed["pass_id"], sort=False).idxmin()
-    return {
-        str(
-            pass_id
-        ): f"{axis} {number(failed.at[i, axis])} and beyond: {failed.at[i, 'status']}: {failed.at[i, 'reason']}"
-        for pass_id, i in first.items()
-    }
+    found = {}
+    for index in extent(data, failed).groupby(failed["pass_id"], sort=False).idxmin():
+        record = data.records[index]
+        where = f"{axis} {number(failed[axis][index])} and beyond"
+        found[record.pass_id] = f"{where}: {record.status}: {record.reason}"
+    return found
 
 
 def full(data: RunData) -> Table:
@@ -217,8 +216,9 @@ def full(data: RunData) -> Table:
         *(Column(f"conformance.{name}", name, csv_only=True) for name in checks),
     ]
     table = Table("full", "All cells", columns)
-    for index, row in data.frame.iterrows():
-        entries = {name: Entry(row[name]) for name in [*facts, *OWN, *names]}
+    shown = [*facts, *OWN, *names]
+    for index, values in enumerate(data.frame[shown].itertuples(index=False, name=None)):
+        entries = {name: Entry(value) for name, value in zip(shown, values, strict=True)}
         entries |= {c.key: metric_entry(data, index, c.key, divisor) for c, divisor in metrics}
         entries |= {f"conformance.{k}": Entry(v) for k, v in data.records[index].conformance.items()}
         table.rows.append(entries)
@@ -228,7 +228,7 @@ def full(data: RunData) -> Table:
 def failures(data: RunData) -> Table:
     """What failed and why: one row per pass and cause, counting the cells lost behind the first."""
     frame = data.failed
-    names = identifying(data, frame) if len(frame) else ["label"]
+    names = identifying(data)
     columns = [
         *name_columns(data, names),
         Column("status", "status", numeric=False),

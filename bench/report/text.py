@@ -78,7 +78,9 @@ def number(value: Any) -> str:
     if math.isnan(value):
         return MISSING
     size = abs(value)
-    if math.isinf(value) or size >= 1e12:
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    if size >= 1e12:
         return f"{value:.4g}"
     if value == 0:
         return "0"
@@ -88,12 +90,12 @@ def number(value: Any) -> str:
     return f"{value:,.{decimals}f}"
 
 
-def interval(estimate: float, low: float, high: float) -> str:
+def interval(estimate: float, low: float, high: float) -> Md:
     """``+0.026 [+0.014, +0.040]``: signed, with the decimals that the width of the interval justifies."""
     width = (high - low) / 2
     decimals = min(6, max(0, 1 - math.floor(math.log10(width)))) if width > 0 else 4
     values = [f"{v:+,.{decimals}f}".replace("-", "−") for v in (estimate, low, high)]
-    return f"{values[0]} [{values[1]}, {values[2]}]"
+    return Md(f"{values[0]} [{values[1]}, {values[2]}]")
 
 
 def is_bytes(unit: str) -> bool:
@@ -120,5 +122,5 @@ def duration(seconds: float) -> str:
 
 
 def plural(count: int, word: str) -> str:
-    """``1 cell``, ``2 cells``."""
-    return f"{count:,} {word}" + ("" if count == 1 else "s")
+    """``1 cell``, ``2 cells``, ``3 passes``."""
+    return f"{count:,} {word}" + ("" if count == 1 else "es" if word.endswith("s") else "s")

@@ -37,5 +37,7 @@ class Sink(Policy):
         """``4+1020`` → 4 sinks beside 1,020 recent tokens."""
         match = re.fullmatch(r"(-?\d+)\+(-?\d+)", size)
         if not match:
-            raise ValueError(f"a sink policy is written 'sink 4+1020' (sinks+window), got 'sink {size}'".rstrip())
+            raise ValueError(
+                f"a sink policy is written 'sink 4+1020' (sinks+window), got 'sink {size}'".rstrip()
+            )
         return cls(sinks=int(match[1]), window=int(match[2]), **options)  # type: ignore[arg-type]

@@ -56,13 +56,16 @@ def open_stream(
         return Choice(ReferenceStream(model, policy, positions, turn_ends), "plain StreamingLLM, asked for")
     if not policy.bounded:
         if any(own is not None for own in own_windows(model)):
-            return Choice(LibraryStream(model, policy, chunk), "dense on a model with sliding layers of its own")
+            return Choice(
+                LibraryStream(model, policy, chunk), "dense on a model with sliding layers of its own"
+            )
         return Choice(DenseStream(model, positions, chunk, capacity), f"dense in chunks; {support.reason}")
     if policy.evict.per != "token":
         if evaluator == "decode":
             raise UnsupportedPolicyError(f"decode evicts after every token; '{policy}' does not")
         return Choice(
-            ScheduledStream(model, policy, positions, chunk, turn_ends), f"one forward per piece; {support.reason}"
+            ScheduledStream(model, policy, positions, chunk, turn_ends),
+            f"one forward per piece; {support.reason}",
         )
     if evaluator == "decode":
         return Choice(DecodeStream(model, policy, positions), "token by token, asked for")

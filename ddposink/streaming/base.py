@@ -58,15 +58,31 @@ class Stream(ABC):
     def allocated_bytes(self) -> int:
         """Measured bytes of all cache buffers, empty slots included."""
 
+    @abstractmethod
+    def mark(self, steps: int) -> Any:
+        """Whatever `rewind` needs to undo up to ``steps`` tokens fed after this."""
+
+    @abstractmethod
+    def rewind(self, mark: Any) -> None:
+        """Go back to where `mark` was taken."""
+
+    def decoder(self) -> Stream:
+        """A stream that goes on from here one token at a time, sharing this stream's cache."""
+        return self
+
     @contextmanager
     def attached(self) -> Iterator[Stream]:
-        """Hook into the model's attention; feed only inside this context."""
+        """Hook into the model's attention; feed only inside this context. May be nested."""
+        outer = self._hook, self.calls_per_layer
         with torch.no_grad(), opened(self.model, _nothing) as hook:
             self._hook = hook
             try:
                 yield self
             finally:
-                self._hook = None
+                if outer[0] is not None:
+                    self._hook, self.calls_per_layer = outer
+                else:
+                    self._hook = None
 
     def feed(self, ids: Tensor) -> Tensor:
         """Hidden states (n, d) of the next ``ids`` (n,).

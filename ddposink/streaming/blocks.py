@@ -22,8 +22,9 @@ import torch
 from torch import Tensor
 
 from ddposink.streaming.kernel import Part, attend, attend_masked, merge
-from ddposink.streaming.positions import Alibi, Positions
+from ddposink.streaming.positions import Alibi, Positions, Rope
 from ddposink.streaming.state import LayerState, Segment, StreamState
+from ddposink.streaming.tiles import attend_tiles
 
 
 class BlockAttention:
@@ -40,7 +41,9 @@ class BlockAttention:
         self.length = state.window if segment.blocks else segment.tokens  # queries per block
         self.tables: dict[str, Any] = {}
 
-    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float, extra: dict[str, Any]) -> Tensor:
+    def __call__(
+        self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float, extra: dict[str, Any]
+    ) -> Tensor:
         """q (1,H,n,D), k and v (1,Hkv,n,D) rotated at local positions -> (1,H,n,D)."""
         memory = self.state.layer(layer, k, v)
         own = self.own_windows[layer]
@@ -57,16 +60,21 @@ class BlockAttention:
         self, memory: LayerState, q: Tensor, k: Tensor, v: Tensor, scale: float, sink_logit: Tensor | None
     ) -> Tensor:
         state, blocks = self.state, max(1, self.segment.blocks)
+        if q.device.type == "cpu" and isinstance(self.positions, Rope) and state.seen >= state.sinks:
+            parts = [attend_tiles(state, memory, q, k, v, scale, self._turn_back)]
+            return merge(parts + self._sinks(memory, q, scale, blocks=1), sink_logit)
         qb, kb, vb = (_to_blocks(x, blocks) for x in (q, k, v))
         local = torch.arange(self.start, self.start + self.length, device=q.device)
         parts = [self._attend(qb, kb, vb, scale, local, causal=True)]
         if state.seen >= state.sinks:
             parts += self._previous_triangle(memory, qb, kb, vb, scale, local)
             parts += self._rectangles(memory, qb, scale)
-        parts += self._sinks(memory, q, scale)
+        parts += self._sinks(memory, q, scale, blocks)
         return _from_blocks(merge(parts, sink_logit))
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, scale: float, at: Tensor, causal: bool = False) -> Part:
+    def _attend(
+        self, q: Tensor, k: Tensor, v: Tensor, scale: float, at: Tensor, causal: bool = False
+    ) -> Part:
         """Keys in the queries' own frame; ``at`` (M,) are the keys' positions there."""
         if isinstance(self.positions, Alibi):
             return attend(q, k, v, scale, causal=causal, slopes=self.positions.slopes, key_positions=at)
@@ -105,7 +113,9 @@ class BlockAttention:
             return []
         return [self._attend(q, torch.cat(keys, 2), torch.cat(values, 2), scale, torch.cat(at))]
 
-    def _sinks(self, memory: LayerState, q: Tensor, scale: float, own: int | None = None) -> list[Part]:
+    def _sinks(
+        self, memory: LayerState, q: Tensor, scale: float, blocks: int, own: int | None = None
+    ) -> list[Part]:
         """All queries against the S sinks, each query standing where the cache says it stands."""
         if self.state.seen == 0 or not self.state.sinks:
             return []  # the first forward holds the sinks among its own keys
@@ -121,7 +131,6 @@ class BlockAttention:
             q = self._turn_to_sinks(q)
         visible = None if own is None else distance < own
         part = attend_masked(q, memory.k[:, :, :s], memory.v[:, :, :s], scale, visible, bias)
-        blocks = max(1, self.segment.blocks)
         return [Part(_to_blocks(part.out, blocks), _to_blocks(part.lse[..., None], blocks)[..., 0])]
 
     # -- turns -----------------------------------------------------------------------------------
@@ -158,7 +167,14 @@ class BlockAttention:
     # -- layers with a sliding window of the model's own --------------------------------------------
 
     def _banded(
-        self, memory: LayerState, q: Tensor, k: Tensor, v: Tensor, scale: float, own: int, sink_logit: Tensor | None
+        self,
+        memory: LayerState,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        scale: float,
+        own: int,
+        sink_logit: Tensor | None,
     ) -> Tensor:
         """The policy's keys that are also closer than ``own``: one masked attention per block."""
         state, s, r = self.state, self.state.sinks, self.state.window
@@ -181,7 +197,7 @@ class BlockAttention:
         if isinstance(self.positions, Alibi):
             bias = self.positions.slopes.view(-1, 1, 1) * at
         parts = [attend_masked(qb, keys, values, scale, visible, bias)]
-        parts += self._sinks(memory, q, scale, own)
+        parts += self._sinks(memory, q, scale, blocks, own)
         return _from_blocks(merge(parts, sink_logit))
 
     # -- storing ------------------------------------------------------------------------------------

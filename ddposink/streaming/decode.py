@@ -20,7 +20,7 @@ from ddposink.streaming.base import Stream
 from ddposink.streaming.families import check_budget, own_windows
 from ddposink.streaming.hook import Hook
 from ddposink.streaming.positions import Alibi, Positions, Rope
-from ddposink.streaming.state import StreamState
+from ddposink.streaming.state import Mark, StreamState
 
 
 @dataclass
@@ -46,7 +46,9 @@ def plan_step(state: StreamState, positions: Positions, device: torch.device, dt
     is_sink = slots < s
     evicting = state.block > 0
     sink_place = state.seen - s if state.absolute or not evicting else r
-    place = torch.where(is_sink, sink_place, torch.where((ring < local) | ~torch.tensor(evicting), local, local + r))
+    place = torch.where(
+        is_sink, sink_place, torch.where((ring < local) | ~torch.tensor(evicting), local, local + r)
+    )
     distance = (place - ring).float()
     if not evicting:
         distance[slots >= state.seen] = torch.inf
@@ -110,7 +112,9 @@ class DecodeStream(Stream):
         state.seen += 1
         return hidden
 
-    def _attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float, extra: dict[str, Any]) -> Tensor:
+    def _attend(
+        self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float, extra: dict[str, Any]
+    ) -> Tensor:
         """q (1,H,1,D), k and v (1,Hkv,1,D) -> (1,H,1,D)."""
         step, memory = self.step, self.state.layer(layer, k, v)
         assert step is not None
@@ -118,7 +122,9 @@ class DecodeStream(Stream):
         memory.v[:, :, -1:] = v
         scores = self._scores(q, memory.k, step).float() * scale  # (Hkv, G, slots)
         own = self.own_windows[layer]
-        distance = step.distance if own is None else step.distance.masked_fill(step.distance >= own, torch.inf)
+        distance = (
+            step.distance if own is None else step.distance.masked_fill(step.distance >= own, torch.inf)
+        )
         if isinstance(self.positions, Alibi):
             scores = scores - self.positions.slopes.view(k.shape[1], -1, 1) * distance
         else:
@@ -138,6 +144,14 @@ class DecodeStream(Stream):
         scores = torch.bmm(three.reshape(kv_heads, -1, q.shape[-1]), keys[0].transpose(1, 2))
         chosen = scores.view(heads, 3, -1).gather(1, step.choose.expand(heads, 1, -1))
         return chosen.view(kv_heads, heads // kv_heads, -1)
+
+    def mark(self, steps: int) -> Mark:
+        """A point to come back to; see `StreamState.mark`."""
+        return self.state.mark(steps)
+
+    def rewind(self, mark: Mark) -> None:
+        """Undo the tokens fed since ``mark``."""
+        self.state.rewind(mark)
 
     def nbytes(self) -> int:
         """Measured bytes of keys and values held."""

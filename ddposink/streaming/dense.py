@@ -57,7 +57,9 @@ class DenseStream(Stream):
         self._seen += len(ids)
         return hidden
 
-    def _attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float, extra: dict[str, Any]) -> Tensor:
+    def _attend(
+        self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float, extra: dict[str, Any]
+    ) -> Tensor:
         past, fresh = self._seen, k.shape[2]
         keys, values = self._room(layer, k, v, past + fresh)
         keys[:, :, past : past + fresh] = k
@@ -84,10 +86,20 @@ class DenseStream(Stream):
         self.layers[layer] = (grown[0], grown[1])
         return self.layers[layer]
 
+    def mark(self, steps: int) -> int:
+        """How many tokens are held: later ones are simply forgotten."""
+        return self._seen
+
+    def rewind(self, mark: int) -> None:
+        """Forget the tokens fed since ``mark``."""
+        self._seen = mark
+
     def nbytes(self) -> int:
         """Measured bytes of the keys and values of the tokens held."""
         return sum(
-            self._seen * x.shape[1] * x.shape[3] * x.element_size() for pair in self.layers.values() for x in pair
+            self._seen * x.shape[1] * x.shape[3] * x.element_size()
+            for pair in self.layers.values()
+            for x in pair
         )
 
     def allocated_bytes(self) -> int:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from ddposink.caches import Policy
 from ddposink.streaming.base import Stream
 from ddposink.streaming.blocks import BlockAttention
+from ddposink.streaming.decode import DecodeStream
 from ddposink.streaming.families import check_budget, own_windows
 from ddposink.streaming.hook import Hook
 from ddposink.streaming.positions import Positions
-from ddposink.streaming.state import StreamState, next_segment
+from ddposink.streaming.state import Mark, StreamState, next_segment
 
 
 class ExactStream(Stream):
@@ -23,10 +23,16 @@ class ExactStream(Stream):
     path = "exact"
 
     def __init__(
-        self, model: nn.Module, policy: Policy, positions: Positions, chunk: int, state: StreamState | None = None
+        self,
+        model: nn.Module,
+        policy: Policy,
+        positions: Positions,
+        chunk: int,
+        state: StreamState | None = None,
     ) -> None:
         check_budget(model, policy.sinks + policy.window)
         super().__init__(model)
+        self.policy = policy
         self.positions = positions
         self.chunk = chunk
         self.state = state or StreamState.for_policy(policy)
@@ -66,6 +72,18 @@ class ExactStream(Stream):
         """Largest cache position any query has stood at (text position for absolute sinks)."""
         return self.state.largest_position
 
+    def decoder(self) -> DecodeStream:
+        """Decode on the same ring."""
+        return DecodeStream(self.model, self.policy, self.positions, state=self.state)
+
+    def mark(self, steps: int) -> Mark:
+        """A point to come back to; see `StreamState.mark`."""
+        return self.state.mark(steps)
+
+    def rewind(self, mark: Mark) -> None:
+        """Undo the tokens fed since ``mark``."""
+        self.state.rewind(mark)
+
     def nbytes(self) -> int:
         """Measured bytes of keys and values held."""
         return self.state.nbytes()
@@ -73,8 +91,3 @@ class ExactStream(Stream):
     def allocated_bytes(self) -> int:
         """Measured bytes of all cache buffers."""
         return self.state.allocated_bytes()
-
-
-def device_of(model: nn.Module) -> torch.device:
-    """Where the model's embeddings live."""
-    return model.get_input_embeddings().weight.device

@@ -7,12 +7,14 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
+from ddposink.caches import CacheShape
 from ddposink.streaming.positions import Alibi, Positions, Rope
 
 ROTARY = {
@@ -81,8 +83,6 @@ def check_budget(model: nn.Module, budget: int) -> None:
 
 def own_windows(model: nn.Module) -> list[int | None]:
     """The model's own sliding window per layer, None where attention is full."""
-    from ddposink.caches import CacheShape
-
     config = model.config.get_text_config()
     return list(CacheShape.from_config(config.to_dict(), itemsize=4).layer_windows)
 
@@ -94,8 +94,6 @@ def _slopes(model: nn.Module, config: Any) -> torch.Tensor:
     if config.model_type == "mpt":
         pair = base.build_mpt_alibi_tensor(base.num_heads, 2, device=device)  # (H,1,2): -slope, 0
         return -pair[:, 0, 0].float()
-    import sys
-
     build = sys.modules[type(base).__module__].build_alibi_tensor
     ones = torch.ones(1, 2, device=device)
     return build(ones, config.num_attention_heads, torch.float32)[:, 0, 1]

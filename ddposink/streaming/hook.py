@@ -9,6 +9,7 @@ projection. Whichever way, every layer must call exactly once per forward: anyth
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -36,7 +37,9 @@ class Hook:
         self.calls = [0] * self.layers
         self.forwards = 0
 
-    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float, extra: dict[str, Any]) -> Tensor:
+    def __call__(
+        self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float, extra: dict[str, Any]
+    ) -> Tensor:
         self.calls[layer] += 1
         return self.attend(layer, q, k, v, scale, extra)
 
@@ -92,7 +95,7 @@ def opened(model: nn.Module, attend: Attend) -> Iterator[Hook]:
             model.set_attn_implementation(NAME)
         else:
             name, forward = adapter
-            adapted = [m for m in model.modules() if type(m).__name__ == name]
+            adapted = [m for m in model.modules() if type(m).__name__ == name and "forward" not in vars(m)]
             for module in adapted:
                 module.forward = _bind(forward, module)
         yield hook
@@ -114,7 +117,9 @@ def _call(module: Any, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     return out.transpose(1, 2).flatten(2)
 
 
-def _falcon(module: Any, hidden_states: Tensor, alibi: Tensor | None, *_: Any, **kwargs: Any) -> tuple[Tensor, None]:
+def _falcon(
+    module: Any, hidden_states: Tensor, alibi: Tensor | None, *_: Any, **kwargs: Any
+) -> tuple[Tensor, None]:
     q, k, v = module._split_heads(module.query_key_value(hidden_states))
     if module.new_decoder_architecture:  # undo the repetition of grouped heads: cache each key once
         groups = module.num_heads // module.num_kv_heads
@@ -141,8 +146,6 @@ def _bloom(module: Any, hidden_states: Tensor, residual: Tensor, *_: Any, **__: 
 
 def _module_function(module: nn.Module, name: str) -> Callable[..., Any]:
     """A function of the file that defines ``module``'s class."""
-    import sys
-
     return getattr(sys.modules[type(module).__module__], name)
 
 
@@ -151,13 +154,6 @@ _ADAPTERS: dict[str, tuple[str, Callable[..., Any]]] = {
     "mpt": ("MptAttention", _mpt),
     "bloom": ("BloomAttention", _bloom),
 }
-
-
-def no_grad_eval(model: nn.Module) -> None:
-    """Streaming code measures; it never trains."""
-    model.eval()
-    for parameter in model.parameters():
-        parameter.requires_grad_(False)
 
 
 @torch.no_grad()

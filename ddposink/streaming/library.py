@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -84,7 +85,9 @@ class LibraryStream(Stream):
         self._evict()
         held = {layer.keys.shape[2] for layer in self.cache.layers} if self.policy.bounded else {self._held}
         if held != {self._held}:
-            raise RuntimeError(f"the cache holds {sorted(held)} tokens per layer, the policy says {self._held}")
+            raise RuntimeError(
+                f"the cache holds {sorted(held)} tokens per layer, the policy says {self._held}"
+            )
         self.calls_per_layer += 1
         return output.last_hidden_state[0]
 
@@ -104,6 +107,21 @@ class LibraryStream(Stream):
             layer.keys = torch.cat([layer.keys[:, :, :sinks], layer.keys[:, :, lo:]], 2)
             layer.values = torch.cat([layer.values[:, :, :sinks], layer.values[:, :, lo:]], 2)
         self._held = sinks + window
+
+    def mark(self, steps: int) -> tuple[Any, ...]:
+        """References suffice: the library replaces tensors when it appends."""
+        return (
+            self._seen,
+            self._held,
+            self._largest,
+            [(layer.keys, layer.values) for layer in self.cache.layers],
+        )
+
+    def rewind(self, mark: tuple[Any, ...]) -> None:
+        """Undo the tokens fed since ``mark``."""
+        self._seen, self._held, self._largest, layers = mark
+        for layer, attributes in zip(self.cache.layers, layers, strict=True):
+            vars(layer).update(attributes)
 
     def nbytes(self) -> int:
         """Measured bytes of the cached keys and values."""

@@ -68,7 +68,9 @@ class ReferenceStream(Stream):
         self._evict()
         return hidden
 
-    def _attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float, extra: dict[str, Any]) -> Tensor:
+    def _attend(
+        self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float, extra: dict[str, Any]
+    ) -> Tensor:
         if layer in self.layers:
             k = torch.cat([self.layers[layer][0], k], 2)
             v = torch.cat([self.layers[layer][1], v], 2)
@@ -133,6 +135,14 @@ class ReferenceStream(Stream):
             assert self.turn_ends is not None, "evict=turn needs turn_ends"
             return bool(self.turn_ends[self._seen - 1])
         return self._seen % evict.every == 0
+
+    def mark(self, steps: int) -> tuple[Any, ...]:
+        """References suffice: tensors are replaced, never written to."""
+        return self._seen, self._largest, dict(self.layers), self.text_positions
+
+    def rewind(self, mark: tuple[Any, ...]) -> None:
+        """Undo the tokens fed since ``mark``."""
+        self._seen, self._largest, self.layers, self.text_positions = mark
 
     def nbytes(self) -> int:
         """Measured bytes of the cached keys and values."""

@@ -31,7 +31,12 @@ class ScheduledStream(Stream):
     path = "scheduled"
 
     def __init__(
-        self, model: nn.Module, policy: Policy, positions: Positions, chunk: int, turn_ends: Tensor | None = None
+        self,
+        model: nn.Module,
+        policy: Policy,
+        positions: Positions,
+        chunk: int,
+        turn_ends: Tensor | None = None,
     ) -> None:
         check_budget(model, policy.sinks + policy.window)
         super().__init__(model)
@@ -42,7 +47,9 @@ class ScheduledStream(Stream):
                 f"is not supported; use evict=token"
             )
         if policy.evict.per == "turn" and turn_ends is None:
-            raise UnsupportedPolicyError("evict=turn needs a corpus whose turns are known (a tokenizer's text)")
+            raise UnsupportedPolicyError(
+                "evict=turn needs a corpus whose turns are known (a tokenizer's text)"
+            )
         self.policy = policy
         self.positions = positions
         self.chunk = chunk
@@ -92,11 +99,15 @@ class ScheduledStream(Stream):
         start = self._seen if self.policy.positions == "absolute" else self._held
         return range(start, start + self._fresh)
 
-    def _attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float, extra: dict[str, Any]) -> Tensor:
+    def _attend(
+        self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float, extra: dict[str, Any]
+    ) -> Tensor:
         """q, k at rotary position 0, i.e. not rotated yet."""
-        held, fresh = self._held, k.shape[2]
+        held = self._held
         past = self.layers.get(layer)
-        self.layers[layer] = (k, v) if past is None else (torch.cat([past[0], k], 2), torch.cat([past[1], v], 2))
+        self.layers[layer] = (
+            (k, v) if past is None else (torch.cat([past[0], k], 2), torch.cat([past[1], v], 2))
+        )
         queries = torch.tensor(list(self._place_of_queries()), device=q.device)
         slots = torch.arange(held, device=q.device)
         if self.policy.positions == "absolute":
@@ -135,6 +146,14 @@ class ScheduledStream(Stream):
             assert self.turn_ends is not None
             return bool(self.turn_ends[self._seen - 1])
         return self._seen % self.policy.evict.every == 0
+
+    def mark(self, steps: int) -> tuple[Any, ...]:
+        """References suffice: tensors are replaced, never written to."""
+        return self._seen, self._held, self._largest, dict(self.layers)
+
+    def rewind(self, mark: tuple[Any, ...]) -> None:
+        """Undo the tokens fed since ``mark``."""
+        self._seen, self._held, self._largest, self.layers = mark
 
     def nbytes(self) -> int:
         """Measured bytes of the cached keys and values."""

@@ -74,7 +74,8 @@ class StreamState:
     def nbytes(self) -> int:
         """Measured bytes of the keys and values of the tokens held (from the real tensors)."""
         return sum(
-            self.held * (s.k[0, :, 0].numel() * s.k.element_size() + s.v[0, :, 0].numel() * s.v.element_size())
+            self.held
+            * (s.k[0, :, 0].numel() * s.k.element_size() + s.v[0, :, 0].numel() * s.v.element_size())
             for s in self.layers.values()
         )
 
@@ -84,10 +85,40 @@ class StreamState:
             s.k.numel() * s.k.element_size() + s.v.numel() * s.v.element_size() for s in self.layers.values()
         )
 
+    def mark(self, steps: int) -> Mark:
+        """A copy of the ring slots that the next ``steps`` tokens will overwrite."""
+        text = torch.arange(self.seen, self.seen + min(steps, self.sinks + self.window))
+        ring = self.sinks + (text - self.sinks) % self.window
+        slots = torch.where(text < self.sinks, text, ring).unique()
+        kept = {}
+        for index, layer in self.layers.items():
+            at = slots.to(layer.k.device)
+            kept[index] = LayerState(layer.k.index_select(2, at), layer.v.index_select(2, at))
+        return Mark(self.seen, self.largest_position, slots, kept)
+
+    def rewind(self, mark: Mark) -> None:
+        """Undo the tokens fed since ``mark`` was taken."""
+        for index, kept in mark.layers.items():
+            layer = self.layers[index]
+            at = mark.slots.to(layer.k.device)
+            layer.k.index_copy_(2, at, kept.k)
+            layer.v.index_copy_(2, at, kept.v)
+        self.seen, self.largest_position = mark.seen, mark.largest_position
+
     def clone(self) -> StreamState:
         """An independent copy (to decode from here without disturbing the stream)."""
         layers = {i: LayerState(s.k.clone(), s.v.clone()) for i, s in self.layers.items()}
         return StreamState(self.sinks, self.window, self.absolute, self.seen, self.largest_position, layers)
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A point of a stream to come back to: counters and the slots about to be overwritten."""
+
+    seen: int
+    largest_position: int
+    slots: Tensor
+    layers: dict[int, LayerState]
 
 
 @dataclass(frozen=True)

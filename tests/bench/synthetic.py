@@ -26,20 +26,74 @@ METRICS = (
     Metric("vram", "VRAM of the process", "bytes", "lower", "noisy", 0.05, "As NVML reports it."),
     Metric("latency", "latency per token", "ms", "lower", "noisy", 0.05, "Median.", headline=True),
 )
-_CURVE = dict(x="position", y="nll", x_label="position in the text (tokens)", series="nll", log_x=True)
 VIEWS = (
-    View("memory", "line", "Cache memory against text length", "length", "cache", "text length (tokens)",
-         "cache (bytes)", log_x=True, log_y=True),
-    View("perplexity", "curve", "Perplexity along the text", y_label="perplexity", transform="exp", log_y=True,
-         marks=("train_length",), headline=True, **_CURVE),
-    View("latency", "line", "Latency per token against text length", "length", "latency",
-         "text length (tokens)", "latency per token", log_x=True),
-    View("sinks", "line", "How many sinks are needed", "sinks", "late_perplexity", "sinks (tokens kept)",
-         "perplexity after eviction", hue="budget", where={"budget": 512}),
-    View("overview", "heatmap", "Perplexity by policy and length", "length", "perplexity",
-         "text length (tokens)", "perplexity"),
-    View("vram", "line", "VRAM against text length", "length", "vram", "text length (tokens)", "VRAM", log_x=True),
-)  # fmt: skip
+    View(
+        "memory",
+        "line",
+        "Cache memory against text length",
+        x="length",
+        y="cache",
+        x_label="text length (tokens)",
+        y_label="cache (bytes)",
+        log_x=True,
+        log_y=True,
+    ),
+    View(
+        "perplexity",
+        "curve",
+        "Perplexity along the text",
+        x="position",
+        y="nll",
+        x_label="position in the text (tokens)",
+        y_label="perplexity",
+        series="nll",
+        transform="exp",
+        log_x=True,
+        log_y=True,
+        marks=("train_length",),
+        headline=True,
+    ),
+    View(
+        "latency",
+        "line",
+        "Latency per token against text length",
+        x="length",
+        y="latency",
+        x_label="text length (tokens)",
+        y_label="latency per token",
+        log_x=True,
+    ),
+    View(
+        "sinks",
+        "line",
+        "How many sinks are needed",
+        x="sinks",
+        y="late_perplexity",
+        x_label="sinks (tokens kept)",
+        y_label="perplexity after eviction",
+        hue="budget",
+        where={"budget": 512},
+    ),
+    View(
+        "overview",
+        "heatmap",
+        "Perplexity by policy and length",
+        x="length",
+        y="perplexity",
+        x_label="text length (tokens)",
+        y_label="perplexity",
+    ),
+    View(
+        "vram",
+        "line",
+        "VRAM against text length",
+        x="length",
+        y="vram",
+        x_label="text length (tokens)",
+        y_label="VRAM",
+        log_x=True,
+    ),
+)
 POLICIES = ("dense", "window 1024", "window 512", "sink 4+1020", "sink 4+508")
 LENGTHS = (1024, 2048, 4096, 8192, 16384, 32768)
 TRAIN = 8192
@@ -61,6 +115,7 @@ class Synthetic:
 
 def nll_series(policy: str, n: int, seed: int = 0) -> np.ndarray:
     """Invented NLLs that do what the paper describes: same text for every policy, then its own fate."""
+    size, n = n, LENGTHS[-1]  # always all of it, so that every length sees the same text
     text = np.random.default_rng(seed)
     shocks = text.gamma(1.3, 1.0, n)
     slow = np.convolve(text.standard_normal(n + 200), np.ones(200) / 14, "valid")[:n]
@@ -76,7 +131,7 @@ def nll_series(policy: str, n: int, seed: int = 0) -> np.ndarray:
         lost = {0: 4.2, 1: 0.12, 2: 0.03}.get(sinks, 0.0)
         ramp = 1 - np.exp(-(position - sinks - recent).clip(0) / 60)
         base = base + after * (cost + lost * ramp)
-    return np.maximum(base, 0.02).astype(np.float32)
+    return np.maximum(base, 0.02).astype(np.float32)[:size]
 
 
 def hash_of(text: str) -> int:
@@ -193,13 +248,14 @@ ENV = {
 
 
 def sinks_run(folder: Path, lengths: Sequence[int] = LENGTHS, *, oom_at: int | None = 32768) -> Path:
-    """The whole picture: five policies over all lengths, an ablation of sinks, dense out of memory at the end."""
+    """The whole picture: five policies over all lengths, an ablation of sinks, dense out of memory."""
     records, series = [], {}
     for policy in POLICIES:
         whole = nll_series(policy, lengths[-1])
         for length in lengths:
             if policy == "dense" and oom_at is not None and length >= oom_at:
-                reason = "OutOfMemoryError: tried to allocate 9.1 GiB" if length == oom_at else "not reached: the same"
+                reason = "OutOfMemoryError: tried to allocate 9.1 GiB"
+                reason = reason if length == oom_at else f"not reached: {reason}"
                 made = record(policy, length, status="oom", reason=reason)
             else:
                 made = measured(policy, length, whole)

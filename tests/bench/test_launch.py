@@ -1,18 +1,20 @@
 """Real children that end in every way a child can end."""
 
+import errno
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 
-import psutil
 import pytest
-from toy import ToyParams
+from toy import ToyParams, gone
 
+from bench.context import as_value
 from bench.launch import LocalLauncher
 from bench.record import Status, Value
-from bench.worker import Job, as_value, outcome
+from bench.worker import Job, outcome
 from bench.workload import Cell, Cost, Missing, Pass, Samples, Skip
 
 
@@ -23,7 +25,8 @@ def launcher(tmp_path_factory):
 
 def make_pass(mode="ok", lengths=(4, 8), **params):
     cells = tuple(
-        Cell(f"{mode}-{n}", ToyParams(mode=mode, length=n, **params).model_dump(), f"{mode} {n}") for n in lengths
+        Cell(f"{mode}-{n}", ToyParams(mode=mode, length=n, **params).model_dump(), f"{mode} {n}")
+        for n in lengths
     )
     return Pass(f"pass-{mode}", "toy", cells, Cost(max(lengths), "numbers"))
 
@@ -47,14 +50,6 @@ def play(launcher, tmp_path, mode="ok", *, job=None, **params):
     events = finish(running)
     kinds = {kind: [e for e in events if e["event"] == kind] for kind in ("ready", "cell", "progress")}
     return kinds, running.end, (tmp_path / "logs" / "pass.log").read_text()
-
-
-def gone(pid):
-    """Whether a process has ended (a zombie that nobody has collected yet has)."""
-    try:
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
 
 
 def eventually(condition):
@@ -145,7 +140,12 @@ def test_a_nan_becomes_null_with_its_reason(launcher, tmp_path):
     (cell,) = events["cell"]
     assert end.status is None
     assert (cell["status"], cell["reason"]) == ("nan", "nll is nan, ms is inf")
-    assert cell["metrics"]["nll"] == {"value": None, "unit": "nats", "reason": "measured nan", "samples": None}
+    assert cell["metrics"]["nll"] == {
+        "value": None,
+        "unit": "nats",
+        "reason": "measured nan",
+        "samples": None,
+    }
     assert cell["metrics"]["ms"]["samples"] == [1.0]
 
 
@@ -221,9 +221,26 @@ if __name__ == "__main__":
     events = finish(running)
     print(running.end, events[0]["not_preloaded"])
 """
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
     assert done.stdout == "End(status=None, reason=None) ['poison']\n", done.stderr
     assert "poisoned" in (tmp_path / "server.log").read_text()
+
+
+def test_a_server_killed_in_the_middle_ends_the_pass_and_is_replaced(launcher, tmp_path):
+    from multiprocessing.forkserver import _forkserver
+
+    work = make_pass("hang", scratch=str(tmp_path))
+    running = launcher.launch(make_job(tmp_path, work))
+    assert eventually(lambda: (tmp_path / "trace.txt").exists())
+    os.kill(_forkserver._forkserver_pid, signal.SIGKILL)
+    finish(running)
+    assert running.end.status is Status.ERROR
+    assert eventually(lambda: gone(int((tmp_path / "trace.txt").read_text().split()[0])))
+    events, end, _ = play(launcher, tmp_path)
+    assert end.status is None
+    assert events["ready"][0]["not_preloaded"] == []
 
 
 def test_children_die_with_their_parent(tmp_path):
@@ -255,7 +272,7 @@ def test_the_server_imports_ahead_and_stays_clear_of_devices(tmp_path):
         "    metrics = ()\n"
         "    def run(self, work, ctx):\n"
         "        torch = sys.modules['torch']\n"
-        "        print('bad fork:', torch.cuda._is_in_bad_fork(), 'initialised:', torch.cuda.is_initialized())\n"
+        "        print('bad fork:', torch.cuda._is_in_bad_fork(), torch.cuda.is_initialized())\n"
     )
     code = f"""
 import sys
@@ -268,23 +285,28 @@ launcher = LocalLauncher(("torch",), root / "server.log")
 for _ in range(2):
     running = launcher.launch(make_job(root, make_pass(), target="looks:Looks", preload=("torch",)))
     ready = finish(running)[0]
-    print(running.end.status, ready["not_preloaded"], "torch" in sys.modules, launcher.server_s > ready["startup_s"])
+    quick = launcher.server_s > ready["startup_s"]
+    print(running.end.status, ready["not_preloaded"], "torch" in sys.modules, quick)
 """
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
     assert done.stdout == "None [] False True\n" * 2, done.stderr
-    assert (tmp_path / "logs" / "pass.log").read_text().count("bad fork: False initialised: False") == 2
-
-
-class TorchOutOfMemoryError(RuntimeError):
-    pass
+    assert (tmp_path / "logs" / "pass.log").read_text().count("bad fork: False False") == 2
 
 
 @pytest.mark.parametrize(
     ("error", "status"),
     [
         (MemoryError(), Status.OOM),
-        (RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"), Status.OOM),
+        (
+            RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"),
+            Status.OOM,
+        ),
         (RuntimeError("CUDA error: out of memory"), Status.OOM),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"), Status.OOM),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), Status.OOM),
+        (OSError(errno.ENOENT, "No such file"), Status.ERROR),
         (RuntimeError("shape mismatch"), Status.ERROR),
         (KeyError("x"), Status.ERROR),
         (Skip(""), Status.SKIPPED),
@@ -319,7 +341,13 @@ def test_metrics_as_json(value, number, reason, samples, odd):
     data, found = as_value(value, "s")
     json.dumps(data, allow_nan=False)
     valid = Value.model_validate(data)
-    assert (valid.value, valid.unit, valid.reason, valid.samples, found) == (number, "s", reason, samples, odd)
+    assert (valid.value, valid.unit, valid.reason, valid.samples, found) == (
+        number,
+        "s",
+        reason,
+        samples,
+        odd,
+    )
 
 
 @pytest.mark.parametrize("value", [True, "1.0", [1.0]])

@@ -6,8 +6,9 @@ import hashlib
 import pytest
 from toy import Toy, ToyParams
 
+from bench.child import End
 from bench.errors import UserError
-from bench.launch import End, LocalLauncher
+from bench.launch import LocalLauncher
 from bench.record import Status
 from bench.run import Session, exit_code, measure, remaining, tally
 from bench.store import Store
@@ -204,7 +205,12 @@ class Spy:
 def test_a_full_disk_stops_the_run_and_its_child(run, tmp_path, launcher):
     spy = Spy(launcher)
     with pytest.raises(UserError, match="disk is full"):
-        run(make_pass(lengths=(4, 10**6), speed=0.01), make_pass(number=1), store=Dead(Store(tmp_path)), starts=spy)
+        run(
+            make_pass(lengths=(4, 10**6), speed=0.01),
+            make_pass(number=1),
+            store=Dead(Store(tmp_path)),
+            starts=spy,
+        )
     assert len(spy.started) == 1
     assert spy.started[0].end is not None
 

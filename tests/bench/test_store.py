@@ -9,18 +9,8 @@ import pytest
 
 from bench.errors import UserError
 from bench.record import Record, Status
-from bench.store import (
-    DAMAGED,
-    ENV,
-    PLAN,
-    RECORDS,
-    Store,
-    choose_run,
-    locked,
-    read_records,
-    run_folders,
-    write_atomic,
-)
+from bench.rundir import choose_run, locked, run_folders
+from bench.store import DAMAGED, ENV, PLAN, RECORDS, Store, read_records, write_atomic
 
 
 def make_record(cell="c1", **changes):
@@ -254,7 +244,7 @@ def test_folders_that_are_no_runs_are_not_taken_for_one(tmp_path):
 def test_a_file_in_place_of_the_results_folder_is_a_clear_error(tmp_path):
     blocker = tmp_path / "results"
     blocker.write_text("I am a file")
-    with pytest.raises(UserError, match="cannot use .*results.* for results"), locked(blocker / "s"):
+    with pytest.raises(UserError, match=r"cannot use .*results.* for results"), locked(blocker / "s"):
         pass
 
 

@@ -11,9 +11,10 @@ import time
 from pathlib import Path
 from typing import Literal
 
+import psutil
 from pydantic import BaseModel, ConfigDict, Field
 
-from bench.workload import Cost, Context, Metric, Missing, Pass, Samples, Scalar, Skip, View
+from bench.workload import Context, Cost, Metric, Missing, Pass, Samples, Scalar, Skip, View
 
 Mode = Literal[
     "ok",
@@ -39,6 +40,14 @@ Mode = Literal[
     "slow",
     "alloc_error",
 ]
+
+
+def gone(pid: int) -> bool:
+    """Whether a process has ended (a zombie that nobody has collected yet has)."""
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 class ToyParams(BaseModel):
@@ -145,7 +154,9 @@ def _misbehave(params: ToyParams, cell: object, ctx: Context) -> None:
         case "alloc_error":
             raise OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         case "nan":
-            ctx.emit(cell, {"total": 1, "nll": float("nan"), "ms": Samples(float("inf"), (1.0, float("inf")))})
+            ctx.emit(
+                cell, {"total": 1, "nll": float("nan"), "ms": Samples(float("inf"), (1.0, float("inf")))}
+            )
         case "skip":
             raise Skip("weights not available offline")
         case "shout":

@@ -141,7 +141,8 @@ def test_position_semantics_and_schedules_are_different_policies() -> None:
     ends[::40] = True
     variants = ["", " positions=absolute", " evict=chunk:16", " evict=turn"]
     series = [
-        evaluate(open_stream(model, parse_policy("sink 4+28" + v), turn_ends=ends).stream, ids) for v in variants
+        evaluate(open_stream(model, parse_policy("sink 4+28" + v), turn_ends=ends).stream, ids)
+        for v in variants
     ]
     for i, a in enumerate(series):
         for b in series[:i]:

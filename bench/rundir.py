@@ -1,0 +1,142 @@
+"""Which folder a run writes to: the newest one whose numbers may stand beside ours, or a new one.
+
+``results/SUITE/YYYYMMDD-HHMMSS-xxxxxx/``, one writer at a time for all runs of a suite.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from bench.env import Fingerprint, comparable
+from bench.errors import UserError
+from bench.store import ENV, PLAN, clear_errors, write_atomic
+
+_STAMP = "%Y%m%d-%H%M%S"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The run folder to work in; ``why`` says why the newest run was not resumed."""
+
+    folder: Path
+    resumed: bool
+    why: str | None = None
+
+
+def run_folders(results: Path, suite: str) -> list[Path]:
+    """Folders of all runs of a suite that began properly, newest first."""
+    folders = (path.parent for path in (results / suite).glob(f"*/{ENV}"))
+    return sorted((f for f in folders if _started(f) is not None), key=lambda f: f.name, reverse=True)
+
+
+def choose_run(
+    results: Path,
+    suite: str,
+    fingerprint: Fingerprint,
+    overrides: Mapping[str, Any],
+    *,
+    new: bool = False,
+) -> Choice:
+    """Resume the newest run of ``suite`` made with the same ``--set``, if its numbers may stand beside ours.
+
+    Creates the folder and its fingerprint. Call it under ``locked``.
+    """
+    earlier = run_folders(results, suite)
+    candidates = [folder for folder in earlier if _load(folder / PLAN).get("overrides", {}) == overrides]
+    why = None
+    if candidates and not new:
+        known = _load(candidates[0] / ENV)
+        differing = comparable(known, fingerprint) if known else [f"environment ({ENV} cannot be read)"]
+        if not differing:
+            _write_fingerprint(candidates[0], fingerprint, known)
+            return Choice(candidates[0], resumed=True)
+        why = f"the newest run {candidates[0].name} was made with another {_listed(differing)}"
+    folder = _new_folder(results / suite, earlier)
+    _write_fingerprint(folder, fingerprint, {})
+    return Choice(folder, resumed=False, why=why)
+
+
+def _new_folder(parent: Path, earlier: list[Path]) -> Path:
+    """A folder whose name sorts after all earlier ones, even within the same second."""
+    now = datetime.now(UTC).replace(microsecond=0)
+    if earlier:
+        now = max(now, (_started(earlier[0]) or now) + timedelta(seconds=1))
+    folder = parent / f"{now.strftime(_STAMP)}-{secrets.token_hex(3)}"
+    with clear_errors(f"cannot create a run folder in {parent}"):
+        for name in ("artifacts", "logs"):
+            (folder / name).mkdir(parents=True)
+    return folder
+
+
+def _started(folder: Path) -> datetime | None:
+    try:
+        return datetime.strptime(folder.name[:15], _STAMP).replace(tzinfo=UTC)
+    except ValueError:  # not one of ours
+        return None
+
+
+def _write_fingerprint(folder: Path, fingerprint: Fingerprint, known: dict[str, Any]) -> None:
+    """Keep every fingerprint that a record of this run may name: the newest on top, others below it."""
+    earlier = known.pop("earlier", {})
+    if known and known.get("id") != fingerprint["id"]:
+        earlier |= {known["id"]: known}
+    earlier.pop(fingerprint["id"], None)
+    data = fingerprint | ({"earlier": earlier} if earlier else {})
+    write_atomic(folder / ENV, json.dumps(data, indent=2) + "\n")
+
+
+def _load(path: Path) -> dict[str, Any]:
+    """A JSON object from a run folder; empty if it is not there or not whole."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return data if isinstance(data, dict) else {}
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+@contextmanager
+def locked(
+    folder: Path, *, wait: bool = False, on_wait: Callable[[str], None] | None = None
+) -> Iterator[None]:
+    """Hold a suite's results folder for one run. A second run waits (``wait``) or is refused clearly."""
+    from filelock import FileLock, Timeout
+
+    holder = folder / ".holder"
+    with clear_errors(f"cannot use {folder} for results"):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            who = holder.read_text().strip() if holder.exists() else "another process"
+            if not wait:
+                raise UserError(
+                    f"{folder} is in use by {who}",
+                    hint="wait for it with --wait, or write elsewhere with --results DIR",
+                ) from None
+            if on_wait:
+                on_wait(who)
+            lock.acquire()
+        try:
+            holder.write_text(f"process {os.getpid()} (since {datetime.now():%H:%M:%S})\n")
+        except OSError:
+            lock.release()
+            raise
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            holder.unlink(missing_ok=True)
+        lock.release()

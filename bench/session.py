@@ -1,0 +1,177 @@
+"""One ``bench run`` from the suite file to the report: what to measure, where, and what to say of it.
+
+The order matters: everything that can be wrong with the request is found before the folder is
+locked, everything that can be wrong with the folder before a child is started, and what has been
+measured is on the disk before anything is drawn from it.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+
+from bench import env, live, registry, show
+from bench.launch import LocalLauncher
+from bench.record import Status
+from bench.request import Options, Request, prepare
+from bench.run import RETRIED, Session, exit_code, measure, remaining, tally
+from bench.rundir import choose_run, locked
+from bench.store import PLAN, SUITE, Store, write_atomic
+from bench.workload import Pass
+
+README = "README.md"
+
+
+def run(options: Options, console: Console) -> int:
+    """Measure what has no answer yet, draw the report, and return the exit code (0 or 3).
+
+    Raises UserError, and KeyboardInterrupt after having said how to go on.
+    """
+    request = prepare(options)
+    folder = options.results / request.suite.suite
+
+    def waiting(who: str) -> None:
+        console.print(f"waiting for {escape(who)} to finish in {escape(str(folder))}", highlight=False)
+
+    with locked(folder, wait=options.wait, on_wait=waiting):
+        fingerprint = env.fingerprint()
+        choice = choose_run(
+            options.results, request.suite.suite, fingerprint, options.overrides, new=options.new
+        )
+        if choice.why:
+            _say(console, f"starting a new run: {escape(choice.why)}")
+        store = Store(choice.folder)
+        try:
+            changed = _write_plan(choice.folder, request, options)
+            _say_what_was_found(console, store, request)
+            todo = remaining(request.passes, store, retry_failed=options.retry_failed)
+            if todo:
+                _measure(todo, request, options, store, fingerprint["id"], console)
+            _conclude(console, store, request, options, fresh=bool(todo) or changed)
+            return exit_code(tally(request.cells, store))
+        finally:
+            store.close()
+
+
+def _write_plan(folder: Path, request: Request, options: Options) -> bool:
+    """Keep suite and plan beside the records; whether they differ from what lay there."""
+    plan = json.dumps(request.plan.to_json() | {"overrides": options.overrides}, indent=1) + "\n"
+    texts = {SUITE: options.suite.read_text(encoding="utf-8"), PLAN: plan}
+    changed = False
+    for name, text in texts.items():
+        path = folder / name
+        if not path.exists() or path.read_bytes() != text.encode():
+            write_atomic(path, text)
+            changed = True
+    return changed
+
+
+def _say_what_was_found(console: Console, store: Store, request: Request) -> None:
+    for note in request.plan.notes:
+        _say(console, escape(note))
+    if store.damaged:
+        lines = "1 damaged line was" if store.damaged == 1 else f"{store.damaged} damaged lines were"
+        _say(
+            console,
+            f"[yellow]warning:[/] {lines} set aside in records.damaged.jsonl; measuring those cells again",
+        )
+    stale = store.records.keys() - {cell.id for cell in request.plan.cells}
+    if stale:
+        _say(
+            console,
+            f"{len(stale)} records answer cells that the suite (or its code) no longer has; they are kept",
+        )
+
+
+def _measure(
+    todo: list[Pass], request: Request, options: Options, store: Store, env_id: str, console: Console
+) -> None:
+    cells = sum(len(work.cells) for work in todo)
+    kept = len(request.cells) - cells
+    resumed = f" ({kept} answered before)" if kept else ""
+    where = escape(str(store.folder))
+    _say(console, f"[bold]{request.suite.suite}[/]: {cells} cells in {len(todo)} passes{resumed} → {where}")
+    session = Session(
+        suite=request.suite.suite,
+        workload=request.workload,
+        target=registry.targets()[request.suite.workload],
+        folder=store.folder,
+        env=env_id,
+        timeout=request.suite.timeout,
+        memory_limit=request.suite.memory_limit,
+    )
+    watcher = live.observer(console, request.workload.metrics, plain=options.plain)
+    try:
+        with _terminated_like_interrupted():
+            launcher = LocalLauncher(tuple(request.workload.preload), store.folder / "logs" / "server.log")
+            watcher.run_started(todo, kept)
+            measure(todo, session, launcher, store, watcher)
+    except KeyboardInterrupt:
+        watcher.run_ended()
+        done = sum(tally(request.cells, store).values())
+        _say(
+            console, f"\ninterrupted; {done} of {len(request.cells)} cells are answered and kept. Go on with:"
+        )
+        _say(console, f"  [bold]{escape(options.command())}[/]")
+        raise
+    finally:
+        watcher.run_ended()
+
+
+@contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """A polite kill, or a terminal that goes away, ends a run as cleanly as Ctrl-C does."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt(number)
+
+    saved = {}
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:  # nohup means it
+            saved[number] = signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number, handler in saved.items():
+            signal.signal(number, handler)
+
+
+def _conclude(console: Console, store: Store, request: Request, options: Options, *, fresh: bool) -> None:
+    """Draw the report if anything is new, and sum up."""
+    counts, total = tally(request.cells, store), len(request.cells)
+    if fresh:
+        console.print(show.summary_table(store.records.values(), request.workload.metrics, request.cells))
+    else:
+        _say(
+            console,
+            f"[bold]{request.suite.suite}[/] is finished: all {total} cells are answered, nothing to do",
+        )
+    readme = store.folder / README
+    if fresh or not readme.exists():
+        from bench.export.parquet import write_parquet
+        from bench.report import render
+
+        write_parquet(store.records.values(), store.folder / "records.parquet")
+        readme = render(store.folder, request.workload)
+    ended = ", ".join(f"{counts[status]} {status}" for status in Status if counts[status])
+    _say(console, f"{total} cells: {ended}")
+    if not counts[Status.OK]:
+        reasons = {store.records[cell.id].reason for cell in request.cells}
+        _say(
+            console,
+            f"[yellow]nothing was measured:[/] {escape('; '.join(sorted(filter(None, reasons))[:3]))}",
+        )
+    again = sum(counts[status] for status in RETRIED)
+    if again:
+        _say(console, f"{again} of them can be measured again: {escape(options.command('--retry-failed'))}")
+    _say(console, f"report: [bold]{escape(str(readme))}[/]")
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, soft_wrap=True, highlight=False)

@@ -1,0 +1,283 @@
+"""Models by name: an embedded asset, a local directory, random weights of true shape, or a pinned hub id.
+
+Parsing and identity need no torch and no network, so that a suite can be planned anywhere. Loading
+takes safetensors only and never runs code that came with a model.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import os
+import re
+import socket
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ddposink.assets import ASSETS, cache_dir
+from ddposink.errors import Unavailable
+from ddposink.shapes import SHAPES
+
+if TYPE_CHECKING:
+    from torch import nn
+
+EMBEDDED = {"smollm2-135m": "smollm2-135m-gguf"}
+BUNDLED = Path(__file__).parent / "data"
+
+
+@dataclass(frozen=True)
+class ModelRef:
+    """``kind``: embedded | bundled | path | random | hub. ``revision`` is a commit of the hub."""
+
+    kind: str
+    name: str
+    revision: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> ModelRef:
+        """Read a model's text form; raises ValueError naming what would have been right."""
+        if text in EMBEDDED:
+            return cls("embedded", text)
+        if text.startswith("bundled:"):
+            return cls._bundled(text.removeprefix("bundled:"))
+        if text.startswith("random:"):
+            name = text.removeprefix("random:")
+            if name not in SHAPES:
+                raise ValueError(
+                    f"unknown architecture '{name}'{_near(name, SHAPES)}; known: {', '.join(SHAPES)}"
+                )
+            return cls("random", name)
+        if text.startswith("path:") or Path(text).is_dir():
+            return cls._directory(Path(text.removeprefix("path:")))
+        if match := re.fullmatch(r"([\w.-]+/[\w.-]+)@([0-9a-f]{40})", text):
+            return cls("hub", match[1], match[2])
+        if re.fullmatch(r"[\w.-]+/[\w.-]+(@.*)?", text):
+            raise ValueError(
+                f"hub id '{text}' needs a pinned revision: write ORG/NAME@COMMIT with the 40-digit commit shown "
+                f"on the model's 'Files' page"
+            )
+        raise ValueError(
+            f"unknown model '{text}'{_near(text, EMBEDDED)}; models are written smollm2-135m, path:DIR, "
+            f"bundled:NAME, random:ARCHITECTURE or ORG/NAME@COMMIT"
+        )
+
+    @classmethod
+    def _directory(cls, folder: Path) -> ModelRef:
+        if not (folder / "config.json").is_file():
+            raise ValueError(f"'{folder}' holds no model: config.json is missing")
+        return cls("path", str(folder))
+
+    @classmethod
+    def _bundled(cls, name: str) -> ModelRef:
+        known = sorted(p.parent.relative_to(BUNDLED).as_posix() for p in BUNDLED.rglob("config.json"))
+        if name not in known:
+            raise ValueError(f"unknown bundled model '{name}'{_near(name, known)}; known: {', '.join(known)}")
+        return cls("bundled", name)
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def folder(self) -> Path | None:
+        """The local directory of a ``path`` or ``bundled`` model."""
+        if self.kind == "bundled":
+            return BUNDLED / self.name
+        return Path(self.name) if self.kind == "path" else None
+
+    def identity(self) -> dict[str, str]:
+        """What the name refers to: revision, sha256 or shape. No network."""
+        if self.kind == "embedded":
+            return {"sha256": ASSETS[EMBEDDED[self.name]].sha256}
+        if self.kind == "hub":
+            return {"revision": self.revision or ""}
+        if self.kind == "random":
+            return {
+                "shape": hashlib.sha256(json.dumps(SHAPES[self.name], sort_keys=True).encode()).hexdigest()
+            }
+        assert self.folder is not None
+        return {"sha256": _hash_folder(self.folder)}
+
+    def config_dict(self) -> dict[str, Any] | None:
+        """The configuration if it can be had without loading weights or a network, else None."""
+        if self.kind in ("random", "embedded"):
+            return SHAPES[self.name]
+        if self.folder is not None:
+            return json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
+        return None
+
+
+@dataclass
+class LoadedModel:
+    """A model in eval mode without gradients; ``tokenizer`` is None for random weights.
+
+    ``train_length`` is the number of positions it was trained for; ``facts`` go into the record.
+    """
+
+    model: nn.Module
+    tokenizer: Any
+    ref: ModelRef
+    train_length: int | None
+    random_weights: bool
+    facts: dict[str, str | int | float | bool | None] = field(default_factory=dict)
+
+
+def load_model(ref: ModelRef, dtype: str, device: str) -> LoadedModel:
+    """Load weights and tokenizer. Raises Unavailable with a one-line reason if they cannot be had."""
+    import torch
+
+    torch_dtype = getattr(torch, dtype)
+    if ref.kind == "random":
+        model, tokenizer = _random(ref, torch_dtype, device), None
+    else:
+        model, tokenizer = _pretrained(_local_folder(ref), torch_dtype, device)
+    model.eval().requires_grad_(False)
+    config = model.config.get_text_config()
+    return LoadedModel(
+        model, tokenizer, ref, _train_length(config), ref.kind == "random", _facts(model, config)
+    )
+
+
+def _pretrained(folder: Path, dtype: Any, device: str) -> tuple[Any, Any]:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    if not list(folder.glob("*.safetensors")):
+        raise Unavailable(f"'{folder}' has no safetensors weights; pickled weights are refused")
+    common = {"trust_remote_code": False, "local_files_only": True}
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, use_safetensors=True, **common)
+    return model.to(device), AutoTokenizer.from_pretrained(folder, **common)
+
+
+def _local_folder(ref: ModelRef) -> Path:
+    if ref.kind == "embedded":
+        return _dequantised(ref.name)
+    if ref.folder is not None:
+        return ref.folder
+    return _hub_snapshot(ref)
+
+
+def _hub_snapshot(ref: ModelRef) -> Path:
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    wanted = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+    assert ref.revision is not None
+    try:
+        return Path(
+            snapshot_download(ref.name, revision=ref.revision, allow_patterns=wanted, local_files_only=True)
+        )
+    except LocalEntryNotFoundError:
+        pass
+    at = f"{ref.name}@{ref.revision[:12]}"
+    if constants.HF_HUB_OFFLINE:
+        raise Unavailable(
+            f"weights not available offline: {at} is not in the local hub cache (HF_HUB_OFFLINE=1)"
+        )
+    if not hub_reachable():
+        raise Unavailable(
+            f"weights not available offline: {at} is not in the local hub cache and the hub cannot be reached"
+        )
+    try:
+        return Path(snapshot_download(ref.name, revision=ref.revision, allow_patterns=wanted))
+    except Exception as error:
+        raise Unavailable(f"{at} could not be downloaded: {' '.join(str(error).split())[:200]}") from error
+
+
+def hub_reachable(timeout: float = 3.0) -> bool:
+    """Whether the model hub answers on its port within ``timeout`` seconds."""
+    from urllib.parse import urlsplit
+
+    if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
+        return False
+    host = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
+    try:
+        with socket.create_connection((host.hostname or "", host.port or 443), timeout=timeout):
+            return True
+    except OSError:
+        return False
+
+
+def _dequantised(name: str) -> Path:
+    """The embedded 4-bit GGUF as fp32 safetensors, converted once and kept in the cache."""
+    from filelock import FileLock
+
+    asset = ASSETS[EMBEDDED[name]]
+    folder = cache_dir() / "models" / f"{name}-{asset.sha256[:12]}"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        if not (folder / "complete").is_file():
+            _convert(asset.path(), folder)
+    return folder
+
+
+def _convert(gguf: Path, folder: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    source = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}
+    model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
+    # The weights are plain fp32 now; the library refuses to save while these say otherwise.
+    del model.config.quantization_config
+    model.hf_quantizer = None
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(**source).save_pretrained(folder)
+    (folder / "complete").write_text(gguf.name)
+
+
+def _random(ref: ModelRef, dtype: Any, device: str) -> Any:
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.initialization import no_init_weights
+
+    shape = dict(SHAPES[ref.name])
+    config = AutoConfig.for_model(shape.pop("model_type"), **shape)
+    with torch.device(device), no_init_weights():
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    model.tie_weights()
+    generator = torch.Generator(device=device).manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(0.0, 0.02, generator=generator)
+            else:
+                parameter.fill_(1.0)
+    return model
+
+
+def _train_length(config: Any) -> int | None:
+    rope = getattr(config, "rope_parameters", None) or {}
+    for value in (
+        rope.get("original_max_position_embeddings"),
+        getattr(config, "max_position_embeddings", None),
+        getattr(config, "max_seq_len", None),
+        getattr(config, "n_positions", None),
+    ):
+        if value:
+            return int(value)
+    return None
+
+
+def _facts(model: Any, config: Any) -> dict[str, str | int | float | bool | None]:
+    return {
+        "architecture": config.model_type,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "weight_bytes": sum(p.numel() * p.element_size() for p in model.parameters()),
+    }
+
+
+def _hash_folder(folder: Path) -> str:
+    """sha256 over names and contents of the files that make the model."""
+    digest = hashlib.sha256()
+    for file in sorted(folder.iterdir()):
+        if file.suffix in (".json", ".safetensors", ".model", ".txt", ".jinja"):
+            with file.open("rb") as opened:
+                digest.update(file.name.encode() + b"\0" + hashlib.file_digest(opened, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _near(word: str, words: Any) -> str:
+    near = difflib.get_close_matches(word, list(words), n=1, cutoff=0.5)
+    return f" (did you mean '{near[0]}'?)" if near else ""

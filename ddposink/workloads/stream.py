@@ -1,0 +1,232 @@
+"""The `stream` workload, declared: an endless token stream through a model under a cache policy.
+
+Everything here is data: what a cell may say, which metrics it yields, which pictures are drawn. No
+torch; what runs in the child is `ddposink.workloads.stream_run`.
+"""
+
+from __future__ import annotations
+
+import csv
+from importlib.resources import files
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from bench.workload import Context, Cost, Metric, Pass, Scalar, Skip, View
+from ddposink.caches import CacheShape, Policy, parse_policy
+from ddposink.corpora import CorpusRef
+from ddposink.errors import Unavailable
+from ddposink.models import ModelRef
+from ddposink.workloads.code import code_version
+
+RANDOM_TOKENS = "random-tokens"
+ITEMSIZE = {"float32": 4, "bfloat16": 2, "float16": 2}
+Part = Literal["quality", "memory", "latency", "energy", "work"]
+
+
+class StreamParams(BaseModel):
+    """One cell of a `stream` suite."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str = Field(
+        description="smollm2-135m (embedded), path:DIR, random:ARCHITECTURE, or ORG/NAME@REVISION (40 hex digits)"
+    )
+    policy: str = Field(
+        description="cache policy: 'dense', 'window 1024' or 'sink 4+1020'; options positions=cache|absolute, "
+        "evict=token|chunk:N|turn"
+    )
+    length: int = Field(ge=2, le=100_000_000, description="tokens fed")
+    corpus: str = Field(
+        default=RANDOM_TOKENS,
+        description="novel:NAME, novels, file:PATH, folder:DIR, pg19:test[/BOOK]; '?separator=…&books=N' may follow",
+    )
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        default="float32", description="weights and cache"
+    )
+    device: str = Field(
+        default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N"
+    )
+    evaluator: Literal["auto", "exact", "decode", "reference"] = Field(
+        default="auto", description="auto takes exact parallel evaluation wherever it is exact"
+    )
+    chunk: int = Field(default=1024, ge=1, le=65536, description="tokens per forward in parallel evaluation")
+    bos: bool = Field(default=False, description="feed the tokenizer's beginning-of-text token first")
+    decode_tokens: int = Field(default=32, ge=1, le=4096, description="timed decode steps at each length")
+    measure: tuple[Part, ...] = Field(
+        default=("quality", "memory", "latency", "work"),
+        description="quality, memory, latency, energy, work (each in its own repetition)",
+    )
+    threads: int | None = Field(default=None, ge=1, description="CPU threads; default: torch's choice")
+
+    @field_validator("model")
+    @classmethod
+    def _model(cls, value: str) -> str:
+        ModelRef.parse(value)
+        return value
+
+    @field_validator("corpus")
+    @classmethod
+    def _corpus(cls, value: str) -> str:
+        if value != RANDOM_TOKENS:
+            CorpusRef.parse(value)
+        return value
+
+    @field_validator("policy")
+    @classmethod
+    def _policy(cls, value: str) -> str:
+        return parse_policy(value).label
+
+    @model_validator(mode="before")
+    @classmethod
+    def _random_weights_read_random_tokens(cls, data: Any) -> Any:
+        # Random weights have no tokenizer; a suite's default corpus must not split their cells.
+        if isinstance(data, dict) and str(data.get("model", "")).startswith("random:"):
+            return {**data, "corpus": RANDOM_TOKENS}
+        return data
+
+    @model_validator(mode="after")
+    def _needs_a_corpus(self) -> StreamParams:
+        if self.corpus == RANDOM_TOKENS and not self.model.startswith("random:"):
+            raise ValueError("a corpus is required, e.g. corpus: novel:persuasion")
+        return self
+
+    @property
+    def parsed_policy(self) -> Policy:
+        """The policy as an object."""
+        return parse_policy(self.policy)
+
+
+def _bytes(name: str, label: str, text: str, klass: str = "near") -> Metric:
+    return Metric(name, label, "B", "lower", klass, help=text)  # type: ignore[arg-type]
+
+
+METRICS = (
+    Metric("perplexity", "perplexity", "", "lower", "near", 0.05, "exp of the mean NLL over all tokens", headline=True),
+    Metric("nll", "NLL", "nats/token", "lower", "near", 0.001, "mean over all scored tokens"),
+    Metric(
+        "perplexity_post", "perplexity after eviction starts", "", "lower", "near", 0.05,
+        "over the tokens whose query misses at least one earlier token", headline=True,
+    ),
+    Metric("nll_post", "NLL after eviction starts", "nats/token", "lower", "near", 0.001),
+    Metric("bits_per_byte", "bits per byte", "bit/B", "lower", "near", 0.001, "comparable across tokenizers", headline=True),
+    Metric("word_perplexity", "word perplexity", "", "lower", "near", 0.5, "exp of the NLL per whitespace word"),
+    Metric("scored_tokens", "tokens scored", "", "none", "exact"),
+    Metric("nonfinite_tokens", "tokens with NaN or infinite NLL", "", "lower", "exact"),
+    Metric("kv_bytes", "KV cache", "B", "lower", "exact", help="measured bytes of the keys and values held", headline=True),
+    _bytes("kv_bytes_analytic", "KV cache, predicted", "from the configuration", "exact"),
+    _bytes("kv_bytes_allocated", "KV cache buffers", "with empty and scratch slots", "exact"),
+    _bytes("alloc_peak_bytes", "allocator peak", "torch's allocator while decoding at this length"),
+    _bytes("reserved_peak_bytes", "allocator peak reserved", "torch's allocator"),
+    _bytes("nvml_process_bytes", "VRAM of the process (NVML)", "driver's figure for this process", "noisy"),
+    _bytes("nvml_device_bytes", "VRAM of the device (NVML)", "growth of used memory, driver-reserved excluded", "noisy"),
+    Metric("rss_peak_bytes", "peak RSS (host)", "B", "lower", "noisy", 0.05, "host memory while decoding at this length", headline=True),
+    Metric("latency_median_ms", "latency per token", "ms", "lower", "noisy", 0.05, "median, decode at this length", headline=True),
+    Metric("latency_p90_ms", "latency p90", "ms", "lower", "noisy", 0.1),
+    Metric("latency_p99_ms", "latency p99", "ms", "lower", "noisy", 0.2),
+    Metric("tokens_per_s", "decode speed", "tok/s", "higher", "noisy", 0.05),
+    Metric("eval_tokens_per_s", "evaluation speed", "tok/s", "higher", "noisy", 0.05, "scoring the text, this evaluator", headline=True),
+    Metric("energy_per_token_j", "energy per token", "J", "lower", "noisy", 0.1),
+    Metric("flops_per_token", "FLOPs per decoded token", "FLOP", "lower", "exact", help="torch's flop counter"),
+    Metric("calls_per_token", "operator calls per decoded token", "", "lower", "exact"),
+    Metric("cats_per_token", "concatenations per decoded token", "", "lower", "exact"),
+    Metric("allocated_per_token", "bytes allocated per decoded token", "B", "lower", "exact"),
+)  # fmt: skip
+
+VIEWS = (
+    View("perplexity-by-position", "curve", "Perplexity along the text", "position", "perplexity", "tokens read",
+         "perplexity of the neighbourhood", series="nll", transform="exp", log_x=True, log_y=True,
+         marks=("train_length",), headline=True),
+    View("kv-cache-by-length", "line", "KV cache against length", "length", "kv_bytes", "tokens read", "KV cache",
+         log_x=True, log_y=True, marks=("train_length",), headline=True),
+    View("latency-by-length", "line", "Latency per token against length", "length", "latency_median_ms",
+         "tokens read", "latency per token", log_x=True, marks=("train_length",)),
+    View("host-memory-by-length", "line", "Peak host memory while decoding", "length", "rss_peak_bytes",
+         "tokens read", "peak RSS (host)", log_x=True),
+    View("vram-by-length", "line", "VRAM of the process (NVML)", "length", "nvml_process_bytes",
+         "tokens read", "VRAM of the process (NVML)", log_x=True),
+    View("sink-count", "line", "How many sinks does it take?", "sinks", "perplexity_post", "initial tokens kept",
+         "perplexity after eviction starts", hue="budget"),
+    View("policy-by-length", "heatmap", "Perplexity by policy and length", "length", "perplexity", "tokens read",
+         "perplexity"),
+)  # fmt: skip
+
+
+class StreamWorkload:
+    """See the module docstring; implements `bench.workload.Workload`."""
+
+    name = "stream"
+    Params = StreamParams
+    metrics = METRICS
+    views = VIEWS
+    prefix_axis = "length"
+    preload = ("ddposink.workloads.stream_run",)
+
+    def version(self) -> str:
+        """Hash of the code that produces the numbers."""
+        return code_version("caches", "streaming", "models.py", "corpora.py", "workloads/stream_run.py")
+
+    def label(self, params: StreamParams) -> str:
+        """``smollm2-135m · sink 4+1020 · 16,384``."""
+        return f"{ModelRef.parse(params.model).name} · {params.policy} · {params.length:,}"
+
+    def columns(self, params: StreamParams) -> dict[str, Scalar]:
+        """Everything a table or an exclusion may ask for; sinks, window and budget are the policy's."""
+        policy = params.parsed_policy
+        return {
+            "model": ModelRef.parse(params.model).name,
+            "corpus": params.corpus,
+            "policy": policy.label,
+            "kind": policy.kind,
+            "sinks": policy.sinks if policy.bounded else None,
+            "window": policy.window if policy.bounded else None,
+            "budget": policy.budget,
+            "positions": policy.positions,
+            "evict": str(policy.evict),
+            "length": params.length,
+            "dtype": params.dtype,
+            "device": params.device,
+            "evaluator": params.evaluator,
+            "chunk": params.chunk,
+            "bos": params.bos,
+            "series_end": params.length - 1,
+        }
+
+    def identity(self, params: StreamParams) -> dict[str, str]:
+        """Revision or sha256 of model and corpus; raises Skip if they cannot be identified."""
+        try:
+            model = {f"model.{k}": v for k, v in ModelRef.parse(params.model).identity().items()}
+            if params.corpus == RANDOM_TOKENS:
+                return model
+            return model | {f"corpus.{k}": v for k, v in CorpusRef.parse(params.corpus).identity().items()}
+        except Unavailable as error:
+            raise Skip(str(error)) from error
+
+    def cost(self, params: StreamParams) -> Cost:
+        """Tokens fed."""
+        return Cost(params.length, "tokens")
+
+    def predicted_bytes(self, params: StreamParams) -> int | None:
+        """Analytic KV bytes, or None where the configuration cannot be read without loading."""
+        config = ModelRef.parse(params.model).config_dict()
+        if config is None:
+            return None
+        return params.parsed_policy.nbytes(
+            CacheShape.from_config(config, ITEMSIZE[params.dtype]), params.length
+        )
+
+    def published(self) -> list[dict[str, Scalar]]:
+        """Rows of ``data/published.csv``: model, policy, length, metric, value, source, note."""
+        text = (files("ddposink") / "data" / "published.csv").read_text(encoding="utf-8")
+        rows: list[dict[str, Scalar]] = []
+        for raw in csv.DictReader(text.splitlines()):
+            row: dict[str, Scalar] = {k: v for k, v in raw.items() if v}
+            row["length"], row["value"] = int(raw["length"]), float(raw["value"])
+            rows.append(row)
+        return rows
+
+    def run(self, work: Pass, ctx: Context) -> None:
+        """Measure every length of one (model, policy, corpus); child process only."""
+        from ddposink.workloads.stream_run import run
+
+        run([(cell, StreamParams(**cell.params)) for cell in work.cells], ctx)

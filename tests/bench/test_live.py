@@ -1,0 +1,110 @@
+import io
+
+import pytest
+from rich.console import Console
+from test_run import make_pass
+from test_store import make_record
+from toy import Toy
+
+from bench import live, show
+from bench.child import End
+from bench.plan import Plan
+from bench.record import Status
+from bench.workload import Cell, Cost
+
+
+def console():
+    return Console(file=io.StringIO(), width=120)
+
+
+def test_the_time_left_follows_cost_and_not_the_number_of_passes(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(live.time, "monotonic", lambda: now[0])
+    small, large = make_pass(lengths=(10,)), make_pass(lengths=(90,), number=1)
+    tracker = live.Tracker([small, large])
+    tracker.begin(small)
+    assert tracker.left_s is None
+    now[0] += 5
+    tracker.part = 0.5
+    assert tracker.left_s == pytest.approx(95.0)
+    now[0] += 5
+    tracker.finish()
+    tracker.begin(large)
+    assert tracker.left_s == pytest.approx(90.0)
+    tracker.part = 1.0
+    assert tracker.left_s == 0.0
+
+
+def test_a_pass_that_died_early_is_behind_us():
+    work = make_pass(lengths=(10,))
+    tracker = live.Tracker([work])
+    tracker.begin(work)
+    tracker.part = 0.1
+    tracker.finish()
+    assert (tracker.amount, tracker.running) == (10, None)
+
+
+def test_plain_lines_where_nobody_watches(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(live.time, "monotonic", lambda: now[0])
+    out, work = console(), make_pass(lengths=(10,))
+    view = live.observer(out, Toy.metrics)
+    assert type(view) is live.PlainView
+    view.run_started([work], 0)
+    view.pass_started(work)
+    view.usage({"rss_bytes": 2**30})
+    now[0] += 1
+    view.progress(work, 1, 10, {"perplexity": 17.23456})
+    assert out.file.getvalue() == ""
+    now[0] += live.PLAIN_SECONDS
+    view.progress(work, 4, 10, {"perplexity": 17.23456})
+    view.cell_answered(make_record())
+    view.pass_ended(work, End())
+    view.run_ended()
+    lines = out.file.getvalue().splitlines()
+    assert lines[0] == "  …  ok 10: 4/10 · perplexity 17.23 · memory 1.0 GiB · 24 s left"
+    assert lines[1] == "     ok  label c1  total 28 units"
+
+
+def test_labels_and_reasons_are_never_taken_for_markup():
+    out = console()
+    view = live.PlainView(out, Toy.metrics)
+    view.cell_answered(make_record(label="[red]x[/]", status="error", reason="list[int] [/bold]", metrics={}))
+    view.message("[not markup]")
+    text = out.file.getvalue()
+    assert "[red]x[/]" in text
+    assert "list[int] [/bold]" in text
+    assert "[not markup]" in text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.2, "0 s"), (59.4, "59 s"), (59.6, "1 min 00 s"), (200, "3 min 20 s"), (7500, "2 h 05 min")],
+)
+def test_durations(seconds, text):
+    assert show.duration_text(seconds) == text
+
+
+def test_the_summary_lists_cells_in_plan_order_with_what_failed():
+    records = [make_record("b"), make_record("a", status=Status.OOM, reason="too big", metrics={})]
+    cells = [Cell(name, {}, f"label {name}") for name in ("a", "b", "never measured")]
+    out = console()
+    out.print(show.summary_table(records, Toy.metrics, cells))
+    head, first, second = (line.rstrip() for line in out.file.getvalue().splitlines())
+    assert head.split() == ["cell", "total", "↑"]
+    assert first.split() == ["label", "a", "–", "oom"]
+    assert second.split() == ["label", "b", "28", "units"]
+
+
+def test_the_plan_shows_passes_and_saving():
+    passes = (make_pass(lengths=(8, 16)), make_pass("nan", (8, 16), number=1))
+    cells = tuple(cell for work in passes for cell in work.cells)
+    plan = Plan("s", "toy", "1", cells, passes, Cost(32, "numbers"), Cost(48, "numbers"), ("a note",))
+    out = console()
+    show.show_plan(plan, passes, out)
+    text = out.file.getvalue()
+    assert "ok 8, ok 16" in text
+    assert "a note" in text
+    assert (
+        "s: 4 cells in 2 passes, 32 numbers; cell by cell it would be 48 numbers: sharing saves 33%" in text
+    )
