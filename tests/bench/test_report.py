@@ -13,6 +13,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -180,35 +181,33 @@ HOSTILE = "<script>alert(1)</script> | ![x](http://e.vil/i.png) [y](javascript:z
 
 
 def test_hostile_names_are_inert(tmp_path: Path) -> None:
+    def renamed(made: dict[str, Any], name: str) -> dict[str, Any]:
+        both = {key: made[key] | {"policy": name, "model": HOSTILE} for key in ("params", "columns")}
+        return {**made, **both, "label": name}
+
     records = [
-        measured(
-            HOSTILE if policy == "sink 4+508" else policy,
-            512,
-            nll_series("dense", 512),
-            params={"model": HOSTILE},
-        )
-        for policy in ("dense",)
+        renamed(measured("dense", 512), HOSTILE),
+        renamed(measured("window 512", 512), "_hidden"),
+        renamed(record("window 512", 1024, status="error", reason=HOSTILE), HOSTILE),
+        renamed(record("sink 4+508", 512, status="error", reason="=1+1"), "=cmd|' /C calc'!A0"),
     ]
-    records += [
-        {**measured("window 512", 512), "label": HOSTILE, "columns": {**measured("dense", 512)["columns"], "policy": HOSTILE}},
-        record("window 512", 1024, status="error", reason=HOSTILE),
-        record("=cmd|' /C calc'!A0", 512, status="error", reason="=1+1"),
-    ]  # fmt: skip
-    series = {r["pass_id"]: {"nll": nll_series("dense", 512)} for r in records}
-    folder = write_run(
-        tmp_path / RUN, records, series=series, suite={"description": HOSTILE}, env={"cpu": HOSTILE}
-    )
+    series = {made["pass_id"]: {"nll": nll_series("dense", 512)} for made in records}
+    suite = {"description": HOSTILE, "compare": {"axis": "policy", "reference": HOSTILE}}
+    folder = write_run(tmp_path / RUN, records, series=series, suite=suite, env={"cpu": HOSTILE})
     text = render(folder, Synthetic()).read_text()
-    html = MarkdownIt("commonmark", {"html": True, "linkify": False}).enable("table").render(text)
+    html = MarkdownIt("commonmark", {"html": True}).enable("table").render(text)
     assert "<script" not in html
     assert not re.search(r'(src|href)="(?!plots/|tables/|suite\.yaml)', html)
     assert "<strong>b" not in html
     assert "\u202e" not in text
+    assert len(table_shapes(text)) > 3
     assert all(len(shape) == 1 for shape in table_shapes(text))
     assert "alert(1)" in text
+    assert len(list((folder / "plots").glob("*.svg"))) > 2
     for path in (folder / "plots").glob("*.svg"):
         assert "<script" not in path.read_text()
-    assert all(not r["policy"].startswith("=") for r in rows_of(folder / "tables/full.csv"))
+    for row in rows_of(folder / "tables/full.csv"):
+        assert not any(str(field).startswith("=") for field in row.values())
 
 
 @pytest.mark.parametrize(
