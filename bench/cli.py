@@ -247,7 +247,8 @@ def _overrides(texts: list[str] | None, device: str | None) -> dict[str, Any]:
 def _console() -> Console:
     from rich.console import Console
 
-    return Console()
+    # Where nobody watches, tables need not fit a window.
+    return Console() if sys.stdout.isatty() else Console(width=160)
 
 
 def _show_error(error: UserError) -> None:

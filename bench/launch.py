@@ -43,15 +43,19 @@ class Running(Protocol):
 class Launcher(Protocol):
     """Starts passes somewhere."""
 
+    def await_ready(self) -> None:
+        """Wait until passes can be started. Raises UserError if they never can."""
+
     def launch(self, job: Job) -> Running:
-        """Start a pass. Raises UserError only if no pass could ever be started."""
+        """Start a pass; quick once ready. Raises UserError only if no pass could ever be started."""
 
 
 class LocalLauncher:
     """Children on this machine, forked from a pre-imported server.
 
     The server starts at once, in the background; ``preload`` are the modules it imports and ``log``
-    receives what they print. ``server_s`` is how long the first pass had to wait for it, in seconds.
+    receives what they print. ``server_s`` is how long the first pass had to wait for it, in seconds;
+    None until then.
     """
 
     def __init__(self, preload: tuple[str, ...], log: Path) -> None:
@@ -64,11 +68,20 @@ class LocalLauncher:
         with _start_errors(log):
             self._start_server(self._preload)
 
+    def await_ready(self) -> None:
+        """Wait for the server's imports: a child that does nothing begins when they are done."""
+        if self.server_s is None:
+            started = time.monotonic()
+            child = self._context.Process(target=time.monotonic)
+            with _start_errors(self._log):
+                self._start(child)
+            child.join()
+            self.server_s = time.monotonic() - started
+
     def launch(self, job: Job) -> LocalRunning:
-        """Start ``job`` in a child. The first call waits for the server's imports."""
+        """Start ``job`` in a child."""
+        self.await_ready()
         with _start_errors(self._log):
-            if self.server_s is None:
-                self._await_server()
             reader, writer = self._context.Pipe(duplex=False)
             child = self._context.Process(target=main, args=(job, writer, time.monotonic()))
             self._start(child)
@@ -79,14 +92,6 @@ class LocalLauncher:
         self._context.set_forkserver_preload(list(preload))
         with _output_to(self._log):
             forkserver.ensure_running()
-
-    def _await_server(self) -> None:
-        """Fork a child that does nothing: it begins when the server has done its imports."""
-        started = time.monotonic()
-        child = self._context.Process(target=time.monotonic)
-        self._start(child)
-        child.join()
-        self.server_s = time.monotonic() - started
 
     def _start(self, child: Any) -> None:
         """Start a child, on a new server if the old one is dead; one that died of its imports gets none."""

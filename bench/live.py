@@ -16,6 +16,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from bench.child import End
 from bench.record import Record
+from bench.report.text import plural
 from bench.run import Observer
 from bench.show import answer_text, duration_text, pass_name, usage_text, values_text
 from bench.workload import Metric, Pass
@@ -145,9 +146,8 @@ class LiveView(PlainView):
     def run_started(self, passes: Sequence[Pass], kept: int) -> None:
         """See ``bench.run.Observer``."""
         super().run_started(passes, kept)
-        plural = "pass" if len(passes) == 1 else "passes"
         self._whole = self._overall.add_task(
-            f"{len(passes)} {plural}", total=self._tracker.total or 1, left=""
+            plural(len(passes), "pass"), total=self._tracker.total or 1, left=""
         )
         self._live.start()
 

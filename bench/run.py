@@ -11,7 +11,8 @@ import dataclasses
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,7 +21,7 @@ from typing import Any, Protocol
 from pydantic import ValidationError
 
 from bench.child import End, Event
-from bench.launch import Launcher
+from bench.launch import Launcher, Running
 from bench.record import Record, Status
 from bench.store import Store
 from bench.worker import Job
@@ -29,6 +30,8 @@ from bench.workload import Cell, Pass, Workload
 FAILED = frozenset({Status.OOM, Status.TIMEOUT, Status.ERROR, Status.NAN})
 RETRIED = frozenset({Status.OOM, Status.TIMEOUT, Status.ERROR, Status.SKIPPED})  # a NaN is a measurement
 POLL_SECONDS = 0.5
+
+Held = Callable[[], AbstractContextManager[None]]
 
 
 class Observer(Protocol):
@@ -84,16 +87,22 @@ def remaining(passes: Iterable[Pass], store: Store, *, retry_failed: bool = Fals
 
 
 def measure(
-    passes: Sequence[Pass], session: Session, launcher: Launcher, store: Store, observer: Observer
+    passes: Sequence[Pass],
+    session: Session,
+    launcher: Launcher,
+    store: Store,
+    observer: Observer,
+    held: Held = nullcontext,
 ) -> None:
     """Measure ``passes`` one after the other and record every cell of them.
 
-    Raises KeyboardInterrupt (the child is stopped, its answers so far are kept) and UserError when
-    records cannot be written or children cannot be started.
+    ``held`` guards what an interruption must not cut (see ``bench.interrupt``). Raises
+    KeyboardInterrupt (the child is stopped, its answers so far are kept) and UserError when records
+    cannot be written or children cannot be started.
     """
     for number, work in enumerate(passes):
         observer.pass_started(work)
-        end = _PassRun(work, session, store, observer, first=number == 0).run(launcher)
+        end = _PassRun(work, session, store, observer, held, first=number == 0).run(launcher)
         observer.pass_ended(work, end)
 
 
@@ -105,6 +114,7 @@ class _PassRun:
     session: Session
     store: Store
     observer: Observer
+    held: Held
     first: bool  # of the run
     open: dict[str, Cell] = field(default_factory=dict)
     started: float = 0.0
@@ -112,20 +122,26 @@ class _PassRun:
 
     def run(self, launcher: Launcher) -> End:
         self.open = {cell.id: cell for cell in self.work.cells}
-        self.started = time.time()
-        running = launcher.launch(self._job())
+        launcher.await_ready()
+        running: Running | None = None
         try:
+            with self.held():
+                running = launcher.launch(self._job())
+                self.started = time.time()
             while running.end is None:
-                for event in running.poll(POLL_SECONDS):
-                    self._take(event)
+                with self.held():
+                    for event in running.poll(POLL_SECONDS):
+                        self._take(event)
                 self.observer.usage(running.usage())
         except KeyboardInterrupt:
-            for event in running.poll(0):  # answers already on their way are answers
+            for event in running.poll(0) if running else ():  # answers on their way are answers
                 self._take(event)
             raise
         finally:
-            running.stop()
-        self._close(running.end)
+            if running:
+                running.stop()
+        with self.held():
+            self._close(running.end)
         return running.end
 
     def _job(self) -> Job:

@@ -8,21 +8,20 @@ measured is on the disk before anything is drawn from it.
 from __future__ import annotations
 
 import json
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
 
 from bench import env, live, registry, show
+from bench.interrupt import Interrupts
 from bench.launch import LocalLauncher
 from bench.record import Status
+from bench.report.text import plural
 from bench.request import Options, Request, prepare
 from bench.run import RETRIED, Session, exit_code, measure, remaining, tally
 from bench.rundir import choose_run, locked
-from bench.store import PLAN, SUITE, Store, write_atomic
+from bench.store import DAMAGED, PLAN, SUITE, Store, write_atomic
 from bench.workload import Pass
 
 README = "README.md"
@@ -76,27 +75,22 @@ def _say_what_was_found(console: Console, store: Store, request: Request) -> Non
     for note in request.plan.notes:
         _say(console, escape(note))
     if store.damaged:
-        lines = "1 damaged line was" if store.damaged == 1 else f"{store.damaged} damaged lines were"
-        _say(
-            console,
-            f"[yellow]warning:[/] {lines} set aside in records.damaged.jsonl; measuring those cells again",
-        )
+        lines = plural(store.damaged, "damaged line")
+        _say(console, f"[yellow]warning:[/] {lines} set aside in {DAMAGED}; those cells are measured again")
     stale = store.records.keys() - {cell.id for cell in request.plan.cells}
     if stale:
-        _say(
-            console,
-            f"{len(stale)} records answer cells that the suite (or its code) no longer has; they are kept",
-        )
+        known = plural(len(stale), "record")
+        _say(console, f"{known} kept of cells that the suite (or its code) no longer has")
 
 
 def _measure(
     todo: list[Pass], request: Request, options: Options, store: Store, env_id: str, console: Console
 ) -> None:
-    cells = sum(len(work.cells) for work in todo)
-    kept = len(request.cells) - cells
+    count = sum(len(work.cells) for work in todo)
+    kept = len(request.cells) - count
     resumed = f" ({kept} answered before)" if kept else ""
-    where = escape(str(store.folder))
-    _say(console, f"[bold]{request.suite.suite}[/]: {cells} cells in {len(todo)} passes{resumed} → {where}")
+    work = f"{plural(count, 'cell')} in {plural(len(todo), 'pass')}{resumed}"
+    _say(console, f"[bold]{request.suite.suite}[/]: {work} → {escape(str(store.folder))}")
     session = Session(
         suite=request.suite.suite,
         workload=request.workload,
@@ -108,10 +102,10 @@ def _measure(
     )
     watcher = live.observer(console, request.workload.metrics, plain=options.plain)
     try:
-        with _terminated_like_interrupted():
+        with Interrupts() as interrupts:
             launcher = LocalLauncher(tuple(request.workload.preload), store.folder / "logs" / "server.log")
             watcher.run_started(todo, kept)
-            measure(todo, session, launcher, store, watcher)
+            measure(todo, session, launcher, store, watcher, interrupts.held)
     except KeyboardInterrupt:
         watcher.run_ended()
         done = sum(tally(request.cells, store).values())
@@ -124,33 +118,15 @@ def _measure(
         watcher.run_ended()
 
 
-@contextmanager
-def _terminated_like_interrupted() -> Iterator[None]:
-    """A polite kill, or a terminal that goes away, ends a run as cleanly as Ctrl-C does."""
-
-    def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt(number)
-
-    saved = {}
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) != signal.SIG_IGN:  # nohup means it
-            saved[number] = signal.signal(number, interrupt)
-    try:
-        yield
-    finally:
-        for number, handler in saved.items():
-            signal.signal(number, handler)
-
-
 def _conclude(console: Console, store: Store, request: Request, options: Options, *, fresh: bool) -> None:
     """Draw the report if anything is new, and sum up."""
     counts, total = tally(request.cells, store), len(request.cells)
     if fresh:
-        console.print(show.summary_table(store.records.values(), request.workload.metrics, request.cells))
+        show.summary(store.records.values(), request.workload.metrics, request.cells, console)
     else:
         _say(
             console,
-            f"[bold]{request.suite.suite}[/] is finished: all {total} cells are answered, nothing to do",
+            f"[bold]{request.suite.suite}[/] is finished: nothing to do",
         )
     readme = store.folder / README
     if fresh or not readme.exists():
@@ -160,7 +136,7 @@ def _conclude(console: Console, store: Store, request: Request, options: Options
         write_parquet(store.records.values(), store.folder / "records.parquet")
         readme = render(store.folder, request.workload)
     ended = ", ".join(f"{counts[status]} {status}" for status in Status if counts[status])
-    _say(console, f"{total} cells: {ended}")
+    _say(console, f"{plural(total, 'cell')}: {ended}")
     if not counts[Status.OK]:
         reasons = {store.records[cell.id].reason for cell in request.cells}
         _say(

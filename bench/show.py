@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -11,6 +10,7 @@ from rich.table import Table
 
 from bench.plan import Plan
 from bench.record import Record, Status
+from bench.report.text import MISSING, Scale, number, plural, scale_for
 from bench.workload import Cell, Metric, Pass
 
 COLOURS = {
@@ -62,49 +62,87 @@ def value_text(record: Record, metric: Metric) -> str:
     """A metric with its unit, or a dash where there is none."""
     value = record.metrics.get(metric.name)
     if value is None or value.value is None:
-        return "–"
-    number = value.value
-    if metric.unit in ("B", "bytes"):
-        return f"{number / 2**20:,.1f} MiB"
-    text = f"{number:,}" if isinstance(number, int) else f"{number:,.4g}"
-    return f"{text} {metric.unit}".rstrip()
+        return MISSING
+    scale = scale_for(metric.unit, [value.value])
+    return f"{_scaled(value.value, scale)} {scale.unit}".rstrip()
 
 
-def summary_table(records: Iterable[Record], metrics: Sequence[Metric], cells: Sequence[Cell]) -> Table:
-    """Headline metrics of the given cells, in plan order."""
+def _scaled(value: float, scale: Scale) -> str:
+    return number(value if scale.divisor == 1 else value / scale.divisor)
+
+
+def summary(
+    records: Iterable[Record], metrics: Sequence[Metric], cells: Sequence[Cell], console: Console
+) -> None:
+    """Print the headline metrics of the given cells, in plan order; as many columns as fit."""
     known: dict[str, Record] = {record.cell: record for record in records}
-    shown = [metric for metric in metrics if metric.headline]
+    answered = [(cell, known[cell.id]) for cell in cells if cell.id in known]
+    shown = [m for m in metrics if m.headline and any(m.name in record.metrics for _, record in answered)]
+    kept = list(shown)
+    while kept and _width(_table(answered, kept), console) > console.width:
+        kept.pop()
+    console.print(_table(answered, kept))
+    if len(kept) < len(shown):
+        console.print(f"[dim]the report has more: {', '.join(m.label for m in shown[len(kept) :])}[/]")
+
+
+def _width(table: Table, console: Console) -> int:
+    """Columns that a table would take if it could."""
+    return console.measure(table, options=console.options.update(max_width=10_000)).maximum
+
+
+def _table(answered: Sequence[tuple[Cell, Record]], metrics: Sequence[Metric]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("cell")
-    for metric in shown:
+    table.add_column("cell", no_wrap=True)
+    scales = {}
+    for metric in metrics:
+        values = [r.metrics[metric.name].value for _, r in answered if metric.name in r.metrics]
+        scale = scales[metric.name] = scale_for(metric.unit, [value for value in values if value is not None])
         arrow = {"lower": " ↓", "higher": " ↑", "none": ""}[metric.direction]
-        table.add_column(f"{metric.label}{arrow}", justify="right")
-    table.add_column("")
-    for cell in cells:
-        record = known.get(cell.id)
-        if record is not None:
-            row: list[Any] = [escape(cell.label), *(value_text(record, metric) for metric in shown)]
-            note = "" if record.status is Status.OK else f"[{COLOURS[record.status]}]{record.status}[/]"
-            table.add_row(*row, note)
+        unit = f" ({scale.unit})" if scale.unit else ""
+        table.add_column(f"{metric.label}{unit}{arrow}", justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    for (_, record), label in zip(answered, short_labels([cell.label for cell, _ in answered]), strict=True):
+        found = {name: value.value for name, value in record.metrics.items() if value.value is not None}
+        row = [
+            _scaled(found[metric.name], scales[metric.name]) if metric.name in found else MISSING
+            for metric in metrics
+        ]
+        note = "" if record.status is Status.OK else f"[{COLOURS[record.status]}]{record.status}[/]"
+        table.add_row(escape(label), *row, note)
     return table
+
+
+def short_labels(labels: Sequence[str]) -> list[str]:
+    """Labels without the words that all of them begin with; the last word always stays."""
+    if len(set(labels)) < 2:
+        return list(labels)
+    split = [label.split(" ") for label in labels]
+    shared = 0
+    for words in zip(*(words[:-1] for words in split), strict=False):
+        if len(set(words)) > 1:
+            break
+        shared += 1
+    return [" ".join(words[shared:]) for words in split]
 
 
 def show_plan(plan: Plan, passes: Sequence[Pass], console: Console) -> None:
     """What a run would do: its passes with their cells, and what sharing prefixes saves."""
+    unit = passes[0].cost.unit
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("pass")
+    table.add_column("pass", no_wrap=True)
     table.add_column("cells", justify="right")
-    table.add_column(passes[0].cost.unit, justify="right")
+    table.add_column(unit, justify="right")
     table.add_column("answers", overflow="fold")
     for work in passes:
-        labels = ", ".join(cell.label for cell in work.cells)
-        table.add_row(work.id[:8], str(len(work.cells)), f"{work.cost.amount:,}", escape(labels))
+        labels = [cell.label for cell in work.cells]
+        answers = [labels[0], *short_labels(labels)[1:]]
+        table.add_row(work.id[:8], str(len(work.cells)), f"{work.cost.amount:,}", escape(", ".join(answers)))
     console.print(table)
     for note in plan.notes:
-        console.print(note, soft_wrap=True, highlight=False)
-    cells = sum(len(work.cells) for work in passes)
-    cost, unit = sum(work.cost.amount for work in passes), passes[0].cost.unit
-    text = f"[bold]{plan.suite}[/]: {cells:,} cells in {len(passes):,} passes, {cost:,} {unit}"
+        console.print(escape(note), soft_wrap=True, highlight=False)
+    cells, cost = sum(len(work.cells) for work in passes), sum(work.cost.amount for work in passes)
+    text = f"[bold]{plan.suite}[/]: {plural(cells, 'cell')} in {plural(len(passes), 'pass')}, {cost:,} {unit}"
     if cells == len(plan.cells) and plan.naive_cost.amount > plan.cost.amount:
         saved = 1 - plan.cost.amount / plan.naive_cost.amount
         text += f"; cell by cell it would be {plan.naive_cost.amount:,} {unit}: sharing saves {saved:.0%}"

@@ -64,7 +64,9 @@ def main(job: Job, pipe: connection.Connection, launched: float) -> None:
         _offer_to_oom_killer()
         _check_cuda()
         workload = load_target(job.target)
-        events.send("ready", startup_s=time.monotonic() - launched, not_preloaded=absent)
+        startup_s = time.monotonic() - launched
+        events.send("ready", startup_s=startup_s, not_preloaded=absent)
+        print(f"pass {job.work.id}, {len(job.work.cells)} cells; the child took {startup_s:.3f} s to start")
         job.out.mkdir(parents=True, exist_ok=True)
         _limit_memory(job.memory_limit)
         workload.run(job.work, WorkerContext(job.work, workload, events, job.out, job.root))

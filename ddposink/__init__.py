@@ -1,0 +1,1 @@
+"""What is measured: cache policies and exact streaming evaluation of language models."""

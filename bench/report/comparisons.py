@@ -46,28 +46,12 @@ def differences(data: RunData, series: str, *, furthest: bool = False) -> Table 
         found = _furthest(data, found)
     if not found:
         return None
-    view, metric = series_views(data)[series], data.words.metric(series)
-    unit = f" ({metric.unit})" if metric.unit else ""
     names = _names(data, found, axis)
-    shown = clean(reference, 40)
-    label = metric.label if series in data.words.metrics else series
-    columns = [
-        *name_columns(data, names),
-        Column("entries", "entries"),
-        Column("mean", f"mean {label}{unit}{ARROWS[metric.direction]}"),
-        Column("reference_mean", f"of {shown}{unit}"),
-        Column("difference", f"difference{unit}, 95 % interval"),
-        *([Column("ratio", f"ratio of {view.y_label}")] if view.transform == "exp" else []),
-        *(Column(c, c, csv_only=True) for c in ("low", "high", "block")),
-    ]
+    label = data.words.metric(series).label if series in data.words.metrics else series
+    title = f"{label} against {clean(reference, 40)}"
     late = any(_start(data, pair) for pair in found)
-    if late:
-        columns += [
-            Column("from", "from position"),
-            Column("late_difference", f"difference from there on{unit}, 95 % interval"),
-            *(Column(c, c, csv_only=True) for c in ("late_low", "late_high")),
-        ]
-    table = Table(f"differences-{series}", f"{label} against {shown}", columns)
+    columns = name_columns(data, names) + _columns(data, series, label, clean(reference, 40), late)
+    table = Table(f"differences-{series}", title, columns)
     for pair in found:
         if (pair, series) not in data.known:
             bounded = len(data.known) < _MOST_INTERVALS
@@ -82,6 +66,27 @@ def differences(data: RunData, series: str, *, furthest: bool = False) -> Table 
         "Negative means lower than the reference."
     )
     return table
+
+
+def _columns(data: RunData, series: str, label: str, reference: str, late: bool) -> list[Column]:
+    """Columns of a table of differences; ``late``: some cells declare where they begin to differ."""
+    metric, transform = data.words.metric(series), series_views(data)[series].transform
+    unit = f" ({metric.unit})" if metric.unit else ""
+    columns = [
+        Column("entries", "entries"),
+        Column("mean", f"mean {label}{unit}{ARROWS[metric.direction]}"),
+        Column("reference_mean", f"mean of {reference}{unit}"),
+        Column("difference", f"difference{unit}, 95 % interval"),
+        *([Column("ratio", "ratio (exp of the difference)")] if transform == "exp" else []),
+        *(Column(name, name, csv_only=True) for name in ("low", "high", "block")),
+    ]
+    if late:
+        columns += [
+            Column("from", "from position"),
+            Column("late_difference", f"difference from there on{unit}, 95 % interval"),
+            *(Column(name, name, csv_only=True) for name in ("late_low", "late_high")),
+        ]
+    return columns
 
 
 def _difference(data: RunData, pair: Pair, series: str, *, bounded: bool) -> dict[str, Entry] | None:
@@ -109,7 +114,8 @@ def _difference(data: RunData, pair: Pair, series: str, *, bounded: bool) -> dic
         entries |= {"low": Entry(found.low), "high": Entry(found.high), "block": Entry(found.block)}
     start = _start(data, pair)
     if not 0 < start < size:
-        return entries
+        why = Entry(None, note="ends before the two can differ" if start else "no start declared")
+        return entries | {"from": why, "late_difference": why}
     found, entry = _bounded(a[start:], b[start:], bounded)
     entries |= {"from": Entry(start + 1), "late_difference": entry}
     return entries | ({"late_low": Entry(found.low), "late_high": Entry(found.high)} if found else {})
@@ -145,8 +151,11 @@ def _furthest(data: RunData, found: list[Pair]) -> list[Pair]:
 
 
 def _names(data: RunData, found: Sequence[Pair], axis: str) -> list[str]:
-    """Columns that tell the compared cells apart, the comparison axis first."""
+    """Columns that tell the compared cells apart: the comparison axis first, the prefix axis always."""
     names = identifying(data, data.frame.loc[[pair.cell for pair in found]])
+    prefix = data.words.prefix_axis
+    if prefix in data.frame and prefix not in names:
+        names = [*names, str(prefix)]
     return [axis, *(n for n in names if n != axis)] if axis in data.frame else names
 
 
@@ -169,9 +178,13 @@ def relative(data: RunData) -> Table | None:
         for metric in metrics:
             values = [_both(data, Pair(int(i), by_cell[int(i)]), metric.name) for i in rows.index]
             kept = [v for v in values if v is not None]
-            why = f"{metric.label}: no positive value in both cells"
+            why = "no positive value in both cells"
             entries[metric.name] = _ratio(kept) if kept else Entry(None, note=why)
         table.rows.append(entries)
+    for metric in metrics:
+        if all(row[metric.name].value is None for row in table.rows):
+            table.columns = [column for column in table.columns if column.key != metric.name]
+            table.notes.append(f"{metric.label}: nowhere a positive value in both cells.")
     table.notes.append(
         f"Each value divided by that of {shown} in the cell that is otherwise equal; with several "
         "seeds or repeats their geometric mean and its 95 % interval."

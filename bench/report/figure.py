@@ -22,7 +22,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from bench.report.text import clean, is_bytes
+from bench.report.text import clean
 
 WIDTH, HEIGHT, DPI = 8.0, 4.7, 160  # inches, inches, pixels per inch
 INK, GREY = "#222222", "#666666"
@@ -144,14 +144,6 @@ def name_ticks(axis: Any, places: Sequence[float], names: Sequence[str]) -> None
     """Ticks that are names."""
     axis.set_ticks(list(places), [clean(name, 24) for name in names])
     axis.set_minor_locator(NullLocator())
-
-
-def axis_label(text: str, unit: str) -> str:
-    """An axis label with its unit; a label that brings a unit keeps it, but for plain bytes."""
-    base, bracket, own = text.rpartition(" (")
-    if bracket and own.endswith(")"):
-        return f"{base} ({unit})" if is_bytes(own[:-1]) and unit else text
-    return f"{text} ({unit})" if unit else text
 
 
 def save(figure: Figure, base: Path) -> list[Path]:

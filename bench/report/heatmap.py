@@ -20,6 +20,7 @@ from bench.report.frames import RunData
 from bench.report.panels import (
     Array,
     NothingToDraw,
+    hue_label,
     numeric,
     panel_rows,
     panel_title,
@@ -27,8 +28,8 @@ from bench.report.panels import (
     text,
     view_rows,
 )
-from bench.report.select import at_common_prefix, equal, token
-from bench.report.text import number, scale_for
+from bench.report.select import at_common_prefix, split, token
+from bench.report.text import number, scale_for, with_unit
 from bench.workload import View
 
 _LOG_FROM = 30.0  # colours follow the logarithm once values differ by such a factor
@@ -55,10 +56,11 @@ def draw_heatmap(view: View, data: RunData) -> Figure:
     for axes, (values, missing) in zip(grid, sheets, strict=True):
         _paint(axes, values / scale.divisor, missing, norm)
         paper.name_ticks(axes.xaxis, [i + 0.5 for i in range(len(columns))], [text(c) for c in columns])
-        paper.name_ticks(axes.yaxis, [i + 0.5 for i in range(len(rows))], [text(r) for r in rows])
+        paper.name_ticks(axes.yaxis, [i + 0.5 for i in range(len(rows))], [hue_label(view, r) for r in rows])
         axes.tick_params(length=0)
         axes.tick_params(axis="y", labelrotation=0)
-    name, metric = paper.axis_label(view.y_label, scale.unit), data.words.metric(view.y)
+    metric = data.words.metric(view.y)
+    name = with_unit(view.y_label, scale.unit, metric.unit)
     better = {"lower": "; lower is better", "higher": "; higher is better"}.get(metric.direction, "")
     notes.insert(0, f"Colour and number: {name}{better}.")
     if any((np.isnan(values) & (missing == "")).any() for values, missing in sheets):
@@ -73,18 +75,17 @@ def _matrix(view: View, frame: pd.DataFrame, rows: list[Any], columns: list[Any]
     """Values (NaN where missing) and, for those that were planned, a word on why."""
     values = np.full((len(rows), len(columns)), np.nan)
     missing = np.full(values.shape, "", object)
-    for i, hue in enumerate(rows):
-        for j, x in enumerate(columns):
-            same = [
-                equal(h, hue) and equal(c, x) for h, c in zip(frame[view.hue], frame[view.x], strict=True)
-            ]
-            cells = frame[same]
-            measured = [float(v) for v in cells[view.y] if numeric(v)]
-            if measured:
-                values[i, j] = np.mean(measured)
-            elif len(cells):
-                status = str(cells["status"].iloc[0])
-                missing[i, j] = status if status != Status.OK else "no value"
+    places = ({token(v): i for i, v in enumerate(rows)}, {token(v): j for j, v in enumerate(columns)})
+    for key, cells in split(frame, [view.hue, view.x]):
+        i, j = places[0].get(token(key[view.hue])), places[1].get(token(key[view.x]))
+        if i is None or j is None:
+            continue
+        measured = [float(v) for v in cells[view.y] if numeric(v)]
+        if measured:
+            values[i, j] = np.mean(measured)
+        else:
+            status = str(cells["status"].iloc[0])
+            missing[i, j] = status if status != Status.OK else "no value"
     return (exp(values) if view.transform == "exp" else values), missing
 
 

@@ -134,32 +134,32 @@ def _direct_labels(axes: Axes, pens: Mapping[str, Pen]) -> None:
         ends.append((y, x, name, pen))
     ends.sort(key=lambda end: end[0])
     height = axes.get_window_extent().height / axes.figure.dpi
-    places = spread([y for y, *_ in ends], 0.175 / height)
+    places = spread([y for y, *_ in ends], 0.175 / height, 0.02, 0.98)
     for (y, x, name, pen), place in zip(ends, places, strict=True):
         axes.plot([x + 0.008, 1.02, 1.03], [y, place, place], transform=axes.transAxes, color=pen.colour,
                   linewidth=0.8, clip_on=False, label="_leader")  # fmt: skip
         axes.text(1.037, place, name, transform=axes.transAxes, color=pen.ink, fontsize=_NAME, va="center")
 
 
-def spread(wanted: Sequence[float], gap: float) -> list[float]:
+def spread(
+    wanted: Sequence[float], gap: float, low: float = -math.inf, high: float = math.inf
+) -> list[float]:
     """Ascending places at least ``gap`` apart, as near to the (ascending) wanted ones as can be.
 
-    Places that would overlap form a cluster, evenly spaced around the mean of what they wanted.
+    Places that would overlap form a cluster, evenly spaced around the mean of what they wanted and
+    kept between ``low`` and ``high`` as long as there is room.
     """
+
+    def begin(cluster: list[float]) -> float:
+        size = gap * (len(cluster) - 1)
+        return max(low, min(sum(cluster) / len(cluster) - size / 2, high - size))
+
     clusters: list[list[float]] = []
     for place in wanted:
         clusters.append([place])
-        while len(clusters) > 1 and _begin(clusters[-1], gap) - _stop(clusters[-2], gap) < gap:
+        while len(clusters) > 1 and begin(clusters[-1]) < begin(clusters[-2]) + gap * len(clusters[-2]):
             clusters[-2:] = [clusters[-2] + clusters[-1]]
-    return [_begin(cluster, gap) + i * gap for cluster in clusters for i in range(len(cluster))]
-
-
-def _begin(cluster: list[float], gap: float) -> float:
-    return sum(cluster) / len(cluster) - gap * (len(cluster) - 1) / 2
-
-
-def _stop(cluster: list[float], gap: float) -> float:
-    return _begin(cluster, gap) + gap * (len(cluster) - 1)
+    return [begin(cluster) + i * gap for cluster in clusters for i in range(len(cluster))]
 
 
 def fraction(axes: Axes, x: float, y: float) -> tuple[float, float]:

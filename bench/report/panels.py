@@ -83,7 +83,7 @@ def curve_panels(data: RunData, view: View) -> Panels:
         lines = {}
         for hue, cells in split(part, [view.hue]):
             replicated |= len(cells) > 1
-            name = text(hue[view.hue])
+            name = hue_label(view, hue[view.hue])
             lines[name], last = _curve(data, view, cells)
             if last:
                 notes.append(f"{name}: no values after position {last:,}.")
@@ -141,7 +141,7 @@ def line_panels(data: RunData, view: View) -> Panels:
         lines = {}
         for hue, cells in split(part, [view.hue]):
             line, spread = _line(data, view, cells, places, scale.divisor)
-            lines[text(hue[view.hue])] = line
+            lines[hue_label(view, hue[view.hue])] = line
             spreads |= spread
         panels.append(Panel(panel_title(values), lines, _marks(part, view)))
     if spreads:
@@ -164,7 +164,7 @@ def _line(
         if len(values) > 1:
             low, high = values.min(), values.max()
             spreads.add("range over seeds and repeats")
-        elif len(samples) > 1 and np.isclose(np.median(samples), values[0]):
+        elif len(samples) > 1 and np.isclose(np.median(samples), values[0], rtol=1e-3):
             limits = bootstrap_median(samples)
             low, high = limits.low, limits.high
             spreads.add("95 % bootstrap interval of the median")
@@ -223,7 +223,7 @@ def _stops(data: RunData, frame: pd.DataFrame, view: View) -> list[str]:
     texts: list[str] = []
     for _, row in failed.iterrows():
         where = f" at {axis} {number(row[axis])}" if axis and axis in failed and axis != view.hue else ""
-        texts.append(f"{text(row[view.hue])}: {row['status']}{where}")
+        texts.append(f"{hue_label(view, row[view.hue])}: {row['status']}{where}")
     texts = list(dict.fromkeys(texts))
     more = f" and {len(texts) - 4} more" if len(texts) > 4 else ""
     return ["Not measured: " + ", ".join(texts[:4]) + more + "."] if texts else []
@@ -240,6 +240,11 @@ def subtitle(data: RunData, rows: pd.DataFrame, view: View) -> str:
 def panel_title(values: dict[str, Any]) -> str:
     """What tells a panel from the others."""
     return clean(", ".join(v if isinstance(v, str) else f"{k} {text(v)}" for k, v in values.items()), 80)
+
+
+def hue_label(view: View, value: Any) -> str:
+    """The name of a line; a number alone would not say what it counts."""
+    return f"{view.hue.replace('_', ' ')} {text(value)}" if numeric(value) else text(value)
 
 
 def text(value: Any) -> str:

@@ -17,11 +17,21 @@ from bench.report import layout
 from bench.report.figure import Pen
 from bench.report.frames import RunData
 from bench.report.heatmap import draw_heatmap
-from bench.report.panels import Array, Line, NothingToDraw, Panel, Panels, curve_panels, line_panels
+from bench.report.panels import (
+    Array,
+    Line,
+    NothingToDraw,
+    Panel,
+    Panels,
+    curve_panels,
+    hue_label,
+    line_panels,
+)
 from bench.report.select import token
-from bench.report.text import clean, number
+from bench.report.text import number, with_unit
 from bench.workload import View
 
+_OFF = "_off scale"  # labels that begin with an underscore mark artists that are no data
 _LOG_SPAN, _LINEAR_SPAN = 1e4, 20.0  # a scale ends so far above its smallest or its middle value
 
 
@@ -50,9 +60,9 @@ def draw(view: View, data: RunData) -> Picture:
 
 def _pens(view: View, data: RunData) -> dict[str, Pen]:
     compare = data.compare()
-    reference = clean(number(compare[1]), 40) if compare and compare[0] == view.hue else None
-    values = [clean(number(v), 40) for v in {token(v): v for v in data.frame[view.hue]}.values()]
-    return paper.pens(values, reference)
+    reference = hue_label(view, compare[1]) if compare and compare[0] == view.hue else None
+    values = sorted({token(v): v for v in data.frame[view.hue]}.values(), key=lambda v: v is None)
+    return paper.pens([hue_label(view, value) for value in values], reference)
 
 
 def _lines(view: View, data: RunData, content: Panels) -> Figure:
@@ -77,13 +87,13 @@ def _lines(view: View, data: RunData, content: Panels) -> Figure:
             _draw_line(axes, name, pens[name], line.up_to(10 * high), shaded)
             if len(off := np.flatnonzero(line.y > high)):
                 worst = number(float(line.y[off].max()))
-                notes.append(f"Off the scale: {view.hue.replace('_', ' ')} {name}, up to {worst}.")
+                notes.append(f"Off the scale: {name}, up to {worst}.")
                 _off_scale(axes, pens[name], float(line.x[off[0]]), worst)
     words = layout.Words(
         title=view.title,
         subtitle=content.subtitle,
         x_label=view.x_label,
-        y_label=paper.axis_label(view.y_label, content.unit),
+        y_label=with_unit(view.y_label, content.unit, data.words.metric(view.y).unit),
         notes=list(dict.fromkeys(notes)),
         panels=[panel.title for panel in content.panels],
         labels=pens if len(pens) > 1 else {},
@@ -122,8 +132,9 @@ def _off_scale(axes: Axes, pen: Pen, x: float, worst: str) -> None:
     """An arrow head on the upper edge where a line leaves the scale, with the value that it reaches."""
     top = axes.get_xaxis_transform()
     left = layout.fraction(axes, x, 1)[0] < 0.75
-    axes.plot([x], [0.97], marker="^", color=pen.colour, markersize=8, transform=top, label="_off scale")
-    axes.annotate(worst, (x, 0.97), xycoords=top, xytext=(7 if left else -7, 0), textcoords="offset points",
+    y = 0.97 - 0.06 * sum(line.get_label() == _OFF for line in axes.lines)  # below those before
+    axes.plot([x], [y], marker="^", color=pen.colour, markersize=8, transform=top, label=_OFF)
+    axes.annotate(worst, (x, y), xycoords=top, xytext=(7 if left else -7, 0), textcoords="offset points",
                   ha="left" if left else "right", va="center", fontsize=8.5, color=pen.ink)  # fmt: skip
 
 

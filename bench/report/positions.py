@@ -29,7 +29,7 @@ def position_buckets(data: RunData, view: View) -> Table | None:
     if not found:
         return None
     ends = octave_edges(max(len(s) for _, s in found))
-    unit = data.words.metric(view.series).unit
+    metric = data.words.metric(view.series)
     columns = [Column("first", "from"), Column("last", "to")]
     columns += [Column(title, title) for title, _ in found]
     table = Table(
@@ -38,7 +38,7 @@ def position_buckets(data: RunData, view: View) -> Table | None:
     table.rows = [{} for _ in ends]
     for title, series in found:
         _fill(table, title, series, ends, view.transform == "exp")
-    means = f"mean {view.series}" + (f" ({unit})" if unit else "")
+    means = f"mean {metric.label}" + (f" ({metric.unit})" if metric.unit else "")
     both = f"{means}, and its exponential ({view.y_label}) in brackets" if view.transform == "exp" else means
     table.notes.append(f"Each field: {both}, over the scored entries at these positions.")
     return table

@@ -114,9 +114,11 @@ def split(frame: pd.DataFrame, columns: Sequence[str]) -> list[tuple[dict[str, S
     """Rows grouped by the values of some columns, in order of appearance."""
     if not columns:
         return [({}, frame)]
-    keys = frame[list(columns)].map(token).apply(tuple, axis=1)
-    groups = [rows for _, rows in frame.groupby(keys, sort=False)]
-    return [({c: rows[c].iloc[0] for c in columns}, rows) for rows in groups]
+    groups: dict[Hashable, list[Any]] = {}
+    for index, values in zip(frame.index, zip(*(frame[c] for c in columns), strict=True), strict=True):
+        groups.setdefault(tuple(token(v) for v in values), []).append(index)
+    parts = [frame.loc[indices] for indices in groups.values()]
+    return [({c: rows[c].iloc[0] for c in columns}, rows) for rows in parts]
 
 
 def pairs(data: RunData, axis: str, reference: Any, frame: pd.DataFrame) -> list[Pair]:

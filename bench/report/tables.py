@@ -17,7 +17,7 @@ import pandas as pd
 from bench.record import Status
 from bench.report.frames import OWN, RunData
 from bench.report.select import common, extent, identifying, longest
-from bench.report.text import MISSING, Md, clean, duration, md, number, scale_for
+from bench.report.text import MISSING, Md, clean, duration, md, number, scale_for, with_unit
 from bench.workload import Metric
 
 ARROWS = {"lower": " ↓", "higher": " ↑", "none": ""}
@@ -121,7 +121,7 @@ def _is_number(text: str) -> bool:
 
 def header(metric: Metric, unit: str) -> str:
     """``perplexity ↓`` or ``cache (MiB) ↓``: label, unit, and which direction is better."""
-    return metric.label + (f" ({unit})" if unit else "") + ARROWS[metric.direction]
+    return with_unit(metric.label, unit, metric.unit) + ARROWS[metric.direction]
 
 
 def name_columns(data: RunData, names: Iterable[str]) -> list[Column]:

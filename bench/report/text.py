@@ -113,6 +113,17 @@ def scale_for(unit: str, values: Iterable[float]) -> Scale:
     return Scale(1024.0**power, _PREFIXES[power])
 
 
+def with_unit(label: str, unit: str, declared: str = "") -> str:
+    """A label followed by its unit. A unit that the label brings along is replaced, not repeated."""
+    base, bracket, own = label.rpartition(" (")
+    brings = bracket and own.endswith(")")
+    if brings and (own[:-1] in (unit, declared) or is_bytes(own[:-1]) or own[:-1] in _PREFIXES):
+        label, brings = base, ""
+    if not unit:
+        return label
+    return f"{label}, {unit}" if brings else f"{label} ({unit})"
+
+
 def duration(seconds: float) -> str:
     """``4 h 05 min``, ``3 min 20 s``, ``12 s``."""
     whole = round(seconds)

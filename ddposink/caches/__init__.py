@@ -6,6 +6,8 @@ Text form: ``dense`` · ``window 1024`` · ``sink 4+1020``, followed by options 
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from ddposink.caches.base import CacheShape, Evict, Policy, suggest
 from ddposink.caches.dense import Dense
 from ddposink.caches.sink import Sink
@@ -14,6 +16,7 @@ from ddposink.caches.window import Window
 POLICIES = {policy.kind: policy for policy in (Dense, Window, Sink)}
 
 
+@lru_cache(maxsize=1024)
 def parse_policy(text: str) -> Policy:
     """Read a policy's text form. Raises ValueError naming what was expected and the nearest word."""
     kind, *words = str(text).split() or [""]
@@ -27,9 +30,10 @@ def parse_policy(text: str) -> Policy:
     options: dict[str, object] = {}
     for name, value in (word.split("=", 1) for word in words if "=" in word):
         if name not in policy.option_names():
-            names = ", ".join(policy.option_names()) or "none"
+            names = policy.option_names()
             raise ValueError(
-                f"'{kind}' has no option '{name}'{suggest(name, list(policy.option_names()))}; options: {names}"
+                f"'{kind}' has no option '{name}'{suggest(name, list(names))}; "
+                f"options: {', '.join(names) or 'none'}"
             )
         options[name] = Evict.parse(value) if name == "evict" else value
     return policy.from_text("".join(sizes), **options)

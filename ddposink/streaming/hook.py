@@ -37,7 +37,7 @@ class Hook:
         self.calls = [0] * self.layers
         self.forwards = 0
 
-    def __call__(
+    def __call__(  # noqa: D102 - the registered attention function; see `Attend`
         self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float, extra: dict[str, Any]
     ) -> Tensor:
         self.calls[layer] += 1

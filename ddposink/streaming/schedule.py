@@ -144,7 +144,8 @@ class ScheduledStream(Stream):
     def _due(self) -> bool:
         if self.policy.evict.per == "turn":
             assert self.turn_ends is not None
-            return bool(self.turn_ends[self._seen - 1])
+            # Decoding past the end of the known text goes on with the last turn.
+            return self._seen <= len(self.turn_ends) and bool(self.turn_ends[self._seen - 1])
         return self._seen % self.policy.evict.every == 0
 
     def mark(self, steps: int) -> tuple[Any, ...]:

@@ -30,7 +30,7 @@ from ddposink.models import LoadedModel, ModelRef, load_model
 from ddposink.streaming import Choice, PolicyNotAppliedError, Stream, open_stream, stream_nll
 from ddposink.workloads.stream import ITEMSIZE, RANDOM_TOKENS, StreamParams
 
-Measured = dict[str, float | int | None | Missing | Samples]
+Measured = dict[str, float | int | Missing | Samples | None]
 WARM_UP = 4  # decode steps before any timed one
 
 

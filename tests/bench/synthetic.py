@@ -131,7 +131,8 @@ def nll_series(policy: str, n: int, seed: int = 0) -> np.ndarray:
         lost = {0: 4.2, 1: 0.12, 2: 0.03}.get(sinks, 0.0)
         ramp = 1 - np.exp(-(position - sinks - recent).clip(0) / 60)
         base = base + after * (cost + lost * ramp)
-    return np.maximum(base, 0.02).astype(np.float32)[:size]
+    coarse = np.round(np.maximum(base, 0.02) * 1024) / 1024  # sums are exact: the same on every machine
+    return coarse.astype(np.float32)[:size]
 
 
 def hash_of(text: str) -> int:
@@ -180,7 +181,7 @@ def measured(policy: str, length: int, series: np.ndarray | None = None, **chang
     """A record of status ok with all metrics; those of quality from ``series`` if given."""
     kind, sinks, recent = parse(policy)
     own = np.random.default_rng(hash_of(policy + str(length) + str(changes.get("seed", 0))))
-    values = nll_series(policy, length) if series is None else series[:length]
+    values = (nll_series(policy, length) if series is None else series[:length]).astype(np.float64)
     kept = length if kind == "dense" else min(length, sinks + recent)
     late = values[sinks + recent :] if length > sinks + recent else values
     metrics = {
@@ -197,7 +198,7 @@ def measured(policy: str, length: int, series: np.ndarray | None = None, **chang
 
 
 def value(number: float | None, unit: str, **more: Any) -> dict[str, Any]:
-    return {"value": number, "unit": unit, **more}
+    return {"value": number if number is None else round(number, 6), "unit": unit, **more}
 
 
 def write_run(

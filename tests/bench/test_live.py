@@ -10,7 +10,7 @@ from bench import live, show
 from bench.child import End
 from bench.plan import Plan
 from bench.record import Status
-from bench.workload import Cell, Cost
+from bench.workload import Cell, Cost, Metric
 
 
 def console():
@@ -89,11 +89,32 @@ def test_the_summary_lists_cells_in_plan_order_with_what_failed():
     records = [make_record("b"), make_record("a", status=Status.OOM, reason="too big", metrics={})]
     cells = [Cell(name, {}, f"label {name}") for name in ("a", "b", "never measured")]
     out = console()
-    out.print(show.summary_table(records, Toy.metrics, cells))
+    show.summary(records, Toy.metrics, cells, out)
     head, first, second = (line.rstrip() for line in out.file.getvalue().splitlines())
-    assert head.split() == ["cell", "total", "↑"]
-    assert first.split() == ["label", "a", "–", "oom"]
-    assert second.split() == ["label", "b", "28", "units"]
+    assert head.split() == ["cell", "total", "(units)", "↑"]
+    assert first.split() == ["a", "–", "oom"]
+    assert second.split() == ["b", "28"]
+
+
+def test_a_summary_too_wide_for_the_window_says_what_it_leaves_out():
+    metrics = [Metric(f"m{i}", f"metric number {i}", "bytes", headline=True) for i in range(9)]
+    values = {metric.name: {"value": 3 * 2**30, "unit": "bytes"} for metric in metrics}
+    out = console()
+    show.summary([make_record("a", metrics=values)], metrics, [Cell("a", {}, "a label")], out)
+    head, row, rest = (line.rstrip() for line in out.file.getvalue().splitlines())
+    assert len(head) <= 120
+    assert "metric number 0 (GiB) ↓" in head
+    assert row.split()[:3] == ["a", "label", "3.000"]
+    assert rest.startswith("the report has more: metric number")
+    assert rest.endswith("metric number 8")
+
+
+def test_labels_lose_what_all_of_them_share():
+    assert show.short_labels(["m · dense · 1", "m · dense · 2"]) == ["1", "2"]
+    assert show.short_labels(["m · dense · 1", "m · sink 4+2 · 1"]) == ["dense · 1", "sink 4+2 · 1"]
+    assert show.short_labels(["alone"]) == ["alone"]
+    assert show.short_labels(["same", "same"]) == ["same", "same"]
+    assert show.short_labels(["a", "b"]) == ["a", "b"]
 
 
 def test_the_plan_shows_passes_and_saving():
@@ -103,7 +124,7 @@ def test_the_plan_shows_passes_and_saving():
     out = console()
     show.show_plan(plan, passes, out)
     text = out.file.getvalue()
-    assert "ok 8, ok 16" in text
+    assert "ok 8, 16" in text
     assert "a note" in text
     assert (
         "s: 4 cells in 2 passes, 32 numbers; cell by cell it would be 48 numbers: sharing saves 33%" in text

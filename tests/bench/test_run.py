@@ -197,6 +197,9 @@ class Spy:
     def __init__(self, launcher):
         self.inner, self.started = launcher, []
 
+    def await_ready(self):
+        self.inner.await_ready()
+
     def launch(self, job):
         self.started.append(self.inner.launch(job))
         return self.started[-1]

@@ -1,0 +1,164 @@
+"""Exact parallel evaluation and ring decode beside their peers: SmolLM2-135M on a novel."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache
+
+from bench.track.work import count_work
+from ddposink.caches import parse_policy
+from ddposink.corpora import CorpusRef, load_stream
+from ddposink.models import ModelRef, load_model
+from ddposink.streaming import DecodeStream, ExactStream, ReferenceStream, evaluate, inspect, stream_nll
+
+POLICY = parse_policy("sink 4+1020")
+CHUNK = 1024
+
+
+@pytest.fixture(scope="module")
+def smollm() -> tuple[nn.Module, Tensor]:
+    loaded = load_model(ModelRef.parse("smollm2-135m"), "float32", "cpu")
+    stream = load_stream(CorpusRef.parse("novel:emma"), loaded.tokenizer, 70_000)
+    return loaded.model, torch.from_numpy(stream.ids)
+
+
+def exact(model: nn.Module, chunk: int = CHUNK) -> ExactStream:
+    return ExactStream(model, POLICY, inspect(model).positions, chunk)
+
+
+def test_exact_against_token_by_token_reference(duel: Any, smollm: Any) -> None:
+    """1,600 tokens at 4+1020, eviction running for the last 576; the NLLs must be equal."""
+    model, ids = smollm[0], smollm[1][:1600]
+    ours, peer = [], []
+    duel(
+        lambda: ours.append(evaluate(exact(model), ids)),
+        lambda: peer.append(evaluate(ReferenceStream(model, POLICY, inspect(model).positions), ids)),
+        against="the token-by-token reference",
+        work=1600,
+        unit="tok/s",
+        rounds=1,
+    )
+    assert np.abs(ours[0] - peer[0]).max() < 1e-3
+
+
+@torch.no_grad()
+def prefill(model: nn.Module, ids: Tensor) -> None:
+    """The physical limit: every chunk on its own, no cache, logits and their cross entropy."""
+    for start in range(0, len(ids) - 1, CHUNK):
+        piece = ids[start : start + CHUNK + 1]
+        logits = model(piece[None, :-1], use_cache=False).logits[0]
+        nn.functional.cross_entropy(logits.float(), piece[1:], reduction="none")
+
+
+@torch.no_grad()
+def prefill_with_cache(model: nn.Module, ids: Tensor) -> None:
+    """What dense evaluation of a long text is: chunks on the library's growing cache."""
+    cache = DynamicCache(config=model.config)
+    for start in range(0, len(ids) - 1, CHUNK):
+        piece = ids[start : start + CHUNK + 1]
+        logits = model(piece[None, :-1], past_key_values=cache).logits[0]
+        nn.functional.cross_entropy(logits.float(), piece[1:], reduction="none")
+
+
+@pytest.mark.parametrize("peer", [prefill, prefill_with_cache], ids=["no-cache", "growing-cache"])
+def test_exact_against_dense_prefill(duel: Any, smollm: Any, peer: Any) -> None:
+    """8 chunks of 1,024 tokens."""
+    model, ids = smollm[0], smollm[1][: 8 * CHUNK + 1]
+    duel(
+        lambda: evaluate(exact(model), ids),
+        lambda: peer(model, ids),
+        against=f"dense prefill in chunks of {CHUNK}, {peer.__name__.replace('_', ' ')}",
+        work=len(ids),
+        unit="tok/s",
+        rounds=3,
+    )
+
+
+def test_cost_per_token_does_not_grow_with_the_text(benchmark: Any, smollm: Any) -> None:
+    """One pass over 65,536 tokens: seconds per token by block, and the exact work of a block."""
+    model, ids = smollm[0], smollm[1][:65_537]
+    seconds: list[float] = []
+
+    def run() -> None:
+        stream, nll = exact(model), np.empty(len(ids) - 1, dtype=np.float32)
+        with stream.attached():
+            begun, seen = time.perf_counter(), 0
+            for stop in stream_nll(stream, ids, nll):
+                now = time.perf_counter()
+                if stop.fed - seen == POLICY.window:  # whole blocks only
+                    seconds.append((now - begun) / POLICY.window)
+                begun, seen = now, stop.fed
+
+    benchmark.pedantic(run, rounds=1)
+    early, late = statistics.median(seconds[:8]), statistics.median(seconds[-8:])
+    works = []
+    for start in (1024, 1024 + 60 * POLICY.window):
+        stream = exact(model)
+        with stream.attached():
+            stream.feed(ids[:1024])
+            stream.state.seen = start
+            works.append(count_work(lambda s=stream: s.feed(ids[1024 : 1024 + POLICY.window])))
+    assert works[0] == works[1], "the work of a block must not depend on where it is"
+    benchmark.extra_info |= {
+        "ms_per_token_8k": early * 1e3,
+        "ms_per_token_64k": late * 1e3,
+        "ratio": late / early,
+    }
+    print(f"\n8k: {early * 1e3:.3f} ms/token, 64k: {late * 1e3:.3f} ms/token, ratio {late / early:.3f}")
+
+
+def _filled(model: nn.Module, ids: Tensor) -> ExactStream:
+    stream = exact(model)
+    with stream.attached():
+        while stream.seen < 1024:
+            stream.feed(ids[stream.seen : stream.seen + stream.next_size(1024 - stream.seen)])
+    return stream
+
+
+def _steps(stream: Any, ids: Tensor, model: nn.Module, steps: int) -> None:
+    with stream.attached():
+        for t in range(steps):
+            model.get_output_embeddings()(stream.feed(ids[1024 + t : 1025 + t]))
+
+
+@pytest.mark.parametrize("peer", ["reference", "library-dense"])
+def test_ring_decode_at_window_1024(duel: Any, smollm: Any, peer: str) -> None:
+    """32 tokens from a full cache of 1,024; the peers start from the same 1,024 tokens."""
+    model, ids = smollm
+    filled = _filled(model, ids)
+    mark = filled.mark(32)
+
+    def ours() -> None:
+        filled.rewind(mark)
+        _steps(filled.decoder(), ids, model, 32)
+
+    if peer == "reference":
+        reference = ReferenceStream(model, POLICY, inspect(model).positions)
+        with reference.attached():
+            for t in range(1024):
+                reference.feed(ids[t : t + 1])
+        start = reference.mark(32)
+
+        def theirs() -> None:
+            reference.rewind(start)
+            _steps(reference, ids, model, 32)
+    else:
+        cache = DynamicCache(config=model.config)
+        with torch.no_grad():
+            model(ids[None, :1024], past_key_values=cache)
+
+        @torch.no_grad()
+        def theirs() -> None:
+            cache.crop(1024)
+            for t in range(32):
+                model(ids[None, 1024 + t : 1025 + t], past_key_values=cache)
+
+    duel(ours, theirs, against=f"{peer} decode", work=32, unit="tok/s", rounds=5)
+    assert isinstance(filled.decoder(), DecodeStream)
