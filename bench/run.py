@@ -29,6 +29,7 @@ from bench.workload import Cell, Pass, Workload
 
 FAILED = frozenset({Status.OOM, Status.TIMEOUT, Status.ERROR, Status.NAN})
 RETRIED = frozenset({Status.OOM, Status.TIMEOUT, Status.ERROR, Status.SKIPPED})  # a NaN is a measurement
+NOT_REACHED = "not reached: "  # begins the reason of cells that lay behind the one that failed
 POLL_SECONDS = 0.5
 
 Held = Callable[[], AbstractContextManager[None]]
@@ -192,7 +193,7 @@ class _PassRun:
         elif self.open and status is not Status.SKIPPED:
             first = next(iter(self.open.values()))
             self._answer(first, {"status": status, "reason": reason})
-            reason = f"not reached: {reason}"
+            reason = NOT_REACHED + reason
         for cell in list(self.open.values()):
             self._answer(cell, {"status": status, "reason": reason})
 

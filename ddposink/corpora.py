@@ -1,8 +1,9 @@
 """Corpora by name: one long token stream, and how many bytes and words of text it stands for.
 
 ``novel:NAME`` one embedded novel · ``novels`` all ten · ``file:PATH`` · ``folder:DIR`` (its .txt files,
-sorted) · ``pg19:test`` or ``pg19:test/BOOK`` (PG19 from the hub, streamed from parquet, no script). Options
-follow a question mark: ``novels?separator=newline&books=3``.
+sorted) · ``pg19:test``, ``pg19:test/BOOK``, ``pg19:test@COMMIT`` (from the hub; without a commit the newest
+one is read, and named in the convention). Options follow a question mark:
+``novels?separator=newline&books=3``.
 
 Books are concatenated as PG19 evaluations do: never reset, with the separator named in the
 record. Bytes and words per token make figures comparable between models with different tokenizers.
@@ -14,21 +15,19 @@ import difflib
 import hashlib
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
-from ddposink.errors import Unavailable
-from ddposink.models import hub_reachable
+from ddposink import pg19
 from ddposink.novels import NOVELS, novel
 
 if TYPE_CHECKING:
     import numpy as np
 
-PG19_REPO = "emozilla/pg19-test"
 SEPARATORS = ("none", "newline", "bos")
-KINDS = ("novel:NAME", "novels", "file:PATH", "folder:DIR", "pg19:test", "pg19:test/BOOK")
+KINDS = ("novel:NAME", "novels", "file:PATH", "folder:DIR", "pg19:test[/BOOK][@COMMIT]")
 
 
 @dataclass(frozen=True)
@@ -62,8 +61,8 @@ class CorpusRef:
             return cls(kind, name, **options)
         if kind == "pg19" and (match := re.fullmatch(r"(test(?:/[\w.-]+)?)(?:@([0-9a-f]{40}))?", name)):
             return cls(kind, match[1], revision=match[2], **options)
-        raise ValueError(f"unknown corpus '{text}'{_near(kind, ['novel', 'novels', 'file', 'folder', 'pg19'])}; "
-                         f"corpora are written {', '.join(KINDS)}")  # fmt: skip
+        near = _near(kind, ["novel", "novels", "file", "folder", "pg19"])
+        raise ValueError(f"unknown corpus '{text}'{near}; corpora are written {', '.join(KINDS)}")
 
     def identity(self) -> dict[str, str]:
         """What the name refers to: sha256 of text, or repository and revision. No network."""
@@ -79,7 +78,7 @@ class CorpusRef:
                 for f in _txt_files(Path(self.name))
             )
             return {"sha256": _digest(b"".join(parts))}
-        return {"repository": PG19_REPO, "revision": self.revision or "newest; recorded when read"}
+        return {"repository": pg19.REPO, "revision": self.revision or "newest; recorded when read"}
 
     @property
     def convention(self) -> str:
@@ -89,13 +88,15 @@ class CorpusRef:
             "newline": "a newline between books",
             "bos": "a BOS token between books",
         }
-        return f"concatenated, {joint[self.separator]}, never reset"
+        source = f"; {pg19.REPO}@{self.revision}" if self.kind == "pg19" and self.revision else ""
+        return f"concatenated, {joint[self.separator]}, never reset{source}"
 
 
 @dataclass(frozen=True)
 class TokenStream:
-    """``ids`` (N,) int64; ``byte_end`` and ``word_end`` (N,) int64: UTF-8 bytes of text covered and whitespace
-    words begun up to and including each token; ``books`` name and first token; ``convention`` one line.
+    """``ids`` (N,) int64; ``byte_end`` and ``word_end`` (N,) int64: UTF-8 bytes of text covered and
+    whitespace words begun up to and including each token; ``books`` name and first token; ``convention``
+    one line.
     """
 
     ids: np.ndarray
@@ -116,22 +117,25 @@ def load_stream(ref: CorpusRef, tokenizer: Any, max_tokens: int, bos: bool = Fal
     bos_id = tokenizer.bos_token_id
     if (bos or ref.separator == "bos") and bos_id is None:
         raise ValueError("this tokenizer has no BOS token: leave bos out and choose another separator")
-    pieces: list[tuple[Any, Any, Any]] = []
+    if not tokenizer.is_fast:
+        raise ValueError("this tokenizer does not say which text a token covers: it has no tokenizer.json")
+    if ref.kind == "pg19":
+        ref = replace(ref, revision=pg19.resolve(ref.revision))
+    pieces = [_special(bos_id)] if bos else []
+    newline = "\n" if ref.separator == "newline" else ""
+    count, text_tokens = len(pieces), 0
     books: list[tuple[str, int]] = []
-    count = 0
-    if bos:
-        pieces.append(_special(bos_id))
-        count = 1
-    for name, text in _books(ref):
+    for name, text in read_books(ref):
         if books and ref.separator == "bos":
             pieces.append(_special(bos_id))
             count += 1
         books.append((name, count))
-        pieces.append(_encode(text + ("\n" if ref.separator == "newline" else ""), tokenizer))
+        pieces.append(_encode(text + newline, tokenizer))
+        text_tokens += len(pieces[-1][0])
         count += len(pieces[-1][0])
         if count >= max_tokens:
             break
-    if count == 0 or not books:
+    if text_tokens == 0:
         raise ValueError(f"corpus '{ref.name}' is empty")
     if count < max_tokens:
         raise ValueError(
@@ -171,7 +175,7 @@ def _encode(text: str, tokenizer: Any) -> tuple[Any, Any, Any]:
     return ids, np.diff(byte_at[ends], prepend=0), np.diff(word_at[ends], prepend=0)
 
 
-def _books(ref: CorpusRef) -> Iterator[tuple[str, str]]:
+def read_books(ref: CorpusRef) -> Iterator[tuple[str, str]]:
     """Name and text of each book in order, at most ``ref.books``."""
     if ref.kind == "novel":
         found: Iterator[tuple[str, str]] = iter([(ref.name, novel(ref.name))])
@@ -185,38 +189,11 @@ def _books(ref: CorpusRef) -> Iterator[tuple[str, str]]:
             raise ValueError(f"folder '{ref.name}' holds no .txt file")
         found = ((file.name, _read(file)) for file in files)
     else:
-        found = _pg19(ref)
+        found = pg19.books(pg19.resolve(ref.revision), ref.name.partition("/")[2])
     for index, book in enumerate(found):
         if ref.books is not None and index >= ref.books:
             return
         yield book
-
-
-def _pg19(ref: CorpusRef) -> Iterator[tuple[str, str]]:
-    try:
-        from datasets import load_dataset
-    except ImportError as error:
-        raise Unavailable("PG19 from the hub needs the 'hub' extra: pip install 'ddposink[hub]'") from error
-    if not hub_reachable():
-        raise Unavailable(
-            f"corpus not available offline: {PG19_REPO} (use folder:DIR with the books as .txt)"
-        )
-    wanted = ref.name.partition("/")[2]
-    try:
-        rows = load_dataset(PG19_REPO, split="test", revision=ref.revision, streaming=True)
-    except Exception as error:
-        raise Unavailable(f"{PG19_REPO} could not be read: {' '.join(str(error).split())[:200]}") from error
-    yield from pg19_rows(rows, wanted)
-
-
-def pg19_rows(rows: Any, wanted: str = "") -> Iterator[tuple[str, str]]:
-    """Books of a PG19 table (columns ``text`` and ``url`` or ``short_book_title``), or the one wanted."""
-    for row in rows:
-        url = str(row.get("url") or "")
-        match = re.search(r"(\d+)\D*$", url)
-        name = match[1] if match else str(row.get("short_book_title") or "book")
-        if not wanted or name == wanted:
-            yield name, row["text"]
 
 
 def _txt_files(folder: Path) -> list[Path]:

@@ -9,16 +9,16 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-import os
 import re
-import socket
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ddposink.assets import ASSETS, cache_dir
+from ddposink import hub
+from ddposink.assets import ASSETS, cache_dir, cache_errors
 from ddposink.errors import Unavailable
-from ddposink.shapes import SHAPES
+from ddposink.packages import Progress
+from ddposink.shapes import SHAPES, random_model
 
 if TYPE_CHECKING:
     from torch import nn
@@ -55,8 +55,8 @@ class ModelRef:
             return cls("hub", match[1], match[2])
         if re.fullmatch(r"[\w.-]+/[\w.-]+(@.*)?", text):
             raise ValueError(
-                f"hub id '{text}' needs a pinned revision: write ORG/NAME@COMMIT with the 40-digit commit shown "
-                f"on the model's 'Files' page"
+                f"hub id '{text}' needs a pinned revision: write ORG/NAME@COMMIT with the 40-digit commit "
+                f"shown on the model's 'Files' page"
             )
         raise ValueError(
             f"unknown model '{text}'{_near(text, EMBEDDED)}; models are written smollm2-135m, path:DIR, "
@@ -123,15 +123,18 @@ class LoadedModel:
     facts: dict[str, str | int | float | bool | None] = field(default_factory=dict)
 
 
-def load_model(ref: ModelRef, dtype: str, device: str) -> LoadedModel:
-    """Load weights and tokenizer. Raises Unavailable with a one-line reason if they cannot be had."""
+def load_model(ref: ModelRef, dtype: str, device: str, progress: Progress | None = None) -> LoadedModel:
+    """Load weights and tokenizer. Raises Unavailable with a one-line reason if they cannot be had.
+
+    ``progress`` hears bytes done and in all while an embedded model is fetched.
+    """
     import torch
 
     torch_dtype = getattr(torch, dtype)
     if ref.kind == "random":
-        model, tokenizer = _random(ref, torch_dtype, device), None
+        model, tokenizer = random_model(ref.name, torch_dtype, device), None
     else:
-        model, tokenizer = _pretrained(_local_folder(ref), torch_dtype, device)
+        model, tokenizer = _pretrained(_local_folder(ref, progress), torch_dtype, device)
     model.eval().requires_grad_(False)
     config = model.config.get_text_config()
     return LoadedModel(
@@ -144,72 +147,43 @@ def _pretrained(folder: Path, dtype: Any, device: str) -> tuple[Any, Any]:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    if not list(folder.glob("*.safetensors")):
-        raise Unavailable(f"'{folder}' has no safetensors weights; pickled weights are refused")
+    if not hub.has_weights(folder):
+        raise Unavailable(f"'{folder}' has no complete safetensors weights; pickled weights are refused")
     common = {"trust_remote_code": False, "local_files_only": True}
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, use_safetensors=True, **common)
-    return model.to(device), AutoTokenizer.from_pretrained(folder, **common)
+    load = {"dtype": dtype, "use_safetensors": True, "output_loading_info": True}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, **common)
+        model, info = AutoModelForCausalLM.from_pretrained(folder, **load, **common)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise Unavailable(f"'{folder}' could not be loaded: {hub.one_line(error)}") from error
+    # The library would fill them with random numbers and only warn.
+    if missing := sorted(info["missing_keys"]):
+        raise Unavailable(f"'{folder}' lacks {len(missing)} of the model's weights, e.g. {missing[0]}")
+    return model.to(device), tokenizer
 
 
-def _local_folder(ref: ModelRef) -> Path:
+def _local_folder(ref: ModelRef, progress: Progress | None) -> Path:
     if ref.kind == "embedded":
-        return _dequantised(ref.name)
+        return _dequantised(ref.name, progress)
     if ref.folder is not None:
         return ref.folder
-    return _hub_snapshot(ref)
-
-
-def _hub_snapshot(ref: ModelRef) -> Path:
-    from huggingface_hub import constants, snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    wanted = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
     assert ref.revision is not None
-    try:
-        return Path(
-            snapshot_download(ref.name, revision=ref.revision, allow_patterns=wanted, local_files_only=True)
-        )
-    except LocalEntryNotFoundError:
-        pass
-    at = f"{ref.name}@{ref.revision[:12]}"
-    if constants.HF_HUB_OFFLINE:
-        raise Unavailable(
-            f"weights not available offline: {at} is not in the local hub cache (HF_HUB_OFFLINE=1)"
-        )
-    if not hub_reachable():
-        raise Unavailable(
-            f"weights not available offline: {at} is not in the local hub cache and the hub cannot be reached"
-        )
-    try:
-        return Path(snapshot_download(ref.name, revision=ref.revision, allow_patterns=wanted))
-    except Exception as error:
-        raise Unavailable(f"{at} could not be downloaded: {' '.join(str(error).split())[:200]}") from error
+    return hub.snapshot(ref.name, ref.revision)
 
 
-def hub_reachable(timeout: float = 3.0) -> bool:
-    """Whether the model hub answers on its port within ``timeout`` seconds."""
-    from urllib.parse import urlsplit
-
-    if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
-        return False
-    host = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
-    try:
-        with socket.create_connection((host.hostname or "", host.port or 443), timeout=timeout):
-            return True
-    except OSError:
-        return False
-
-
-def _dequantised(name: str) -> Path:
+def _dequantised(name: str, progress: Progress | None) -> Path:
     """The embedded 4-bit GGUF as fp32 safetensors, converted once and kept in the cache."""
     from filelock import FileLock
 
     asset = ASSETS[EMBEDDED[name]]
     folder = cache_dir() / "models" / f"{name}-{asset.sha256[:12]}"
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):
-        if not (folder / "complete").is_file():
-            _convert(asset.path(), folder)
+    if not (folder / "complete").is_file():
+        gguf = asset.path(progress)
+        with cache_errors():
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(f"{folder}.lock"):
+                if not (folder / "complete").is_file():
+                    _convert(gguf, folder)
     return folder
 
 
@@ -225,26 +199,6 @@ def _convert(gguf: Path, folder: Path) -> None:
     model.save_pretrained(folder)
     AutoTokenizer.from_pretrained(**source).save_pretrained(folder)
     (folder / "complete").write_text(gguf.name)
-
-
-def _random(ref: ModelRef, dtype: Any, device: str) -> Any:
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-    from transformers.initialization import no_init_weights
-
-    shape = dict(SHAPES[ref.name])
-    config = AutoConfig.for_model(shape.pop("model_type"), **shape)
-    with torch.device(device), no_init_weights():
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
-    model.tie_weights()
-    generator = torch.Generator(device=device).manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim > 1:
-                parameter.normal_(0.0, 0.02, generator=generator)
-            else:
-                parameter.fill_(1.0)
-    return model
 
 
 def _train_length(config: Any) -> int | None:

@@ -55,3 +55,27 @@ SHAPES: dict[str, dict[str, Any]] = {
         "layer_types": ["sliding_attention", "full_attention"] * 12, "max_position_embeddings": 131072,
     },
 }  # fmt: skip
+
+
+def random_model(name: str, dtype: Any, device: str) -> Any:
+    """A model of shape ``name`` with seeded random weights, made on ``device`` in ``dtype`` at once.
+
+    The model's own initialisation would take minutes on a CPU and float32 copies that a GPU has no room for.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.initialization import no_init_weights
+
+    shape = dict(SHAPES[name])
+    config = AutoConfig.for_model(shape.pop("model_type"), **shape)
+    with torch.device(device), no_init_weights():
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    model.tie_weights()
+    generator = torch.Generator(device=device).manual_seed(0)
+    with torch.no_grad():
+        for label, parameter in model.named_parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(0.0, 0.02, generator=generator)
+            else:
+                parameter.fill_(0.0 if label.endswith("bias") else 1.0)
+    return model

@@ -158,7 +158,8 @@ def _emit(cell: Cell, params: StreamParams, state: Run, ctx: Context) -> None:
         metrics,
         status="ok" if finite else "nan",
         reason=None if finite else f"{bad} of {params.length - 1} tokens have a NaN or infinite NLL",
-        facts=state.facts | {"path": stream.path},
+        facts=state.facts
+        | {"path": stream.path, "collapse_at": _collapse(params, state.nll[: params.length - 1])},
         conformance=conformance,
         artifacts=artifacts,
     )
@@ -294,6 +295,17 @@ class _decoding:  # noqa: N801 - reads as a verb: `with _decoding(state, 36) as 
     def __exit__(self, *error: Any) -> None:
         self.inner.__exit__(*error)
         self.stream.rewind(self.mark)
+
+
+def _collapse(params: StreamParams, nll: np.ndarray) -> int | None:
+    """Where dense attention breaks: the first position after which 512 tokens cost 1 nat more than all before."""
+    if params.parsed_policy.bounded:
+        return None
+    total = np.concatenate([[0.0], np.cumsum(np.nan_to_num(nll.astype(np.float64), nan=80.0, posinf=80.0))])
+    for start in range(1024, len(nll) - 512, 128):
+        if (total[start + 512] - total[start]) / 512 > total[start] / start + 1.0:
+            return start
+    return None
 
 
 def _save(nll: np.ndarray, length: int, folder: Path) -> Path:

@@ -1,0 +1,89 @@
+"""The model hub: a pinned snapshot from the local cache or the network, and a quick look whether it answers.
+
+A machine without network must learn so within seconds, in one line, and not after a library's retries.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from ddposink.errors import Unavailable
+
+WANTED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+# Some repositories carry the same weights a second time, in folders or under these names.
+UNWANTED = ["*/*", "consolidated*"]
+PROBE_SECONDS = 3.0
+
+
+def snapshot(name: str, revision: str) -> Path:
+    """The folder with a hub model's files at ``revision``; downloads what the local cache lacks.
+
+    Raises Unavailable in one line, within seconds where there is no network.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    files = {"revision": revision, "allow_patterns": WANTED, "ignore_patterns": UNWANTED}
+    at = f"{name}@{revision[:12]}"
+    try:
+        folder = Path(snapshot_download(name, **files, local_files_only=True))
+        if has_weights(folder):
+            return folder
+        lacking = f"{at} is incomplete in the local hub cache"
+    except LocalEntryNotFoundError:
+        lacking = f"{at} is not in the local hub cache"
+    if why := unreachable():
+        raise Unavailable(f"weights not available offline: {lacking} and {why}")
+    try:
+        return Path(snapshot_download(name, **files))
+    except Exception as error:
+        raise Unavailable(f"{at} could not be downloaded: {one_line(error)}") from error
+
+
+def has_weights(folder: Path) -> bool:
+    """Whether a folder holds all of a model's safetensors files."""
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        return all((folder / shard).is_file() for shard in shards)
+    return any(folder.glob("*.safetensors"))
+
+
+def unreachable() -> str | None:
+    """Why the hub cannot be asked (a clause for a sentence), or None if it answers on its port."""
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+        return "HF_HUB_OFFLINE is set"
+    endpoint = urlsplit(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
+    proxy = urlsplit(os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy") or "")
+    target = proxy if proxy.hostname else endpoint
+    port = target.port or (443 if target.scheme == "https" else 80)
+    if not _answers(target.hostname or "", port):
+        return f"{target.hostname} cannot be reached"
+    return None
+
+
+def one_line(error: BaseException) -> str:
+    """An error's text without line breaks, at most 200 characters."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def _answers(host: str, port: int) -> bool:
+    """In a thread: looking up a name may take far longer than any timeout of a socket."""
+    answered = threading.Event()
+
+    def connect() -> None:
+        try:
+            socket.create_connection((host, port), timeout=PROBE_SECONDS).close()
+        except OSError:
+            return
+        answered.set()
+
+    thread = threading.Thread(target=connect, daemon=True)
+    thread.start()
+    thread.join(PROBE_SECONDS)
+    return answered.is_set()
