@@ -245,7 +245,7 @@ def test_a_machine_without_apt_is_told_what_else_works(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(Unavailable, match="no apt-get.*folder:BOOKS"):
+    with pytest.raises(Unavailable, match=r"no apt-get.*folder:BOOKS"):
         download("debian", Source("novels", "1-1", 5), tmp_path)
 
 

@@ -22,7 +22,7 @@ from ddposink.sink_training import Pace, Recipe, load_checkpoint, new_state, sam
 from ddposink.streaming import evaluate, open_stream
 
 TINY = Recipe(layers=2, width=32, heads=2, context=24, batch=2, vocabulary=300, steps=9, warm_up=3)
-WORDS = "the whale rose and the sea was grey as a winter morning while nobody spoke of harbours".split()
+WORDS = ["whale", "rose", "and", "the", "sea", "was", "grey", "as", "a", "winter", "morning", "of", "harbours"]
 
 
 def words(count: int, seed: int) -> str:
@@ -114,6 +114,19 @@ def test_samples_are_windows_of_the_text_and_a_function_of_the_step() -> None:
     assert not torch.equal(plain, sample(text, TINY, 6))
     starts = torch.cat([sample(text[: TINY.context + 1], TINY, step)[:, 0] for step in range(40)])
     assert set(starts.tolist()) == {1, 2}, "the last window of the text must be reachable, and no further"
+
+
+def test_passages_recur_in_a_sample() -> None:
+    text = torch.arange(1, 601)
+    recipe = replace(TINY, context=64, repeats=1)
+    for step in range(50):
+        for plain, row in zip(sample(text, replace(recipe, repeats=0), step), sample(text, recipe, step), strict=False):
+            changed = torch.nonzero(row != row[0] + torch.arange(64))[:, 0]
+            assert 4 <= len(changed) <= 16
+            assert (changed.diff() == 1).all()
+            assert (row[changed].diff() == 1).all(), "a passage as it stands in the text"
+            assert row[changed[-1]] < row[changed[0] - 1], "from further up"
+            del plain
 
 
 def test_the_learning_rate_warms_up_holds_and_falls_to_almost_zero() -> None:
