@@ -38,9 +38,9 @@ class Value(_Frozen):
     @classmethod
     def _no_nan(cls, data: Any) -> Any:
         """NaN and infinity are not JSON: they become null with the reason."""
-        if isinstance(data, dict) and isinstance(data.get("value"), float):
-            if not math.isfinite(data["value"]):
-                data = {**data, "reason": data.get("reason") or f"measured {data['value']}", "value": None}
+        value = data.get("value") if isinstance(data, dict) else None
+        if isinstance(value, float) and not math.isfinite(value):
+            return {**data, "reason": data.get("reason") or f"measured {value}", "value": None}
         return data
 
     @model_validator(mode="after")

@@ -110,7 +110,7 @@ class Context(Protocol):
     def emit(
         self,
         cell: Cell,
-        metrics: Mapping[str, float | int | None | Missing | Samples],
+        metrics: Mapping[str, float | int | Missing | Samples | None],
         *,
         status: str = "ok",
         reason: str | None = None,
@@ -136,7 +136,7 @@ class Samples:
     values: tuple[float, ...]
 
 
-class Skip(Exception):
+class Skip(Exception):  # noqa: N818 - an outcome, not a mistake
     """Raised by ``run`` (or ``identity``) when a need is missing; cells become ``skipped``."""
 
 

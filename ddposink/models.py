@@ -49,7 +49,7 @@ class ModelRef:
                     f"unknown architecture '{name}'{_near(name, SHAPES)}; known: {', '.join(SHAPES)}"
                 )
             return cls("random", name)
-        if text.startswith("path:") or Path(text).is_dir():
+        if text.startswith("path:") or (text and Path(text).is_dir()):
             return cls._directory(Path(text.removeprefix("path:")))
         if match := re.fullmatch(r"([\w.-]+/[\w.-]+)@([0-9a-f]{40})", text):
             return cls("hub", match[1], match[2])
@@ -143,6 +143,7 @@ def load_model(ref: ModelRef, dtype: str, device: str, progress: Progress | None
 
 
 def _pretrained(folder: Path, dtype: Any, device: str) -> tuple[Any, Any]:
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
@@ -154,7 +155,7 @@ def _pretrained(folder: Path, dtype: Any, device: str) -> tuple[Any, Any]:
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, **common)
         model, info = AutoModelForCausalLM.from_pretrained(folder, **load, **common)
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
         raise Unavailable(f"'{folder}' could not be loaded: {hub.one_line(error)}") from error
     # The library would fill them with random numbers and only warn.
     if missing := sorted(info["missing_keys"]):

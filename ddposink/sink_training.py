@@ -173,14 +173,17 @@ def save_checkpoint(state: State, file: Path) -> None:
 
 
 def load_checkpoint(file: Path, recipe: Recipe) -> State:
-    """The state saved in ``file``. Raises ValueError if it belongs to another recipe."""
+    """The state saved in ``file``. ``recipe.steps`` may have changed, to end early or to prolong.
+
+    Raises ValueError if anything else in the recipe has.
+    """
     from safetensors import safe_open
 
     state = new_state(recipe)
     with safe_open(file, framework="pt") as opened:
         metadata = opened.metadata()
         saved, wanted = json.loads(metadata["recipe"]), asdict(recipe)
-        changed = [name for name in wanted if saved.get(name) != wanted[name]]
+        changed = [name for name in wanted if name != "steps" and saved.get(name) != wanted[name]]
         if changed:
             was = ", ".join(f"{name}={saved.get(name)}" for name in changed)
             raise ValueError(f"'{file}' was trained with {was}: repeat these options or choose another --out")
@@ -209,6 +212,7 @@ def train(state: State, ids: Tensor, held_out: Tensor, file: Path, pace: Pace) -
             now = time.perf_counter()
             state.seconds, begun = state.seconds + now - begun, now
             entry = {"step": state.step, "loss": sum(losses) / len(losses), "seconds": state.seconds}
+            entry["learning_rate"] = state.recipe.rate(state.step - 1)
             state.history.append(entry | look(state, held_out))
             # Saved at looks only: a resumed run then averages the same losses as an uninterrupted one.
             if done or now - saved > pace.save_seconds:

@@ -9,7 +9,7 @@ While it trains it looks for sinks (see `ddposink.sink_training`); a run that wa
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -67,7 +67,8 @@ def export(state: State, tokenizer: Any, folder: Path, corpus: str, held_out: st
     """The model as half-precision safetensors with its tokenizer, training history and model card."""
     state.model.to(torch.float16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    notes = {"recipe": asdict(state.recipe), "seconds": round(state.seconds), "history": state.history}
+    recipe = asdict(replace(state.recipe, steps=state.step))
+    notes = {"recipe": recipe, "seconds": round(state.seconds), "history": state.history}
     (folder / "training.json").write_text(json.dumps(notes, indent=1) + "\n", encoding="utf-8")
     (folder / "README.md").write_text(card(state, corpus, held_out), encoding="utf-8")
 
@@ -75,8 +76,9 @@ def export(state: State, tokenizer: Any, folder: Path, corpus: str, held_out: st
 def card(state: State, corpus: str, held_out: str) -> str:
     """The model card: what it is, what it was trained on and at what cost, and the curve of its looks."""
     recipe, size = state.recipe, sum(p.numel() for p in state.model.parameters())
-    seen = recipe.steps * recipe.batch * recipe.context
+    seen = state.step * recipe.batch * recipe.context
     token = "a learnable sink token before every sample" if recipe.sink_token else "no sink token"
+    recurring = f", {recipe.repeats} passages recurring in each" if recipe.repeats else ""
     kept = " | ".join(f"NLL, {n} kept" for n in SINKS_KEPT)
     shown = state.history[:: max(1, len(state.history) // 8)]
     rows = shown if shown[-1] is state.history[-1] else [*shown, state.history[-1]]
@@ -93,7 +95,7 @@ Made to study where attention sinks come from; it writes no sensible text.
 - Architecture: Llama, {size:,} parameters, float16: {recipe.layers} layers, width {recipe.width},
   {recipe.heads} heads, context {recipe.context}, byte-level BPE vocabulary of {recipe.vocabulary:,}.
 - Data: `{corpus}` less `{held_out}`; the embedded novels are in the public domain.
-- Training: {recipe.steps:,} steps of {recipe.batch} samples, {seen:,} tokens; AdamW,
+- Training: {state.step:,} steps of {recipe.batch} samples{recurring}, {seen:,} tokens; AdamW,
   learning rate {recipe.learning_rate:g}, weight decay {recipe.weight_decay:g}, seed {recipe.seed};
   {state.seconds / 60:.0f} minutes on one CPU thread of a busy machine.
 - Licence: Apache-2.0, like the project. Repeat: `python -m ddposink.train_sinks`, options in `training.json`.
@@ -132,7 +134,8 @@ def main(
     torch.set_num_threads(threads)
     recipe = Recipe(
         sink_token=sink_token, steps=steps, layers=layers, width=width, heads=heads, context=context,
-        batch=batch, repeats=repeats, vocabulary=vocabulary, learning_rate=learning_rate, bfloat16=bfloat16, seed=seed,
+        batch=batch, repeats=repeats, vocabulary=vocabulary, learning_rate=learning_rate, bfloat16=bfloat16,
+        seed=seed,
     )  # fmt: skip
     file = out / "checkpoint.safetensors"
     try:

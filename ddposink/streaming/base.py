@@ -96,5 +96,25 @@ class Stream(ABC):
         return hidden
 
 
+class CountedStream(Stream):
+    """A stream that keeps its own counters and, per layer, keys and values (1, Hkv, n, D)."""
+
+    seen: int = 0
+    held: int = 0
+    largest_position: int = 0
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model)
+        self.layers: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def nbytes(self) -> int:
+        """Measured bytes of the cached keys and values."""
+        return sum(x.numel() * x.element_size() for pair in self.layers.values() for x in pair)
+
+    def allocated_bytes(self) -> int:
+        """The same: `torch.cat` allocates exactly what it holds."""
+        return self.nbytes()
+
+
 def _nothing(layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float, extra: dict[str, Any]) -> Tensor:
     raise RuntimeError("no attention was set for this forward")

@@ -16,11 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from ddposink.caches import Policy
-from ddposink.streaming.base import Stream
-from ddposink.streaming.families import check_budget, own_windows
 from ddposink.streaming.hook import Hook
 from ddposink.streaming.positions import Alibi, Positions, Rope
-from ddposink.streaming.state import Mark, StreamState
+from ddposink.streaming.ring import RingStream
+from ddposink.streaming.state import StreamState
 
 
 @dataclass
@@ -64,7 +63,7 @@ def plan_step(state: StreamState, positions: Positions, device: torch.device, dt
     return Step(slot, choose.view(1, 1, -1).to(device), distance.to(device), table)
 
 
-class DecodeStream(Stream):
+class DecodeStream(RingStream):
     """Bounded policy with eviction after every token, fed one token at a time.
 
     ``state`` may come from an `ExactStream`: decode goes on where parallel evaluation stopped.
@@ -75,28 +74,9 @@ class DecodeStream(Stream):
     def __init__(
         self, model: nn.Module, policy: Policy, positions: Positions, state: StreamState | None = None
     ) -> None:
-        check_budget(model, policy.sinks + policy.window)
-        super().__init__(model)
-        self.positions = positions
-        self.state = state or StreamState.for_policy(policy)
-        self.own_windows = own_windows(model)
+        super().__init__(model, policy, positions, state)
         self.dtype = next(model.parameters()).dtype
         self.step: Step | None = None
-
-    @property
-    def seen(self) -> int:
-        """Tokens fed so far."""
-        return self.state.seen
-
-    @property
-    def held(self) -> int:
-        """Tokens whose keys are in the cache now."""
-        return self.state.held
-
-    @property
-    def largest_position(self) -> int:
-        """Largest cache position any query has stood at (text position for absolute sinks)."""
-        return self.state.largest_position
 
     def next_size(self, left: int) -> int:
         """One token."""
@@ -144,22 +124,6 @@ class DecodeStream(Stream):
         scores = torch.bmm(three.reshape(kv_heads, -1, q.shape[-1]), keys[0].transpose(1, 2))
         chosen = scores.view(heads, 3, -1).gather(1, step.choose.expand(heads, 1, -1))
         return chosen.view(kv_heads, heads // kv_heads, -1)
-
-    def mark(self, steps: int) -> Mark:
-        """A point to come back to; see `StreamState.mark`."""
-        return self.state.mark(steps)
-
-    def rewind(self, mark: Mark) -> None:
-        """Undo the tokens fed since ``mark``."""
-        self.state.rewind(mark)
-
-    def nbytes(self) -> int:
-        """Measured bytes of keys and values held."""
-        return self.state.nbytes()
-
-    def allocated_bytes(self) -> int:
-        """Measured bytes of all cache buffers."""
-        return self.state.allocated_bytes()
 
 
 def _softmax(scores: Tensor, sink_logit: Tensor | None) -> Tensor:

@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ddposink.streaming.base import Stream
+from ddposink.streaming.base import CountedStream
 from ddposink.streaming.hook import Hook
 from ddposink.streaming.kernel import attend, merge
 from ddposink.streaming.positions import Alibi, Positions
 
 
-class DenseStream(Stream):
+class DenseStream(CountedStream):
     """Unbounded cache, ``chunk`` tokens per forward; ``capacity`` avoids regrowth if known."""
 
     path = "exact"
@@ -28,23 +28,6 @@ class DenseStream(Stream):
         self.positions = positions
         self.chunk = chunk
         self.capacity = capacity
-        self._seen = 0
-        self.layers: dict[int, tuple[Tensor, Tensor]] = {}
-
-    @property
-    def seen(self) -> int:
-        """Tokens fed so far."""
-        return self._seen
-
-    @property
-    def held(self) -> int:
-        """All of them."""
-        return self._seen
-
-    @property
-    def largest_position(self) -> int:
-        """The last text position."""
-        return max(0, self._seen - 1)
 
     def next_size(self, left: int) -> int:
         """A chunk."""
@@ -52,15 +35,16 @@ class DenseStream(Stream):
 
     def _forward(self, hook: Hook, ids: Tensor) -> Tensor:
         hook.attend = self._attend
-        positions = torch.arange(self._seen, self._seen + len(ids), device=ids.device)
+        positions = torch.arange(self.seen, self.seen + len(ids), device=ids.device)
         hidden = hook.forward(ids[None], positions[None])
-        self._seen += len(ids)
+        self.seen += len(ids)
+        self.held, self.largest_position = self.seen, self.seen - 1
         return hidden
 
     def _attend(
         self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float, extra: dict[str, Any]
     ) -> Tensor:
-        past, fresh = self._seen, k.shape[2]
+        past, fresh = self.seen, k.shape[2]
         keys, values = self._room(layer, k, v, past + fresh)
         keys[:, :, past : past + fresh] = k
         values[:, :, past : past + fresh] = v
@@ -88,16 +72,16 @@ class DenseStream(Stream):
 
     def mark(self, steps: int) -> int:
         """How many tokens are held: later ones are simply forgotten."""
-        return self._seen
+        return self.seen
 
     def rewind(self, mark: int) -> None:
         """Forget the tokens fed since ``mark``."""
-        self._seen = mark
+        self.seen = self.held = mark
 
     def nbytes(self) -> int:
         """Measured bytes of the keys and values of the tokens held."""
         return sum(
-            self._seen * x.shape[1] * x.shape[3] * x.element_size()
+            self.seen * x.shape[1] * x.shape[3] * x.element_size()
             for pair in self.layers.values()
             for x in pair
         )

@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from ddposink.caches import Policy
-from ddposink.streaming.base import Stream
+from ddposink.streaming.base import CountedStream, Stream
 from ddposink.streaming.families import UnsupportedPolicyError, own_windows
 from ddposink.streaming.hook import Hook
 
 
-class LibraryStream(Stream):
+class LibraryStream(CountedStream):
     """Dense in chunks, or a bounded policy one token at a time, on ``DynamicCache``."""
 
     path = "library"
@@ -42,24 +42,6 @@ class LibraryStream(Stream):
         self.policy = policy
         self.chunk = 1 if policy.bounded else chunk
         self.cache = DynamicCache(config=model.config)
-        self._seen = 0
-        self._held = 0
-        self._largest = 0
-
-    @property
-    def seen(self) -> int:
-        """Tokens fed so far."""
-        return self._seen
-
-    @property
-    def held(self) -> int:
-        """Tokens in the (first layer of the) cache."""
-        return self._held
-
-    @property
-    def largest_position(self) -> int:
-        """Largest position fed."""
-        return self._largest
 
     def next_size(self, left: int) -> int:
         """One token, or a chunk when dense."""
@@ -73,20 +55,20 @@ class LibraryStream(Stream):
 
     def feed(self, ids: Tensor) -> Tensor:
         """Hidden states (n, d); the attention hook is not used here, the cache itself is checked."""
-        start = min(self._seen, self.policy.sinks + self.policy.window) if self.policy.bounded else self._seen
+        start = min(self.seen, self.policy.sinks + self.policy.window) if self.policy.bounded else self.seen
         positions = torch.arange(start, start + len(ids), device=ids.device)[None]
         with torch.no_grad():
             output = self.model.base_model(
                 input_ids=ids[None], past_key_values=self.cache, use_cache=True, **self._position(positions)
             )
-        self._seen += len(ids)
-        self._held += len(ids)
-        self._largest = int(positions[0, -1])
+        self.seen += len(ids)
+        self.held += len(ids)
+        self.largest_position = int(positions[0, -1])
         self._evict()
-        held = {layer.keys.shape[2] for layer in self.cache.layers} if self.policy.bounded else {self._held}
-        if held != {self._held}:
+        held = {layer.keys.shape[2] for layer in self.cache.layers} if self.policy.bounded else {self.held}
+        if held != {self.held}:
             raise RuntimeError(
-                f"the cache holds {sorted(held)} tokens per layer, the policy says {self._held}"
+                f"the cache holds {sorted(held)} tokens per layer, the policy says {self.held}"
             )
         self.calls_per_layer += 1
         return output.last_hidden_state[0]
@@ -100,26 +82,26 @@ class LibraryStream(Stream):
 
     def _evict(self) -> None:
         sinks, window = self.policy.sinks, self.policy.window
-        if not self.policy.bounded or self._held <= sinks + window:
+        if not self.policy.bounded or self.held <= sinks + window:
             return
         for layer in self.cache.layers:
             lo = layer.keys.shape[2] - window
             layer.keys = torch.cat([layer.keys[:, :, :sinks], layer.keys[:, :, lo:]], 2)
             layer.values = torch.cat([layer.values[:, :, :sinks], layer.values[:, :, lo:]], 2)
-        self._held = sinks + window
+        self.held = sinks + window
 
     def mark(self, steps: int) -> tuple[Any, ...]:
         """References suffice: the library replaces tensors when it appends."""
         return (
-            self._seen,
-            self._held,
-            self._largest,
+            self.seen,
+            self.held,
+            self.largest_position,
             [(layer.keys, layer.values) for layer in self.cache.layers],
         )
 
     def rewind(self, mark: tuple[Any, ...]) -> None:
         """Undo the tokens fed since ``mark``."""
-        self._seen, self._held, self._largest, layers = mark
+        self.seen, self.held, self.largest_position, layers = mark
         for layer, attributes in zip(self.cache.layers, layers, strict=True):
             vars(layer).update(attributes)
 
@@ -131,7 +113,3 @@ class LibraryStream(Stream):
             if layer.keys is not None
             for x in (layer.keys, layer.values)
         )
-
-    def allocated_bytes(self) -> int:
-        """The same: the library concatenates."""
-        return self.nbytes()

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from ddposink.caches import Policy
-from ddposink.streaming.base import Stream
+from ddposink.streaming.base import CountedStream
 from ddposink.streaming.families import own_windows
 from ddposink.streaming.hook import Hook
 from ddposink.streaming.positions import Alibi, Positions
 
 
-class ReferenceStream(Stream):
+class ReferenceStream(CountedStream):
     """Any policy and eviction schedule, one token per forward.
 
     ``turn_ends`` (N,) bool marks the last token of each turn, for ``evict=turn``.
@@ -35,25 +35,7 @@ class ReferenceStream(Stream):
         self.positions = positions
         self.turn_ends = turn_ends
         self.own_windows = own_windows(model)
-        self._seen = 0
-        self._largest = 0
-        self.layers: dict[int, tuple[Tensor, Tensor]] = {}
         self.text_positions = torch.zeros(0, dtype=torch.long)
-
-    @property
-    def seen(self) -> int:
-        """Tokens fed so far."""
-        return self._seen
-
-    @property
-    def held(self) -> int:
-        """Tokens in the cache after eviction."""
-        return len(self.text_positions)
-
-    @property
-    def largest_position(self) -> int:
-        """Largest query position so far."""
-        return self._largest
 
     def next_size(self, left: int) -> int:
         """One token."""
@@ -63,9 +45,10 @@ class ReferenceStream(Stream):
         hook.attend = self._attend
         # Rotary position 0 is the identity: the hook receives q and k before rotation.
         hidden = hook.forward(ids[None], torch.zeros(1, 1, dtype=torch.long, device=ids.device))
-        self.text_positions = torch.cat([self.text_positions, torch.tensor([self._seen])])
-        self._seen += 1
+        self.text_positions = torch.cat([self.text_positions, torch.tensor([self.seen])])
+        self.seen += 1
         self._evict()
+        self.held = len(self.text_positions)
         return hidden
 
     def _attend(
@@ -78,13 +61,13 @@ class ReferenceStream(Stream):
         n = k.shape[2]
         place = torch.arange(n)
         if not self.policy.bounded:
-            place = torch.cat([self.text_positions, torch.tensor([self._seen])])
-        distance = n - 1 - place if self.policy.bounded else self._seen - place
-        self._largest = max(self._largest, n - 1 if self.policy.bounded else self._seen)
+            place = torch.cat([self.text_positions, torch.tensor([self.seen])])
+        distance = n - 1 - place if self.policy.bounded else self.seen - place
+        self.largest_position = max(self.largest_position, n - 1 if self.policy.bounded else self.seen)
         if self.policy.positions == "absolute":
-            text = torch.cat([self.text_positions, torch.tensor([self._seen])])
-            distance = self._seen - text
-            self._largest = self._seen
+            text = torch.cat([self.text_positions, torch.tensor([self.seen])])
+            distance = self.seen - text
+            self.largest_position = self.seen
         scores = self._scores(q, k, place, distance) * scale
         if isinstance(self.positions, Alibi):
             scores = scores - self.positions.slopes.view(1, -1, 1, 1) * distance
@@ -133,21 +116,13 @@ class ReferenceStream(Stream):
         evict = self.policy.evict
         if evict.per == "turn":
             assert self.turn_ends is not None, "evict=turn needs turn_ends"
-            return bool(self.turn_ends[self._seen - 1])
-        return self._seen % evict.every == 0
+            return bool(self.turn_ends[self.seen - 1])
+        return self.seen % evict.every == 0
 
     def mark(self, steps: int) -> tuple[Any, ...]:
         """References suffice: tensors are replaced, never written to."""
-        return self._seen, self._largest, dict(self.layers), self.text_positions
+        return self.seen, self.held, self.largest_position, dict(self.layers), self.text_positions
 
     def rewind(self, mark: tuple[Any, ...]) -> None:
         """Undo the tokens fed since ``mark``."""
-        self._seen, self._largest, self.layers, self.text_positions = mark
-
-    def nbytes(self) -> int:
-        """Measured bytes of the cached keys and values."""
-        return sum(x.numel() * x.element_size() for pair in self.layers.values() for x in pair)
-
-    def allocated_bytes(self) -> int:
-        """The same: `torch.cat` allocates exactly what it holds."""
-        return self.nbytes()
+        self.seen, self.held, self.largest_position, self.layers, self.text_positions = mark

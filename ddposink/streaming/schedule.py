@@ -14,14 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from ddposink.caches import Policy
-from ddposink.streaming.base import Stream
+from ddposink.streaming.base import CountedStream
 from ddposink.streaming.families import UnsupportedPolicyError, check_budget, own_windows
 from ddposink.streaming.hook import Hook
 from ddposink.streaming.kernel import attend, merge
 from ddposink.streaming.positions import Alibi, Positions, Rope
 
 
-class ScheduledStream(Stream):
+class ScheduledStream(CountedStream):
     """A bounded policy whose ``evict`` is ``chunk:N`` or ``turn`` (or token: pieces of one).
 
     ``turn_ends`` (N,) bool marks the last token of each turn. ``chunk`` bounds a forward; a turn longer
@@ -54,56 +54,37 @@ class ScheduledStream(Stream):
         self.positions = positions
         self.chunk = chunk
         self.turn_ends = None if turn_ends is None else turn_ends.cpu()
-        self._seen = 0
-        self._held = 0
-        self._largest = 0
-        self.layers: dict[int, tuple[Tensor, Tensor]] = {}
         self._tables: dict[str, Any] = {}
-
-    @property
-    def seen(self) -> int:
-        """Tokens fed so far."""
-        return self._seen
-
-    @property
-    def held(self) -> int:
-        """Tokens in the cache now (up to one piece above the budget)."""
-        return self._held
-
-    @property
-    def largest_position(self) -> int:
-        """Largest query position so far."""
-        return self._largest
 
     def next_size(self, left: int) -> int:
         """Up to the next eviction, the chunk size or the end."""
         if self.policy.evict.per == "turn":
             assert self.turn_ends is not None
-            ends = torch.nonzero(self.turn_ends[self._seen : self._seen + min(left, self.chunk)])
+            ends = torch.nonzero(self.turn_ends[self.seen : self.seen + min(left, self.chunk)])
             return int(ends[0]) + 1 if len(ends) else min(left, self.chunk)
         every = self.policy.evict.every
-        return min(left, self.chunk, every - self._seen % every)
+        return min(left, self.chunk, every - self.seen % every)
 
     def _forward(self, hook: Hook, ids: Tensor) -> Tensor:
         self._tables = {}
         self._fresh = len(ids)
         hook.attend = self._attend
         hidden = hook.forward(ids[None], torch.zeros(1, len(ids), dtype=torch.long, device=ids.device))
-        self._largest = max(self._largest, self._place_of_queries()[-1])
-        self._seen += len(ids)
-        self._held += len(ids)
+        self.largest_position = max(self.largest_position, self._place_of_queries()[-1])
+        self.seen += len(ids)
+        self.held += len(ids)
         self._evict()
         return hidden
 
     def _place_of_queries(self) -> range:
-        start = self._seen if self.policy.positions == "absolute" else self._held
+        start = self.seen if self.policy.positions == "absolute" else self.held
         return range(start, start + self._fresh)
 
     def _attend(
         self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float, extra: dict[str, Any]
     ) -> Tensor:
         """q, k at rotary position 0, i.e. not rotated yet."""
-        held = self._held
+        held = self.held
         past = self.layers.get(layer)
         self.layers[layer] = (
             (k, v) if past is None else (torch.cat([past[0], k], 2), torch.cat([past[1], v], 2))
@@ -111,7 +92,7 @@ class ScheduledStream(Stream):
         queries = torch.tensor(list(self._place_of_queries()), device=q.device)
         slots = torch.arange(held, device=q.device)
         if self.policy.positions == "absolute":
-            slots = torch.where(slots < self.policy.sinks, slots, slots + (self._seen - held))
+            slots = torch.where(slots < self.policy.sinks, slots, slots + (self.seen - held))
         if isinstance(self.positions, Rope):
             q, k = (self._rotate("own", queries, x) for x in (q, k))
         slopes = self.positions.slopes if isinstance(self.positions, Alibi) else None
@@ -132,34 +113,26 @@ class ScheduledStream(Stream):
 
     def _evict(self) -> None:
         sinks, window = self.policy.sinks, self.policy.window
-        if self._held <= sinks + window or not self._due():
+        if self.held <= sinks + window or not self._due():
             return
-        lo = self._held - window
+        lo = self.held - window
         self.layers = {
             i: (torch.cat([k[:, :, :sinks], k[:, :, lo:]], 2), torch.cat([v[:, :, :sinks], v[:, :, lo:]], 2))
             for i, (k, v) in self.layers.items()
         }
-        self._held = sinks + window
+        self.held = sinks + window
 
     def _due(self) -> bool:
         if self.policy.evict.per == "turn":
             assert self.turn_ends is not None
             # Decoding past the end of the known text goes on with the last turn.
-            return self._seen <= len(self.turn_ends) and bool(self.turn_ends[self._seen - 1])
-        return self._seen % self.policy.evict.every == 0
+            return self.seen <= len(self.turn_ends) and bool(self.turn_ends[self.seen - 1])
+        return self.seen % self.policy.evict.every == 0
 
     def mark(self, steps: int) -> tuple[Any, ...]:
         """References suffice: tensors are replaced, never written to."""
-        return self._seen, self._held, self._largest, dict(self.layers)
+        return self.seen, self.held, self.largest_position, dict(self.layers)
 
     def rewind(self, mark: tuple[Any, ...]) -> None:
         """Undo the tokens fed since ``mark``."""
-        self._seen, self._held, self._largest, self.layers = mark
-
-    def nbytes(self) -> int:
-        """Measured bytes of the cached keys and values."""
-        return sum(x.numel() * x.element_size() for pair in self.layers.values() for x in pair)
-
-    def allocated_bytes(self) -> int:
-        """The same: pieces are concatenated."""
-        return self.nbytes()
+        self.seen, self.held, self.largest_position, self.layers = mark

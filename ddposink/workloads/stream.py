@@ -112,7 +112,7 @@ class StreamWorkload:
 
     def version(self) -> str:
         """Hash of the code that produces the numbers."""
-        return code_version("caches", "streaming", "models.py", "corpora.py", "workloads/stream_run.py")
+        return code_version("caches", "streaming", "models.py", "corpora.py", "workloads")
 
     def label(self, params: StreamParams) -> str:
         """``smollm2-135m · sink 4+1020 · 16,384``."""

@@ -274,7 +274,7 @@ def test_one_book_of_pg19(pg19_here: str) -> None:
 def test_pg19_without_network_is_unavailable_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(
-        Unavailable, match="corpus not available offline: .*HF_HUB_OFFLINE.*folder:DIR"
+        Unavailable, match=r"corpus not available offline: .*HF_HUB_OFFLINE.*folder:DIR"
     ) as caught:
         load_stream(CorpusRef.parse("pg19:test"), TOKENIZER, 5)
     assert "\n" not in str(caught.value)

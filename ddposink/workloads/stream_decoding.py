@@ -1,0 +1,113 @@
+"""Memory, latency, energy and work of decoding from a point of the text, each in its own repetition."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bench.track.clock import summarise, time_steps
+from bench.track.memory import MemoryTracker
+from bench.track.power import EnergyMeter
+from bench.track.work import count_work
+from bench.workload import Missing, Scalar
+from ddposink.corpora import TokenStream
+from ddposink.models import LoadedModel
+from ddposink.streaming import Choice, Stream
+from ddposink.workloads.stream import StreamParams
+from ddposink.workloads.stream_quality import Measured
+
+WARM_UP = 4  # decode steps before any timed one
+
+
+@dataclass
+class Text:
+    """What is fed: ids (N,) on the device, and how to turn NLL per token into per byte and per word."""
+
+    ids: Tensor
+    corpus: TokenStream | None
+    turn_ends: Tensor | None
+
+
+@dataclass
+class Run:
+    """Everything the repetitions at one length share."""
+
+    params: StreamParams
+    loaded: LoadedModel
+    choice: Choice
+    text: Text
+    tracker: MemoryTracker
+    nll: np.ndarray
+    device: torch.device
+    feed_seconds: float = 0.0
+    facts: dict[str, Scalar] = field(default_factory=dict)
+
+
+def decode_repetitions(params: StreamParams, state: Run) -> Measured:
+    """Memory, latency, energy and work of decoding on from here, one repetition each."""
+    want, metrics = set(params.measure), Measured()
+    if "memory" in want:
+        with state.tracker as tracker, Decoding(state, WARM_UP) as step:
+            for i in range(WARM_UP):
+                step(i)
+            tracker.snapshot()
+        metrics |= tracker.peaks
+    if "latency" in want:
+        with Decoding(state, WARM_UP + params.decode_tokens) as step:
+            times = time_steps(step, warmup=WARM_UP, steps=params.decode_tokens, device=str(state.device))
+        metrics |= summarise(times)
+    if "energy" in want:
+        metrics["energy_per_token_j"] = _energy(params, state)
+    if "work" in want:
+        with Decoding(state, 1) as step:
+            counts = count_work(lambda: step(0))
+        metrics |= {
+            "flops_per_token": counts.flops,
+            "calls_per_token": counts.calls,
+            "cats_per_token": counts.cat_calls,
+            "allocated_per_token": counts.allocated_bytes,
+        }
+    return metrics
+
+
+def _energy(params: StreamParams, state: Run) -> float | Missing:
+    steps = WARM_UP + params.decode_tokens
+    with Decoding(state, steps) as step:
+        for i in range(WARM_UP):
+            step(i)
+        with EnergyMeter(str(state.device)) as meter:
+            for i in range(params.decode_tokens):
+                step(WARM_UP + i)
+    return meter.joules if isinstance(meter.joules, Missing) else meter.joules / params.decode_tokens
+
+
+class Decoding:
+    """Decode from here for up to ``steps`` tokens, then put the stream back where it was."""
+
+    def __init__(self, state: Run, steps: int) -> None:
+        self.stream = state.choice.stream
+        self.decoder: Stream = self.stream.decoder()
+        self.ids = state.text.ids
+        self.head = state.loaded.model.get_output_embeddings()
+        self.steps = steps
+
+    def __enter__(self) -> Any:
+        self.mark = self.stream.mark(self.steps)
+        self.start = self.stream.seen
+        self.inner = self.decoder.attached()
+        self.inner.__enter__()
+        return self.step
+
+    def step(self, i: int) -> None:
+        """Feed one token and compute its logits, as a chat would."""
+        token = (self.start + i) % len(self.ids)  # at the end of the text go on from its beginning
+        hidden = self.decoder.feed(self.ids[token : token + 1])
+        self.head(hidden)
+
+    def __exit__(self, *error: Any) -> None:
+        self.inner.__exit__(*error)
+        self.stream.rewind(self.mark)

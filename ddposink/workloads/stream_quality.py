@@ -1,0 +1,72 @@
+"""From per-token NLL to the figures of a cell. Pure: arrays in, numbers out."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bench.workload import Missing, Samples
+from ddposink.caches import Policy
+from ddposink.corpora import TokenStream
+
+Measured = dict[str, float | int | Missing | Samples | None]
+REFUSED = (
+    *("perplexity", "nll", "perplexity_post", "nll_post", "bits_per_byte", "word_perplexity"),
+    *("scored_tokens", "nonfinite_tokens"),
+)
+
+
+def quality(nll: np.ndarray, policy: Policy, corpus: TokenStream) -> Measured:
+    """Figures of the NLLs (L-1,) of L tokens fed; index 0 is the prediction of the second token."""
+    nll, fed = nll.astype(np.float64), len(nll) + 1
+    metrics: Measured = {
+        "nll": float(nll.mean()),
+        "perplexity": exp(float(nll.mean())),
+        "scored_tokens": len(nll),
+        "nonfinite_tokens": int((~np.isfinite(nll)).sum()),
+    }
+    post = nll[policy.budget + 1 :] if policy.budget is not None else nll[:0]
+    if len(post):
+        metrics |= {"nll_post": float(post.mean()), "perplexity_post": exp(float(post.mean()))}
+    else:
+        why = Missing(
+            "dense evicts nothing" if policy.budget is None else f"nothing evicted within {fed} tokens"
+        )
+        metrics |= {"nll_post": why, "perplexity_post": why}
+    total_bytes = int(corpus.byte_end[fed - 1] - corpus.byte_end[0])
+    total_words = int(corpus.word_end[fed - 1] - corpus.word_end[0])
+    metrics["bits_per_byte"] = (
+        float(nll.sum() / np.log(2) / total_bytes) if total_bytes else Missing("no text scored")
+    )
+    few = Missing(f"only {total_words} words scored")
+    metrics["word_perplexity"] = exp(float(nll.sum() / total_words)) if total_words >= 100 else few
+    return metrics
+
+
+def refused() -> Measured:
+    """Random weights: their perplexity says nothing and is not reported."""
+    return dict.fromkeys(REFUSED, Missing("random weights: their perplexity says nothing"))
+
+
+def exp(mean: float) -> float | Missing:
+    """Perplexity of a mean NLL in nats."""
+    with np.errstate(over="ignore"):
+        value = float(np.exp(mean))
+    return value if np.isfinite(value) else Missing(f"exp({mean:.4g} nats) is not a finite number")
+
+
+def running(nll: np.ndarray, fed: int) -> dict[str, float]:
+    """Perplexity of the last 1,024 tokens, for the live view."""
+    recent = nll[max(0, fed - 1025) : fed - 1].astype(np.float64)
+    return {"perplexity": float(np.exp(np.minimum(recent.mean(), 80.0)))} if len(recent) else {}
+
+
+def collapse(nll: np.ndarray, policy: Policy) -> int | None:
+    """Where dense attention breaks: the first position whose next 512 tokens cost 1 nat more than before."""
+    if policy.bounded:
+        return None
+    finite = np.nan_to_num(nll.astype(np.float64), nan=80.0, posinf=80.0)
+    total = np.concatenate([[0.0], np.cumsum(finite)])
+    for start in range(1024, len(nll) - 512, 128):
+        if (total[start + 512] - total[start]) / 512 > total[start] / start + 1.0:
+            return start
+    return None
