@@ -26,7 +26,7 @@ from ddposink.models import LoadedModel, ModelRef, load_model
 from ddposink.streaming import PolicyNotAppliedError, open_stream, stream_nll
 from ddposink.workloads.stream import ITEMSIZE, RANDOM_TOKENS, StreamParams
 from ddposink.workloads.stream_decoding import WARM_UP, Run, Text, decode_repetitions
-from ddposink.workloads.stream_quality import Measured, quality, refused, running
+from ddposink.workloads.stream_quality import Measured, collapse, quality, refused, running
 
 
 def run(cells: Sequence[tuple[Cell, StreamParams]], ctx: Context) -> None:
