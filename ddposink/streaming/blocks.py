@@ -47,7 +47,9 @@ class BlockAttention:
         """q (1,H,n,D), k and v (1,Hkv,n,D) rotated at local positions -> (1,H,n,D)."""
         memory = self.state.layer(layer, k, v)
         own = self.own_windows[layer]
-        if own is not None and own <= self.state.sinks + self.state.window:
+        # In cache positions no key is further than S + R; a wider window of the model's own never cuts.
+        reach = None if self.state.absolute else self.state.sinks + self.state.window
+        if own is not None and (reach is None or own <= reach):
             out = self._banded(memory, q, k, v, scale, own, extra.get("s_aux"))
         else:
             out = self._triangles(memory, q, k, v, scale, extra.get("s_aux"))

@@ -193,3 +193,16 @@ def test_a_model_is_left_as_it_was_found() -> None:
         evaluate(open_stream(model, parse_policy("sink 4+28")).stream, ids)
         with torch.no_grad():
             assert torch.equal(model(ids[None]).logits, before)
+
+
+@pytest.mark.parametrize("own", [5, 28, 29, 30, 32, 33, 40])
+def test_a_models_own_sliding_window_composes_with_the_policy(own: int) -> None:
+    """Own window below, at and above the policy's: sinks visible in none, some or all layers' reach."""
+    model, ids = build("mistral-sliding"), tokens()
+    model.config.sliding_window = own
+    for text in ("sink 4+28", "window 32", "sink 4+28 positions=absolute"):
+        policy, positions = parse_policy(text), inspect(model).positions
+        reference = evaluate(ReferenceStream(model, policy, positions), ids)
+        for chunk in (19, 64):
+            assert worst(evaluate(ExactStream(model, policy, positions, chunk), ids), reference) <= TOLERANCE
+        assert worst(evaluate(DecodeStream(model, policy, positions), ids), reference) <= TOLERANCE
