@@ -44,6 +44,7 @@ def open_stream(
     Raises UnsupportedPolicyError if the policy cannot be expressed on this model, or
     if an evaluator was asked for that is not exact here.
     """
+    chunk = 1 if evaluator == "decode" else chunk
     support = inspect(model)
     if support.path == "exact" and (why := probe(model)) is not None:
         raise PolicyNotAppliedError(why)
