@@ -29,14 +29,13 @@ class Recipe:
     """Everything that decides the result. ``context`` counts the sink token too."""
 
     sink_token: bool = False
-    steps: int = 10_000
+    steps: int = 3_400
     layers: int = 6
     width: int = 128
     heads: int = 4
-    context: int = 128
+    context: int = 256
     batch: int = 4
-    repeats: int = 0  # passages that recur in a sample: what heads can copy from, or else look away
-    vocabulary: int = 2048
+    vocabulary: int = 320  # little more than bytes: the smaller the units, the sooner heads find work
     learning_rate: float = 4e-3
     warm_up: int = 200
     decay: float = 0.25  # the last part of the steps, in which the rate falls linearly to zero
@@ -102,22 +101,7 @@ def sample(ids: Tensor, recipe: Recipe, step: int) -> Tensor:
     length = recipe.context - recipe.sink_token
     starts = torch.randint(0, len(ids) - length + 1, (recipe.batch,), generator=generator)
     windows = ids[starts[:, None] + torch.arange(length)]
-    for row in windows:
-        for _ in range(recipe.repeats):
-            _repeat_a_passage(row, generator)
     return torch.nn.functional.pad(windows, (1, 0), value=0) if recipe.sink_token else windows
-
-
-def _repeat_a_passage(row: Tensor, generator: torch.Generator) -> None:
-    """Copy a passage of ``row`` (n,), up to a quarter of it, to a place further on; in place."""
-
-    def draw(low: int, high: int) -> int:
-        return int(torch.randint(low, high + 1, (), generator=generator))
-
-    size = draw(len(row) // 16, len(row) // 4)
-    source = draw(0, len(row) - 2 * size)
-    target = draw(source + size, len(row) - size)
-    row[target : target + size] = row[source : source + size].clone()
 
 
 def advance(state: State, ids: Tensor) -> float:

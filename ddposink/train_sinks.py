@@ -75,10 +75,11 @@ def export(state: State, tokenizer: Any, folder: Path, corpus: str, held_out: st
 
 def card(state: State, corpus: str, held_out: str) -> str:
     """The model card: what it is, what it was trained on and at what cost, and the curve of its looks."""
-    recipe, size = state.recipe, sum(p.numel() for p in state.model.parameters())
+    recipe = replace(state.recipe, steps=state.step)
+    size = sum(p.numel() for p in state.model.parameters())
     seen = state.step * recipe.batch * recipe.context
+    command = "python -m ddposink.train_sinks --out DIR" + _options(recipe)
     token = "a learnable sink token before every sample" if recipe.sink_token else "no sink token"
-    recurring = f", {recipe.repeats} passages recurring in each" if recipe.repeats else ""
     kept = " | ".join(f"NLL, {n} kept" for n in SINKS_KEPT)
     shown = state.history[:: max(1, len(state.history) // 8)]
     rows = shown if shown[-1] is state.history[-1] else [*shown, state.history[-1]]
@@ -95,10 +96,10 @@ Made to study where attention sinks come from; it writes no sensible text.
 - Architecture: Llama, {size:,} parameters, float16: {recipe.layers} layers, width {recipe.width},
   {recipe.heads} heads, context {recipe.context}, byte-level BPE vocabulary of {recipe.vocabulary:,}.
 - Data: `{corpus}` less `{held_out}`; the embedded novels are in the public domain.
-- Training: {state.step:,} steps of {recipe.batch} samples{recurring}, {seen:,} tokens; AdamW,
+- Training: {state.step:,} steps of {recipe.batch} samples, {seen:,} tokens; AdamW,
   learning rate {recipe.learning_rate:g}, weight decay {recipe.weight_decay:g}, seed {recipe.seed};
   {state.seconds / 60:.0f} minutes on one CPU thread of a busy machine.
-- Licence: Apache-2.0, like the project. Repeat: `python -m ddposink.train_sinks`, options in `training.json`.
+- Licence: Apache-2.0, like the project. Repeat: `{command}`.
 
 On held-out text, budget {recipe.context} tokens, after eviction has started: NLL in nats per token by
 number of first tokens kept, and the attention on position 0 of the head that pays most.
@@ -107,6 +108,17 @@ number of first tokens kept, and the attention on position 0 of the head that pa
 |---|---|---|{"---|" * (len(SINKS_KEPT) + 1)}
 {table}
 """
+
+
+def _options(recipe: Recipe) -> str:
+    """The options that differ from their defaults, as typed."""
+    default = asdict(Recipe())
+    changed = {name: value for name, value in asdict(recipe).items() if value != default[name]}
+    flags = {name.replace("_", "-"): value for name, value in changed.items()}
+    return "".join(
+        f" --{'' if value else 'no-'}{name}" if isinstance(value, bool) else f" --{name} {value}"
+        for name, value in flags.items()
+    )
 
 
 def main(
@@ -118,7 +130,6 @@ def main(
     heads: Annotated[int, typer.Option(min=1)] = Recipe.heads,
     context: Annotated[int, typer.Option(min=16, help="tokens per sample")] = Recipe.context,
     batch: Annotated[int, typer.Option(min=1, help="samples per step")] = Recipe.batch,
-    repeats: Annotated[int, typer.Option(min=0, help="passages that recur in each sample")] = Recipe.repeats,
     vocabulary: Annotated[int, typer.Option(min=300)] = Recipe.vocabulary,
     learning_rate: Annotated[float, typer.Option(min=0.0)] = Recipe.learning_rate,
     bfloat16: Annotated[bool, typer.Option(help="bfloat16 autocast")] = Recipe.bfloat16,
@@ -134,7 +145,7 @@ def main(
     torch.set_num_threads(threads)
     recipe = Recipe(
         sink_token=sink_token, steps=steps, layers=layers, width=width, heads=heads, context=context,
-        batch=batch, repeats=repeats, vocabulary=vocabulary, learning_rate=learning_rate, bfloat16=bfloat16,
+        batch=batch, vocabulary=vocabulary, learning_rate=learning_rate, bfloat16=bfloat16,
         seed=seed,
     )  # fmt: skip
     file = out / "checkpoint.safetensors"

@@ -112,7 +112,8 @@ class StreamWorkload:
 
     def version(self) -> str:
         """Hash of the code that produces the numbers."""
-        return code_version("caches", "streaming", "models.py", "corpora.py", "workloads")
+        data = ("assets.py", "novels.py", "models.py", "shapes.py", "hub.py", "corpora.py", "pg19.py")
+        return code_version("caches", "streaming", "workloads", *data)
 
     def label(self, params: StreamParams) -> str:
         """``smollm2-135m · sink 4+1020 · 16,384``."""

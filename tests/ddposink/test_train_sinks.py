@@ -141,16 +141,6 @@ def test_samples_are_windows_of_the_text_and_a_function_of_the_step() -> None:
     assert set(starts.tolist()) == {1, 2}, "the last window of the text must be reachable, and no further"
 
 
-def test_passages_recur_in_a_sample() -> None:
-    text, recipe = torch.arange(1, 601), replace(TINY, context=64, repeats=1)
-    for row in torch.cat([sample(text, recipe, step) for step in range(50)]):
-        changed = torch.nonzero(row != row[0] + torch.arange(64))[:, 0]
-        assert 4 <= len(changed) <= 16
-        assert (changed.diff() == 1).all()
-        assert (row[changed].diff() == 1).all(), "a passage as it stands in the text"
-        assert row[changed[-1]] <= row[changed[0] - 1], "from further up"
-
-
 def test_the_learning_rate_warms_up_holds_and_falls_to_almost_zero() -> None:
     recipe = Recipe(steps=1000, warm_up=100, decay=0.25, learning_rate=1.0)
     rates = [recipe.rate(step) for step in range(1000)]
@@ -218,6 +208,8 @@ def test_command_line_trains_resumes_and_exports_a_loadable_model(tmp_path: Path
     assert text.byte_end[-1] <= len("nothing but apples " * 100)
     card = (out / "model" / "README.md").read_text()
     assert "a learnable sink token" in card
+    command = "--out DIR --sink-token --steps 6 --layers 2 --width 32 --heads 2 --context 24 --batch 2"
+    assert f"{command} --vocabulary 300`" in card
     assert f"| 6 | 0 | {state.history[-1]['loss']:.3f} |" in card
     assert str(tmp_path) not in json.dumps(json.loads((out / "model" / "training.json").read_text()))
 
@@ -262,3 +254,24 @@ def test_streamed_nll_is_the_loss_that_training_minimises() -> None:
     streamed = evaluate(open_stream(state.model, parse_policy("dense")).stream, text)
     loss = state.model(input_ids=text[None], labels=text[None]).loss.detach()
     assert float(streamed.mean()) == pytest.approx(float(loss), abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["vanilla", "sink-token"])
+def test_bundled_models_load_and_only_one_has_a_sink(name: str) -> None:
+    ref = ModelRef.parse(f"bundled:sink-llama/{name}")
+    assert ref.folder is not None
+    assert sum(f.stat().st_size for f in ref.folder.iterdir()) < 8_000_000
+    loaded = load_model(ref, "float32", "cpu")
+    notes = json.loads((ref.folder / "training.json").read_text())
+    recipe = Recipe(**notes["recipe"])
+    assert recipe == replace(Recipe(), sink_token=name == "sink-token"), "the defaults are its recipe"
+    assert (loaded.tokenizer.bos_token_id == 0) == recipe.sink_token
+    passage = (
+        "No one would have believed, in the last years of the nineteenth century, that human affairs were "
+        "being watched keenly and closely by intelligences greater than man's and yet as mortal as his own. "
+    )
+    text = torch.tensor(loaded.tokenizer(passage * 4, add_special_tokens=False)["input_ids"])
+    state = sink_training.State(recipe, loaded.model, new_state(recipe).optimizer)
+    found = sink_training.look(state, torch.cat([torch.zeros(1, dtype=torch.long), text]))
+    strongest = max(found["mass"]["strongest_head"])
+    assert strongest > 0.3 if recipe.sink_token else strongest < 0.05
