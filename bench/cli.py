@@ -170,8 +170,15 @@ def report(
     """
     from bench.report import render
     from bench.request import find_run
+    from bench.store import RECORDS, read_records
 
-    _console().print(f"report: {render(find_run(run_, results))}", soft_wrap=True, highlight=False)
+    folder = find_run(run_, results)
+    if damaged := len(read_records(folder / RECORDS)[1]):
+        lines = "line is" if damaged == 1 else "lines are"
+        _console().print(
+            f"[yellow]warning:[/] {damaged} {lines} damaged in {RECORDS} and left out", highlight=False
+        )
+    _console().print(f"report: {render(folder)}", soft_wrap=True, highlight=False)
 
 
 @app.command()

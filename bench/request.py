@@ -75,6 +75,11 @@ def find_run(text: str, results: Path) -> Path:
     path = Path(text)
     if any((path / name).exists() for name in (RECORDS, PLAN)):
         return path
+    if path.is_dir() and not any(path.iterdir()):
+        raise UserError(
+            f"{path} is empty: it is not a run folder",
+            hint="give the folder of one run, e.g. results/SUITE/RUN",
+        )
     suite = find_suite(text)
     name = load_suite(suite).suite if suite.is_file() else path.name
     runs = run_folders(path.parent if path.is_dir() else results, name)

@@ -42,10 +42,14 @@ def choose_run(
     suite: str,
     fingerprint: Fingerprint,
     overrides: Mapping[str, Any],
+    version: str,
     *,
     new: bool = False,
 ) -> Choice:
     """Resume the newest run of ``suite`` made with the same ``--set``, if its numbers may stand beside ours.
+
+    They may not if machine or packages differ, or if the workload's code (``version``) does: that run's
+    page stays as it is, and a new run begins.
 
     Creates the folder and its fingerprint. Call it under ``locked``.
     """
@@ -55,6 +59,8 @@ def choose_run(
     if candidates and not new:
         known = _load(candidates[0] / ENV)
         differing = comparable(known, fingerprint) if known else [f"environment ({ENV} cannot be read)"]
+        if _load(candidates[0] / PLAN).get("version", version) != version:
+            differing = ["version of the workload's code", *differing]
         if not differing:
             _write_fingerprint(candidates[0], fingerprint, known)
             return Choice(candidates[0], resumed=True)

@@ -41,7 +41,12 @@ def run(options: Options, console: Console) -> int:
     with locked(folder, wait=options.wait, on_wait=waiting):
         fingerprint = env.fingerprint()
         choice = choose_run(
-            options.results, request.suite.suite, fingerprint, options.overrides, new=options.new
+            options.results,
+            request.suite.suite,
+            fingerprint,
+            options.overrides,
+            request.plan.version,
+            new=options.new,
         )
         if choice.why:
             _say(console, f"starting a new run: {escape(choice.why)}")

@@ -130,9 +130,23 @@ class Policy:
         """Slots kept between steps: sinks + window; None if unbounded."""
         return self.sinks + self.window
 
+    @property
+    def evicts_from(self) -> int | None:
+        """Index of the first query that misses an earlier token; None if none does or the text decides.
+
+        Evicting per token the query of token S+R still sees everything (S+R cached tokens and itself).
+        """
+        budget = self.budget
+        if budget is None or self.evict.per == "turn":
+            return None
+        return (budget // self.evict.every + 1) * self.evict.every
+
     def cached(self, length: int) -> int:
-        """Tokens held after ``length`` tokens were fed and evicted down to the budget."""
-        return min(length, self.sinks + self.window)
+        """Tokens held after ``length`` tokens were fed (for ``evict=turn`` at most: right after a turn)."""
+        start = self.evicts_from
+        if start is None or length < start:
+            return min(length, self.sinks + self.window) if start is None else length
+        return self.sinks + self.window + length % self.evict.every
 
     def nbytes(self, shape: CacheShape, length: int) -> int:
         """Analytic bytes of keys and values held after ``length`` tokens.

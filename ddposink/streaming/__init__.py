@@ -41,8 +41,8 @@ def open_stream(
     """The stream for ``policy`` on ``model``.
 
     ``evaluator="auto"`` takes exact parallel evaluation where it is exact and says why where it is not.
-    Raises UnsupportedPolicyError if the policy cannot be expressed on this model, or
-    if an evaluator was asked for that is not exact here.
+    Raises UnsupportedPolicyError if the policy cannot be expressed on this model, or if the evaluator
+    asked for cannot be had. Schedules other than per token have one evaluator that serves as exact.
     """
     chunk = 1 if evaluator == "decode" else chunk
     support = inspect(model)

@@ -14,12 +14,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from ddposink.caches import Policy
 from ddposink.streaming.hook import Hook, opened
 
 
 class Stream(ABC):
     """One endless token stream through one model under one policy."""
 
+    policy: Policy
     path: ClassVar[str]  # "exact" | "decode" | "reference" | …: goes into the record
 
     def __init__(self, model: nn.Module) -> None:
@@ -41,6 +43,12 @@ class Stream(ABC):
     @abstractmethod
     def largest_position(self) -> int:
         """Largest position any query has stood at."""
+
+    @property
+    def missing_from(self) -> int | None:
+        """Index of the first query that missed an earlier token so far; None while none has."""
+        start = self.policy.evicts_from
+        return start if start is not None and self.seen > start else None
 
     @abstractmethod
     def next_size(self, left: int) -> int:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ddposink.caches import Dense
 from ddposink.streaming.base import CountedStream
 from ddposink.streaming.hook import Hook
 from ddposink.streaming.kernel import attend, merge
@@ -25,6 +26,7 @@ class DenseStream(CountedStream):
 
     def __init__(self, model: nn.Module, positions: Positions, chunk: int, capacity: int = 0) -> None:
         super().__init__(model)
+        self.policy = Dense()
         self.positions = positions
         self.chunk = chunk
         self.capacity = capacity

@@ -92,12 +92,8 @@ class LibraryStream(CountedStream):
 
     def mark(self, steps: int) -> tuple[Any, ...]:
         """References suffice: the library replaces tensors when it appends."""
-        return (
-            self.seen,
-            self.held,
-            self.largest_position,
-            [(layer.keys, layer.values) for layer in self.cache.layers],
-        )
+        layers = [dict(vars(layer)) for layer in self.cache.layers]
+        return self.seen, self.held, self.largest_position, layers
 
     def rewind(self, mark: tuple[Any, ...]) -> None:
         """Undo the tokens fed since ``mark``."""

@@ -116,7 +116,7 @@ class ReferenceStream(CountedStream):
         evict = self.policy.evict
         if evict.per == "turn":
             assert self.turn_ends is not None, "evict=turn needs turn_ends"
-            return bool(self.turn_ends[self.seen - 1])
+            return self.seen <= len(self.turn_ends) and bool(self.turn_ends[self.seen - 1])
         return self.seen % evict.every == 0
 
     def mark(self, steps: int) -> tuple[Any, ...]:

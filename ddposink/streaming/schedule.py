@@ -40,11 +40,10 @@ class ScheduledStream(CountedStream):
     ) -> None:
         check_budget(model, policy.sinks + policy.window)
         super().__init__(model)
-        limit = policy.sinks + policy.window
-        if any(own is not None and own <= limit for own in own_windows(model)):
+        if any(own is not None for own in own_windows(model)):
             raise UnsupportedPolicyError(
-                f"evict={policy.evict} on a model with sliding layers narrower than the budget ({limit}) "
-                f"is not supported; use evict=token"
+                f"evict={policy.evict} on a model with sliding layers of its own is not supported: the cache "
+                f"outgrows the budget between evictions; use evict=token"
             )
         if policy.evict.per == "turn" and turn_ends is None:
             raise UnsupportedPolicyError(
@@ -55,6 +54,12 @@ class ScheduledStream(CountedStream):
         self.chunk = chunk
         self.turn_ends = None if turn_ends is None else turn_ends.cpu()
         self._tables: dict[str, Any] = {}
+        self._evicted_at: int | None = None
+
+    @property
+    def missing_from(self) -> int | None:
+        """The first query after the first eviction, whatever the text made it."""
+        return self._evicted_at if self._evicted_at is not None and self.seen > self._evicted_at else None
 
     def next_size(self, left: int) -> int:
         """Up to the next eviction, the chunk size or the end."""
@@ -121,6 +126,7 @@ class ScheduledStream(CountedStream):
             for i, (k, v) in self.layers.items()
         }
         self.held = sinks + window
+        self._evicted_at = self._evicted_at or self.seen
 
     def _due(self) -> bool:
         if self.policy.evict.per == "turn":
@@ -131,8 +137,8 @@ class ScheduledStream(CountedStream):
 
     def mark(self, steps: int) -> tuple[Any, ...]:
         """References suffice: tensors are replaced, never written to."""
-        return self.seen, self.held, self.largest_position, dict(self.layers)
+        return self.seen, self.held, self.largest_position, dict(self.layers), self._evicted_at
 
     def rewind(self, mark: tuple[Any, ...]) -> None:
         """Undo the tokens fed since ``mark``."""
-        self.seen, self.held, self.largest_position, self.layers = mark
+        self.seen, self.held, self.largest_position, self.layers, self._evicted_at = mark

@@ -140,7 +140,7 @@ class StreamWorkload:
             "bos": params.bos,
             "series_end": params.length - 1,
             # Index of the first query that misses a token: NLLs before it are equal under all policies.
-            "series_start": None if policy.budget is None else policy.budget + 1,
+            "series_start": policy.evicts_from,
         }
 
     def identity(self, params: StreamParams) -> dict[str, str]:

@@ -15,8 +15,11 @@ REFUSED = (
 )
 
 
-def quality(nll: np.ndarray, policy: Policy, corpus: TokenStream) -> Measured:
-    """Figures of the NLLs (L-1,) of L tokens fed; index 0 is the prediction of the second token."""
+def quality(nll: np.ndarray, missing_from: int | None, policy: Policy, corpus: TokenStream) -> Measured:
+    """Figures of the NLLs (L-1,) of L tokens fed; index 0 is the prediction of the second token.
+
+    ``missing_from``: index of the first query that missed an earlier token, None if none did.
+    """
     nll, fed = nll.astype(np.float64), len(nll) + 1
     metrics: Measured = {
         "nll": float(nll.mean()),
@@ -24,12 +27,12 @@ def quality(nll: np.ndarray, policy: Policy, corpus: TokenStream) -> Measured:
         "scored_tokens": len(nll),
         "nonfinite_tokens": int((~np.isfinite(nll)).sum()),
     }
-    post = nll[policy.budget + 1 :] if policy.budget is not None else nll[:0]
+    post = nll[missing_from:] if missing_from is not None else nll[:0]
     if len(post):
         metrics |= {"nll_post": float(post.mean()), "perplexity_post": exp(float(post.mean()))}
     else:
         why = Missing(
-            "dense evicts nothing" if policy.budget is None else f"nothing evicted within {fed} tokens"
+            "dense evicts nothing" if not policy.bounded else f"nothing evicted within {fed} tokens"
         )
         metrics |= {"nll_post": why, "perplexity_post": why}
     total_bytes = int(corpus.byte_end[fed - 1] - corpus.byte_end[0])

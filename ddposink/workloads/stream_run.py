@@ -19,7 +19,7 @@ from torch import Tensor
 
 from bench.track.memory import MemoryTracker
 from bench.workload import Cell, Context, Scalar, Skip
-from ddposink.caches import CacheShape
+from ddposink.caches import CacheShape, Policy
 from ddposink.corpora import CorpusRef, load_stream
 from ddposink.errors import Unavailable
 from ddposink.models import LoadedModel, ModelRef, load_model
@@ -111,7 +111,9 @@ def _emit(cell: Cell, params: StreamParams, state: Run, ctx: Context) -> None:
     metrics: Measured = {"kv_bytes": stream.nbytes(), "kv_bytes_allocated": stream.allocated_bytes()}
     metrics["kv_bytes_analytic"] = int(conformance["kv_bytes_predicted"])  # type: ignore[arg-type]
     nll, corpus = state.nll[: params.length - 1], state.text.corpus
-    metrics |= refused() if corpus is None else quality(nll, params.parsed_policy, corpus)
+    metrics |= (
+        refused() if corpus is None else quality(nll, stream.missing_from, params.parsed_policy, corpus)
+    )
     metrics["eval_tokens_per_s"] = params.length / state.feed_seconds
     metrics |= decode_repetitions(params, state)
     artifacts = [] if corpus is None else [_save(nll, params.length, ctx.out)]
@@ -132,10 +134,13 @@ def _conformance(params: StreamParams, state: Run) -> dict[str, Scalar]:
     """Proof that the policy was applied; raises PolicyNotAppliedError where it was not."""
     stream, policy = state.choice.stream, params.parsed_policy
     config = state.loaded.model.config.get_text_config().to_dict()
-    predicted = policy.nbytes(CacheShape.from_config(config, ITEMSIZE[params.dtype]), stream.seen)
-    scheduled = policy.bounded and policy.evict.per != "token"
-    expected = stream.held if scheduled else policy.cached(stream.seen)
-    if stream.held != expected or (not scheduled and stream.nbytes() != predicted):
+    shape = CacheShape.from_config(config, ITEMSIZE[params.dtype])
+    if policy.evict.per == "turn":
+        expected = held_after_turns(policy, state.text.turn_ends, stream.seen)
+        predicted = expected * shape.bytes_per_token_layer * shape.layers
+    else:
+        expected, predicted = policy.cached(stream.seen), policy.nbytes(shape, stream.seen)
+    if stream.held != expected or stream.nbytes() != predicted:
         raise PolicyNotAppliedError(
             f"after {stream.seen} tokens the cache holds {stream.held} tokens in {stream.nbytes()} bytes; "
             f"'{policy}' promises {expected} tokens in {predicted} bytes"
@@ -150,10 +155,19 @@ def _conformance(params: StreamParams, state: Run) -> dict[str, Scalar]:
         "largest_position": stream.largest_position,
         "kv_bytes_predicted": predicted,
         "kv_bytes_measured": stream.nbytes(),
-        "eviction_starts_at": policy.budget + 1 if policy.budget is not None else None,
+        "first_query_missing_a_token": stream.missing_from,
         "corpus_convention": corpus.convention if corpus else "uniform random token ids, seeded",
         "books": len([b for b in corpus.books if b[1] < stream.seen]) if corpus else None,
     }
+
+
+def held_after_turns(policy: Policy, turn_ends: Tensor | None, seen: int) -> int:
+    """Tokens held after ``seen`` tokens when eviction happens at turn ends only."""
+    assert turn_ends is not None
+    budget, held, last = policy.sinks + policy.window, 0, 0
+    for end in (int(i) + 1 for i in turn_ends[:seen].nonzero()):
+        held, last = min(held + end - last, budget), end
+    return held + seen - last
 
 
 def _save(nll: np.ndarray, length: int, folder: Path) -> Path:

@@ -183,52 +183,61 @@ FINGERPRINT = {"id": "f1", "python": "3.11.7", "packages": {"torch": "2.13.0"}, 
 
 
 def test_the_newest_comparable_run_is_resumed(tmp_path):
-    first = choose_run(tmp_path, "s", FINGERPRINT, {})
+    first = choose_run(tmp_path, "s", FINGERPRINT, {}, "v1")
     assert not first.resumed
     assert (first.folder / "artifacts").is_dir()
     assert (first.folder / "logs").is_dir()
-    second = choose_run(tmp_path, "s", FINGERPRINT, {}, new=True)
+    second = choose_run(tmp_path, "s", FINGERPRINT, {}, "v1", new=True)
     assert second.folder != first.folder
     assert run_folders(tmp_path, "s") == [second.folder, first.folder]
-    third = choose_run(tmp_path, "s", FINGERPRINT, {})
+    third = choose_run(tmp_path, "s", FINGERPRINT, {}, "v1")
     assert third.resumed
     assert third.folder == second.folder
 
 
 def test_another_machine_starts_a_new_run_and_says_why(tmp_path):
-    first = choose_run(tmp_path, "s", FINGERPRINT, {})
+    first = choose_run(tmp_path, "s", FINGERPRINT, {}, "v1")
     other = {**FINGERPRINT, "id": "f2", "packages": {"torch": "9"}}
-    choice = choose_run(tmp_path, "s", other, {})
+    choice = choose_run(tmp_path, "s", other, {}, "v1")
     assert not choice.resumed
     assert choice.folder != first.folder
     assert "packages.torch" in choice.why
 
 
 def test_another_commit_resumes_and_both_fingerprints_are_kept(tmp_path):
-    first = choose_run(tmp_path, "s", FINGERPRINT, {})
+    first = choose_run(tmp_path, "s", FINGERPRINT, {}, "v1")
     other = {**FINGERPRINT, "id": "f2", "git": {"commit": "b"}}
-    assert choose_run(tmp_path, "s", other, {}).resumed
+    assert choose_run(tmp_path, "s", other, {}, "v1").resumed
     kept = json.loads((first.folder / ENV).read_text())
     assert kept["id"] == "f2"
     assert kept["earlier"]["f1"]["git"] == {"commit": "a"}
-    assert choose_run(tmp_path, "s", FINGERPRINT, {}).resumed
+    assert choose_run(tmp_path, "s", FINGERPRINT, {}, "v1").resumed
     kept = json.loads((first.folder / ENV).read_text())
     assert (kept["id"], set(kept["earlier"])) == ("f1", {"f2"})
 
 
 def test_runs_with_other_overrides_are_kept_apart(tmp_path):
-    plain = choose_run(tmp_path, "s", FINGERPRINT, {})
-    special = choose_run(tmp_path, "s", FINGERPRINT, {"dtype": "bfloat16"})
+    plain = choose_run(tmp_path, "s", FINGERPRINT, {}, "v1")
+    special = choose_run(tmp_path, "s", FINGERPRINT, {"dtype": "bfloat16"}, "v1")
     assert special.folder != plain.folder
     write_atomic(special.folder / PLAN, json.dumps({"overrides": {"dtype": "bfloat16"}}))
-    assert choose_run(tmp_path, "s", FINGERPRINT, {}).folder == plain.folder
-    assert choose_run(tmp_path, "s", FINGERPRINT, {"dtype": "bfloat16"}).folder == special.folder
+    assert choose_run(tmp_path, "s", FINGERPRINT, {}, "v1").folder == plain.folder
+    assert choose_run(tmp_path, "s", FINGERPRINT, {"dtype": "bfloat16"}, "v1").folder == special.folder
+
+
+def test_changed_workload_code_starts_a_new_run_and_leaves_the_old_page_alone(tmp_path):
+    first = choose_run(tmp_path, "s", FINGERPRINT, {}, "v1")
+    (first.folder / PLAN).write_text(json.dumps({"version": "v1"}))
+    assert choose_run(tmp_path, "s", FINGERPRINT, {}, "v1").resumed
+    choice = choose_run(tmp_path, "s", FINGERPRINT, {}, "v2")
+    assert not choice.resumed
+    assert "code" in choice.why
 
 
 def test_a_damaged_environment_file_starts_a_new_run(tmp_path):
-    first = choose_run(tmp_path, "s", FINGERPRINT, {})
+    first = choose_run(tmp_path, "s", FINGERPRINT, {}, "v1")
     (first.folder / ENV).write_text('{"id": ')
-    choice = choose_run(tmp_path, "s", FINGERPRINT, {})
+    choice = choose_run(tmp_path, "s", FINGERPRINT, {}, "v1")
     assert choice.folder != first.folder
     assert "env.json cannot be read" in choice.why
 

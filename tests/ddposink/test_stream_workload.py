@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +16,7 @@ import pytest
 import torch
 from families import VOCAB
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from bench.workload import Cell, Cost, Missing, Pass, Samples, Skip
 from ddposink.streaming import PolicyNotAppliedError
@@ -115,7 +119,7 @@ def test_numbers_follow_from_the_per_token_series(folder: Path, tmp_path: Path) 
     assert metrics["perplexity"] == pytest.approx(np.exp(nll.mean()))
     assert metrics["nll_post"] == pytest.approx(nll[33:].mean())  # query 33 is the first to miss a token
     text = (folder / "text" / "book.txt").read_text()
-    pieces = [p for p in __import__("re").split(r"(\n\n|\n| )", text) if p][:300]
+    pieces = [p for p in re.split(r"(\n\n|\n| )", text) if p][:300]
     covered = sum(map(len, pieces[1:]))
     assert metrics["bits_per_byte"] == pytest.approx(nll.sum() / np.log(2) / covered)
     words = sum(p.strip() != "" for p in pieces[1:])
@@ -140,6 +144,30 @@ def test_conformance_is_in_the_record(folder: Path, tmp_path: Path) -> None:
     assert conformance["kv_bytes_measured"] == conformance["kv_bytes_predicted"]
     assert conformance["attention_calls_per_layer"] == 10  # 32 8 | 20 56 4 | 24 56 56 28 16
     assert "no BOS" in conformance["corpus_convention"]
+
+
+def test_figures_after_eviction_wait_for_the_first_eviction(folder: Path, tmp_path: Path) -> None:
+    policy = "sink 4+28 evict=chunk:64"
+    cells = measure(folder, tmp_path, (60, 300), policy=policy, measure=("quality",)).cells
+    assert isinstance(cells[60]["metrics"]["nll_post"], Missing)
+    nll = np.load(cells[300]["artifacts"][0])["nll"].astype(float)
+    assert cells[300]["metrics"]["nll_post"] == pytest.approx(nll[64:].mean())
+    assert cells[300]["conformance"]["tokens_held"] == 32 + 300 % 64
+
+
+def test_learned_positions_are_measured_by_decode(folder: Path, tmp_path: Path) -> None:
+    gpt2 = tmp_path / "gpt2"
+    shutil.copytree(folder, gpt2)
+    (gpt2 / "model.safetensors").unlink()
+    torch.manual_seed(0)
+    GPT2LMHeadModel(
+        GPT2Config(n_embd=32, n_layer=2, n_head=4, vocab_size=VOCAB, n_positions=400)
+    ).save_pretrained(gpt2)
+    for policy in ("dense", "sink 4+28"):
+        cells = measure(gpt2, tmp_path, policy=policy).cells
+        assert cells[300]["status"] == "ok"
+        assert cells[300]["conformance"]["path"] == "library"
+        assert "learned absolute positions" in cells[300]["conformance"]["path_reason"]
 
 
 def test_a_policy_that_is_not_applied_is_an_error(
@@ -170,7 +198,7 @@ def test_a_layer_that_goes_round_the_hook_is_an_error(folder: Path, tmp_path: Pa
 
 def test_nan_weights_are_a_nan_cell_and_earlier_lengths_stand(folder: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken"
-    __import__("shutil").copytree(folder, broken)
+    shutil.copytree(folder, broken)
     model = LlamaForCausalLM.from_pretrained(folder)
     text = (folder / "text" / "book.txt").read_text()
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
@@ -215,9 +243,6 @@ def test_impossible_lengths_are_refused(length: int) -> None:
 
 
 def test_declaring_needs_no_torch() -> None:
-    import subprocess
-    import sys
-
     code = "import sys, ddposink.workloads.stream as s; s.StreamWorkload().version(); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"torch", "transformers", "numpy", "pandas"} & set(done.stdout.split())

@@ -19,6 +19,7 @@ from ddposink.streaming import (
     evaluate,
     inspect,
     open_stream,
+    stream_nll,
 )
 
 LENGTH = 230
@@ -206,3 +207,45 @@ def test_a_models_own_sliding_window_composes_with_the_policy(own: int) -> None:
         for chunk in (19, 64):
             assert worst(evaluate(ExactStream(model, policy, positions, chunk), ids), reference) <= TOLERANCE
         assert worst(evaluate(DecodeStream(model, policy, positions), ids), reference) <= TOLERANCE
+
+
+@pytest.mark.parametrize("policy", ["dense", "sink 4+28"])
+@pytest.mark.parametrize("family", ["gpt2", "mistral-sliding", "llama", "mpt"])
+def test_decoding_on_and_rewinding_leaves_no_trace(family: str, policy: str) -> None:
+    """Every kind of stream, the library's own cache with its sliding layers included."""
+    model, ids = build(family), tokens(60)
+    whole = evaluate(open_stream(model, parse_policy(policy), chunk=16).stream, ids)
+    stream, nll = open_stream(model, parse_policy(policy), chunk=16).stream, np.empty(59, dtype=np.float32)
+    with stream.attached():
+        for stop in stream_nll(stream, ids, nll, [20, 45]):
+            if stop.fed in (20, 45):
+                mark, decoder = stream.mark(7), stream.decoder()
+                with decoder.attached():
+                    for t in range(7):
+                        decoder.feed(ids[t : t + 1])
+                stream.rewind(mark)
+    assert worst(nll, whole) <= 1e-5
+
+
+def test_schedules_on_models_with_sliding_layers_are_refused() -> None:
+    for evict in ("chunk:16", "turn"):
+        with pytest.raises(UnsupportedPolicyError, match="sliding layers"):
+            open_stream(build("mistral-sliding"), parse_policy(f"sink 2+14 evict={evict}"))
+
+
+@pytest.mark.parametrize(
+    ("policy", "first"), [("sink 4+28", 33), ("sink 4+28 evict=chunk:10", 40), ("dense", None)]
+)
+def test_the_first_query_that_misses_a_token_is_known(policy: str, first: int | None) -> None:
+    model, ids, parsed = build("llama"), tokens(100), parse_policy(policy)
+    assert parsed.evicts_from == first
+    dense = evaluate(DenseStream(model, inspect(model).positions, 64), ids)
+    differs = np.abs(evaluate(open_stream(model, parsed).stream, ids) - dense) > 1e-4
+    assert (differs.argmax() if differs.any() else None) == first
+    for length in range(1, 100):
+        stream = open_stream(model, parsed, chunk=7).stream
+        assert stream.held == 0
+        if length % 9 == 0:
+            evaluate(stream, ids[: length + 1])
+            assert stream.held == parsed.cached(length + 1)
+            assert stream.missing_from == (first if first is not None and length + 1 > first else None)
