@@ -29,6 +29,7 @@ class Duel:
         work: float,
         unit: str,
         rounds: int = 3,
+        warm_up: int = 1,
     ) -> float:
         """Peer's median time over ours: how many times faster ours is."""
         peers: list[float] = []
@@ -38,8 +39,8 @@ class Duel:
             peer()
             peers.append(time.perf_counter() - begun)
 
-        self.benchmark.pedantic(ours, setup=timed_peer, rounds=rounds, warmup_rounds=1)
-        mine, other = self.benchmark.stats.stats.median, statistics.median(peers[1:])
+        self.benchmark.pedantic(ours, setup=timed_peer, rounds=rounds, warmup_rounds=warm_up)
+        mine, other = self.benchmark.stats.stats.median, statistics.median(peers[warm_up:])
         self.benchmark.extra_info |= {
             "against": against,
             "peer_median_s": other,
