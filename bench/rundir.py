@@ -54,17 +54,19 @@ def choose_run(
     Creates the folder and its fingerprint. Call it under ``locked``.
     """
     earlier = run_folders(results, suite)
-    candidates = [folder for folder in earlier if _load(folder / PLAN).get("overrides", {}) == overrides]
+    plans = {folder: _load(folder / PLAN) for folder in earlier}
+    alike = [folder for folder in earlier if plans[folder].get("overrides", {}) == overrides]
+    candidates = [folder for folder in alike if plans[folder].get("version", version) == version]
     why = None
     if candidates and not new:
         known = _load(candidates[0] / ENV)
         differing = comparable(known, fingerprint) if known else [f"environment ({ENV} cannot be read)"]
-        if _load(candidates[0] / PLAN).get("version", version) != version:
-            differing = ["version of the workload's code", *differing]
         if not differing:
             _write_fingerprint(candidates[0], fingerprint, known)
             return Choice(candidates[0], resumed=True)
         why = f"the newest run {candidates[0].name} was made with another {_listed(differing)}"
+    elif alike and not new:
+        why = f"the newest run {alike[0].name} was made with another version of the workload's code"
     folder = _new_folder(results / suite, earlier)
     _write_fingerprint(folder, fingerprint, {})
     return Choice(folder, resumed=False, why=why)

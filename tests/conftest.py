@@ -1,0 +1,6 @@
+"""Whatever starts the tests may ignore signals (nohup, a background job); what we test must not inherit that."""
+
+import signal
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
