@@ -1,4 +1,4 @@
-"""Whatever starts the tests may ignore signals (nohup, a background job); what we test must not inherit that."""
+"""Whatever starts the tests may ignore signals (nohup, a background job); tests must not inherit that."""
 
 import signal
 
