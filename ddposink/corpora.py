@@ -11,7 +11,6 @@ record. Bytes and words per token make figures comparable between models with di
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import re
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
 from ddposink import pg19
+from ddposink.errors import suggest
 from ddposink.novels import NOVELS, novel
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class CorpusRef:
             return cls("novels", "novels", **options)
         if kind == "novel":
             if name not in NOVELS:
-                raise ValueError(f"unknown novel '{name}'{_near(name, NOVELS)}; known: {', '.join(NOVELS)}")
+                raise ValueError(f"unknown novel '{name}'{suggest(name, NOVELS)}; known: {', '.join(NOVELS)}")
             return cls(kind, name, **options)
         if kind in ("file", "folder"):
             path = Path(name)
@@ -61,7 +61,7 @@ class CorpusRef:
             return cls(kind, name, **options)
         if kind == "pg19" and (match := re.fullmatch(r"(test(?:/[\w.-]+)?)(?:@([0-9a-f]{40}))?", name)):
             return cls(kind, match[1], revision=match[2], **options)
-        near = _near(kind, ["novel", "novels", "file", "folder", "pg19"])
+        near = suggest(kind, ["novel", "novels", "file", "folder", "pg19"])
         raise ValueError(f"unknown corpus '{text}'{near}; corpora are written {', '.join(KINDS)}")
 
     def identity(self) -> dict[str, str]:
@@ -216,7 +216,7 @@ def _options(query: str) -> dict[str, Any]:
         if name == "separator":
             if value not in SEPARATORS:
                 raise ValueError(
-                    f"unknown separator '{value}'{_near(value, SEPARATORS)}: {', '.join(SEPARATORS)}"
+                    f"unknown separator '{value}'{suggest(value, SEPARATORS)}: {', '.join(SEPARATORS)}"
                 )
             options[name] = value
         elif name == "books":
@@ -224,14 +224,9 @@ def _options(query: str) -> dict[str, Any]:
                 raise ValueError(f"books must be a number of at least 1, got '{value}'")
             options[name] = int(value)
         else:
-            raise ValueError(f"unknown corpus option '{name}'{_near(name, ['separator', 'books'])}")
+            raise ValueError(f"unknown corpus option '{name}'{suggest(name, ['separator', 'books'])}")
     return options
 
 
 def _digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
-
-
-def _near(word: str, words: Any) -> str:
-    near = difflib.get_close_matches(word, list(words), n=1, cutoff=0.5)
-    return f" (did you mean '{near[0]}'?)" if near else ""

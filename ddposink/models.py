@@ -6,7 +6,6 @@ takes safetensors only and never runs code that came with a model.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import re
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ddposink import hub
 from ddposink.assets import ASSETS, cache_dir, cache_errors
-from ddposink.errors import Unavailable
+from ddposink.errors import Unavailable, suggest
 from ddposink.packages import Progress
 from ddposink.shapes import SHAPES, random_model
 
@@ -46,7 +45,7 @@ class ModelRef:
             name = text.removeprefix("random:")
             if name not in SHAPES:
                 raise ValueError(
-                    f"unknown architecture '{name}'{_near(name, SHAPES)}; known: {', '.join(SHAPES)}"
+                    f"unknown architecture '{name}'{suggest(name, SHAPES)}; known: {', '.join(SHAPES)}"
                 )
             return cls("random", name)
         if text.startswith("path:") or (text and Path(text).is_dir()):
@@ -59,7 +58,7 @@ class ModelRef:
                 f"shown on the model's 'Files' page"
             )
         raise ValueError(
-            f"unknown model '{text}'{_near(text, EMBEDDED)}; models are written smollm2-135m, path:DIR, "
+            f"unknown model '{text}'{suggest(text, EMBEDDED)}; models are written smollm2-135m, path:DIR, "
             f"bundled:NAME, random:ARCHITECTURE or ORG/NAME@COMMIT"
         )
 
@@ -73,7 +72,9 @@ class ModelRef:
     def _bundled(cls, name: str) -> ModelRef:
         known = sorted(p.parent.relative_to(BUNDLED).as_posix() for p in BUNDLED.rglob("config.json"))
         if name not in known:
-            raise ValueError(f"unknown bundled model '{name}'{_near(name, known)}; known: {', '.join(known)}")
+            raise ValueError(
+                f"unknown bundled model '{name}'{suggest(name, known)}; known: {', '.join(known)}"
+            )
         return cls("bundled", name)
 
     def __str__(self) -> str:
@@ -231,8 +232,3 @@ def _hash_folder(folder: Path) -> str:
             with file.open("rb") as opened:
                 digest.update(file.name.encode() + b"\0" + hashlib.file_digest(opened, "sha256").digest())
     return digest.hexdigest()
-
-
-def _near(word: str, words: Any) -> str:
-    near = difflib.get_close_matches(word, list(words), n=1, cutoff=0.5)
-    return f" (did you mean '{near[0]}'?)" if near else ""

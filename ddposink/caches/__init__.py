@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from ddposink.caches.base import CacheShape, Evict, Policy, suggest
+from ddposink.caches.base import CacheShape, Evict, Policy
 from ddposink.caches.dense import Dense
 from ddposink.caches.sink import Sink
 from ddposink.caches.window import Window
+from ddposink.errors import suggest
 
 POLICIES = {policy.kind: policy for policy in (Dense, Window, Sink)}
 

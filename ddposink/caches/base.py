@@ -7,7 +7,6 @@ measured one is compared with. How a policy is computed is the business of `ddpo
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -180,9 +179,3 @@ class Policy:
     def option_names(cls) -> tuple[str, ...]:
         """Names that may appear as ``name=value`` in the text form."""
         return tuple(f.name for f in fields(cls) if f.name in {"positions", "evict"})
-
-
-def suggest(word: str, words: list[str]) -> str:
-    """`` (did you mean 'x'?)`` or an empty string."""
-    near = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
-    return f" (did you mean '{near[0]}'?)" if near else ""

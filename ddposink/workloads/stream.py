@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from bench.workload import Context, Cost, Pass, Scalar, Skip
-from ddposink.caches import CacheShape, Policy, parse_policy
+from ddposink.caches import Policy, parse_policy
 from ddposink.corpora import CorpusRef
 from ddposink.errors import Unavailable
 from ddposink.models import ModelRef
@@ -156,15 +156,6 @@ class StreamWorkload:
     def cost(self, params: StreamParams) -> Cost:
         """Tokens fed."""
         return Cost(params.length, "tokens")
-
-    def predicted_bytes(self, params: StreamParams) -> int | None:
-        """Analytic KV bytes, or None where the configuration cannot be read without loading."""
-        config = ModelRef.parse(params.model).config_dict()
-        if config is None:
-            return None
-        return params.parsed_policy.nbytes(
-            CacheShape.from_config(config, ITEMSIZE[params.dtype]), params.length
-        )
 
     def published(self) -> list[dict[str, Scalar]]:
         """Rows of ``data/published.csv``: model, policy, length, metric, value, source, note."""
