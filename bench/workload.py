@@ -16,6 +16,7 @@ from pydantic import BaseModel
 
 Direction = Literal["lower", "higher", "none"]
 MetricClass = Literal["exact", "near", "noisy"]
+ViewKind = Literal["curve", "line", "heatmap", "matrix", "scatter", "trace", "pictures"]
 Scalar = str | int | float | bool | None
 
 
@@ -44,13 +45,18 @@ class View:
     kind ``curve``   x = index into the series artifact ``series`` (bucketed means of it are drawn)
     kind ``line``    x = a column (parameter or fact), y = a metric, one line per ``hue``
     kind ``heatmap`` rows = ``hue``, columns = ``x``, colour = ``y``
+    kind ``matrix``  rows = ``hue``, columns = the metrics whose names start with ``y``, at the largest ``x``
+    kind ``scatter`` x and y are metrics (or columns), one path per ``hue``
+    kind ``trace``   ``series`` names an artifact of equally long named arrays; x and y are two of them
+    kind ``pictures`` picture artifacts named ``series``; cells that differ only in ``x`` lie behind one slider
+
     ``transform="exp"`` turns a mean NLL into a perplexity. ``marks`` names facts drawn as vertical
     lines (e.g. ``train_length``). ``where`` keeps the records whose column equals the value, or one
     of a tuple of values.
     """
 
     name: str
-    kind: Literal["curve", "line", "heatmap"]
+    kind: ViewKind
     title: str
     x: str
     y: str
