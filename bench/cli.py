@@ -120,6 +120,12 @@ def run(
     set_: _SetOption = None,
     device: _DeviceOption = None,
     plain: Annotated[bool, typer.Option("--plain", help="Plain lines instead of moving bars.")] = False,
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=1000, help="Passes side by side; they disturb each other's times.", show_default=False
+        ),
+    ] = None,
 ) -> None:
     """Measure a suite, or go on where the last run of it stopped.
 
@@ -140,6 +146,7 @@ def run(
         retry_failed=retry_failed,
         overrides=_overrides(set_, device),
         plain=plain,
+        jobs=jobs,
     )
     raise typer.Exit(session.run(options, _console()))
 

@@ -37,24 +37,26 @@ class Tracker:
         self.total = sum(work.cost.amount for work in passes)
         self.unit = passes[0].cost.unit if passes else ""
         self.done = 0.0  # of finished passes
-        self.part = 0.0  # of the running pass, 0 … 1
-        self.running: Pass | None = None
+        self.running: dict[str, float] = {}  # cost that lies behind each running pass
         self.started = time.monotonic()
 
     def begin(self, work: Pass) -> None:
-        """The next pass has started."""
-        self.running, self.part = work, 0.0
+        """A pass has started."""
+        self.running[work.id] = 0.0
 
-    def finish(self) -> None:
-        """The running pass is over, however it went: its cost is not ahead of us any more."""
-        if self.running is not None:
-            self.done += self.running.cost.amount
-        self.running, self.part = None, 0.0
+    def advance(self, work: Pass, done: int, total: int) -> None:
+        """A running pass has come so far."""
+        self.running[work.id] = work.cost.amount * min(1.0, done / total) if total else 0.0
+
+    def finish(self, work: Pass) -> None:
+        """A pass is over, however it went: its cost is not ahead of us any more."""
+        self.running.pop(work.id, None)
+        self.done += work.cost.amount
 
     @property
     def amount(self) -> float:
         """Cost that lies behind us."""
-        return self.done + (self.running.cost.amount * self.part if self.running else 0.0)
+        return self.done + sum(self.running.values())
 
     @property
     def left_s(self) -> float | None:
@@ -71,8 +73,8 @@ class PlainView:
         self._console = console
         self._metrics = metrics
         self._tracker = Tracker(())
-        self._next_line = 0.0
-        self._usage: Mapping[str, float] = {}
+        self._next_line: dict[str, float] = {}
+        self._usage: dict[str, Mapping[str, float]] = {}
 
     def run_started(self, passes: Sequence[Pass], kept: int) -> None:
         """See ``bench.run.Observer``."""
@@ -81,20 +83,21 @@ class PlainView:
     def pass_started(self, work: Pass) -> None:
         """See ``bench.run.Observer``."""
         self._tracker.begin(work)
-        self._next_line = time.monotonic() + PLAIN_SECONDS
+        self._next_line[work.id] = time.monotonic() + PLAIN_SECONDS
 
     def progress(self, work: Pass, done: int, total: int, values: Mapping[str, float]) -> None:
         """See ``bench.run.Observer``; one line every quarter of a minute."""
-        self._tracker.part = min(1.0, done / total) if total else 0.0
-        if time.monotonic() < self._next_line:
+        self._tracker.advance(work, done, total)
+        if time.monotonic() < self._next_line[work.id]:
             return
-        self._next_line = time.monotonic() + PLAIN_SECONDS
-        details = [f"{done:,}/{total:,}", values_text(values), usage_text(self._usage), self._left()]
+        self._next_line[work.id] = time.monotonic() + PLAIN_SECONDS
+        usage = usage_text(self._usage.get(work.id, {}))
+        details = [f"{done:,}/{total:,}", values_text(values), usage, self._left()]
         self._say(f"  …  {pass_name(work)}: {' · '.join(filter(None, details))}")
 
-    def usage(self, usage: Mapping[str, float]) -> None:
+    def usage(self, work: Pass, usage: Mapping[str, float]) -> None:
         """See ``bench.run.Observer``."""
-        self._usage = usage
+        self._usage[work.id] = usage
 
     def cell_answered(self, record: Record) -> None:
         """See ``bench.run.Observer``."""
@@ -102,7 +105,7 @@ class PlainView:
 
     def pass_ended(self, work: Pass, end: End) -> None:
         """See ``bench.run.Observer``."""
-        self._tracker.finish()
+        self._tracker.finish(work)
 
     def message(self, text: str) -> None:
         """See ``bench.run.Observer``."""
@@ -138,8 +141,8 @@ class LiveView(PlainView):
             TextColumn("{task.description}"), bar, percent, TextColumn("{task.fields[now]}")
         )
         self._whole: TaskID | None = None
-        self._pass: TaskID | None = None
-        self._values: Mapping[str, float] = {}
+        self._passes: dict[str, TaskID] = {}
+        self._values: dict[str, Mapping[str, float]] = {}
         # Twice a second: the view must not take cycles from what is being measured.
         self._live = Live(Group(self._overall, self._current), console=console, refresh_per_second=2)
 
@@ -154,35 +157,34 @@ class LiveView(PlainView):
     def pass_started(self, work: Pass) -> None:
         """See ``bench.run.Observer``."""
         super().pass_started(work)
-        self._values = {}
-        self._pass = self._current.add_task(escape(pass_name(work)), total=1, now="starting")
+        name = escape(pass_name(work))
+        self._passes[work.id] = self._current.add_task(name, total=work.cost.amount, now="starting")
 
     def progress(self, work: Pass, done: int, total: int, values: Mapping[str, float]) -> None:
         """See ``bench.run.Observer``."""
-        self._tracker.part = min(1.0, done / total) if total else 0.0
-        self._values = values
-        self._refresh()
+        self._tracker.advance(work, done, total)
+        self._values[work.id] = values
+        self._refresh(work)
 
-    def usage(self, usage: Mapping[str, float]) -> None:
+    def usage(self, work: Pass, usage: Mapping[str, float]) -> None:
         """See ``bench.run.Observer``."""
-        super().usage(usage)
-        self._refresh()
+        super().usage(work, usage)
+        self._refresh(work)
 
     def pass_ended(self, work: Pass, end: End) -> None:
         """See ``bench.run.Observer``."""
         super().pass_ended(work, end)
-        if self._pass is not None:
-            self._current.remove_task(self._pass)
-            self._pass = None
-        self._refresh()
+        self._current.remove_task(self._passes.pop(work.id))
+        self._refresh(work)
 
     def run_ended(self) -> None:
         """See ``bench.run.Observer``."""
         self._live.stop()
 
-    def _refresh(self) -> None:
+    def _refresh(self, work: Pass) -> None:
         if self._whole is not None:
             self._overall.update(self._whole, completed=self._tracker.amount, left=self._left())
-        if self._pass is not None:
-            now = " · ".join(filter(None, (values_text(self._values), usage_text(self._usage))))
-            self._current.update(self._pass, completed=self._tracker.part, now=now)
+        if (task := self._passes.get(work.id)) is not None:
+            values, usage = self._values.get(work.id, {}), self._usage.get(work.id, {})
+            now = " · ".join(filter(None, (values_text(values), usage_text(usage))))
+            self._current.update(task, completed=self._tracker.running[work.id], now=now)

@@ -36,6 +36,7 @@ class Options:
     retry_failed: bool = False
     overrides: dict[str, Any] = field(default_factory=dict)
     plain: bool = False
+    jobs: int | None = None  # None: as the suite says
 
     def command(self, *more: str) -> str:
         """The command line that goes on where this run stopped."""
@@ -46,6 +47,8 @@ class Options:
             words += ["--only", self.only]
         for name, value in self.overrides.items():
             words += ["--set", f"{name}={json.dumps(value)}"]
+        if self.jobs is not None:
+            words += ["--jobs", str(self.jobs)]
         return shlex.join([*words, *more])
 
 

@@ -47,8 +47,8 @@ class Observer(Protocol):
     def progress(self, work: Pass, done: int, total: int, values: Mapping[str, float]) -> None:
         """The running pass reports progress and running values, e.g. a perplexity so far."""
 
-    def usage(self, usage: Mapping[str, float]) -> None:
-        """What the running child uses now; about twice a second."""
+    def usage(self, work: Pass, usage: Mapping[str, float]) -> None:
+        """What a running child uses now; about twice a second."""
 
     def cell_answered(self, record: Record) -> None:
         """A record has been written."""
@@ -74,6 +74,7 @@ class Session:
     env: str  # fingerprint id
     timeout: float | None = None
     memory_limit: int | None = None
+    jobs: int = 1  # passes side by side
 
 
 def remaining(passes: Iterable[Pass], store: Store, *, retry_failed: bool = False) -> list[Pass]:
@@ -95,16 +96,36 @@ def measure(
     observer: Observer,
     held: Held = nullcontext,
 ) -> None:
-    """Measure ``passes`` one after the other and record every cell of them.
+    """Measure ``passes``, ``session.jobs`` of them side by side, and record every cell of them.
 
     ``held`` guards what an interruption must not cut (see ``bench.interrupt``). Raises
-    KeyboardInterrupt (the child is stopped, its answers so far are kept) and UserError when records
-    cannot be written or children cannot be started.
+    KeyboardInterrupt (the children are stopped, their answers so far are kept) and UserError when
+    records cannot be written or children cannot be started.
     """
-    for number, work in enumerate(passes):
-        observer.pass_started(work)
-        end = _PassRun(work, session, store, observer, held, first=number == 0).run(launcher)
-        observer.pass_ended(work, end)
+    waiting = [
+        _PassRun(work, session, store, observer, held, first=number == 0)
+        for number, work in enumerate(passes)
+    ]
+    active: list[_PassRun] = []
+    try:
+        while waiting or active:
+            while waiting and len(active) < session.jobs:
+                observer.pass_started(waiting[0].work)
+                active.append(waiting.pop(0))
+                active[-1].begin(launcher)
+            for one in active:
+                one.advance(POLL_SECONDS / len(active))
+            for one in [one for one in active if one.ended]:
+                active.remove(one)
+                observer.pass_ended(one.work, one.close())
+    except KeyboardInterrupt:
+        for one in active:  # answers on their way are answers
+            one.drain()
+        raise
+    finally:
+        for one in active:
+            if one.running:
+                one.running.stop()
 
 
 @dataclass
@@ -118,32 +139,43 @@ class _PassRun:
     held: Held
     first: bool  # of the run
     open: dict[str, Cell] = field(default_factory=dict)
+    running: Running | None = None
     started: float = 0.0
     startup_s: float | None = None
 
-    def run(self, launcher: Launcher) -> End:
+    def begin(self, launcher: Launcher) -> None:
+        """Start the child."""
         self.open = {cell.id: cell for cell in self.work.cells}
         launcher.await_ready()
-        running: Running | None = None
-        try:
-            with self.held():
-                running = launcher.launch(self._job())
-                self.started = time.time()
-            while running.end is None:
-                with self.held():
-                    for event in running.poll(POLL_SECONDS):
-                        self._take(event)
-                self.observer.usage(running.usage())
-        except KeyboardInterrupt:
-            for event in running.poll(0) if running else ():  # answers on their way are answers
-                self._take(event)
-            raise
-        finally:
-            if running:
-                running.stop()
         with self.held():
-            self._close(running.end)
-        return running.end
+            self.running = launcher.launch(self._job())
+            self.started = time.time()
+
+    def advance(self, timeout: float) -> None:
+        """Take what the child says within ``timeout`` seconds."""
+        assert self.running is not None
+        with self.held():
+            for event in self.running.poll(timeout):
+                self._take(event)
+        self.observer.usage(self.work, self.running.usage())
+
+    @property
+    def ended(self) -> bool:
+        """Whether the child is gone."""
+        return self.running is not None and self.running.end is not None
+
+    def close(self) -> End:
+        """The child is gone: give the cells it did not answer their outcome."""
+        assert self.running is not None
+        assert self.running.end is not None
+        with self.held():
+            self._give_outcome(self.running.end)
+        return self.running.end
+
+    def drain(self) -> None:
+        """Take what the child has said already."""
+        for event in self.running.poll(0) if self.running else ():
+            self._take(event)
 
     def _job(self) -> Job:
         folder = self.session.folder
@@ -185,7 +217,7 @@ class _PassRun:
             case "cell" if event["cell"] in self.open:
                 self._answer(self.open[event["cell"]], event)
 
-    def _close(self, end: End) -> None:
+    def _give_outcome(self, end: End) -> None:
         """Give the open cells the outcome of the pass: the first one met it, the others lay behind it."""
         status, reason = end.status, end.reason
         if status is None or reason is None:
@@ -228,7 +260,7 @@ class _PassRun:
                 status=answer["status"],
                 reason=answer["reason"],
                 metrics=answer.get("metrics", {}),
-                conformance=answer.get("conformance", {}) | {"child_startup_s": self.startup_s},
+                conformance=answer.get("conformance", {}) | self._circumstances(),
                 artifacts=answer.get("artifacts", []),
             )
         except ValidationError as error:
@@ -236,6 +268,10 @@ class _PassRun:
             place = ".".join(map(str, wrong["loc"]))
             reason = f"the workload's answer is no valid record: {place}: {wrong['msg']}"
             return Record(**common, columns=columns, status=Status.ERROR, reason=reason)
+
+    def _circumstances(self) -> dict[str, Any]:
+        side_by_side = {"passes_side_by_side": self.session.jobs} if self.session.jobs > 1 else {}
+        return {"child_startup_s": self.startup_s} | side_by_side
 
 
 def _iso(seconds: float) -> str:

@@ -104,6 +104,7 @@ def _measure(
         env=env_id,
         timeout=request.suite.timeout,
         memory_limit=request.suite.memory_limit,
+        jobs=options.jobs or request.suite.jobs,
     )
     watcher = live.observer(console, request.workload.metrics, plain=options.plain)
     try:

@@ -113,6 +113,7 @@ class Suite(_Strict):
     )
     seed: _Seeds = Field([0], description="Seeds; every cell is measured once with each")
     repeat: _Repeat = Field(1, description="How often every cell is measured")
+    jobs: _Repeat = Field(1, description="Passes side by side; for work that does not measure time itself")
     timeout: _Seconds | None = Field(None, description="Seconds after which a pass is stopped")
     memory_limit: _Bytes | None = Field(None, description="Host memory of a pass, e.g. 16GiB")
     compare: Compare | None = Field(None, description="Report paired differences along an axis")

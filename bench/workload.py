@@ -48,7 +48,7 @@ class View:
     kind ``matrix``  rows = ``hue``, columns = the metrics whose names start with ``y``, at the largest ``x``
     kind ``scatter`` x and y are metrics (or columns), one path per ``hue``
     kind ``trace``   ``series`` names an artifact of equally long named arrays; x and y are two of them
-    kind ``pictures`` picture artifacts named ``series``; cells that differ only in ``x`` lie behind one slider
+    kind ``pictures`` picture artifacts named ``series``; cells that differ only in ``x`` share a slider
 
     ``transform="exp"`` turns a mean NLL into a perplexity. ``marks`` names facts drawn as vertical
     lines (e.g. ``train_length``). ``where`` keeps the records whose column equals the value, or one

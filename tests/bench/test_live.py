@@ -25,13 +25,13 @@ def test_the_time_left_follows_cost_and_not_the_number_of_passes(monkeypatch):
     tracker.begin(small)
     assert tracker.left_s is None
     now[0] += 5
-    tracker.part = 0.5
+    tracker.advance(small, 5, 10)
     assert tracker.left_s == pytest.approx(95.0)
     now[0] += 5
-    tracker.finish()
+    tracker.finish(small)
     tracker.begin(large)
     assert tracker.left_s == pytest.approx(90.0)
-    tracker.part = 1.0
+    tracker.advance(large, 90, 90)
     assert tracker.left_s == 0.0
 
 
@@ -39,9 +39,21 @@ def test_a_pass_that_died_early_is_behind_us():
     work = make_pass(lengths=(10,))
     tracker = live.Tracker([work])
     tracker.begin(work)
-    tracker.part = 0.1
-    tracker.finish()
-    assert (tracker.amount, tracker.running) == (10, None)
+    tracker.advance(work, 1, 10)
+    tracker.finish(work)
+    assert (tracker.amount, tracker.running) == (10, {})
+
+
+def test_passes_side_by_side_add_up():
+    one, other = make_pass(lengths=(10,)), make_pass(lengths=(30,), number=1)
+    tracker = live.Tracker([one, other])
+    tracker.begin(one)
+    tracker.begin(other)
+    tracker.advance(one, 1, 2)
+    tracker.advance(other, 1, 3)
+    assert tracker.amount == 15
+    tracker.finish(other)
+    assert tracker.amount == 35
 
 
 def test_plain_lines_where_nobody_watches(monkeypatch):
@@ -52,7 +64,7 @@ def test_plain_lines_where_nobody_watches(monkeypatch):
     assert type(view) is live.PlainView
     view.run_started([work], 0)
     view.pass_started(work)
-    view.usage({"rss_bytes": 2**30})
+    view.usage(work, {"rss_bytes": 2**30})
     now[0] += 1
     view.progress(work, 1, 10, {"perplexity": 17.23456})
     assert out.file.getvalue() == ""

@@ -259,3 +259,17 @@ def test_tally_counts_only_the_given_cells(run, tmp_path):
     work = make_pass("raise", at=8)
     run(work, make_pass(number=1))
     assert tally(work.cells, Store(tmp_path)) == {Status.OK: 1, Status.ERROR: 2}
+
+
+def test_passes_run_side_by_side_and_each_keeps_its_own_outcome(run):
+    watched = Witness()
+    passes = [make_pass(number=0), make_pass("segfault", number=1), make_pass(number=2)]
+    records = run(*passes, watched_by=watched, jobs=2)
+    assert [entry[0] for entry in watched.seen if entry[0] in ("pass_started", "pass_ended")][:2] == [
+        "pass_started",
+        "pass_started",
+    ]
+    assert [len(watched.of(name)) for name in ("pass_started", "pass_ended")] == [3, 3]
+    assert [str(records[f"{n}-ok-16"].status) for n in (0, 2)] == ["ok", "ok"]
+    assert records["1-segfault-16"].reason.endswith("crashed with SIGSEGV")
+    assert records["0-ok-4"].conformance["passes_side_by_side"] == 2
