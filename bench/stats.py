@@ -224,3 +224,40 @@ def holm(p_values: Sequence[float]) -> list[float]:
     adjusted = np.empty_like(p)
     adjusted[order] = np.minimum(stepped, 1.0)
     return adjusted.tolist()
+
+
+@dataclass(frozen=True)
+class Shift:
+    """A mean difference, its standard error and degrees of freedom; ``n`` counts pairs, or the fewer side."""
+
+    estimate: float
+    error: float
+    df: float
+    n: int
+
+    def bound(self, tail: float) -> float:
+        """How far the true difference may lie from the estimate, but for a chance of ``tail`` on one side."""
+        return float(scipy_stats.t.ppf(1 - tail, self.df)) * self.error
+
+    def p_value(self, beyond: float = 0.0) -> float:
+        """Two-sided p-value of the hypothesis that the true difference is at most ``beyond`` in size."""
+        excess = abs(self.estimate) - beyond
+        if self.error <= 0:
+            return 0.0 if excess > 0 else 1.0
+        return min(1.0, 2 * float(scipy_stats.t.sf(excess / self.error, self.df)))
+
+
+def mean_shift(a: ArrayLike, b: ArrayLike, *, paired: bool) -> Shift:
+    """Mean of a − b: Student's for pairs, Welch's for independent samples; two values a side at least."""
+    left, right = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    n = min(len(left), len(right))
+    if n < 2 or (paired and len(left) != len(right)):
+        raise ValueError(f"a shift needs two values a side, pairs equally many: {len(left)} and {len(right)}")
+    if paired:
+        gaps = left - right
+        return Shift(float(gaps.mean()), float(gaps.std(ddof=1)) / math.sqrt(n), n - 1, n)
+    parts = [x.var(ddof=1) / len(x) for x in (left, right)]
+    total = float(sum(parts))
+    spread = sum(part**2 / (len(x) - 1) for part, x in zip(parts, (left, right), strict=True))
+    df = total**2 / spread if spread > 0 else float(n - 1)
+    return Shift(float(left.mean() - right.mean()), math.sqrt(total), df, n)

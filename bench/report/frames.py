@@ -118,6 +118,32 @@ class RunData:
             return whole[:end].astype(np.float64)
         return None
 
+    def array(self, index: int, series: str, name: str) -> Series | None:
+        """One array of the artifact ``series-….npz`` of a cell as float64, or None."""
+        for artifact in self.records[index].artifacts:
+            path = Path(artifact.path)
+            if path.suffix == ".npz" and path.stem.rsplit("-", 1)[0] == series:
+                try:
+                    file = _inside(self.folder, artifact.path)
+                    found = _load(file, file.stat().st_mtime_ns, name)
+                except (OSError, ValueError, zipfile.BadZipFile) as error:
+                    self.note(f"{artifact.path} cannot be read ({error}); its curves are missing below")
+                    return None
+                return None if found is None else found.astype(np.float64)
+        return None
+
+    def picture(self, index: int, series: str) -> Path | None:
+        """The file of the picture artifact ``series-….png`` of a cell, if it is there."""
+        for artifact in self.records[index].artifacts:
+            path = Path(artifact.path)
+            if path.suffix == ".png" and path.stem.rsplit("-", 1)[0] == series:
+                try:
+                    file = _inside(self.folder, artifact.path)
+                except ValueError:
+                    return None
+                return file if file.is_file() else None
+        return None
+
     def note(self, text: str) -> None:
         """Remember something the reader must know; the same note only once."""
         if text not in self.notes:

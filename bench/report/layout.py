@@ -110,6 +110,15 @@ def finish(
         _legend(figure, pens, (1 - (right - 0.12) / width, 1 - above / height))
 
 
+def caption(figure: Figure, title: str, subtitle: str, notes: Sequence[str]) -> None:
+    """Title and subtitle above, notes below; for a figure that places its own contents."""
+    _head(figure, title, 0.14, fontsize=12.5, weight="bold")
+    _head(figure, subtitle, 0.42, fontsize=9, color=GREY)
+    width, height = figure.get_size_inches()
+    for i, line in enumerate(reversed(notes)):
+        figure.text(0.12 / width, (0.1 + _LINE * i) / height, line, fontsize=_NOTE, color=GREY, va="bottom")
+
+
 def _share(inches: float, panels: int, gap: float) -> float:
     """A gap between panels in inches as matplotlib wants it: as a fraction of one panel."""
     return gap * panels / (inches - gap * (panels - 1))

@@ -21,7 +21,9 @@ from bench.record import Status
 from bench.report import comparisons, positions, published, tables
 from bench.report.figure import save
 from bench.report.frames import RunData, load, workload_name
+from bench.report.matrix import matrix_table
 from bench.report.plots import Picture, draw
+from bench.report.sheets import expand
 from bench.report.tables import Table
 from bench.report.text import Md, clean, duration, md, number, plural, scale_for, slug
 from bench.store import PLAN, RECORDS, SUITE, write_atomic
@@ -75,7 +77,8 @@ def _look_up(run_dir: Path) -> tuple[Workload | None, str | None]:
 def _pictures(data: RunData) -> list[tuple[Picture, str]]:
     """Draw and save every view; headline views first. Returns pictures with the stems of their files."""
     folder = data.folder / "plots"
-    views = sorted(data.words.views, key=lambda view: not view.headline)
+    views = [one for view in data.words.views for one in expand(view, data)]
+    views.sort(key=lambda view: not view.headline)
     stems, found = set[str](), []
     for view in views:
         stem = slug(view.name)
@@ -101,6 +104,8 @@ def _tables(data: RunData) -> dict[str, Table]:
     for view in data.words.views:
         if view.kind == "curve":
             found[f"positions-{slug(view.name)}"] = positions.position_buckets(data, view)
+        if view.kind == "matrix":
+            found[f"matrix-{slug(view.name)}"] = matrix_table(data, view)
     found |= {"published": published.beside(data), "failures": tables.failures(data)}
     found["metrics"] = tables.legend(data)
     return {name: table for name, table in found.items() if table is not None and table.rows}
@@ -145,7 +150,7 @@ def _page(data: RunData, pictures: list[tuple[Picture, str]], found: Mapping[str
         tables=found,
         rows=_SHOWN_ROWS,
         compared=[(table, Md(name[1:])) for name, table in found.items() if name.startswith("_")],
-        by_position=[table for name, table in found.items() if name.startswith("positions-")],
+        detailed=[t for name, t in found.items() if name.startswith(("positions-", "matrix-"))],
         unpaired=comparisons.unpaired(data),
         machine=[(_topic(key), value) for key, value in machine(data.env)],
         environments=len({record.env for record in data.records}),

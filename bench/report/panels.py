@@ -18,7 +18,7 @@ from bench.report.buckets import bucket_means, exp, fine_edges
 from bench.report.frames import RunData
 from bench.report.select import at_common_prefix, common, facets, keep, longest, matching, split, token
 from bench.report.text import clean, number, plural, scale_for
-from bench.stats import bootstrap_median
+from bench.stats import bootstrap_median, t_interval
 from bench.workload import View
 
 Array = NDArray[np.float64]
@@ -164,7 +164,11 @@ def _line(
         if len(values) > 1:
             low, high = values.min(), values.max()
             spreads.add("range over seeds and repeats")
-        elif len(samples) > 1 and np.isclose(np.median(samples), values[0], rtol=1e-3):
+        elif len(samples) > 2 and np.isclose(samples.mean(), values[0], rtol=1e-6) and samples.std() > 0:
+            mean = t_interval(samples)
+            low, high = mean.low, mean.high
+            spreads.add("95 % interval of the mean over samples")
+        elif len(samples) > 1 and np.isclose(np.median(samples), values[0], rtol=1e-3) and samples.std() > 0:
             limits = bootstrap_median(samples)
             low, high = limits.low, limits.high
             spreads.add("95 % bootstrap interval of the median")

@@ -17,6 +17,7 @@ from bench.report import layout
 from bench.report.figure import Pen
 from bench.report.frames import RunData
 from bench.report.heatmap import draw_heatmap
+from bench.report.matrix import draw_matrix
 from bench.report.panels import (
     Array,
     Line,
@@ -27,10 +28,14 @@ from bench.report.panels import (
     hue_label,
     line_panels,
 )
+from bench.report.paths import scatter_panels, trace_panels
 from bench.report.select import token
+from bench.report.sheets import draw_pictures
 from bench.report.text import number, with_unit
 from bench.workload import View
 
+_WHOLE = {"heatmap": draw_heatmap, "matrix": draw_matrix, "pictures": draw_pictures}
+_PANELS = {"curve": curve_panels, "line": line_panels, "scatter": scatter_panels, "trace": trace_panels}
 _OFF = "_off scale"  # labels that begin with an underscore mark artists that are no data
 _LOG_SPAN, _LINEAR_SPAN = 1e4, 20.0  # a scale ends so far above its smallest or its middle value
 
@@ -50,9 +55,9 @@ def draw(view: View, data: RunData) -> Picture:
     alt = f"{view.title}: {view.y_label} against {view.x_label} for each {view.hue.replace('_', ' ')}"
     try:
         with paper.style():
-            if view.kind == "heatmap":
-                return Picture(view, draw_heatmap(view, data), None, alt)
-            content = curve_panels(data, view) if view.kind == "curve" else line_panels(data, view)
+            if view.kind in _WHOLE:
+                return Picture(view, _WHOLE[view.kind](view, data), None, alt)
+            content = _PANELS[view.kind](data, view)
             return Picture(view, _lines(view, data, content), None, f"{alt}: {', '.join(content.hues)}")
     except NothingToDraw as reason:
         return Picture(view, None, str(reason), alt)

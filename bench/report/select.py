@@ -88,6 +88,8 @@ def at_common_prefix(data: RunData, frame: pd.DataFrame, view: View) -> tuple[pd
     axis = data.words.prefix_axis
     if axis is None or axis not in frame or axis in (view.x, view.hue) or not len(varying(frame, [axis])):
         return frame, None
+    if any(len(varying(cells, [view.x])) for _, cells in split(frame, ["pass_id"])):
+        return frame, None  # x grows along with the axis
     shared: dict[Any, set[Hashable]] = {}
     for value, hue, x in zip(frame[axis], frame[view.hue], frame[view.x], strict=True):
         shared.setdefault(value, set()).add((token(hue), token(x)))

@@ -1,0 +1,163 @@
+"""A stored run as one side of a gate: read with suspicion, refused with a reason.
+
+A baseline may be anything: a run of another suite, of a newer version, cut short, or edited by hand.
+What the file format lets one check is checked (fingerprints against their ids, records against the plan,
+values against their own samples, artifacts against their hashes); a metric's value that was changed
+consistently cannot be told from a measured one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bench.env import fingerprint_id
+from bench.errors import UserError
+from bench.gate_match import Side
+from bench.gate_verdict import SideInfo
+from bench.record import Record, Status
+from bench.report.text import clean, plural
+from bench.request import find_run
+from bench.run import FAILED
+from bench.store import ENV, PLAN, RECORDS, read_records
+
+_SLACK = 1e-6  # relative; samples are stored as measured, summaries computed from them
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A run folder that may be compared with, and what should be known about it."""
+
+    folder: Path
+    side: Side
+    info: SideInfo
+    plan: dict[str, Any]
+    notes: tuple[str, ...] = field(default=())
+
+
+def open_run(text: str, results: Path, suite: str, workload: str) -> Stored:
+    """The run named by ``text`` (a folder, or a suite for its newest run). Raises UserError if unusable."""
+    folder = find_run(text, results)
+    return read_run(folder, suite, workload)
+
+
+def read_run(folder: Path, suite: str, workload: str, name: str | None = None) -> Stored:
+    """Read and check a run folder; the records in the order of the file."""
+    records, damaged = read_records(folder / RECORDS)
+    plan, env = _object(folder / PLAN), _object(folder / ENV)
+    if not records:
+        detail = f": none of its {plural(len(damaged), 'line')} is one" if damaged else ""
+        raise UserError(
+            f"{folder} holds no record{detail}", hint="give the folder of a run that has measured"
+        )
+    _check_kind(folder, records, suite, workload)
+    environments = _environments(folder, env)
+    _check_untouched(folder, records, plan)
+    notes = []
+    if damaged:
+        notes.append(f"{folder.name}: {plural(len(damaged), 'line')} of {RECORDS} cannot be read")
+    newest = {(record.cell, record.repeat): record for record in records}
+    left = _planned(plan).keys() - {record.cell for record in records}
+    if left:
+        notes.append(
+            f"{folder.name} is unfinished: {len(left)} of {len(_planned(plan))} cells have no record"
+        )
+    if not any(record.status is Status.OK for record in newest.values()):
+        notes.append(f"{folder.name}: no cell of it was measured")
+    side = Side(name or folder.name, tuple(newest.values()), environments)
+    return Stored(folder, side, info(side, plan, env), plan, tuple(notes))
+
+
+def info(side: Side, plan: Mapping[str, Any], env: Mapping[str, Any], prepared: str = "") -> SideInfo:
+    """What the verdict file says of a side."""
+    git = env.get("git") or {}
+    failed = {r.cell for r in side.records if r.status in FAILED}
+    return SideInfo(
+        name=side.name,
+        commit=git.get("commit"),
+        dirty=git.get("dirty"),
+        version=plan.get("version"),
+        environment=sorted({record.env for record in side.records}),
+        prepared=prepared,
+        failed_cells=len(failed),
+    )
+
+
+def _check_kind(folder: Path, records: Iterable[Record], suite: str, workload: str) -> None:
+    for record in records:
+        for what, found, wanted in (
+            ("suite", record.suite, suite),
+            ("workload", record.workload, workload),
+        ):
+            if found != wanted:
+                raise UserError(
+                    f"{folder} is a run of {what} {clean(found, 80)!r}, not of {wanted!r}",
+                    hint=f"give a run of the same {what}, e.g. results/{suite}/RUN",
+                )
+
+
+def _environments(folder: Path, env: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Fingerprints by id; one whose content does not give its id was edited."""
+    earlier = env.get("earlier") or {}
+    found = {str(data.get("id")): data for data in (env, *earlier.values()) if data.get("id")}
+    for known, data in found.items():
+        if fingerprint_id(data) != known:
+            raise UserError(_edited(folder, f"{ENV} does not match its id {clean(known, 20)}"), hint=_AGAIN)
+    return found
+
+
+_AGAIN = "measure the baseline again; records must stay as they were written"
+
+
+def _edited(folder: Path, how: str) -> str:
+    return f"{folder} was changed after it was measured: {how}"
+
+
+def _check_untouched(folder: Path, records: Iterable[Record], plan: dict[str, Any]) -> None:
+    planned = _planned(plan)
+    for record in records:
+        name = clean(record.label, 60)
+        cell = planned.get(record.cell)
+        if cell and any(
+            cell.get(key, value) != value
+            for key, value in (("params", record.params), ("seed", record.seed), ("repeat", record.repeat))
+        ):
+            raise UserError(_edited(folder, f"{name} is not the cell that {PLAN} names"), hint=_AGAIN)
+        for metric, value in record.metrics.items():
+            if value.value is None or not value.samples:
+                continue
+            slack = _SLACK * max(map(abs, value.samples))
+            if not min(value.samples) - slack <= value.value <= max(value.samples) + slack:
+                how = f"{clean(metric, 40)} of {name} lies outside its own samples"
+                raise UserError(_edited(folder, how), hint=_AGAIN)
+        for artifact in record.artifacts:
+            path = (folder / artifact.path).resolve()
+            inside = path.is_relative_to(folder.resolve())
+            if inside and path.is_file() and _sha256(path) != artifact.sha256:
+                raise UserError(_edited(folder, f"{clean(artifact.path, 100)} has another hash"), hint=_AGAIN)
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _planned(plan: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    passes = plan.get("passes")
+    cells = [c for p in passes for c in p.get("cells", [])] if isinstance(passes, list) else []
+    return {str(cell["id"]): cell for cell in cells if isinstance(cell, dict) and "id" in cell}
+
+
+def _object(path: Path) -> dict[str, Any]:
+    """A JSON object of the run; empty if there is none. Raises UserError if it is not whole."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {error}", hint=_AGAIN) from error
+    return data if isinstance(data, dict) else {}

@@ -1,0 +1,172 @@
+"""The code of a git ref, ready to run: a worktree in a temporary folder and packages to go with it.
+
+Building an environment takes minutes and is rarely needed: as long as what is installed here is what the
+ref asks for (its dependencies and constraints), it runs on that, only its own source in front. If it
+asks for other versions, an environment of its own is built.
+"""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+import tomllib
+import venv
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+
+from bench.errors import UserError
+from bench.gate_run import Tree
+
+PYPROJECT, CONSTRAINTS = "pyproject.toml", "constraints.txt"
+BUILD_SECONDS = 3600
+
+
+def toplevel(place: Path) -> Path:
+    """Root of the git checkout that contains ``place``. Raises UserError outside of one."""
+    found = _git(place, "rev-parse", "--show-toplevel")
+    if found is None:
+        raise UserError(
+            f"{place} is not in a git checkout", hint="--against needs one; or use --baseline RUN"
+        )
+    return Path(found)
+
+
+@contextmanager
+def checked_out(ref: str, root: Path, extras: Sequence[str] = ()) -> Iterator[Tree]:
+    """A tree of the code at ``ref``; everything made for it is removed in the end."""
+    commit = (
+        None if ref.startswith("-") else _git(root, "rev-parse", "--verify", "--quiet", f"{ref}^{{commit}}")
+    )
+    if commit is None:
+        near = (_git(root, "branch", "--all", "--format=%(refname:short)") or "").split()
+        hint = f"branches: {', '.join(near[:8])}" if near else "give a branch, tag or commit"
+        raise UserError(f"git knows no commit {ref!r}", hint=hint)
+    with TemporaryDirectory(prefix="bench-gate-") as place:
+        path = Path(place) / "tree"
+        _git_or_fail(root, "worktree", "add", "--detach", "--quiet", str(path), commit)
+        try:
+            yield _with_packages(f"{ref} ({commit[:10]})", path, Path(place), extras)
+        finally:
+            _git(root, "worktree", "remove", "--force", str(path))
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a tree asks to be installed."""
+
+    python: str | None
+    dependencies: tuple[str, ...]
+    extras: Mapping[str, tuple[str, ...]]
+    pins: Mapping[str, str]  # of constraints.txt: normalised name → version
+
+
+def needs(tree: Path) -> Needs:
+    """Read pyproject.toml and constraints.txt of a tree; empty where there is none."""
+    project: dict[str, Any] = {}
+    try:
+        if (tree / PYPROJECT).exists():
+            project = tomllib.loads((tree / PYPROJECT).read_text(encoding="utf-8")).get("project", {})
+        pinned = (tree / CONSTRAINTS).read_text(encoding="utf-8") if (tree / CONSTRAINTS).exists() else ""
+    except ValueError as error:
+        raise UserError(f"{PYPROJECT} or {CONSTRAINTS} of that ref cannot be read: {error}") from error
+    pins = (line.partition("#")[0].strip().partition("==") for line in pinned.splitlines())
+    return Needs(
+        project.get("requires-python"),
+        tuple(project.get("dependencies", ())),
+        {name: tuple(found) for name, found in project.get("optional-dependencies", {}).items()},
+        {canonicalize_name(name.strip()): version.strip() for name, equal, version in pins if equal},
+    )
+
+
+def unmet(wanted: Needs, extras: Sequence[str] = ()) -> list[str]:
+    """What the packages installed here lack for a tree, e.g. ``torch 2.12.0 (here 2.13.0)``.
+
+    Looks at its dependencies and all that these need in turn, not at pins of anything else (linters).
+    """
+    missing = []
+    if wanted.python and not SpecifierSet(wanted.python).contains(platform.python_version()):
+        missing.append(f"Python {wanted.python} (here {platform.python_version()})")
+    left = [*wanted.dependencies, *(text for extra in extras for text in wanted.extras.get(extra, ()))]
+    seen: set[str] = set()
+    while left:
+        requirement = Requirement(left.pop())
+        name = canonicalize_name(requirement.name)
+        if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            found = metadata.distribution(name)
+        except metadata.PackageNotFoundError:
+            missing.append(f"{requirement} (not here)")
+            continue
+        pin = wanted.pins.get(name)
+        asked = SpecifierSet(f"=={pin}") if pin else requirement.specifier
+        if not asked.contains(found.version, prereleases=True):
+            missing.append(f"{name} {pin or requirement.specifier} (here {found.version})")
+        if name not in seen:
+            seen.add(name)
+            left += found.requires or []
+    return sorted(set(missing))
+
+
+def _with_packages(name: str, path: Path, place: Path, extras: Sequence[str]) -> Tree:
+    wanted = needs(path)
+    lacking = unmet(wanted, extras)
+    if not lacking:
+        return Tree(name, path, prepared="the packages installed here, which are those it asks for")
+    listed = ", ".join(lacking[:3]) + (", …" if len(lacking) > 3 else "")
+    python = _build(path, place / "venv", wanted, extras, name)
+    return Tree(name, path, python, prepared=f"an environment of its own, for it asks for {listed}")
+
+
+def _build(tree: Path, place: Path, wanted: Needs, extras: Sequence[str], name: str) -> Path:
+    """A virtual environment with what the tree depends on; its own source is not installed."""
+    venv.create(place, with_pip=True)
+    python = place / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
+    packages = [*wanted.dependencies, *(text for extra in extras for text in wanted.extras.get(extra, ()))]
+    if packages:
+        pins = ["-c", CONSTRAINTS] if (tree / CONSTRAINTS).exists() else []
+        command = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *pins]
+        done = subprocess.run(
+            [*command, *packages],
+            cwd=tree,
+            capture_output=True,
+            text=True,
+            timeout=BUILD_SECONDS,
+            check=False,
+        )
+        if done.returncode:
+            said = [line for line in done.stderr.splitlines() if line.startswith("ERROR:")]
+            reason = said[-1].removeprefix("ERROR: ") if said else f"pip ended with code {done.returncode}"
+            raise UserError(
+                f"{name} cannot be built: {reason}", hint="its dependencies could not be installed"
+            )
+    return python
+
+
+def _git(root: Path, *words: str) -> str | None:
+    """What git prints, or None if it refuses."""
+    done = _run_git(root, *words)
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _git_or_fail(root: Path, *words: str) -> None:
+    done = _run_git(root, *words)
+    if done.returncode:
+        raise UserError(f"git {words[0]} {words[1]} failed: {' '.join(done.stderr.split())[-300:]}")
+
+
+def _run_git(root: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise UserError(f"git cannot be run: {error}", hint="install git, or use --baseline RUN") from error

@@ -1,0 +1,121 @@
+"""What a gate has to say, as data: the verdict file that exports, pages and other programs read.
+
+The file is versioned like a record. Its JSON Schema is printed by ``python -m bench gate --schema``.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from bench.gate_rule import Verdict
+from bench.workload import Direction, MetricClass
+
+VERDICT_VERSION = 1
+STATUS = "status"  # stands for a metric where the outcome of a cell itself is judged
+
+EXIT_PASS, EXIT_FAILED_CELLS, EXIT_REGRESSION, EXIT_NOTHING = 0, 3, 4, 5
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Judgement(_Frozen):
+    """One metric (or the status) of one cell on both sides, and what the gate makes of it."""
+
+    cell: str = Field(description="Readable name of the cell, unique within the gate")
+    params: dict[str, Any] = Field({}, description="The cell's parameters")
+    seed: int = 0
+    metric: str = Field(description="Name of the metric, or 'status'")
+    label: str
+    unit: str = ""
+    direction: Direction = "none"
+    klass: MetricClass | Literal["status"] = Field(description="exact, near, noisy, or status")
+    verdict: Verdict
+    reason: str = Field("", description="One line; empty where the numbers say it all")
+    base: float | None = Field(None, description="Mean of base's processes (geometric for noisy metrics)")
+    head: float | None = None
+    difference: float | None = Field(None, description="head - base, in the metric's unit")
+    ratio: float | None = Field(None, description="head / base; for noisy metrics with interval")
+    ratio_low: float | None = None
+    ratio_high: float | None = None
+    p_value: float | None = None
+    p_adjusted: float | None = Field(None, description="Holm-adjusted over all noisy metrics of the gate")
+    tolerance: float = Field(0.0, description="Absolute for exact and near, relative for noisy metrics")
+    pairs: int = Field(0, description="Pairs of processes compared")
+    more_pairs: int | None = Field(None, description="Pairs that would probably decide it")
+    fields: list[str] = Field([], description="Fingerprint fields that differ between the sides")
+
+    @property
+    def decided(self) -> bool:
+        """Whether two comparable numbers led to a verdict."""
+        settled = self.verdict in (Verdict.PASS, Verdict.REGRESSED, Verdict.IMPROVED)
+        return settled and not self.fields
+
+
+class SideInfo(_Frozen):
+    """One side of the comparison."""
+
+    name: str = Field(description="Git ref or run folder")
+    commit: str | None = None
+    dirty: bool | None = None
+    version: str | None = Field(None, description="Hash of the workload's code")
+    environment: list[str] = Field([], description="Fingerprint ids of its records")
+    prepared: str = Field("", description="Where its packages come from")
+    failed_cells: int = 0
+
+
+class Terms(_Frozen):
+    """The rule the verdicts follow; see docs/gate.md."""
+
+    mode: Literal["interleaved", "stored"]
+    alpha: float
+    miss: float
+    effect: float
+    allowance: float
+    looks: int
+    pairs: int
+
+
+class GateReport(_Frozen):
+    """The verdict file."""
+
+    verdict_version: int = VERDICT_VERSION
+    suite: str
+    workload: str
+    created: str = Field(description="ISO 8601, UTC")
+    duration_s: float = 0.0
+    base: SideInfo
+    head: SideInfo
+    terms: Terms
+    notes: list[str] = []
+    counts: dict[Verdict, int]
+    exit_code: int
+    judgements: list[Judgement]
+
+    def of(self, *verdicts: Verdict) -> list[Judgement]:
+        """The judgements with one of these verdicts, in the order of the suite."""
+        return [found for found in self.judgements if found.verdict in verdicts]
+
+
+def count(judgements: Iterable[Judgement]) -> dict[Verdict, int]:
+    """How often each verdict was given; every verdict is a key."""
+    counted = Counter(found.verdict for found in judgements)
+    return {verdict: counted[verdict] for verdict in Verdict}
+
+
+def exit_code(judgements: Iterable[Judgement], failed_cells: int) -> int:
+    """4 if anything regressed; 5 if nothing was decided; 3 if cells of head failed; else 0.
+
+    Metrics that agree although the fingerprints differ do not count as decided.
+    """
+    known = list(judgements)
+    if any(found.verdict is Verdict.REGRESSED for found in known):
+        return EXIT_REGRESSION
+    if not any(found.decided for found in known):
+        return EXIT_NOTHING
+    return EXIT_FAILED_CELLS if failed_cells else EXIT_PASS

@@ -1,0 +1,97 @@
+"""Panels of pictures whose lines are paths: one metric against another, or arrays a cell has kept."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bench.record import Status
+from bench.report.frames import RunData
+from bench.report.panels import (
+    Array,
+    Line,
+    NothingToDraw,
+    Panel,
+    Panels,
+    hue_label,
+    numeric,
+    panel_rows,
+    panel_title,
+    subtitle,
+    view_rows,
+)
+from bench.report.select import extent, keep, longest, split
+from bench.report.text import scale_for
+from bench.workload import View
+
+
+def scatter_panels(data: RunData, view: View) -> Panels:
+    """Metric ``y`` against metric ``x``; the cells of a pass joined in the order of the prefix axis."""
+    frame = view_rows(data, view)
+    for name in (view.x, view.y):
+        if name not in frame:
+            raise NothingToDraw(f"no cell has {name}")
+    rows = keep(frame, (numeric(x) and numeric(y) for x, y in zip(frame[view.x], frame[view.y], strict=True)))
+    if not len(rows):
+        raise NothingToDraw(f"no cell has both {view.x} and {view.y}")
+    scale = scale_for(data.words.metric(view.y).unit, rows[view.y])
+    axis = (data.words.prefix_axis or "order").replace("_", " ")
+    notes = [f"Points are joined in the order of {axis}."]
+    panels = []
+    for values, part in panel_rows(data, rows, view, notes):
+        lines = {}
+        for hue, cells in split(part, [view.hue]):
+            points = _ordered(data, cells)
+            x, y = (np.array([float(v) for v in points[name]]) for name in (view.x, view.y))
+            lines[hue_label(view, hue[view.hue])] = _bare(x, y / scale.divisor)
+        panels.append(Panel(panel_title(values), lines))
+    return Panels(panels, scale.unit, subtitle(data, rows, view), notes)
+
+
+def _ordered(data: RunData, cells: pd.DataFrame) -> pd.DataFrame:
+    """Cells in the order of the prefix axis."""
+    order = extent(data, cells)
+    return cells.loc[order.sort_values(kind="stable").index]
+
+
+def trace_panels(data: RunData, view: View) -> Panels:
+    """Arrays kept by the furthest cell of each pass: ``y`` against ``x``, one line per hue."""
+    frame = view_rows(data, view)
+    rows = longest(data, frame[frame["status"] == Status.OK])
+    found = {int(i): arrays for i in rows.index if (arrays := _arrays(data, int(i), view)) is not None}
+    rows = keep(rows, (int(i) in found for i in rows.index))
+    if not found:
+        raise NothingToDraw(f"no measured cell has kept {view.series}")
+    notes: list[str] = []
+    panels = []
+    for values, part in panel_rows(data, rows, view, notes):
+        lines = {}
+        for hue, cells in split(part, [view.hue]):
+            curves = [found[int(i)] for i in cells.index]
+            lines[hue_label(view, hue[view.hue])] = _mean(curves)
+        panels.append(Panel(panel_title(values), lines))
+    return Panels(panels, "", subtitle(data, rows, view), notes)
+
+
+def _arrays(data: RunData, index: int, view: View) -> tuple[Array, Array] | None:
+    x, y = (data.array(index, str(view.series), name) for name in (view.x, view.y))
+    if x is None or y is None or len(x) != len(y):
+        return None
+    kept = np.isfinite(x) & np.isfinite(y)
+    return (x[kept], y[kept]) if kept.any() else None
+
+
+def _mean(curves: list[tuple[Array, Array]]) -> Line:
+    """One curve as it is; several as their mean with their range, over what all of them have."""
+    if len(curves) == 1:
+        return _bare(*curves[0])
+    size = min(len(x) for x, _ in curves)
+    y = np.array([y[:size] for _, y in curves])
+    return Line(curves[0][0][:size], y.mean(axis=0), y.min(axis=0), y.max(axis=0))
+
+
+def _bare(x: Array, y: Any) -> Line:
+    nothing = np.full(len(x), np.nan)
+    return Line(x, y, nothing, nothing)

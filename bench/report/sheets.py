@@ -1,0 +1,109 @@
+"""Pictures that cells have kept, side by side: what they look like, not what they score."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import matplotlib.image as image
+import pandas as pd
+from matplotlib.figure import Figure
+
+from bench.record import Status
+from bench.report import figure as paper
+from bench.report import layout
+from bench.report.frames import RunData
+from bench.report.panels import NothingToDraw, hue_label, subtitle, text, view_rows
+from bench.report.select import extent, split
+from bench.workload import View
+
+_MOST = 8  # strips on one sheet
+_LABEL = 1.35  # inches left of the strips
+
+
+def expand(view: View, data: RunData) -> list[View]:
+    """The view itself, and for pictures of several hues one more per hue, along ``view.x``."""
+    if view.kind != "pictures" or view.hue not in data.frame:
+        return [view]
+    try:
+        hues = [hue[view.hue] for hue, _ in split(_rows(data, view), [view.hue])]
+    except NothingToDraw:
+        return [view]
+    if len(hues) < 2:
+        return [view]
+    own = [
+        replace(
+            view,
+            name=f"{view.name}-{text(hue)}",
+            title=f"{view.title}: {hue_label(view, hue)}",
+            where={**view.where, view.hue: hue},
+            headline=False,
+        )
+        for hue in hues
+    ]
+    return [view, *own]
+
+
+def draw_pictures(view: View, data: RunData) -> Figure:
+    """Strips below one another: of one hue every ``x``, of several the first ``x`` and the last of each."""
+    rows = _rows(data, view)
+    strips = _progress(view, data, rows) if len(split(rows, [view.hue])) == 1 else _overview(view, data, rows)
+    notes = [f"The first {_MOST} of {len(strips)} are shown."] if len(strips) > _MOST else []
+    pictures = [(label, image.imread(path)) for label, path in strips[:_MOST]]
+    width = paper.WIDTH - _LABEL - 0.2
+    heights = [width * p.shape[0] / p.shape[1] for _, p in pictures]
+    total = 0.75 + sum(heights) + 0.25 + 0.17 * len(notes)
+    figure = Figure((paper.WIDTH, total))
+    paper.FigureCanvasAgg(figure)
+    top = total - 0.75
+    for (label, picture), height in zip(pictures, heights, strict=True):
+        place = (_LABEL / paper.WIDTH, (top - height) / total, width / paper.WIDTH, height / total)
+        axes = figure.add_axes(place)
+        axes.imshow(picture, interpolation="nearest", aspect="auto")
+        axes.set_axis_off()
+        figure.text((_LABEL - 0.12) / paper.WIDTH, (top - height / 2) / total, label,
+                    ha="right", va="center", fontsize=9, color=paper.INK)  # fmt: skip
+        top -= height
+    layout.caption(figure, view.title, subtitle(data, rows, view), notes)
+    return figure
+
+
+def _rows(data: RunData, view: View) -> pd.DataFrame:
+    frame = view_rows(data, view)
+    rows = frame[frame["status"] == Status.OK]
+    kept = [int(i) for i in rows.index if data.picture(int(i), str(view.series)) is not None]
+    if not kept:
+        raise NothingToDraw(f"no measured cell has kept {view.series}")
+    return rows.loc[kept]
+
+
+def _progress(view: View, data: RunData, rows: pd.DataFrame) -> list[tuple[str, Path]]:
+    order = [int(i) for i in extent(data, rows).sort_values(kind="stable").index]
+    return [(_name(view, data, i), _path(data, view, i)) for i in order]
+
+
+def _overview(view: View, data: RunData, rows: pd.DataFrame) -> list[tuple[str, Path]]:
+    place = extent(data, rows)
+    first = int(place.idxmin())  # type: ignore[call-overload]
+    found = [(_name(view, data, first), _path(data, view, first))]
+    for hue, cells in split(rows, [view.hue]):
+        last = int(place.loc[cells.index].idxmax())  # type: ignore[call-overload]
+        if place[last] > place[first]:
+            name = hue_label(view, hue[view.hue]).replace("_", " ")
+            found.append((_folded(name, _name(view, data, last)), _path(data, view, last)))
+    return found
+
+
+def _name(view: View, data: RunData, index: int) -> str:
+    return f"{view.x.replace('_', ' ')} {text(data.frame[view.x][index])}"
+
+
+def _folded(name: str, below: str) -> str:
+    return "\n".join([*name.rsplit(" ", 1), below]) if len(name) > 16 else f"{name}\n{below}"
+
+
+def _path(data: RunData, view: View, index: Any) -> Path:
+    found = data.picture(int(index), str(view.series))
+    assert found is not None
+    return found

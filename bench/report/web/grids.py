@@ -1,0 +1,108 @@
+"""Views that are tables with colour: a metric over two columns, or many metrics at the end of a run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from bench.record import Status
+from bench.report.buckets import exp
+from bench.report.frames import RunData
+from bench.report.panels import (
+    NothingToDraw,
+    hue_label,
+    numeric,
+    panel_rows,
+    panel_title,
+    subtitle,
+    text,
+    view_rows,
+)
+from bench.report.select import at_common_prefix, longest, split, token
+from bench.report.text import scale_for, with_unit
+from bench.workload import View
+
+
+def grid(view: View, data: RunData) -> dict[str, Any]:
+    """Panels of rows × columns. A field is a value, a word on why there is none, or null (not planned)."""
+    return _matrix(view, data) if view.kind == "matrix" else _heatmap(view, data)
+
+
+def _heatmap(view: View, data: RunData) -> dict[str, Any]:
+    frame = view_rows(data, view)
+    for column in (view.x, view.y):
+        if column not in frame:
+            raise NothingToDraw(f"no cell has {column}")
+    frame, _ = at_common_prefix(data, frame, view)
+    notes: list[str] = []
+    rows, columns = _order(frame[view.hue]), _order(frame[view.x], sort=True)
+    metric = data.words.metric(view.y)
+    values = [v for v in frame[view.y] if numeric(v)]
+    if not values:
+        raise NothingToDraw(f"no cell has a value of {view.y}")
+    scale = scale_for("" if view.transform else metric.unit, values)
+    panels = []
+    for key, part in panel_rows(data, frame, view, notes):
+        fields = {
+            (token(at[view.hue]), token(at[view.x])): _field(cells, view.y, view, scale.divisor)
+            for at, cells in split(part, [view.hue, view.x])
+        }
+        table = [[fields.get((token(r), token(c))) for c in columns] for r in rows]
+        panels.append({"title": panel_title(key), "fields": table})
+    return {
+        "yLabel": with_unit(view.y_label, scale.unit, metric.unit),
+        "subtitle": subtitle(data, frame, view),
+        "notes": notes,
+        "direction": metric.direction,
+        "rows": [hue_label(view, r) for r in rows],
+        "columns": [text(c) for c in columns],
+        "panels": panels,
+        "signed": False,
+    }
+
+
+def _matrix(view: View, data: RunData) -> dict[str, Any]:
+    """One row per hue and one column per metric of a family, each cell at its furthest point."""
+    frame = longest(data, view_rows(data, view))
+    reported = {name for record in data.records for name in record.metrics}
+    metrics = [m for n, m in data.words.metrics.items() if n.startswith(view.y) and n in reported]
+    if not metrics:
+        raise NothingToDraw(f"no cell has a metric whose name begins with {view.y}")
+    notes: list[str] = []
+    rows = _order(frame[view.hue])
+    panels = []
+    for key, part in panel_rows(data, frame, view, notes):
+        cells = {token(at[view.hue]): group for at, group in split(part, [view.hue])}
+        table = [[_field(cells.get(token(r)), m.name, view) for m in metrics] for r in rows]
+        panels.append({"title": panel_title(key), "fields": table})
+    values = [f for panel in panels for row in panel["fields"] for f in row if numeric(f)]
+    if not values:
+        raise NothingToDraw(f"no cell has a value of any metric whose name begins with {view.y}")
+    directions = {m.direction for m in metrics}
+    return {
+        "subtitle": subtitle(data, frame, view),
+        "notes": [*notes, f"Each row at its largest {view.x_label if view.x in frame else 'extent'}."],
+        "direction": directions.pop() if len(directions) == 1 else "none",
+        "rows": [hue_label(view, r) for r in rows],
+        "columns": [with_unit(m.label, m.unit) for m in metrics],
+        "panels": panels,
+        "signed": min(values) < 0,
+    }
+
+
+def _field(cells: pd.DataFrame | None, column: str, view: View, divisor: float = 1.0) -> float | str | None:
+    """The mean over seeds and repeats, a word on why there is none, or None if it was not planned."""
+    if cells is None:
+        return None
+    found = [float(v) for v in cells[column] if numeric(v)]
+    if found:
+        mean = sum(found) / len(found)
+        return float(f"{float(exp(mean)) if view.transform == 'exp' else mean / divisor:.6g}")
+    status = str(cells["status"].iloc[0])
+    return status if status != Status.OK else "no value"
+
+
+def _order(values: pd.Series, *, sort: bool = False) -> list[Any]:
+    distinct = list({token(v): v for v in values if v is not None}.values())
+    return sorted(distinct) if sort and all(numeric(v) for v in distinct) else distinct

@@ -1,0 +1,93 @@
+"""Picture sheets that differ only along one column: one row of frames, which a slider walks through."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from typing import Any
+
+from bench.record import Record
+from bench.report.frames import RunData
+from bench.report.panels import NothingToDraw, hue_label, numeric, view_rows
+from bench.report.select import split, varying
+from bench.report.text import clean, number, plural
+from bench.report.web.charts import inside
+from bench.workload import View
+
+BUDGET = 24 * 2**20  # bytes of pictures inside one page; what comes later is named, not shown
+_PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def sheets(view: View, data: RunData, budget: int = BUDGET) -> dict[str, Any]:
+    """Frames per setting, in the order of ``view.x``; ``why`` instead where there is none."""
+    shown: dict[str, Any] = {
+        "name": view.name,
+        "kind": "pictures",
+        "title": view.title,
+        "xLabel": view.x_label,
+    }
+    try:
+        rows, left_out = _rows(view, data, budget)
+    except NothingToDraw as reason:
+        return shown | {"why": clean(reason)}
+    notes = [f"{plural(left_out, 'picture')} left out: the page would grow too large"] if left_out else []
+    return shown | {"rows": rows, "notes": notes}
+
+
+def _rows(view: View, data: RunData, budget: int) -> tuple[list[dict[str, Any]], int]:
+    frame = view_rows(data, view)
+    if view.x not in frame:
+        raise NothingToDraw(f"no cell has a column {view.x}")
+    found: dict[int, str] = {}
+    for index in frame.index:
+        path = _picture(data.records[int(index)], str(view.series))
+        if path and numeric(frame.at[index, view.x]):
+            found[int(index)] = path
+    if not found:
+        raise NothingToDraw(f"no cell has a picture named {view.series}")
+    others = [c for c in data.parameters if c not in (view.x, view.hue)] + ["seed", "repeat"]
+    named = varying(frame.loc[list(found)], others)
+    rows, left_out = [], 0
+    for key, cells in split(frame.loc[list(found)], [view.hue, *others]):
+        frames = []
+        for index in sorted(cells.index, key=lambda i: float(frame.at[i, view.x])):
+            source = _inline(data, found[int(index)], budget)
+            if source is None:
+                left_out += 1
+                continue
+            budget -= len(source)
+            frames.append(
+                {"x": frame.at[index, view.x], "src": source, "cell": data.records[int(index)].cell}
+            )
+        if frames:
+            extra = [f"{c} {number(key[c])}" for c in named]
+            rows.append(
+                {"name": clean(" · ".join([hue_label(view, key[view.hue]), *extra]), 200), "frames": frames}
+            )
+    if not rows:
+        raise NothingToDraw("the pictures cannot be read or are too large for a page")
+    return rows, left_out
+
+
+def _picture(record: Record, series: str) -> str | None:
+    names = (a.path for a in record.artifacts if Path(a.path).suffix == ".png")
+    return next((path for path in names if Path(path).name.startswith(f"{series}-")), None)
+
+
+def _inline(data: RunData, relative: str, budget: int) -> str | None:
+    """A PNG as a data URI; None (with a note) if it is none, or if it does not fit."""
+    try:
+        raw = inside(data.folder, relative).read_bytes()
+    except (OSError, ValueError) as error:
+        data.note(f"{relative} cannot be read ({error}); the picture is missing")
+        return None
+    if not raw.startswith(_PNG):
+        data.note(f"{relative} is no PNG; the picture is missing")
+        return None
+    source = png_uri(raw)
+    return source if len(source) <= budget else None
+
+
+def png_uri(raw: bytes) -> str:
+    """Bytes of a PNG as the address of an image that needs no file."""
+    return "data:image/png;base64," + base64.b64encode(raw).decode("ascii")

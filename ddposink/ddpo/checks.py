@@ -1,0 +1,148 @@
+"""What a DDPO configuration must satisfy; every complaint is one line that says what would be right."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ddposink.errors import suggest
+
+if TYPE_CHECKING:
+    from ddposink.ddpo.config import DDPOConfig
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "engine": ("native", "trl"),
+    "loss": ("is", "sf"),
+    "log_prob_reduction": ("mean", "sum"),
+    "mixed_precision": ("no", "fp16", "bf16"),
+}
+COUNTS = (
+    "sample_batch_size sample_num_batches_per_epoch train_batch_size train_gradient_accumulation_steps "
+    "train_num_inner_epochs per_prompt_stat_tracking_buffer_size per_prompt_stat_tracking_min_count lora_rank "
+    "rows_per_forward save_freq num_checkpoint_limit max_workers"
+).split()
+POSITIVE = (
+    "train_learning_rate train_adam_epsilon train_max_grad_norm train_adv_clip_max train_clip_range lora_alpha"
+).split()
+
+
+def check(config: DDPOConfig) -> None:
+    """Raise ValueError for the first thing wrong with ``config``."""
+    for name, known in CHOICES.items():
+        value = getattr(config, name)
+        if value not in known:
+            raise ValueError(f"{name} '{value}' is unknown{suggest(str(value), known)}: {', '.join(known)}")
+    for name in COUNTS:
+        _whole(name, getattr(config, name), 1)
+    for name in POSITIVE:
+        value = getattr(config, name)
+        if not (_real(value) and value > 0):
+            raise ValueError(f"{name} must be a positive number, not {value!r}")
+    _sampling(config)
+    _training(config)
+    _ours(config)
+    _batches(config)
+
+
+def check_names(given: Iterable[str], known: Sequence[str]) -> None:
+    """Raise ValueError for a field that does not exist."""
+    for name in given:
+        if name not in known:
+            raise ValueError(f"DDPO has no setting '{name}'{suggest(name, known)}")
+
+
+def _sampling(config: DDPOConfig) -> None:
+    _whole("seed", config.seed, 0)
+    _whole("num_epochs", config.num_epochs, 0)
+    steps, eta, scale = config.sample_num_steps, config.sample_eta, config.sample_guidance_scale
+    _whole("sample_num_steps", steps, 0)
+    if steps < 2:
+        raise ValueError(
+            f"sample_num_steps must be at least 2, not {steps}: a single denoising step would start at the "
+            f"schedule's last, almost noise-free timestep"
+        )
+    if not _real(eta) or not 0 <= eta <= 1:
+        raise ValueError(f"sample_eta must lie in (0, 1], not {eta!r}")
+    if eta == 0:
+        raise ValueError(
+            "sample_eta 0 makes DDIM deterministic, and the log-probability of a deterministic step is "
+            "undefined; use eta 1.0"
+        )
+    if not _real(scale) or scale < 1:
+        raise ValueError(f"sample_guidance_scale must be at least 1 (1 = no guidance), not {scale!r}")
+
+
+def _training(config: DDPOConfig) -> None:
+    fraction = config.train_timestep_fraction
+    if not _real(fraction) or not 0 < fraction <= 1:
+        raise ValueError(f"train_timestep_fraction must lie in (0, 1], not {fraction!r}")
+    if config.num_train_timesteps < 1:
+        raise ValueError(
+            f"train_timestep_fraction {fraction} of {config.sample_num_steps} denoising steps leaves none to "
+            f"learn from; use at least {math.ceil(1e4 / config.sample_num_steps) / 1e4}"
+        )
+    for name in ("train_adam_beta1", "train_adam_beta2"):
+        value = getattr(config, name)
+        if not _real(value) or not 0 <= value < 1:
+            raise ValueError(f"{name} must lie in [0, 1), not {value!r}")
+    if not _real(config.train_adam_weight_decay) or config.train_adam_weight_decay < 0:
+        raise ValueError(f"train_adam_weight_decay must not be negative, not {config.train_adam_weight_decay!r}")
+
+
+def _ours(config: DDPOConfig) -> None:
+    if config.engine == "trl" and config.loss != "is":
+        raise ValueError("TRL's engine has only the loss 'is'; for the plain policy gradient use engine 'native'")
+    if config.use_lora and not config.lora_targets:
+        raise ValueError("lora_targets names no module; TRL's are to_k, to_q, to_v, to_out.0")
+    for name in ("steps_per_forward", "threads"):
+        if getattr(config, name) is not None:
+            _whole(name, getattr(config, name), 1)
+    epsilon = config.advantage_epsilon
+    if epsilon is not None and not (_real(epsilon) and epsilon > 0):
+        raise ValueError(f"advantage_epsilon must be a positive number, not {epsilon!r}")
+    if config.per_prompt_stat_tracking_min_count > config.per_prompt_stat_tracking_buffer_size:
+        raise ValueError(
+            f"per_prompt_stat_tracking_min_count {config.per_prompt_stat_tracking_min_count} is more than the "
+            f"buffer ever holds ({config.per_prompt_stat_tracking_buffer_size}): statistics would never be used"
+        )
+
+
+def _batches(config: DDPOConfig) -> None:
+    """TRL's arithmetic; the number of processes cancels out."""
+    sample, train = config.sample_batch_size, config.train_batch_size
+    accumulation, drawn = config.train_gradient_accumulation_steps, config.samples_per_epoch
+    if sample % train:
+        divisors = [d for d in range(1, sample + 1) if sample % d == 0]
+        raise ValueError(
+            f"train_batch_size {train} does not divide sample_batch_size {sample}; nearest valid: "
+            f"{_nearest(divisors, train)}"
+        )
+    if drawn % (train * accumulation):
+        batches = drawn // train
+        divisors = [d for d in range(1, batches + 1) if batches % d == 0]
+        raise ValueError(
+            f"{drawn} samples an epoch ({sample} x {config.sample_num_batches_per_epoch}) do not split into "
+            f"updates of {train * accumulation} (train_batch_size {train} x train_gradient_accumulation_steps "
+            f"{accumulation}); nearest valid accumulation: {_nearest(divisors, accumulation)}"
+        )
+    if config.keep_sampling_graph and (config.updates_per_epoch > 1 or config.train_timestep_fraction < 1):
+        raise ValueError(
+            f"keep_sampling_graph needs exactly one update per step on all denoising steps; these are "
+            f"{config.updates_per_epoch} updates on {config.num_train_timesteps} of {config.sample_num_steps}"
+        )
+
+
+def _nearest(values: list[int], wanted: int) -> str:
+    below = [v for v in values if v <= wanted][-1:]
+    above = [v for v in values if v > wanted][:1]
+    return " or ".join(str(v) for v in below + above)
+
+
+def _whole(name: str, value: Any, least: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{name} must be a whole number of at least {least}, not {value!r}")
+
+
+def _real(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

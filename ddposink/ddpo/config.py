@@ -1,0 +1,153 @@
+"""One configuration for both engines: TRL's fields with TRL's names and defaults, then our own.
+
+Who followed the DDPO blog post changes the import. Every rule TRL checks when its trainer starts, and
+those it finds out too late or never, are checked here, when the configuration is made.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from ddposink.ddpo import checks
+
+Device = Any  # torch.device; this module stays free of torch
+
+# Bookkeeping and layout: a checkpoint may be resumed under other values of these.
+FREE = (
+    "exp_name run_name log_with tracker_kwargs accelerator_kwargs project_kwargs tracker_project_name logdir "
+    "num_epochs save_freq num_checkpoint_limit resume_from async_reward_computation max_workers push_to_hub "
+    "gradient_checkpointing steps_per_forward rows_per_forward keep_sampling_graph compile threads"
+).split()
+
+
+@dataclass(frozen=True)
+class DDPOConfig:
+    """Everything that decides a DDPO training (Black et al. 2024, arXiv 2305.13301).
+
+    Raises ValueError, one line, if the values contradict each other. Of TRL's fields the native engine
+    leaves those about trackers, hub, checkpoint folders and asynchronous rewards to its caller:
+    ``log_with``, ``tracker_*``, ``project_kwargs``, ``logdir``, ``save_freq``, ``num_checkpoint_limit``,
+    ``resume_from``, ``push_to_hub``, ``async_reward_computation`` and ``max_workers`` are TRL's alone, as
+    is ``num_epochs`` where an engine is told how far to run. Of ours, those below "layout" and
+    ``loss="sf"`` are the native engine's alone.
+    """
+
+    # -- TRL 0.23.1 --------------------------------------------------------------------------------------
+    exp_name: str = field(default_factory=lambda: Path(sys.argv[0]).stem)
+    run_name: str = ""
+    seed: int = 0
+    log_with: str | None = None
+    tracker_kwargs: dict[str, Any] = field(default_factory=dict)
+    accelerator_kwargs: dict[str, Any] = field(default_factory=dict)
+    project_kwargs: dict[str, Any] = field(default_factory=dict)
+    tracker_project_name: str = "trl"
+    logdir: str = "logs"
+    num_epochs: int = 100
+    save_freq: int = 1
+    num_checkpoint_limit: int = 5
+    mixed_precision: str = "fp16"  # no | fp16 | bf16; on a CPU fp16 means no, see `precision_on`
+    allow_tf32: bool = True
+    resume_from: str = ""
+    sample_num_steps: int = 50  # denoising steps T
+    sample_eta: float = 1.0
+    sample_guidance_scale: float = 5.0
+    sample_batch_size: int = 1
+    sample_num_batches_per_epoch: int = 2
+    train_batch_size: int = 1
+    train_use_8bit_adam: bool = False
+    train_learning_rate: float = 3e-4
+    train_adam_beta1: float = 0.9
+    train_adam_beta2: float = 0.999
+    train_adam_weight_decay: float = 1e-4
+    train_adam_epsilon: float = 1e-8
+    train_gradient_accumulation_steps: int = 1
+    train_max_grad_norm: float = 1.0
+    train_num_inner_epochs: int = 1
+    train_cfg: bool = True
+    train_adv_clip_max: float = 5.0
+    train_clip_range: float = 1e-4
+    train_timestep_fraction: float = 1.0
+    per_prompt_stat_tracking: bool = False
+    per_prompt_stat_tracking_buffer_size: int = 16
+    per_prompt_stat_tracking_min_count: int = 16
+    async_reward_computation: bool = False
+    max_workers: int = 2
+    negative_prompts: str = ""  # comma-separated, see `negatives`
+    push_to_hub: bool = False
+
+    # -- ours --------------------------------------------------------------------------------------------
+    engine: Literal["native", "trl"] = "native"
+    loss: Literal["is", "sf"] = "is"  # clipped importance sampling, or plain policy gradient
+    use_lora: bool = True  # False: full fine-tuning of the UNet
+    lora_rank: int = 4
+    lora_alpha: float = 4.0
+    lora_targets: tuple[str, ...] = ("to_k", "to_q", "to_v", "to_out.0")
+    advantage_epsilon: float | None = None  # None: TRL's, 1e-8 over all samples and 1e-6 per prompt
+    log_prob_reduction: Literal["mean", "sum"] = "mean"  # over the latent's dimensions; TRL's is the mean
+    split_negative_prompts: bool = True  # False: TRL's behaviour, the whole string is one negative prompt
+
+    # -- layout: changes nothing but rounding, time and memory ---------------------------------------------
+    gradient_checkpointing: bool = False
+    rows_per_forward: int = 64  # training rows (guidance doubles them) that one forward should hold
+    steps_per_forward: int | None = None  # denoising steps in one training forward; None: from rows_per_forward
+    keep_sampling_graph: bool = False  # one update per step: learn from the sampling forward itself
+    compile: bool = False
+    threads: int | None = None  # torch threads on a CPU; None: leave them as they are
+
+    def __post_init__(self) -> None:
+        checks.check(self)
+
+    @property
+    def samples_per_epoch(self) -> int:
+        """Samples one process draws for one training step."""
+        return self.sample_batch_size * self.sample_num_batches_per_epoch
+
+    @property
+    def updates_per_epoch(self) -> int:
+        """Optimizer updates in one training step, all inner epochs."""
+        per_update = self.train_batch_size * self.train_gradient_accumulation_steps
+        return self.train_num_inner_epochs * self.samples_per_epoch // per_update
+
+    @property
+    def num_train_timesteps(self) -> int:
+        """Denoising steps of each sample that are learnt from."""
+        return int(self.sample_num_steps * self.train_timestep_fraction)
+
+    @property
+    def guided(self) -> bool:
+        """Whether sampling uses classifier-free guidance."""
+        return self.sample_guidance_scale > 1.0
+
+    @property
+    def negatives(self) -> list[str]:
+        """Negative prompts; the samples of a batch take them in turn."""
+        if not self.split_negative_prompts:
+            return [self.negative_prompts]
+        return [part.strip() for part in self.negative_prompts.split(",")]
+
+    def precision_on(self, device_type: str) -> Literal["no", "fp16", "bf16"]:
+        """``mixed_precision`` for "cpu", "cuda", …: TRL's default fp16 is refused on a CPU, so it is fp32."""
+        if device_type == "cpu" and self.mixed_precision == "fp16":
+            return "no"
+        return self.mixed_precision  # type: ignore[return-value]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values of every field."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return values | {"lora_targets": list(self.lora_targets)}
+
+    def decisive(self) -> dict[str, Any]:
+        """The fields that a checkpoint must share with whoever resumes it."""
+        return {name: value for name, value in self.to_dict().items() if name not in FREE}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> DDPOConfig:
+        """From plain values; raises ValueError naming an unknown field and the nearest known one."""
+        checks.check_names(values, [f.name for f in fields(cls)])
+        values = dict(values)
+        if "lora_targets" in values:
+            values["lora_targets"] = tuple(values["lora_targets"])
+        return cls(**values)

@@ -1,0 +1,88 @@
+"""The random numbers of a training: its own state of the three global generators, swapped in while it works.
+
+TRL draws from the global generators (prompts from Python's or numpy's, everything else from torch's), and
+sameness with it needs the same draws in the same order. Swapping the whole state keeps that, and still
+makes a training independent of whatever else draws random numbers between its steps.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def draw_prompt(prompts: Sequence[str]) -> str:
+    """The next prompt, from Python's global generator; both engines draw theirs here."""
+    return random.choice(prompts)
+
+
+class Randomness:
+    """A state of Python's, numpy's and torch's generators (CPU and, if used, one CUDA device)."""
+
+    def __init__(self, seed: int, device: torch.device) -> None:
+        """Seeded as accelerate's ``set_seed(seed)`` does. ``seed`` already holds the process's rank."""
+        self._device = device
+        kept = self._read()
+        random.seed(seed)
+        np.random.seed(seed)
+        torch.manual_seed(seed)
+        self._state = self._read()
+        self._write(kept)
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """Inside, the global generators are this state; outside they are as they were."""
+        kept = self._read()
+        self._write(self._state)
+        try:
+            yield
+        finally:
+            self._state = self._read()
+            self._write(kept)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The state as tensors, for a checkpoint."""
+        python, numpy, torch_state, cuda = self._state
+        version, words, gauss = python
+        _, keys, position, has_gauss, cached = numpy
+        found = {
+            "python": torch.tensor([version, *words], dtype=torch.int64),
+            "python_gauss": torch.tensor([] if gauss is None else [gauss], dtype=torch.float64),
+            "numpy": torch.from_numpy(np.append(keys.astype(np.int64), (position, has_gauss))),
+            "numpy_gauss": torch.tensor([cached], dtype=torch.float64),
+            "torch": torch_state.clone(),
+        }
+        return found if cuda is None else found | {"cuda": cuda.clone()}
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """The reverse of `tensors`. ValueError if a part is missing."""
+        missing = {"python", "python_gauss", "numpy", "numpy_gauss", "torch"} - set(tensors)
+        if missing:
+            raise ValueError(f"the random state lacks {', '.join(sorted(missing))}")
+        version, *words = tensors["python"].tolist()
+        gauss = tensors["python_gauss"].tolist()
+        *keys, position, has_gauss = tensors["numpy"].tolist()
+        self._state = (
+            (version, tuple(words), gauss[0] if gauss else None),
+            ("MT19937", np.array(keys, dtype=np.uint32), position, has_gauss, tensors["numpy_gauss"].item()),
+            tensors["torch"].to(torch.uint8),
+            # Resumed on another kind of device: its generator goes on from the seed.
+            tensors["cuda"].to(torch.uint8) if "cuda" in tensors else self._state[3],
+        )
+
+    def _read(self) -> tuple[Any, Any, Tensor, Tensor | None]:
+        cuda = torch.cuda.get_rng_state(self._device) if self._device.type == "cuda" else None
+        return random.getstate(), np.random.get_state(), torch.get_rng_state(), cuda
+
+    def _write(self, state: tuple[Any, Any, Tensor, Tensor | None]) -> None:
+        random.setstate(state[0])
+        np.random.set_state(state[1])
+        torch.set_rng_state(state[2])
+        if state[3] is not None and self._device.type == "cuda":
+            torch.cuda.set_rng_state(state[3], self._device)

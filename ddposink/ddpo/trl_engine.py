@@ -1,0 +1,193 @@
+"""The reference engine: TRL 0.23.1's own DDPO trainer, repaired, behind the `Engine` protocol.
+
+Nothing of the algorithm is here. TRL samples, computes advantages and loss, and updates; this module
+hands it a pipeline that is already loaded, reads what it logs, and keeps its state. Leaving repairs out
+(``disabled``) shows what they are for; `ddposink.ddpo.preflight` must notice.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ddposink.ddpo import trl_state
+from ddposink.ddpo.config import DDPOConfig
+from ddposink.ddpo.engine import DivergedError, Pipeline, RewardFunction, StepLog
+from ddposink.ddpo.randomness import Randomness, draw_prompt
+from ddposink.ddpo.trl_pipeline import around, base_weights, export
+from ddposink.ddpo.trl_repairs import TrlClasses, repaired
+from ddposink.ddpo.trl_watch import Watched
+
+
+class TrlEngine:
+    """A DDPO training by TRL. See `ddposink.ddpo.engine.Engine`."""
+
+    def __init__(
+        self,
+        config: DDPOConfig,
+        pipeline: Pipeline,
+        reward: RewardFunction,
+        prompts: Sequence[str],
+        *,
+        disabled: Sequence[str] = (),
+    ) -> None:
+        """``disabled`` names repairs to leave out. ValueError, Unavailable: see `make_engine`."""
+        if not prompts:
+            raise ValueError("there are no prompts to draw from")
+        self.config = config
+        self.pipeline = pipeline
+        self.step = 0
+        classes = repaired(disabled)
+        device = pipeline.unet.device
+        trl_state.prepare_accelerate(device.type, _precision(config, device.type, disabled))
+        wrapped = around(classes.pipeline, pipeline, config)
+        self._base = None if config.use_lora else base_weights(pipeline.unet)
+        self._randomness = Randomness(config.seed, device)  # TRL seeds it again, and adds the rank
+        with self._working():
+            self._trainer = _trainer(classes, config, device.type, _for_trl(reward), prompts, wrapped)
+        self._updates = 0
+
+    def run(self, until: int) -> Iterator[StepLog]:
+        """Train until ``step == until``, yielding after each step. Raises DivergedError."""
+        while self.step < until:
+            with self._working():
+                log = self._train()
+            yield log
+
+    def save(self, folder: Path) -> None:
+        """Write the full training state to ``folder``, at once or not at all."""
+        with self._working():
+            trl_state.save(folder, self._trainer, self.config, self.step)
+
+    def load(self, folder: Path) -> None:
+        """Go on from ``folder``. ValueError if it is damaged or of another configuration."""
+        with self._working():
+            self.step = trl_state.load(folder, self._trainer, self.config)
+        self._updates = self.step * self.config.updates_per_epoch
+
+    @contextmanager
+    def base(self) -> Iterator[None]:
+        """Inside, ``pipeline.unet`` acts as before training."""
+        unet = self.pipeline.unet
+        if self._base is None:
+            unet.disable_adapters()
+            try:
+                yield
+            finally:
+                unet.enable_adapters()
+            return
+        trained = base_weights(unet)
+        unet.load_state_dict(self._base)
+        try:
+            yield
+        finally:
+            unet.load_state_dict(trained)
+
+    def export(self, folder: Path) -> None:
+        """Write what a stock pipeline loads: LoRA in diffusers format, or a ``unet`` folder."""
+        if self._trainer.accelerator.is_main_process:
+            export(self.pipeline, self.config, folder)
+
+    def ratio_deviation(self) -> Tensor:
+        """Largest |ratio − 1| (T,) per denoising step between sampling and learning, without learning.
+
+        Draws one batch and forgets it: the engine's random state and weights are as before.
+        """
+        randomness = Randomness(self.config.seed, self.pipeline.unet.device)
+        with randomness.active(), _quiet():
+            deviation = self._trainer.ratio_deviation()
+        self.pipeline.unet.eval()
+        return deviation
+
+    @contextmanager
+    def _working(self) -> Iterator[None]:
+        """The engine's random state, its thread count, and no chatter."""
+        threads = torch.get_num_threads()
+        if self.config.threads is not None:
+            torch.set_num_threads(self.config.threads)
+        try:
+            with self._randomness.active(), _quiet():
+                yield
+        finally:
+            torch.set_num_threads(threads)
+
+    def _train(self) -> StepLog:
+        trainer, started = self._trainer, time.perf_counter()
+        trainer.logged.clear()
+        self._updates = trainer.step(self.step, self._updates)
+        self.pipeline.unet.eval()
+        finished = time.perf_counter()
+        self.step += 1
+        values = trainer.means()
+        for name, value in values.items():
+            if not torch.isfinite(torch.tensor(value)):
+                raise DivergedError(f"{name} is {value}", self.step)
+        samples = self.step * self.config.samples_per_epoch * trainer.accelerator.num_processes
+        return StepLog(
+            step=self.step,
+            reward_mean=values["reward_mean"],
+            reward_std=values["reward_std"],
+            loss=values["loss"],
+            approx_kl=values["approx_kl"],
+            clip_fraction=values["clipfrac"],
+            samples=samples,
+            unet_forwards=samples * _forwards_of_a_sample(self.config),
+            sampling_s=trainer.sampled_at - started,
+            training_s=finished - trainer.sampled_at,
+        )
+
+
+def _forwards_of_a_sample(config: DDPOConfig) -> int:
+    """UNet forwards of one sample, drawn and learnt from; a backward counts as two."""
+    drawn = config.sample_num_steps * (2 if config.guided else 1)
+    learnt = config.num_train_timesteps * (2 if config.train_cfg else 1) * config.train_num_inner_epochs
+    return drawn + 3 * learnt
+
+
+def _precision(config: DDPOConfig, device: str, disabled: Sequence[str]) -> str:
+    return config.mixed_precision if "fp16-on-cpu" in disabled else config.precision_on(device)
+
+
+def _for_trl(reward: RewardFunction) -> Callable[..., tuple[Tensor, dict[str, Any]]]:
+    def reward_function(images: Tensor, prompts: tuple[str, ...], _: Any) -> tuple[Tensor, dict[str, Any]]:
+        return reward(images, list(prompts)), {}
+
+    return reward_function
+
+
+def _trainer(
+    classes: TrlClasses, config: DDPOConfig, device: str, reward: Any, prompts: Sequence[str], pipeline: Any
+) -> Any:
+    values = {f.name: getattr(config, f.name) for f in fields(classes.config)}
+    values["resume_from"] = ""  # the engine's caller says where from
+    values["accelerator_kwargs"] = {"cpu": device == "cpu"} | config.accelerator_kwargs
+    watched = type("WatchedTrainer", (Watched, classes.trainer), {})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.filterwarnings("ignore", "fp16 needs a GPU")
+        trainer = watched(classes.config(**values), reward, lambda: (draw_prompt(prompts), {}), pipeline)
+    pipeline.set_progress_bar_config(disable=True)
+    return trainer
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """TRL and diffusers announce at every start what every start does."""
+    noisy = [logging.getLogger(name) for name in ("trl", "diffusers.models.modeling_utils")]
+    before = [logger.level for logger in noisy]
+    for logger in noisy:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(noisy, before, strict=True):
+            logger.setLevel(level)

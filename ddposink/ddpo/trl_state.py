@@ -1,0 +1,124 @@
+"""The training state of TRL's trainer on disk, and accelerate's state in this process.
+
+TRL leaves saving to accelerate, which writes weights, optimizer and random state, but no per-prompt
+statistics, no checksum, and not all at once. A checkpoint here is accelerate's folder with those added.
+Accelerate's ``.bin`` and ``.pkl`` files are read with ``weights_only`` and after their checksum.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from accelerate.state import AcceleratorState, PartialState
+
+from ddposink.ddpo.config import DDPOConfig
+from ddposink.ddpo.trl_repairs import TRL_VERSION
+
+META = "ddposink.json"
+
+
+def save(folder: Path, trainer: Any, config: DDPOConfig, step: int) -> None:
+    """Write a checkpoint of ``step`` finished steps; ``folder`` is complete or as it was."""
+    accelerator = trainer.accelerator
+    unfinished = folder.with_name(f".{folder.name}.unfinished")
+    if accelerator.is_main_process:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True)
+    accelerator.wait_for_everyone()
+    accelerator.save_state(str(unfinished))
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        meta = _meta(trainer, config, step) | {"files": _checksums(unfinished)}
+        (unfinished / META).write_text(json.dumps(meta, indent=1), encoding="utf-8")
+        _replace(unfinished, folder)
+    accelerator.wait_for_everyone()
+
+
+def load(folder: Path, trainer: Any, config: DDPOConfig) -> int:
+    """Restore a checkpoint and return its step. ValueError if it is damaged or another training's."""
+    meta = _read_meta(folder)
+    mine = json.loads(json.dumps(_meta(trainer, config, 0)))
+    for name in ("engine", "processes"):
+        if meta.get(name) != mine[name]:
+            raise ValueError(f"{folder} was saved with {name} {meta.get(name)!r}, this is {mine[name]!r}")
+    for name, value in mine["config"].items():
+        if meta["config"].get(name) != value:
+            raise ValueError(
+                f"{folder} was trained with {name} {meta['config'].get(name)!r}, this is {value!r}"
+            )
+    for name, checksum in meta["files"].items():
+        if not (folder / name).is_file() or _checksum(folder / name) != checksum:
+            raise ValueError(f"{folder} is damaged: {name} is missing or not what was saved")
+    trainer.accelerator.load_state(str(folder))
+    if config.per_prompt_stat_tracking:
+        size = config.per_prompt_stat_tracking_buffer_size
+        trainer.stat_tracker.stats = {
+            prompt: deque(map(np.float32, rewards), maxlen=size)
+            for prompt, rewards in meta["statistics"].items()
+        }
+    return meta["step"]
+
+
+def prepare_accelerate(device: str, precision: str) -> None:
+    """Forget accelerate's process-wide state if it contradicts what the next trainer needs.
+
+    Accelerate keeps one precision and one device for all trainers of a process; those made before
+    under another are not to be used any more.
+    """
+    if PartialState._shared_state and PartialState().num_processes == 1:
+        if PartialState().device.type != device:
+            AcceleratorState._reset_state(reset_partial_state=True)
+    if AcceleratorState._shared_state.get("_mixed_precision", precision) != precision:
+        AcceleratorState._reset_state()
+
+
+def _meta(trainer: Any, config: DDPOConfig, step: int) -> dict[str, Any]:
+    statistics = getattr(trainer, "stat_tracker", None)
+    stats = {} if statistics is None else statistics.stats
+    return {
+        "engine": "trl",
+        "trl": TRL_VERSION,
+        "step": step,
+        "processes": trainer.accelerator.num_processes,
+        "config": config.decisive(),
+        "statistics": {str(prompt): [float(r) for r in rewards] for prompt, rewards in stats.items()},
+    }
+
+
+def _read_meta(folder: Path) -> dict[str, Any]:
+    try:
+        meta = json.loads((folder / META).read_text(encoding="utf-8"))
+        if not isinstance(meta["step"], int) or not isinstance(meta["files"], dict):
+            raise TypeError("step or files")
+        return meta
+    except FileNotFoundError:
+        raise ValueError(f"{folder} holds no checkpoint of TRL's engine: {META} is missing") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{folder} is damaged: {META} cannot be read ({error})") from error
+
+
+def _checksums(folder: Path) -> dict[str, str]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): _checksum(path) for path in files}
+
+
+def _checksum(path: Path) -> str:
+    with path.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def _replace(unfinished: Path, folder: Path) -> None:
+    """Put ``unfinished`` in the place of ``folder``; what was there goes last."""
+    old = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        os.replace(folder, old)
+    os.replace(unfinished, folder)
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,66 @@
+"""What the reference engine sees of TRL's trainer: its log, its clock, its ratios."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class Watched:  # to be mixed with a trl.DDPOTrainer
+    """Keeps what TRL's trainer logs, when its sampling ended, and can say how far the ratio is from 1."""
+
+    accelerator: Any
+    config: Any
+    sd_pipeline: Any
+    calculate_loss: Any
+    _generate_samples: Any
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.logged: list[dict[str, Any]] = []
+        self.sampled_at = 0.0
+        self._ratio = torch.ones(0)
+        log = self.accelerator.log
+
+        def keep(values: dict[str, Any], *args: Any, **kwargs: Any) -> None:
+            self.logged.append(values)
+            log(values, *args, **kwargs)
+
+        self.accelerator.log = keep
+
+    def compute_rewards(self, *args: Any, **kwargs: Any) -> Any:
+        """TRL's; the last thing before learning begins."""
+        rewards = super().compute_rewards(*args, **kwargs)  # type: ignore[misc]
+        self.sampled_at = time.perf_counter()
+        return rewards
+
+    def means(self) -> dict[str, float]:
+        """Each logged number, averaged over the updates since ``logged`` was cleared."""
+        names = ("reward_mean", "reward_std", "loss", "approx_kl", "clipfrac")
+        found = {name: [float(entry[name]) for entry in self.logged if name in entry] for name in names}
+        return {name: sum(values) / len(values) for name, values in found.items()}
+
+    def loss(self, advantages: Tensor, clip_range: float, ratio: Tensor) -> Tensor:
+        """TRL's; the importance ratios (B,) are seen nowhere else."""
+        self._ratio = ratio.detach()
+        return super().loss(advantages, clip_range, ratio)  # type: ignore[misc]
+
+    @torch.no_grad()
+    def ratio_deviation(self) -> Tensor:
+        """Largest |ratio − 1| (T,) per denoising step, over one batch drawn and evaluated for learning."""
+        config = self.config
+        (sample,), _ = self._generate_samples(iterations=1, batch_size=config.sample_batch_size)
+        rows = {name: value[: config.train_batch_size] for name, value in sample.items()}
+        embeddings = rows["prompt_embeds"]
+        if config.train_cfg:
+            embeddings = torch.cat([rows["negative_prompt_embeds"], embeddings])
+        self.sd_pipeline.unet.train()
+        found = []
+        for j in range(config.sample_num_steps):
+            step = [rows[name][:, j] for name in ("latents", "timesteps", "next_latents", "log_probs")]
+            self.calculate_loss(*step, torch.zeros(len(step[0]), device=step[0].device), embeddings)
+            found.append((self._ratio - 1).abs().max())
+        return torch.stack(found).cpu()

@@ -1,0 +1,82 @@
+"""How far a fine-tuned model has moved from the one it was: in its policy and in its weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ddposink.ddpo import Engine
+from ddposink.diversity import frobenius_norm, gaussian_kl
+from ddposink.evaluation import Evaluator, ddim, generator
+
+
+@torch.no_grad()
+def kl_per_step(engine: Engine, evaluator: Evaluator, denoising_steps: int, pictures: int) -> float:
+    """KL of the tuned from the base policy in nats per denoising step, over the tuned model's own path.
+
+    At every noisy picture both models propose a Gaussian of the same variance; the step then follows the
+    tuned one. Steps whose variance is zero (the last one of some schedules) have no divergence and do not
+    count.
+    """
+    pipeline = evaluator.pipeline
+    planned = evaluator.plan()[:pictures]
+    noise = [generator(prompt, seed) for prompt, seed in planned]
+    guided = evaluator.guidance > 1
+    text, negative = pipeline.encode_prompt([p for p, _ in planned], pipeline.device, 1, guided)
+    states = torch.cat([negative, text]) if guided else text
+    with ddim(pipeline), evaluator.precision():
+        scheduler = pipeline.scheduler
+        scheduler.set_timesteps(denoising_steps, device=pipeline.device)
+        size = pipeline.unet.config.sample_size
+        shape = (pipeline.unet.config.in_channels, size, size)
+        latents = _normal(noise, shape, states) * scheduler.init_noise_sigma
+        found = []
+        for t in scheduler.timesteps:
+            fresh = _normal(noise, shape, states)
+            tuned = _step(evaluator, latents, t, states, fresh)
+            with engine.base():
+                base = _step(evaluator, latents, t, states, fresh)
+            std = _std(scheduler, int(t), denoising_steps, evaluator.eta)
+            if std > 0:
+                found.append(gaussian_kl(tuned, base, std).mean())
+            latents = tuned
+    return float(torch.stack(found).mean())
+
+
+def weight_change(engine: Engine) -> float:
+    """Frobenius norm of the difference to the base weights, over all tuned matrices."""
+    unet = engine.pipeline.unet
+    adapters = [module for module in unet.modules() if hasattr(module, "get_delta_weight")]
+    if adapters:
+        return frobenius_norm(
+            module.get_delta_weight(name).detach() for module in adapters for name in module.active_adapters
+        )
+    tuned = {name: value.detach().clone() for name, value in unet.named_parameters()}
+    with engine.base():
+        return frobenius_norm(value.detach() - tuned[name] for name, value in unet.named_parameters())
+
+
+def _step(evaluator: Evaluator, latents: Tensor, t: Tensor, states: Tensor, noise: Tensor) -> Tensor:
+    """One DDIM step with the given noise: two models' results differ by their means alone."""
+    pipeline, guided = evaluator.pipeline, evaluator.guidance > 1
+    rows = torch.cat([latents, latents]) if guided else latents
+    rows = pipeline.scheduler.scale_model_input(rows, t)
+    out: Any = pipeline.unet(rows.to(states.dtype), t, encoder_hidden_states=states).sample.float()
+    if guided:
+        without, with_text = out.chunk(2)
+        out = without + evaluator.guidance * (with_text - without)
+    return pipeline.scheduler.step(out, t, latents, eta=evaluator.eta, variance_noise=noise).prev_sample
+
+
+def _normal(generators: list[torch.Generator], shape: tuple[int, ...], like: Tensor) -> Tensor:
+    return torch.stack([torch.randn(shape, generator=g) for g in generators]).to(like.device)
+
+
+def _std(scheduler: Any, t: int, steps: int, eta: float) -> float:
+    """Standard deviation of a DDIM step; Song et al. 2021, equation 16."""
+    previous = t - scheduler.config.num_train_timesteps // steps
+    now = float(scheduler.alphas_cumprod[t])
+    before = float(scheduler.alphas_cumprod[previous] if previous >= 0 else scheduler.final_alpha_cumprod)
+    return eta * ((1 - before) / (1 - now) * (1 - now / before)) ** 0.5

@@ -1,0 +1,119 @@
+"""Pictures of a pipeline at fixed prompts and noise, scored on every reward.
+
+The noise of a picture depends on its prompt and seed only: never on the model, the batch it is drawn
+in or what was drawn before. So the same picture of two models differs by the models alone, and the
+difference of their scores is a paired one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Scorer = Callable[[Tensor, list[str]], Tensor]
+BATCH = 32
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """N pictures, prompts in order, all seeds of a prompt side by side.
+
+    images: (N, 3, H, W) float32 in [0, 1] on the CPU; prompts: N texts.
+    """
+
+    images: Tensor
+    prompts: list[str]
+
+    @property
+    def groups(self) -> dict[str, list[int]]:
+        """Indices of the pictures of each prompt."""
+        found: dict[str, list[int]] = {}
+        for i, prompt in enumerate(self.prompts):
+            found.setdefault(prompt, []).append(i)
+        return found
+
+
+@dataclass(frozen=True)
+class Evaluator:
+    """How pictures are drawn; see `draw`. ``autocast`` is a dtype for the UNet or None."""
+
+    pipeline: Any  # StableDiffusionPipeline
+    prompts: tuple[str, ...]
+    seeds: int
+    guidance: float
+    eta: float
+    autocast: torch.dtype | None = None
+
+    def plan(self) -> list[tuple[str, int]]:
+        """(prompt, seed) of every picture."""
+        return [(prompt, seed) for prompt in self.prompts for seed in range(self.seeds)]
+
+    @torch.no_grad()
+    def draw(self, denoising_steps: int, limit: int | None = None) -> Pictures:
+        """All pictures (or the first ``limit``) through the stock pipeline with a DDIM scheduler."""
+        planned = self.plan()[:limit]
+        images = []
+        with ddim(self.pipeline), self.precision():
+            for at in range(0, len(planned), BATCH):
+                part = planned[at : at + BATCH]
+                images.append(
+                    self.pipeline(
+                        prompt=[prompt for prompt, _ in part],
+                        num_inference_steps=denoising_steps,
+                        guidance_scale=self.guidance,
+                        eta=self.eta,
+                        generator=[generator(prompt, seed) for prompt, seed in part],
+                        output_type="pt",
+                    ).images.float().cpu()
+                )  # fmt: skip
+        return Pictures(torch.cat(images).clamp(0, 1), [prompt for prompt, _ in planned])
+
+    def precision(self) -> Any:
+        """The precision in which the model was trained."""
+        device = self.pipeline.device.type
+        return torch.autocast(device, self.autocast, enabled=self.autocast is not None)
+
+
+def generator(prompt: str, seed: int) -> torch.Generator:
+    """The noise of one picture. On the CPU, so that every device draws the same."""
+    digest = hashlib.sha256(f"{seed}:{prompt}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:7]))
+
+
+@contextmanager
+def ddim(pipeline: Any) -> Iterator[None]:
+    """Lend the pipeline a DDIM scheduler of its own, and silence its progress bar."""
+    from diffusers import DDIMScheduler
+
+    own, quiet = pipeline.scheduler, getattr(pipeline, "_progress_bar_config", {})
+    pipeline.scheduler = DDIMScheduler.from_config(own.config)
+    pipeline.set_progress_bar_config(disable=True)
+    try:
+        yield
+    finally:
+        pipeline.scheduler = own
+        pipeline.set_progress_bar_config(**quiet)
+
+
+def score(pictures: Pictures, scorers: Mapping[str, Scorer]) -> dict[str, np.ndarray]:
+    """(N,) float64 scores by every scorer. Raises whatever a scorer raises."""
+    found = {}
+    for name, scorer in scorers.items():
+        parts = [
+            scorer(pictures.images[at : at + BATCH], pictures.prompts[at : at + BATCH]).double().cpu()
+            for at in range(0, len(pictures.prompts), BATCH)
+        ]
+        found[name] = torch.cat(parts).numpy()
+    return found
+
+
+def prompt_means(values: np.ndarray, pictures: Pictures) -> np.ndarray:
+    """(number of prompts,): pictures of one prompt are no independent observations."""
+    return np.array([values[index].mean() for index in pictures.groups.values()])

@@ -1,0 +1,213 @@
+"""The `ddpo` workload, declared: a diffusion pipeline fine-tuned on a reward, scored on all of them.
+
+Everything here is data: what a cell may say, which metrics it yields, which pictures are drawn. No
+torch; what runs in the child is `ddposink.workloads.ddpo_run`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import fields
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator, model_validator
+
+from bench.workload import Context, Cost, Pass, Scalar, Skip
+from ddposink.ddpo.config import DDPOConfig
+from ddposink.errors import Unavailable
+from ddposink.pipelines import PipelineRef
+from ddposink.prompts import load_prompts
+from ddposink.rewards import RewardRef, parse_reward
+from ddposink.workloads.code import code_version
+from ddposink.workloads.ddpo_tables import EVALUATED, METRICS, VIEWS
+
+ALLOW_CODE = "BENCH_ALLOW_CODE"  # set by the command line only: a suite cannot allow itself anything
+# Fields of the configuration that a suite says in its own words, or that only matter outside of one.
+_OWN = (
+    "seed threads exp_name run_name log_with tracker_kwargs accelerator_kwargs project_kwargs logdir "
+    "tracker_project_name num_epochs save_freq num_checkpoint_limit resume_from async_reward_computation "
+    "max_workers push_to_hub"
+).split()
+CONFIGURED = tuple(f.name for f in fields(DDPOConfig) if f.name not in _OWN)
+
+
+class _Cell(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    pipeline: str = Field(
+        description="emoji-sd (embedded), path:DIR, ORG/NAME@REVISION (40 hex digits) or random:sd15"
+    )
+    reward: str = Field(description="the reward trained on, e.g. jpeg_compressibility, aesthetic, preference")
+    steps: int = Field(ge=0, le=100_000, description="training steps; 0 is the pipeline as it is")
+    prompts: str = Field(default="emoji-train", description="prompts trained on: a set's name or file:PATH")
+    eval_prompts: str = Field(default="emoji-heldout", description="held-out prompts: a name or file:PATH")
+    eval_seeds: int = Field(default=4, ge=1, le=1000, description="pictures per held-out prompt")
+    eval_denoising_steps: tuple[int, ...] = Field(
+        default=(), description="also evaluate the last step count with so many denoising steps"
+    )
+    evaluate: tuple[str, ...] = Field(
+        default=("jpeg_compressibility", "jpeg_incompressibility", "brisque", "alignment"),
+        description="the rewards every cell is scored on, whatever it was trained on",
+    )
+    device: str = Field(
+        default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N"
+    )
+    threads: int | None = Field(default=None, ge=1, description="CPU threads; default: torch's choice")
+
+    @field_validator("pipeline")
+    @classmethod
+    def _pipeline(cls, value: str) -> str:
+        PipelineRef.parse(value)
+        return value
+
+    @field_validator("prompts", "eval_prompts")
+    @classmethod
+    def _prompts(cls, value: str) -> str:
+        load_prompts(value)
+        return value
+
+    @field_validator("reward")
+    @classmethod
+    def _reward(cls, value: str) -> str:
+        reward_ref(value)
+        return value
+
+    @field_validator("evaluate")
+    @classmethod
+    def _evaluate(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+        seen: dict[str, str] = {}
+        for value in values:
+            reward_ref(value)
+            name = kind(value)
+            if name not in EVALUATED:
+                known = ", ".join(EVALUATED)
+                raise ValueError(f"'{value}' has no column in the evaluation; it takes: {known}")
+            if name in seen:
+                raise ValueError(f"two rewards named '{name}': '{seen[name]}' and '{value}'; keep one")
+            seen[name] = value
+        return values
+
+    @field_validator("eval_denoising_steps")
+    @classmethod
+    def _eval_steps(cls, values: tuple[int, ...]) -> tuple[int, ...]:
+        if any(value < 2 for value in values):
+            raise ValueError(f"at least 2 denoising steps, not {min(values)}")
+        return values
+
+    @model_validator(mode="after")
+    def _consistent(self) -> _Cell:
+        self.config(seed=0)
+        return self
+
+    def config(self, seed: int) -> DDPOConfig:
+        """The engines' configuration of this cell. Raises ValueError if it contradicts itself."""
+        own = {name: getattr(self, name) for name in CONFIGURED}
+        own["lora_targets"] = tuple(own["lora_targets"])
+        return DDPOConfig(**own, seed=seed, threads=self.threads, log_with=None)
+
+
+def reward_ref(text: str) -> RewardRef:
+    """A reward as a suite names it; code only where the command line allows it."""
+    return parse_reward(text, allow_python=os.environ.get(ALLOW_CODE) == "1")
+
+
+def kind(reward: str) -> str:
+    """The registered name in ``preference:synthetic`` or ``aesthetic@REVISION``; its evaluation's column."""
+    return re.split(r"[^a-z0-9_]", reward, maxsplit=1)[0]
+
+
+def _configured() -> dict[str, Any]:
+    """Every setting of `DDPOConfig` under its own name and with its own default."""
+    default = DDPOConfig()
+    kinds = {f.name: f.type for f in fields(DDPOConfig)}
+    types: dict[str, Any] = {"float | None": float | None, "int | None": int | None}
+    found = {}
+    for name in CONFIGURED:
+        value = getattr(default, name)
+        kind = types.get(str(kinds[name])) or (tuple[str, ...] if isinstance(value, tuple) else type(value))
+        found[name] = (kind, Field(default=value, description=f"DDPOConfig.{name}"))
+    return found
+
+
+# A tool that reads the source sees `_Cell`; the settings are added so that each exists in one place only.
+DdpoParams: Any = create_model("DdpoParams", __base__=_Cell, __doc__="One cell.", **_configured())
+
+
+class DdpoWorkload:
+    """See the module docstring; implements `bench.workload.Workload`."""
+
+    name = "ddpo"
+    Params = DdpoParams
+    metrics = METRICS
+    views = VIEWS
+    prefix_axis = "steps"
+    preload = ("ddposink.workloads.ddpo_run",)
+
+    def version(self) -> str:
+        """Hash of the code that produces the numbers."""
+        files = ("diversity.py", "drift.py", "evaluation.py", "prompts.py", "pipelines.py", "contrastive.py")
+        own = ("workloads/ddpo.py", "workloads/ddpo_run.py", "workloads/ddpo_scores.py")
+        return code_version("ddpo", "rewards", *files, *own)
+
+    def label(self, params: Any) -> str:
+        """``emoji-sd · brisque · 25``; what differs from the defaults of an engine is named."""
+        unusual = [params.engine] if params.engine != "native" else []
+        unusual += [params.loss] if params.loss != "is" else []
+        name = PipelineRef.parse(params.pipeline).name
+        return " · ".join([name, params.reward, *unusual, f"{params.steps:,}"])
+
+    def columns(self, params: Any) -> dict[str, Scalar]:
+        """Everything a table or an exclusion may ask for."""
+        config = params.config(seed=0)
+        return {
+            "pipeline": PipelineRef.parse(params.pipeline).name,
+            "reward": params.reward,
+            "steps": params.steps,
+            "engine": params.engine,
+            "loss": params.loss,
+            "prompts": params.prompts,
+            "eval_prompts": params.eval_prompts,
+            "learning_rate": params.train_learning_rate,
+            "denoising_steps": params.sample_num_steps,
+            "guidance": params.sample_guidance_scale,
+            "eta": params.sample_eta,
+            "samples_per_step": config.samples_per_epoch,
+            "updates_per_step": config.updates_per_epoch,
+            "clip_range": params.train_clip_range,
+            "tuned": f"LoRA r={params.lora_rank}" if params.use_lora else "full",
+            "precision": params.mixed_precision,
+            "device": params.device,
+        }
+
+    def identity(self, params: Any) -> dict[str, str]:
+        """Revision or sha256 of pipeline, rewards and prompts; raises Skip if they cannot be identified."""
+        try:
+            found = {f"pipeline.{k}": v for k, v in PipelineRef.parse(params.pipeline).identity().items()}
+            for text in dict.fromkeys((params.reward, *params.evaluate)):
+                found |= {f"reward.{text}.{k}": v for k, v in reward_ref(text).identity().items()}
+        except Unavailable as error:
+            raise Skip(str(error)) from error
+        for name in ("prompts", "eval_prompts"):
+            found[f"{name}.sha256"] = load_prompts(getattr(params, name)).sha256
+        return found
+
+    def cost(self, params: Any) -> Cost:
+        """UNet forwards of one sample, a backward counted as two: sampling, learning and evaluation."""
+        config = params.config(seed=0)
+        rows = 2 if config.guided else 1
+        learning = 3 * (rows if config.train_cfg else 1) * config.num_train_timesteps
+        per_sample = rows * config.sample_num_steps + learning * config.train_num_inner_epochs
+        pictures = len(load_prompts(params.eval_prompts).prompts) * params.eval_seeds
+        evaluation = pictures * rows * config.sample_num_steps
+        return Cost(params.steps * config.samples_per_epoch * per_sample + evaluation, "UNet forwards")
+
+    def published(self) -> list[dict[str, Scalar]]:
+        """None that could stand beside: no paper reports these rewards on this pipeline."""
+        return []
+
+    def run(self, work: Pass, ctx: Context) -> None:
+        """Train once, evaluate at every step count of the pass; child process only."""
+        from ddposink.workloads.ddpo_run import run
+
+        run([(cell, DdpoParams(**cell.params)) for cell in work.cells], ctx)

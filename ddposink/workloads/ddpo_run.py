@@ -1,0 +1,318 @@
+"""The `ddpo` workload at work, in the child: one training, evaluated at every step count of the pass.
+
+The base model is evaluated first, and every step count is compared with it picture by picture. A cell
+is emitted as soon as its step count is reached: what happens further on cannot take it back.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from bench.track.memory import MemoryTracker
+from bench.track.power import EnergyMeter
+from bench.workload import Cell, Context, Missing, Scalar, Skip
+from ddposink.contrastive import load_encoder
+from ddposink.ddpo import DDPOConfig, DivergedError, Engine, StepLog, make_engine
+from ddposink.diversity import pairwise_distance, vendi_score
+from ddposink.drift import kl_per_step, weight_change
+from ddposink.errors import Unavailable
+from ddposink.evaluation import Evaluator, Pictures, Scorer, prompt_means, score
+from ddposink.pipelines import PipelineRef, load_pipeline
+from ddposink.prompts import load_prompts
+from ddposink.rewards import RewardError, load_reward
+from ddposink.sheet import save_sheet
+from ddposink.workloads.ddpo import kind, reward_ref
+from ddposink.workloads.ddpo_memory import state_bytes, state_bytes_analytic
+from ddposink.workloads.ddpo_scores import (
+    TRAINED,
+    Measured,
+    cost_per_effect,
+    effect,
+    evaluated,
+    over_optimised,
+    training,
+)
+
+SHEET_PROMPTS, SHEET_SEEDS = 8, 2
+DRIFT_PICTURES = 32  # of all evaluation pictures; the divergence varies little between them
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16, "no": None}
+
+
+@dataclass
+class Run:
+    """Everything the cells of a pass share."""
+
+    params: Any
+    config: DDPOConfig
+    engine: Engine
+    evaluator: Evaluator
+    scorers: dict[str, Scorer]
+    unavailable: dict[str, str]
+    features: Callable[[torch.Tensor], torch.Tensor]
+    tracker: MemoryTracker
+    device: torch.device
+    out: Path
+    logs: list[StepLog] = field(default_factory=list)
+    peaks: dict[str, int | Missing] = field(default_factory=dict)
+    joules: float | Missing = 0.0
+    base: dict[str, np.ndarray] = field(default_factory=dict)
+    spread: dict[str, float] = field(default_factory=dict)
+    seen: list[tuple[int, np.ndarray, np.ndarray]] = field(default_factory=list)
+
+    @property
+    def trained(self) -> str:
+        """Key of the reward trained on among the scores."""
+        name = self.params.reward
+        return kind(name) if name in self.params.evaluate else TRAINED
+
+
+def run(cells: Sequence[tuple[Cell, Any]], ctx: Context) -> None:
+    """Measure ``cells``, which differ in their step count only and come in ascending order."""
+    longest = cells[-1][1]
+    if longest.threads:
+        torch.set_num_threads(longest.threads)
+    try:
+        state = _prepare(longest, cells[-1][0].seed, ctx.out)
+    except Unavailable as error:
+        raise Skip(str(error)) from error
+    left = list(cells)
+    try:
+        base = _draw(state)
+        _remember_base(state, base)
+        for cell, params in cells:
+            since = state.engine.step
+            _train(state, params.steps, longest.steps, ctx)
+            pictures = _draw(state) if params.steps else base
+            _emit(cell, params, state, pictures, since, ctx, last=params.steps == longest.steps)
+            left.pop(0)
+    except (DivergedError, RewardError) as error:
+        _give_up(left, error, ctx)
+
+
+def _prepare(params: Any, seed: int, out: Path) -> Run:
+    device = _device(params.device)
+    tracker = MemoryTracker(device)  # before the model, so that the device figure counts all we take
+    ref = PipelineRef.parse(params.pipeline)
+    pipeline = load_pipeline(ref, device=str(device))
+    config = params.config(seed)
+    scorers, unavailable = _scorers(params, str(device))
+    trained = load_reward(reward_ref(params.reward), device=str(device))
+    if params.reward not in params.evaluate:
+        scorers[TRAINED] = trained
+    engine = make_engine(config, pipeline, trained, load_prompts(params.prompts).prompts)
+    evaluator = Evaluator(
+        pipeline,
+        load_prompts(params.eval_prompts).prompts,
+        params.eval_seeds,
+        params.sample_guidance_scale,
+        params.sample_eta,
+        AUTOCAST[config.precision_on(device.type)],
+    )
+    encoder = load_encoder()
+    return Run(
+        params, config, engine, evaluator, scorers, unavailable, encoder.features, tracker, device, out
+    )
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise Skip(f"device '{name}': no CUDA device on this machine")
+    return torch.device(name)
+
+
+def _scorers(params: Any, device: str) -> tuple[dict[str, Scorer], dict[str, str]]:
+    """The rewards of the evaluation by name, and why others cannot be had here."""
+    found: dict[str, Scorer] = {}
+    unavailable = {}
+    for text in params.evaluate:
+        try:
+            found[kind(text)] = load_reward(reward_ref(text), device=device)
+        except Unavailable as error:
+            unavailable[kind(text)] = str(error)
+    return found, unavailable
+
+
+def _draw(state: Run, denoising_steps: int | None = None) -> Pictures:
+    return state.evaluator.draw(denoising_steps or state.config.sample_num_steps)
+
+
+def _remember_base(state: Run, pictures: Pictures) -> None:
+    scores = score(pictures, state.scorers)
+    state.base = {name: prompt_means(values, pictures) for name, values in scores.items()}
+    state.spread = {name: float(values.std()) for name, values in scores.items()}
+
+
+def _train(state: Run, until: int, total: int, ctx: Context) -> None:
+    """Train up to ``until`` steps; memory is watched and energy metered meanwhile."""
+    if state.engine.step >= until:
+        return
+    state.tracker.restart()
+    with EnergyMeter(str(state.device)) as meter:
+        for log in state.engine.run(until):
+            state.logs.append(log)
+            state.tracker.sample()
+            values = {"reward": log.reward_mean, "kl": log.approx_kl, "clipped": log.clip_fraction}
+            ctx.progress(log.step, total, **values)
+    joules = meter.joules
+    state.joules = joules if isinstance(joules, Missing) else _sum(state.joules, joules)
+    for name, value in state.tracker.snapshot().items():
+        known = state.peaks.get(name, 0)
+        state.peaks[name] = (
+            value if isinstance(value, Missing) or isinstance(known, Missing) else max(known, value)
+        )
+
+
+def _sum(a: float | Missing, b: float) -> float | Missing:
+    return a if isinstance(a, Missing) else a + b
+
+
+def _emit(
+    cell: Cell, params: Any, state: Run, pictures: Pictures, since: int, ctx: Context, *, last: bool
+) -> None:
+    """Everything that is known at this step count goes into one record."""
+    raw = score(pictures, state.scorers)
+    scores = {name: prompt_means(values, pictures) for name, values in raw.items()}
+    metrics = evaluated(scores, state.base, state.spread, state.trained)
+    for name, why in state.unavailable.items():
+        metrics |= {f"{figure}_{name}": Missing(why) for figure in ("eval", "gain", "effect")}
+    metrics |= _diversity(state, pictures) | _drift(state, params.steps)
+    metrics |= training(state.logs, since, state.joules)
+    metrics |= cost_per_effect(metrics)
+    metrics |= {
+        "state_bytes_analytic": state_bytes_analytic(state.engine),
+        "state_bytes": state_bytes(state.engine),
+    }
+    metrics |= state.peaks or dict.fromkeys(
+        ("rss_peak_bytes", "alloc_peak_bytes"), Missing("nothing trained yet")
+    )
+    artifacts = [
+        _save_arrays(state.out / f"scores-{params.steps}.npz", raw),
+        _save_pictures(state.out / f"pictures-{params.steps}.png", pictures),
+    ]
+    if params.steps:
+        artifacts += [_save_logs(state), *_save_weights(state, params.steps)]
+    if last and params.eval_denoising_steps and params.steps:
+        artifacts.append(_save_denoising(state, params.eval_denoising_steps))
+    ctx.emit(
+        cell,
+        metrics,
+        facts=_facts(state, metrics, scores),
+        conformance=_conformance(state),
+        artifacts=artifacts,
+    )
+
+
+def _diversity(state: Run, pictures: Pictures) -> Measured:
+    features = state.features(pictures.images)
+    alone = Missing("one picture per prompt: no pairs")
+    return {
+        "vendi": vendi_score(features),
+        "distance": alone if state.evaluator.seeds < 2 else pairwise_distance(features, pictures.prompts),
+    }
+
+
+def _drift(state: Run, steps: int) -> Measured:
+    if not steps:
+        return {"kl_per_step": 0.0, "weight_change": 0.0}
+    divergence = kl_per_step(state.engine, state.evaluator, state.config.sample_num_steps, DRIFT_PICTURES)
+    return {"kl_per_step": divergence, "weight_change": weight_change(state.engine)}
+
+
+def _facts(state: Run, metrics: Measured, scores: dict[str, np.ndarray]) -> dict[str, Scalar]:
+    """Columns for tables and axes, and where over-optimisation has set in."""
+    rest = metrics["others_effect"]
+    if not isinstance(rest, Missing) and state.spread[state.trained] > 0:
+        gains = (scores[state.trained] - state.base[state.trained]) / state.spread[state.trained]
+        state.seen.append((state.engine.step, gains, np.array(rest.values)))  # type: ignore[union-attr]
+    steps, trained, others = zip(*state.seen, strict=True) if state.seen else ((), (), ())
+    return {
+        "queries": metrics["reward_queries"],  # type: ignore[dict-item]
+        "forwards": metrics["unet_forwards"],  # type: ignore[dict-item]
+        "seconds": round(float(metrics["train_seconds"]), 3),  # type: ignore[arg-type]
+        "over_optimised_at": over_optimised(steps, trained, others),
+        "threads": torch.get_num_threads(),
+        "device_name": torch.cuda.get_device_name(state.device) if state.device.type == "cuda" else "cpu",
+    }
+
+
+def _conformance(state: Run) -> dict[str, Scalar]:
+    trainable = [p for p in state.engine.pipeline.unet.parameters() if p.requires_grad]
+    first = state.logs[0] if state.logs else None
+    return {
+        "engine": type(state.engine).__name__,
+        "steps_trained": state.engine.step,
+        "trained_parameters": sum(p.numel() for p in trainable),
+        "pictures_evaluated": len(state.evaluator.plan()),
+        "first_step_approx_kl": first.approx_kl if first else None,
+    }
+
+
+def _save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> Path:
+    np.savez_compressed(path, **arrays)  # type: ignore[arg-type]
+    return path
+
+
+def _save_pictures(path: Path, pictures: Pictures) -> Path:
+    shown = list(pictures.groups.items())[:SHEET_PROMPTS]
+    columns = [[pictures.images[i] for i in index[:SHEET_SEEDS]] for _, index in shown]
+    return save_sheet(columns, [prompt for prompt, _ in shown], path)
+
+
+def _save_logs(state: Run) -> Path:
+    """The curves of the training so far, one value per training step."""
+    rows = [dataclasses.asdict(log) for log in state.logs]
+    arrays = {name: np.array([row[name] for row in rows]) for name in rows[0]}
+    arrays |= {
+        "reward": arrays.pop("reward_mean"),
+        "queries": arrays.pop("samples"),
+        "forwards": arrays.pop("unet_forwards"),
+        "seconds": np.cumsum(arrays["sampling_s"] + arrays["training_s"]),
+    }
+    return _save_arrays(state.out / f"train-{state.engine.step}.npz", arrays)
+
+
+def _save_weights(state: Run, steps: int) -> list[Path]:
+    folder = state.out / f"weights-{steps}"
+    state.engine.export(folder)
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def _save_denoising(state: Run, counts: Sequence[int]) -> Path:
+    """Effect on the trained reward when evaluated with other numbers of denoising steps than trained with."""
+    values = []
+    for count in sorted({*counts, state.config.sample_num_steps}):
+        tuned = score(_draw(state, count), {"": state.scorers[state.trained]})[""]
+        with state.engine.base():
+            base = score(_draw(state, count), {"": state.scorers[state.trained]})[""]
+        found = effect(tuned - base, float(base.std()))
+        values.append(
+            (count, np.nan if isinstance(found, Missing) else found.value, tuned.mean(), base.mean())
+        )
+    columns = np.array(values, dtype=np.float64).T
+    names = ("denoising_steps", "effect", "reward", "base_reward")
+    path = state.out / f"denoising-{state.engine.step}.npz"
+    return _save_arrays(path, dict(zip(names, columns, strict=True)))
+
+
+def _give_up(left: list[tuple[Cell, Any]], error: Exception, ctx: Context) -> None:
+    """Training cannot go on: the first cell not yet answered meets the failure, the others lie behind it."""
+    diverged = isinstance(error, DivergedError) or getattr(error, "nan", False)
+    status, reason = "nan" if diverged else "error", f"{type(error).__name__}: {error}"
+    saved = error.save(ctx.out) if isinstance(error, RewardError) else []
+    for number, (cell, _) in enumerate(left):
+        ctx.emit(
+            cell,
+            {},
+            status=status,
+            reason=reason if not number else f"not reached: {reason}",
+            artifacts=saved if not number else [],
+        )

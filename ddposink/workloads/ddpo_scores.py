@@ -1,0 +1,121 @@
+"""From the scores of pictures to the figures of a cell. Pure: arrays in, numbers out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from bench.stats import t_interval
+from bench.workload import Missing, Samples
+from ddposink.ddpo.engine import StepLog
+
+Measured = dict[str, float | int | Missing | Samples | None]
+Scores = Mapping[str, np.ndarray]  # reward → (prompts,) mean scores, prompts in order
+TRAINED = "trained"
+# What rewards the contrary of another says nothing new about side effects.
+OPPOSITE = {
+    "jpeg_compressibility": "jpeg_incompressibility",
+    "jpeg_incompressibility": "jpeg_compressibility",
+}
+
+
+def evaluated(scores: Scores, base: Scores, spread: Mapping[str, float], trained: str) -> Measured:
+    """Scores, paired gains and effects of one step count on every reward.
+
+    ``spread``: standard deviation of the base model's pictures under each reward; ``trained``: the key
+    of the reward trained on, `TRAINED` if it is none of those every cell is scored on. Rewards whose
+    base pictures do not differ have no effect size.
+    """
+    found: Measured = {}
+    for name, values in scores.items():
+        gains = values - base[name]
+        figures = {
+            "eval": float(values.mean()),
+            "gain": _samples(gains),
+            "effect": effect(gains, spread[name]),
+        }
+        if name != TRAINED:
+            found |= {f"{figure}_{name}": value for figure, value in figures.items()}
+        if name == trained:
+            found |= {"reward": figures["eval"], "gain": figures["gain"], "effect": figures["effect"]}
+    found["others_effect"] = others(scores, base, spread, trained)
+    return found
+
+
+def effect(gains: np.ndarray, spread: float) -> Samples | Missing:
+    """Gains in standard deviations of the base model's pictures; samples are prompts."""
+    if spread <= 0:
+        return Missing("the base model's pictures do not differ under this reward")
+    return _samples(gains / spread)
+
+
+def others(scores: Scores, base: Scores, spread: Mapping[str, float], trained: str) -> Samples | Missing:
+    """Mean effect on the rewards that were not trained on, without the contrary of the trained one."""
+    left = [n for n in scores if n not in (trained, OPPOSITE.get(trained)) and spread[n] > 0]
+    if not left:
+        return Missing("the suite evaluates no other reward")
+    return _samples(np.mean([(scores[n] - base[n]) / spread[n] for n in left], axis=0))
+
+
+def over_optimised(
+    steps: Sequence[int], trained: Sequence[np.ndarray], rest: Sequence[np.ndarray]
+) -> int | None:
+    """The step count beyond which the trained reward still rises while the other rewards fall.
+
+    trained, rest: per step count (prompts,) effects. It is where the others were best, if afterwards they
+    fell (the paired 95 % interval over prompts lies below zero) while the trained reward rose. None if
+    that has not been seen, or if there are too few prompts for an interval.
+    """
+    if len(steps) < 2 or len(trained[0]) < 3:
+        return None
+    best = int(np.argmax([values.mean() for values in rest]))
+    if best == len(steps) - 1 or not trained[-1].mean() > trained[best].mean():
+        return None
+    fell = t_interval(rest[-1] - rest[best])
+    return steps[best] if fell.high < 0 else None
+
+
+def training(logs: Sequence[StepLog], since: int, energy: float | Missing) -> Measured:
+    """Figures of the training so far; those of the updates are means since training step ``since``."""
+    names = ("train_reward", "approx_kl", "clip_fraction", "loss", "step_s", "sampling_share")
+    if not logs:
+        why = Missing("nothing has been trained yet")
+        return {
+            **dict.fromkeys((*names, "samples_per_s", "energy_per_sample_j"), why),
+            "reward_queries": 0,
+            "unet_forwards": 0,
+            "train_seconds": 0.0,
+        }
+    recent = [log for log in logs if log.step > since] or logs[-1:]
+    times = [log.sampling_s + log.training_s for log in logs]
+    seconds, samples = sum(times), logs[-1].samples
+    return {
+        "train_reward": logs[-1].reward_mean,
+        "approx_kl": float(np.mean([log.approx_kl for log in recent])),
+        "clip_fraction": float(np.mean([log.clip_fraction for log in recent])),
+        "loss": float(np.mean([log.loss for log in recent])),
+        "step_s": Samples(float(np.median(times)), tuple(times)),
+        "sampling_share": sum(log.sampling_s for log in logs) / seconds,
+        "samples_per_s": samples / seconds,
+        "reward_queries": samples,
+        "unet_forwards": logs[-1].unet_forwards,
+        "train_seconds": seconds,
+        "energy_per_sample_j": energy if isinstance(energy, Missing) else energy / samples,
+    }
+
+
+def cost_per_effect(found: Measured) -> Measured:
+    """What one standard deviation of trained reward has cost; only where the gain is certain."""
+    effect_ = found["effect"]
+    if isinstance(effect_, Samples) and len(effect_.values) > 1 and t_interval(effect_.values).low > 0:
+        return {
+            "seconds_per_effect": float(found["train_seconds"]) / effect_.value,  # type: ignore[arg-type]
+            "queries_per_effect": float(found["reward_queries"]) / effect_.value,  # type: ignore[arg-type]
+        }
+    why = Missing("no gain in the trained reward that its interval tells from zero")
+    return {"seconds_per_effect": why, "queries_per_effect": why}
+
+
+def _samples(values: np.ndarray) -> Samples:
+    return Samples(float(values.mean()), tuple(float(v) for v in values))

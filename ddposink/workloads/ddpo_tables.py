@@ -1,0 +1,91 @@
+"""What a `ddpo` cell yields and which pictures are drawn of it: the declarations, as tables."""
+
+from __future__ import annotations
+
+from bench.workload import Metric, View
+
+# Rewards a cell can be scored on, by registered name; each has its columns below.
+EVALUATED = (
+    "jpeg_compressibility", "jpeg_incompressibility", "brisque", "alignment", "preference",
+    "aesthetic", "clip_score", "pickscore", "hps", "image_reward",
+)  # fmt: skip
+_UNITS = {"jpeg_compressibility": "−kB", "jpeg_incompressibility": "kB", "brisque": "−BRISQUE"}
+
+
+def _evaluations() -> tuple[Metric, ...]:
+    found = []
+    for name in EVALUATED:
+        words, unit = name.replace("_", " "), _UNITS.get(name, "")
+        found += [
+            Metric(f"eval_{name}", words, unit, "higher", "near", 0.01, "mean over the held-out pictures"),
+            Metric(
+                f"gain_{name}", f"gain in {words}", unit, "higher", "near", 0.01,
+                "mean paired difference to the base model: same prompts, same noise; samples are prompts",
+            ),
+            Metric(
+                f"effect_{name}", f"{words} (effect)", "SD", "higher", "near", 0.05,
+                "gain divided by the standard deviation of the base model's pictures",
+            ),
+        ]  # fmt: skip
+    return tuple(found)
+
+
+METRICS = (
+    Metric("reward", "trained reward", "", "higher", "near", 0.01, "the reward trained on, held-out prompts", headline=True),
+    Metric("gain", "gain in trained reward", "", "higher", "near", 0.01, "paired difference to base; samples are prompts", headline=True),
+    Metric("effect", "effect on trained reward", "SD", "higher", "near", 0.05, "gain over the base pictures' standard deviation", headline=True),
+    Metric("others_effect", "effect on the other rewards", "SD", "higher", "near", 0.05, "mean over the rewards not trained on; opposites of the trained one excluded", headline=True),
+    Metric("vendi", "effective number of pictures", "", "higher", "near", 0.1, "Vendi score of the held-out pictures in feature space", headline=True),
+    Metric("distance", "distance within a prompt", "", "higher", "near", 0.01, "mean cosine distance of pictures of one prompt, in feature space"),
+    Metric("kl_per_step", "KL from base", "nats/denoising step", "lower", "near", 0.01, "tuned against base policy at the tuned model's noisy pictures", headline=True),
+    Metric("weight_change", "size of the weight change", "", "lower", "near", 0.01, "Frobenius norm over all tuned matrices"),
+    Metric("train_reward", "reward while training", "", "higher", "near", 0.01, "mean over the samples of the last training step"),
+    Metric("approx_kl", "approximate KL of an update", "nats", "none", "near", 1e-4, "half the mean squared log-ratio, mean since the last evaluation"),
+    Metric("clip_fraction", "clipped ratios", "", "none", "near", 0.02, "part of the ratios outside the clip range, mean since the last evaluation", headline=True),
+    Metric("loss", "loss", "", "none", "near", 1e-4, "mean since the last evaluation"),
+    Metric("reward_queries", "reward queries", "", "none", "exact", help="samples drawn and scored while training"),
+    Metric("unet_forwards", "UNet forwards", "", "lower", "exact", help="of one sample, a backward counted as two"),
+    Metric("train_seconds", "training time", "s", "lower", "noisy", 0.05, "sampling and updates up to here, without evaluation"),
+    Metric("samples_per_s", "training speed", "samples/s", "higher", "noisy", 0.05, "samples drawn and learnt from", headline=True),
+    Metric("step_s", "time per training step", "s", "lower", "noisy", 0.05, "median; samples are steps"),
+    Metric("sampling_share", "part of the time spent sampling", "", "none", "noisy", 0.1),
+    Metric("seconds_per_effect", "training time per SD of trained reward", "s/SD", "lower", "noisy", 0.1),
+    Metric("queries_per_effect", "reward queries per SD of trained reward", "1/SD", "lower", "near", 10.0),
+    Metric("state_bytes_analytic", "weights, optimizer and trajectories, predicted", "B", "lower", "exact", help="from the shapes"),
+    Metric("state_bytes", "weights and optimizer", "B", "lower", "exact", help="actual tensors"),
+    Metric("alloc_peak_bytes", "allocator peak", "B", "lower", "near", help="torch's allocator while training"),
+    Metric("reserved_peak_bytes", "allocator peak reserved", "B", "lower", "near", help="torch's allocator"),
+    Metric("nvml_process_bytes", "VRAM of the process (NVML)", "B", "lower", "noisy", 0.02),
+    Metric("nvml_device_bytes", "VRAM of the device (NVML)", "B", "lower", "noisy", 0.02, "growth of used memory, driver-reserved excluded"),
+    Metric("rss_peak_bytes", "peak RSS (host)", "B", "lower", "noisy", 0.05, "host memory while training"),
+    Metric("energy_per_sample_j", "energy per training sample", "J", "lower", "noisy", 0.1),
+    *_evaluations(),
+)  # fmt: skip
+
+_EFFECT = "effect on the trained reward (SD of the base pictures)"
+VIEWS = (
+    View("reward-matrix", "matrix", "What training on a reward does to all of them", "steps", "effect_",
+         "scored on", "effect (SD of the base pictures)", hue="reward", where={"engine": "native"}, headline=True),
+    View("pictures", "pictures", "The same prompts and noise, before and after", "steps", "effect",
+         "training steps", "pictures", hue="reward", series="pictures", where={"engine": "native"}, headline=True),
+    View("reward-by-steps", "line", "Trained reward against training steps", "steps", "effect", "training steps",
+         _EFFECT, hue="reward", marks=("over_optimised_at",), where={"engine": "native"}, headline=True),
+    View("others-by-steps", "line", "Rewards not trained on, against training steps", "steps", "others_effect",
+         "training steps", "mean effect on the other rewards (SD)", hue="reward", where={"engine": "native"}),
+    View("over-optimisation", "scatter", "Trained reward against the others: where the path turns down, the reward is hacked",
+         "effect", "others_effect", _EFFECT, "mean effect on the other rewards (SD)", hue="reward", where={"engine": "native"}),
+    View("reward-by-queries", "line", "Trained reward against reward queries", "queries", "effect", "reward queries",
+         _EFFECT, hue="reward", where={"engine": "native"}),
+    View("reward-by-forwards", "line", "Trained reward against UNet forwards", "forwards", "effect",
+         "UNet forwards (a backward counts as two)", _EFFECT, hue="reward", where={"engine": "native"}),
+    View("reward-by-seconds", "line", "Trained reward against training time", "seconds", "effect",
+         "seconds of training", _EFFECT, hue="reward"),
+    View("reward-and-diversity", "scatter", "Reward against diversity", "effect", "vendi", _EFFECT,
+         "effective number of pictures", hue="reward", where={"engine": "native"}),
+    View("kl-by-steps", "line", "How far from the base model", "steps", "kl_per_step", "training steps",
+         "KL from base (nats per denoising step)", hue="reward", where={"engine": "native"}),
+    View("training-reward", "trace", "Reward while training, both engines", "step", "reward", "training step",
+         "mean reward of a step's samples", hue="engine", series="train"),
+    View("denoising-steps", "trace", "Evaluated with other numbers of denoising steps", "denoising_steps", "effect",
+         "denoising steps in evaluation", _EFFECT, hue="reward", series="denoising", where={"engine": "native"}),
+)  # fmt: skip

@@ -1,0 +1,120 @@
+"""A workload for gates: cheap, of every metric class, and made worse by environment variables.
+
+``GATETOY_SLEEP`` seconds per token, ``GATETOY_LEAK`` bytes per token, ``GATETOY_LOSS`` nats,
+``GATETOY_SLOTS`` slots more or less, ``GATETOY_END`` how cells of the longest length end (raise, oom, nan,
+skip), ``GATETOY_JITTER`` nats of scatter of the near metric. A gate's tests set them for one side only.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from pathlib import Path
+
+import psutil
+from pydantic import BaseModel, ConfigDict
+
+from bench.workload import Cell, Context, Cost, Metric, Missing, Pass, Samples, Scalar, Skip, View
+
+WORK = 3000  # additions per token
+
+
+class ToyParams(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    kind: str = "a"
+    tokens: int = 12
+
+
+class OutOfMemoryError(RuntimeError):
+    """Named as torch's."""
+
+
+def setting(name: str) -> float:
+    return float(os.environ.get(f"GATETOY_{name}", 0))
+
+
+class GateToy:
+    name = "gatetoy"
+    Params = ToyParams
+    metrics = (
+        Metric("slots", "slots", "", "lower", "exact"),
+        Metric("fed", "tokens fed", "", "none", "exact"),
+        Metric("nll", "NLL", "nats", "lower", "near", 0.001, headline=True),
+        Metric("latency", "latency", "ms", "lower", "noisy", 0.1, headline=True),
+        Metric("speed", "speed", "tok/s", "higher", "noisy", 0.1),
+        Metric("rss", "peak RSS", "B", "lower", "noisy", 0.1),
+        Metric("vram", "VRAM", "B", "lower", "noisy", 0.1),
+        Metric("note", "a number without direction", "", "none", "noisy"),
+    )
+    views: tuple[View, ...] = ()
+    prefix_axis = "tokens"
+    preload: tuple[str, ...] = ("psutil",)
+
+    def version(self) -> str:
+        return os.environ.get("GATETOY_VERSION", "1")
+
+    def label(self, params: ToyParams) -> str:
+        return f"{params.kind} {params.tokens}"
+
+    def columns(self, params: ToyParams) -> dict[str, Scalar]:
+        return {"kind": params.kind, "tokens": params.tokens}
+
+    def identity(self, params: ToyParams) -> dict[str, str]:
+        return {}
+
+    def cost(self, params: ToyParams) -> Cost:
+        return Cost(params.tokens, "tokens")
+
+    def published(self) -> list[dict[str, Scalar]]:
+        return []
+
+    def run(self, work: Pass, ctx: Context) -> None:
+        leaked: list[bytes] = []
+        times: list[float] = []
+        for cell in work.cells:
+            while len(times) < cell.params["tokens"]:
+                times.append(self._token(leaked))
+            if cell is work.cells[-1]:
+                self._end(cell, ctx)
+            self._emit(cell, ctx, times)
+
+    def _token(self, leaked: list[bytes]) -> float:
+        begun = time.perf_counter()
+        total = 0
+        for i in range(WORK):
+            total += i
+        time.sleep(setting("SLEEP"))
+        leaked.append(b"x" * int(setting("LEAK")))
+        return (time.perf_counter() - begun) * 1000
+
+    def _end(self, cell: Cell, ctx: Context) -> None:
+        match os.environ.get("GATETOY_END"):
+            case "raise":
+                raise ValueError("something <b>broke</b>")
+            case "oom":
+                raise OutOfMemoryError("CUDA out of memory")
+            case "skip":
+                raise Skip("weights not available offline")
+            case "nan":
+                ctx.emit(cell, {"nll": float("nan")})
+
+    def _emit(self, cell: Cell, ctx: Context, times: list[float]) -> None:
+        if os.environ.get("GATETOY_END") == "nan":
+            return
+        middle = sorted(times)[len(times) // 2]
+        nll = 3.0 + setting("LOSS") + setting("JITTER") * random.random()
+        series = Path(ctx.out) / f"nll-{cell.params['tokens']}.txt"
+        series.write_text(f"{nll}\n")
+        metrics = {
+            "slots": 32 + int(setting("SLOTS")),
+            "fed": len(times),
+            "nll": nll,
+            "latency": Samples(middle, tuple(times)),
+            "speed": 1000 / middle,
+            "rss": psutil.Process().memory_info().rss,
+            "vram": Missing("no GPU"),
+            "note": random.random(),
+        }
+        ctx.emit(cell, metrics, artifacts=[series])

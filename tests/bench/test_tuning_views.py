@@ -1,0 +1,116 @@
+"""Views of runs that tune something: a matrix of metrics, paths, kept arrays and pictures."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from bench.report import render
+from bench.report.frames import load
+from bench.report.matrix import matrix_table, members
+from bench.report.panels import line_panels
+from bench.report.paths import scatter_panels, trace_panels
+from bench.report.plots import draw
+from bench.report.sheets import expand
+from tests.bench.tuning import REWARDS, STEPS, VIEWS, tuning_run, workload
+
+VIEW = {view.name: view for view in VIEWS}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return load(tuning_run(tmp_path_factory.mktemp("tuning") / "synthetic" / "run"), workload())
+
+
+def test_the_matrix_shows_the_last_step_and_which_effects_are_certain(data):
+    figure = draw(VIEW["matrix"], data).figure
+    texts = {
+        (round(t.get_position()[1] - 0.5), round(t.get_position()[0] - 0.5)): t for t in figure.axes[0].texts
+    }
+    assert len(texts) == 9
+    index = next(i for i, r in enumerate(data.records) if r.cell == f"ours-0-{STEPS[-1]}")
+    shown = float(texts[0, 0].get_text().replace("−", "-"))
+    assert shown == pytest.approx(data.records[index].metrics["effect_small_files"].value, abs=0.06)
+    assert texts[0, 0].get_fontweight() == "bold"
+    assert texts[1, 2].get_fontweight() == "normal"  # 0.02 ± 0.3/√12
+    assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == list(REWARDS)
+
+
+def test_the_matrix_table_has_every_step_count_with_intervals(data):
+    table = matrix_table(data, VIEW["matrix"])
+    assert len(table.rows) == len(REWARDS) * len(STEPS)
+    last = next(r for r in table.rows if (r["reward"].value, r["steps"].value) == (REWARDS[0], STEPS[-1]))
+    own = "effect_small_files"
+    assert last[f"{own}.low"].value < last[own].value < last[f"{own}.high"].value
+    assert "[" in last[own].text
+
+
+def test_a_family_of_metrics_is_what_begins_with_its_name(data):
+    assert members(data, VIEW["matrix"]) == [m.name for m in workload().metrics[2:]]
+
+
+def test_a_fact_that_grows_with_the_prefix_axis_can_be_an_x_axis(data):
+    panels = line_panels(data, VIEW["queries"])
+    line = panels.panels[0].lines[REWARDS[0]]
+    assert list(line.x) == [steps * 32 for steps in STEPS]
+    assert line.low[-1] < line.y[-1] < line.high[-1]
+    assert "Bars: 95 % interval of the mean over samples." in panels.notes
+
+
+def test_a_path_follows_the_steps_and_not_its_x(data):
+    line = scatter_panels(data, VIEW["path"]).panels[0].lines[REWARDS[0]]
+    cells = [next(r for r in data.records if r.cell == f"ours-0-{steps}") for steps in STEPS]
+    assert list(line.x) == pytest.approx([c.metrics["effect"].value for c in cells])
+    assert list(line.y) == pytest.approx([c.metrics["others_effect"].value for c in cells])
+
+
+def test_a_trace_draws_what_the_furthest_cell_has_kept(data):
+    panels = trace_panels(data, VIEW["trace"]).panels
+    assert [panel.title for panel in panels] == list(REWARDS)
+    assert list(panels[0].lines) == ["ours", "peer"]
+    assert list(panels[0].lines["ours"].x) == list(range(1, STEPS[-1] + 1))
+    assert np.allclose(panels[1].lines["ours"].y, np.log(np.arange(1, 51)) + 1)
+
+
+def test_pictures_one_sheet_for_all_and_one_for_each(data):
+    views = expand(VIEW["pictures"], data)
+    assert [v.name for v in views] == ["pictures", *(f"pictures-{r}" for r in REWARDS)]
+    overview, first = (draw(view, data).figure for view in views[:2])
+    assert [t.get_text().split("\n")[-1] for t in overview.texts if "steps" in t.get_text()] == [
+        "steps 0",
+        *["steps 50"] * 3,
+    ]
+    assert [t.get_text() for t in first.texts if t.get_text().startswith("steps")] == [
+        "steps 0",
+        "steps 10",
+        "steps 50",
+    ]
+    shown = first.axes[2].images[0].get_array()
+    assert np.allclose(shown[0, 0, :3] * 255, [60, 50, 120], atol=1)
+
+
+def test_pictures_that_are_gone_are_a_reason_and_no_crash(tmp_path):
+    folder = tuning_run(tmp_path / "synthetic" / "run")
+    for path in folder.glob("artifacts/*/*"):
+        path.unlink()
+    data = load(folder, workload())
+    assert draw(VIEW["pictures"], data).why == "no measured cell has kept pictures"
+    assert draw(VIEW["trace"], data).why == "no measured cell has kept train"
+    assert expand(VIEW["pictures"], data) == [VIEW["pictures"]]
+
+
+def test_the_page_has_all_of_it(data):
+    text = render(data.folder, workload()).read_text()
+    for stem in ("matrix", "pictures", "pictures-small-files", "steps", "path", "trace"):
+        assert f"plots/{stem}.png" in text
+        assert (data.folder / "plots" / f"{stem}.png").exists()
+    assert (data.folder / "tables" / "matrix-matrix.csv").exists()
+    assert "## Trained on, scored on" in text
+
+
+def test_a_view_of_a_metric_nobody_has_is_no_error(data):
+    view = dataclasses.replace(VIEW["matrix"], y="cost_")
+    assert draw(view, data).why == "no cell has a metric cost_…"
+    assert matrix_table(data, view) is None
