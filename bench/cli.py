@@ -33,6 +33,10 @@ _SetOption = Annotated[
 _DeviceOption = Annotated[
     str | None, typer.Option(help="Short for --set device=…, e.g. cpu, cuda or cuda:1.", show_default=False)
 ]
+_CodeOption = Annotated[
+    bool,
+    typer.Option("--allow-code", help="Let the suite name Python functions (python:module:function)."),
+]
 _OnlyOption = Annotated[
     str | None,
     typer.Option(metavar="GLOB", help="Only cells whose label matches, e.g. 'sink*'.", show_default=False),
@@ -126,6 +130,7 @@ def run(
             min=1, max=1000, help="Passes side by side; they disturb each other's times.", show_default=False
         ),
     ] = None,
+    allow_code: _CodeOption = False,
 ) -> None:
     """Measure a suite, or go on where the last run of it stopped.
 
@@ -137,6 +142,7 @@ def run(
     """
     from bench import request, session
 
+    request.allow_code(allow_code)
     options = request.Options(
         suite=request.find_suite(suite),
         results=results,
@@ -147,13 +153,18 @@ def run(
         overrides=_overrides(set_, device),
         plain=plain,
         jobs=jobs,
+        allow_code=allow_code,
     )
     raise typer.Exit(session.run(options, _console()))
 
 
 @app.command()
 def plan(
-    suite: _SuiteArgument, only: _OnlyOption = None, set_: _SetOption = None, device: _DeviceOption = None
+    suite: _SuiteArgument,
+    only: _OnlyOption = None,
+    set_: _SetOption = None,
+    device: _DeviceOption = None,
+    allow_code: _CodeOption = False,
 ) -> None:
     """Print the cells and passes of a suite, their cost and what sharing saves. Runs nothing.
 
@@ -161,6 +172,7 @@ def plan(
     """
     from bench import request, show
 
+    request.allow_code(allow_code)
     options = request.Options(suite=request.find_suite(suite), only=only, overrides=_overrides(set_, device))
     planned = request.prepare(options)
     show.show_plan(planned.plan, planned.passes, _console())
@@ -186,6 +198,147 @@ def report(
             f"[yellow]warning:[/] {damaged} {lines} damaged in {RECORDS} and left out", highlight=False
         )
     _console().print(f"report: {render(folder)}", soft_wrap=True, highlight=False)
+
+
+@app.command()
+def gate(
+    suite: _SuiteArgument,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            metavar="REF", help="A git ref: measure its code and yours in turn.", show_default=False
+        ),
+    ] = None,
+    baseline: Annotated[
+        list[str] | None,
+        typer.Option(metavar="RUN", help="A stored run to compare with.", show_default=False),
+    ] = None,
+    head: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RUN", help="With --baseline: judge this run, measure none.", show_default=False
+        ),
+    ] = None,
+    pairs: Annotated[int, typer.Option(min=1, max=1000, help="Pairs of processes with --against.")] = 6,
+    until_decided: Annotated[
+        bool, typer.Option("--until-decided", help="Add pairs while a metric is undecided.")
+    ] = False,
+    max_pairs: Annotated[int, typer.Option(min=1, max=1000, help="Limit of --until-decided.")] = 24,
+    alpha: Annotated[float, typer.Option(help="Chance of a false alarm per gate, both directions.")] = 0.02,
+    allowance: Annotated[
+        float, typer.Option(min=0, help="Relative difference granted between sessions (--baseline).")
+    ] = 0.25,
+    accept: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FIELD", help="Fingerprint fields that may differ, e.g. 'packages.*'.", show_default=False
+        ),
+    ] = None,
+    extras: Annotated[
+        list[str] | None,
+        typer.Option(metavar="EXTRA", help="Extras that REF needs, e.g. ddpo.", show_default=False),
+    ] = None,
+    export: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FORMAT=FILE",
+            help="Also write junit, bencher, benchmark-action-smaller, benchmark-action-bigger, github, "
+            "markdown or json; may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    github: Annotated[
+        bool, typer.Option("--github", help="Print annotations and write the job summary.")
+    ] = False,
+    results: _ResultsOption = Path("results"),
+    only: _OnlyOption = None,
+    set_: _SetOption = None,
+    device: _DeviceOption = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for another run of this suite.")] = False,
+) -> None:
+    """Judge whether a suite got worse, and leave with an exit code that a CI job can act on.
+
+    Example: [bold]python -m bench gate suites/smoke.yaml --against origin/main --until-decided[/]
+
+    Exit codes: 0 no regression, 2 something is wrong with the request, 3 some cells failed, 4 a
+    regression, 5 nothing could be compared or decided.
+    """
+    from bench import gate_session, request
+    from bench.export import verdicts
+
+    options = gate_session.GateOptions(
+        run=request.Options(
+            suite=request.find_suite(suite),
+            results=results,
+            only=only,
+            overrides=_overrides(set_, device),
+            wait=wait,
+            plain=True,
+        ),
+        baseline=gate_session.one_baseline(baseline or []),
+        against=against,
+        head=head,
+        pairs=pairs,
+        until_decided=until_decided,
+        max_pairs=max_pairs,
+        alpha=alpha,
+        allowance=allowance,
+        accept=tuple(accept or ()),
+        extras=tuple(extras or ()),
+        exports=verdicts.parse(export or []),
+        github=github,
+    )
+    raise typer.Exit(gate_session.gate(options, _console()))
+
+
+@app.command()
+def calibrate(
+    suite: _SuiteArgument,
+    pairs: Annotated[int, typer.Option(min=2, max=1000, help="Pairs of processes.")] = 6,
+    alpha: Annotated[float, typer.Option(help="As for the gate.")] = 0.02,
+    results: _ResultsOption = Path("results"),
+    only: _OnlyOption = None,
+    set_: _SetOption = None,
+    device: _DeviceOption = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for another run of this suite.")] = False,
+) -> None:
+    """Measure a suite against itself: how noisy it is here, and what a gate could find.
+
+    Example: [bold]python -m bench calibrate suites/smoke.yaml --pairs 6[/]
+    """
+    from bench import calibrate as calibration
+    from bench import request
+
+    options = request.Options(
+        suite=request.find_suite(suite),
+        results=results,
+        only=only,
+        overrides=_overrides(set_, device),
+        wait=wait,
+    )
+    raise typer.Exit(calibration.calibrate(options, pairs, _console(), alpha))
+
+
+@app.command()
+def history(
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="A folder of runs, e.g. results/SUITE.", show_default=False)
+    ],
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Only these metrics; may be repeated.", show_default=False),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Where table and plot go; default: DIR.", show_default=False)
+    ] = None,
+) -> None:
+    """Follow every cell over the runs of a folder, and find where a metric stepped up or down.
+
+    Example: [bold]python -m bench history results/smoke[/]
+    """
+    from bench import history as chronicle
+
+    chronicle.write(folder, out or folder, metric or [], _console())
 
 
 @app.command()
@@ -249,6 +402,38 @@ def verify(
     from ddposink.verify import main as check
 
     raise typer.Exit(check(model, policy=policy, tokens=tokens, corpus=corpus) or 0)
+
+
+@app.command()
+def generate(
+    cell: Annotated[
+        str,
+        typer.Argument(metavar="RUN/CELL", help="A run folder or suite, and a cell's id, label or pattern."),
+    ],
+    prompts: Annotated[list[str], typer.Argument(metavar="PROMPT...", help="What to draw.")],
+    results: _ResultsOption = Path("results"),
+    out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("generated"),
+    seeds: Annotated[int, typer.Option(min=1, max=1000, help="Pictures per prompt.")] = 4,
+    denoising_steps: Annotated[
+        int | None, typer.Option(min=2, help="Default: as in training.", show_default=False)
+    ] = None,
+    guidance: Annotated[
+        float | None,
+        typer.Option(min=1.0, help="Guidance scale; default: as in training.", show_default=False),
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+) -> None:
+    """Draw prompts with a fine-tuned pipeline, the base model beside it, same noise.
+
+    Example: [bold]python -m bench generate 'ddpo/*brisque*50' "red apple" "tiger face"[/]
+    """
+    from ddposink.workloads.ddpo_generate import main as draw
+
+    paths = draw(
+        cell, prompts, results=results, out=out, seeds=seeds,
+        denoising_steps=denoising_steps, guidance=guidance, device=device,
+    )  # fmt: skip
+    _console().print(f"{len(paths) - 1} pictures and {paths[-1]}", soft_wrap=True, highlight=False)
 
 
 def _overrides(texts: list[str] | None, device: str | None) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from bench.env import fingerprint_id
 from bench.errors import UserError
 from bench.gate_match import Side
 from bench.gate_verdict import SideInfo
+from bench.points import canonical
 from bench.record import Record, Status
 from bench.report.text import clean, plural
 from bench.request import find_run
@@ -75,7 +76,7 @@ def read_run(folder: Path, suite: str, workload: str, name: str | None = None) -
 def info(side: Side, plan: Mapping[str, Any], env: Mapping[str, Any], prepared: str = "") -> SideInfo:
     """What the verdict file says of a side."""
     git = env.get("git") or {}
-    failed = {r.cell for r in side.records if r.status in FAILED}
+    failed = {canonical([r.params, r.seed]) for r in side.records if r.status in FAILED}
     return SideInfo(
         name=side.name,
         commit=git.get("commit"),

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import numpy as np
@@ -147,25 +147,27 @@ def _decide(
 ) -> Decision:
     granted, limit = _threshold(evidence, rule)
     reach = shift.bound(rule.alpha / rule.looks / 2)
-    common = {
-        "pairs": shift.n,
-        "shift": shift.estimate,
-        "low": shift.estimate - reach,
-        "high": shift.estimate + reach,
-        "p_value": p_value,
-        "p_adjusted": adjusted,
-    }
+    decision = Decision(
+        Verdict.PASS,
+        shift.n,
+        shift=shift.estimate,
+        low=shift.estimate - reach,
+        high=shift.estimate + reach,
+        p_value=p_value,
+        p_adjusted=adjusted,
+    )
     sure = adjusted <= rule.alpha / rule.looks and abs(shift.estimate) >= limit
     if sure and (not evidence.paired or _bootstrap_agrees(evidence, granted, rule)):
-        return Decision(Verdict.REGRESSED if shift.estimate > 0 else Verdict.IMPROVED, **common)
+        return replace(decision, verdict=Verdict.REGRESSED if shift.estimate > 0 else Verdict.IMPROVED)
     if shift.estimate + shift.bound(rule.miss / rule.looks) < limit:
-        return Decision(Verdict.PASS, **common)
+        return decision
     if not evidence.paired:
         reason = f"within or near the {rule.allowance:.0%} that separate sessions may differ by"
-        return Decision(Verdict.INCONCLUSIVE, **common, reason=reason)
+        return replace(decision, verdict=Verdict.INCONCLUSIVE, reason=reason)
     needed = pairs_needed(shift, evidence.effect, family, rule)
     more = None if needed is None else needed - shift.n
-    return Decision(Verdict.INCONCLUSIVE, **common, more_pairs=more, reason="too noisy for this many pairs")
+    reason = "too noisy for this many pairs"
+    return replace(decision, verdict=Verdict.INCONCLUSIVE, more_pairs=more, reason=reason)
 
 
 def _bootstrap_agrees(evidence: Evidence, granted: float, rule: Rule) -> bool:

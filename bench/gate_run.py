@@ -148,7 +148,7 @@ class Session:
             for side in sides:
                 side.close()
             raise
-        return cls(*sides)
+        return cls(sides[0], sides[1])
 
     def __enter__(self) -> Session:
         return self

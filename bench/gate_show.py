@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
-
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -121,7 +120,9 @@ def show(report: GateReport, console: Console) -> None:
     colour = {EXIT_PASS: "green", EXIT_REGRESSION: "bold red"}.get(report.exit_code, "yellow")
     sides = f"{clean(report.head.name, 60)} against {clean(report.base.name, 60)}"
     console.print(
-        f"[{colour}]{outcome(report)}[/] · {counts(report)} · {escape(sides)}", soft_wrap=True, highlight=False
+        f"[{colour}]{outcome(report)}[/] · {counts(report)} · {escape(sides)}",
+        soft_wrap=True,
+        highlight=False,
     )
 
 
@@ -192,5 +193,3 @@ def _alike(found: Iterable[Judgement]) -> list[list[Judgement]]:
 
 def _plain(amount: float) -> float | int:
     return int(amount) if float(amount).is_integer() and abs(amount) < 1e15 else amount
-
-

@@ -93,7 +93,7 @@ class Driver:
         from bench.run import measure
 
         work = self.passes[repeat][number]
-        measure([work], self.session, self.launcher, self.store, Quiet(self.say))  # type: ignore[arg-type]
+        measure([work], self.session, self.launcher, self.store, Quiet(self.say))
         self._write(repeat)
         records = [self.store.records[cell.id].model_dump_json() for cell in work.cells]
         self.say(event="measured", records=records)

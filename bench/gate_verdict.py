@@ -6,7 +6,8 @@ The file is versioned like a record. Its JSON Schema is printed by ``python -m b
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -119,3 +120,25 @@ def exit_code(judgements: Iterable[Judgement], failed_cells: int) -> int:
     if not any(found.decided for found in known):
         return EXIT_NOTHING
     return EXIT_FAILED_CELLS if failed_cells else EXIT_PASS
+
+
+def assemble(
+    names: tuple[str, str],
+    judgements: Sequence[Judgement],
+    sides: tuple[SideInfo, SideInfo],
+    terms: Terms,
+    notes: Sequence[str],
+) -> GateReport:
+    """The verdict file of these judgements; ``names`` are suite and workload, ``sides`` base and head."""
+    return GateReport(
+        suite=names[0],
+        workload=names[1],
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        base=sides[0],
+        head=sides[1],
+        terms=terms,
+        notes=list(notes),
+        counts=count(judgements),
+        exit_code=exit_code(judgements, sides[1].failed_cells),
+        judgements=list(judgements),
+    )

@@ -6,6 +6,7 @@ Starts nothing and writes nothing; whatever is wrong with a request is found her
 from __future__ import annotations
 
 import json
+import os
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -21,7 +22,7 @@ from bench.plan import Plan, make_plan
 from bench.rundir import run_folders
 from bench.store import PLAN, RECORDS
 from bench.suite import Suite, load_suite
-from bench.workload import Cell, Pass, Workload
+from bench.workload import ALLOW_CODE, Cell, Pass, Workload
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Options:
     overrides: dict[str, Any] = field(default_factory=dict)
     plain: bool = False
     jobs: int | None = None  # None: as the suite says
+    allow_code: bool = False
 
     def command(self, *more: str) -> str:
         """The command line that goes on where this run stopped."""
@@ -49,6 +51,8 @@ class Options:
             words += ["--set", f"{name}={json.dumps(value)}"]
         if self.jobs is not None:
             words += ["--jobs", str(self.jobs)]
+        if self.allow_code:
+            words.append("--allow-code")
         return shlex.join([*words, *more])
 
 
@@ -65,6 +69,11 @@ class Request:
     def cells(self) -> tuple[Cell, ...]:
         """The cells asked for, in the order of the passes."""
         return tuple(cell for work in self.passes for cell in work.cells)
+
+
+def allow_code(allowed: bool) -> None:
+    """Whether parameters of a suite may name code; only the command line says so, children inherit it."""
+    os.environ[ALLOW_CODE] = "1" if allowed else "0"
 
 
 def find_suite(text: str) -> Path:

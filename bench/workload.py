@@ -17,6 +17,7 @@ from pydantic import BaseModel
 Direction = Literal["lower", "higher", "none"]
 MetricClass = Literal["exact", "near", "noisy"]
 ViewKind = Literal["curve", "line", "heatmap", "matrix", "scatter", "trace", "pictures"]
+ALLOW_CODE = "BENCH_ALLOW_CODE"  # environment: "1" if the command line lets parameters name code
 Scalar = str | int | float | bool | None
 
 

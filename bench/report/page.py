@@ -6,32 +6,27 @@ escaped by default; only text that is Markdown by type (``Md``) goes through as 
 
 from __future__ import annotations
 
-import json
 import re
-import shlex
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from bench.errors import UserError
 from bench.record import Status
-from bench.report import comparisons, positions, published, tables
+from bench.report import about, comparisons, positions, published, tables
 from bench.report.figure import save
 from bench.report.frames import RunData, load, workload_name
 from bench.report.matrix import matrix_table
 from bench.report.plots import Picture, draw
 from bench.report.sheets import expand
 from bench.report.tables import Table
-from bench.report.text import Md, clean, duration, md, number, plural, scale_for, slug
+from bench.report.text import Md, md, plural, slug
+from bench.report.web.page import write_page
 from bench.store import PLAN, RECORDS, SUITE, write_atomic
 from bench.workload import Workload
 
 _SHOWN_ROWS = 40  # of a table on the page; files have all rows
-_SHOWN_VALUES = 24  # of a mapping in the description of the machine
-_PRIVATE = re.compile(r"host|user|home|cwd|path|argv|executable|uuid|token|secret", re.IGNORECASE)
 
 
 def write(run_dir: Path, workload: Workload | None) -> Path:
@@ -53,6 +48,7 @@ def write(run_dir: Path, workload: Workload | None) -> Path:
         found = _tables(data)
         _write_tables(run_dir / "tables", found)
         write_atomic(page, _page(data, pictures, found))
+        write_page(run_dir, [data], found, pictures)
     except OSError as error:
         raise UserError(
             f"cannot write the report to {run_dir}: {error.strerror or error}",
@@ -143,8 +139,8 @@ def _page(data: RunData, pictures: list[tuple[Picture, str]], found: Mapping[str
     text = environment.get_template("README.md.j2").render(
         data=data,
         measured=len(data.ok),
-        status=_status(data),
-        when=_when(data),
+        status=about.status_line(data),
+        when=about.when_line(data),
         pictures=[(picture, Md(stem)) for picture, stem in pictures if picture.figure is not None],
         undrawn=[picture for picture, _ in pictures if picture.figure is None],
         tables=found,
@@ -152,77 +148,11 @@ def _page(data: RunData, pictures: list[tuple[Picture, str]], found: Mapping[str
         compared=[(table, Md(name[1:])) for name, table in found.items() if name.startswith("_")],
         detailed=[t for name, t in found.items() if name.startswith(("positions-", "matrix-"))],
         unpaired=comparisons.unpaired(data),
-        machine=[(_topic(key), value) for key, value in machine(data.env)],
+        machine=[(about.topic(key), value) for key, value in about.machine(data.env)],
         environments=len({record.env for record in data.records}),
-        command=Md(command(data)),
+        command=Md(about.command(data)),
         open=len(data.planned.keys() - {record.cell for record in data.records}),
         retry=any(record.status not in (Status.OK, Status.NAN) for record in data.records),
         plural=plural,
     )
     return re.sub(r"\n{3,}", "\n\n", text).rstrip() + "\n"
-
-
-def _status(data: RunData) -> str:
-    """``21 of 24 cells measured; 2 oom, 1 not yet answered``."""
-    total = max(len(data.planned), len(data.records))
-    counts = Counter(str(record.status) for record in data.records)
-    measured = counts.pop(str(Status.OK), 0)
-    parts = [f"{count:,} {status}" for status, count in counts.items()]
-    if total > len(data.records):
-        parts.append(f"{total - len(data.records):,} not yet answered")
-    return f"{measured:,} of {plural(total, 'cell')} measured" + ("; " + ", ".join(parts) if parts else "")
-
-
-def _when(data: RunData) -> str:
-    """When the records were made and how long the passes took together."""
-    if not data.records:
-        return ""
-    begin, end = min(r.started for r in data.records), max(r.finished for r in data.records)
-    passes: dict[str, float] = {}
-    for record in data.records:
-        passes[record.pass_id] = max(passes.get(record.pass_id, 0.0), record.duration_s)
-    spent = duration(sum(passes.values()))
-    return f"{_minute(begin)} to {_minute(end)} UTC, {plural(len(passes), 'pass')}, {spent} of measuring"
-
-
-def _minute(stamp: str) -> str:
-    return clean(stamp).replace("T", " ")[:16]
-
-
-def machine(env: Mapping[str, Any]) -> Iterator[tuple[str, Md]]:
-    """What is known of the machine, one line per topic; nothing that names a person, a host or a path."""
-    for key, value in env.items():
-        if key == "earlier" or _PRIVATE.search(key):
-            continue
-        if text := _described(key, value):
-            yield key, md(text, limit=600)
-
-
-def _described(key: str, value: Any) -> str:
-    if value is None or value in ("", [], {}):
-        return ""
-    if key.endswith("_bytes") and isinstance(value, (int, float)):
-        scale = scale_for("bytes", [value])
-        return f"{value / scale.divisor:.4g} {scale.unit}"
-    if isinstance(value, Mapping):
-        known = {k: _described(str(k), v) for k, v in value.items() if not _PRIVATE.search(str(k))}
-        kept = [f"{_topic(k)} {v}" for k, v in known.items() if v]
-        more = f" and {len(kept) - _SHOWN_VALUES} more" if len(kept) > _SHOWN_VALUES else ""
-        return ", ".join(kept[:_SHOWN_VALUES]) + more
-    if isinstance(value, (list, tuple)):
-        shown = [_described(key, item) for item in value]
-        return ("; " if any(isinstance(item, Mapping) for item in value) else " ").join(filter(None, shown))
-    return number(value) if isinstance(value, (bool, float)) else clean(value)
-
-
-def _topic(key: str) -> str:
-    return key if key.isupper() else key.removesuffix("_bytes").replace("_", " ")
-
-
-def command(data: RunData) -> str:
-    """The command that continues this run; with ``--new`` it does it again."""
-    overrides = data.plan.get("overrides")
-    pairs = overrides.items() if isinstance(overrides, Mapping) else ()
-    texts = [f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in pairs]
-    options = [f"--set {shlex.quote(clean(text))}" for text in texts]
-    return " ".join(["python -m bench", f"suites/{slug(data.name)}.yaml", *options]).replace("`", "")

@@ -37,6 +37,7 @@ from bench.workload import View
 _WHOLE = {"heatmap": draw_heatmap, "matrix": draw_matrix, "pictures": draw_pictures}
 _PANELS = {"curve": curve_panels, "line": line_panels, "scatter": scatter_panels, "trace": trace_panels}
 _OFF = "_off scale"  # labels that begin with an underscore mark artists that are no data
+_MOST_MARKERS = 24  # on one line
 _LOG_SPAN, _LINEAR_SPAN = 1e4, 20.0  # a scale ends so far above its smallest or its middle value
 
 
@@ -75,7 +76,7 @@ def _lines(view: View, data: RunData, content: Panels) -> Figure:
     figure, grid = paper.sheet(len(content.panels))
     look = _pens(view, data) if len(content.hues) > 1 else paper.pens(content.hues, None)
     pens = {name: look[name] for name in content.hues}
-    low, high = _y_limits([line.y for panel in content.panels for line in panel.lines.values()], view.log_y)
+    low, high = _y_limits(_heights(view, content), view.log_y)
     notes = list(content.notes)
     for axes in grid:
         axes.set_axisbelow(True)
@@ -109,11 +110,18 @@ def _lines(view: View, data: RunData, content: Panels) -> Figure:
     return figure
 
 
+def _heights(view: View, content: Panels) -> list[Array]:
+    """All that a y axis has to show; the bands of a curve may leave it, the bars of a line may not."""
+    lines = [line for panel in content.panels for line in panel.lines.values()]
+    bars = [] if view.kind == "curve" else [end for line in lines for end in (line.low, line.high)]
+    return [line.y for line in lines] + bars
+
+
 def _draw_line(axes: Axes, name: str, pen: Pen, line: Line, shaded: Array | None) -> None:
     """One hue; ``shaded`` says where its spread is drawn as a band, None draws bars at its points."""
     hidden = " " + name if name.startswith("_") else name  # matplotlib keeps labels in _ to itself
     spread = np.isfinite(line.low) & np.isfinite(line.high)
-    every = None if shaded is None else max(1, len(line.x) // 9)
+    every = max(1, len(line.x) // 9) if shaded is not None or len(line.x) > _MOST_MARKERS else None
     axes.plot(line.x, line.y, label=hidden, markevery=every, zorder=3, **pen.line)
     if shaded is not None:
         band = {"color": pen.colour, "alpha": 0.14, "linewidth": 0, "zorder": 2}

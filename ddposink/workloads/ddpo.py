@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator, model_validator
 
-from bench.workload import Context, Cost, Pass, Scalar, Skip
+from bench.workload import ALLOW_CODE, Context, Cost, Pass, Scalar, Skip
 from ddposink.ddpo.config import DDPOConfig
 from ddposink.errors import Unavailable
 from ddposink.pipelines import PipelineRef
@@ -22,7 +22,6 @@ from ddposink.rewards import RewardRef, parse_reward
 from ddposink.workloads.code import code_version
 from ddposink.workloads.ddpo_tables import EVALUATED, METRICS, VIEWS
 
-ALLOW_CODE = "BENCH_ALLOW_CODE"  # set by the command line only: a suite cannot allow itself anything
 # Fields of the configuration that a suite says in its own words, or that only matter outside of one.
 _OWN = (
     "seed threads exp_name run_name log_with tracker_kwargs accelerator_kwargs project_kwargs logdir "

@@ -15,7 +15,7 @@ from typing import Any
 
 from bench.record import Record, Value
 from bench.report.frames import RunData
-from bench.report.page import command
+from bench.report.about import command
 from bench.report.select import identifying
 from bench.report.tables import reported
 from bench.report.text import clean, scale_for
@@ -45,31 +45,30 @@ def pack(runs: Sequence[RunData]) -> dict[str, Any]:
         k for k in dict.fromkeys(k for run in runs for r in run.records for k in r.columns) if k not in params
     ]
     checks = list(dict.fromkeys(k for run in runs for record in run.records for k in record.conformance))
-    cells = []
-    for place, run in enumerate(runs):
-        lead = _lead(run)
-        for record in run.records:
-            cells.append(
-                [
-                    place,
-                    record.cell,
-                    words(record.label),
-                    str(record.status),
-                    None if record.reason is None else words(record.reason),
-                    record.seed,
-                    record.repeat,
-                    record.env,
-                    record.started,
-                    round(record.duration_s, 3),
-                    record.pass_id,
-                    words(f"{lead}--only {shlex.quote(_glob(record.label))} --new"),
-                    [_known(_shown(record, name), words) for name in params],
-                    [_known(record.columns.get(name), words) for name in facts],
-                    [_known(record.conformance.get(name), words) for name in checks],
-                    [_metric(record.metrics.get(m.name), words) for m in metrics],
-                    [[words(a.path), a.bytes, a.sha256] for a in record.artifacts],
-                ]
-            )
+    leads = [command(run) for run in runs]
+    cells = [
+        [
+            place,
+            record.cell,
+            words(record.label),
+            str(record.status),
+            None if record.reason is None else words(record.reason),
+            record.seed,
+            record.repeat,
+            record.env,
+            record.started,
+            round(record.duration_s, 3),
+            record.pass_id,
+            words(f"{leads[place]} --only {shlex.quote(_glob(record.label))} --new"),
+            [_known(_shown(record, name), words) for name in params],
+            [_known(record.columns.get(name), words) for name in facts],
+            [_known(record.conformance.get(name), words) for name in checks],
+            [_metric(record.metrics.get(m.name), words) for m in metrics],
+            [[words(a.path), a.bytes, a.sha256] for a in record.artifacts],
+        ]
+        for place, run in enumerate(runs)
+        for record in run.records
+    ]
     return {
         "identity": [name for name in identity if name not in ("label", "seed", "repeat")],
         "params": params,
@@ -120,11 +119,6 @@ def _declared(metric: Metric, runs: Sequence[RunData]) -> dict[str, Any]:
         "help": metric.help,
         "headline": metric.headline,
     }
-
-
-def _lead(run: RunData) -> str:
-    """The beginning of a command that measures this run's suite, at its own commit if that is known."""
-    return f"{command(run)} "
 
 
 def _glob(label: str) -> str:

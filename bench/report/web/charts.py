@@ -8,30 +8,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bench.record import Status
 from bench.report.frames import RunData
-from bench.report.panels import (
-    Line,
-    NothingToDraw,
-    Panels,
-    curve_panels,
-    hue_label,
-    line_panels,
-    numeric,
-    view_rows,
-)
-from bench.report.select import extent, longest, split, token
-from bench.report.text import clean, number, scale_for, with_unit
+from bench.report.panels import Line, NothingToDraw, Panels, curve_panels, hue_label, line_panels, numeric
+from bench.report.paths import scatter_panels, trace_panels
+from bench.report.select import token
+from bench.report.text import clean, scale_for, with_unit
 from bench.report.web.grids import grid
 from bench.workload import View
 
 REFERENCE = -1  # the pen of the reference: ink rather than a colour
-_MOST_POINTS, _MOST_PATHS = 1000, 24
+_CONTENT = {"curve": curve_panels, "line": line_panels, "scatter": scatter_panels, "trace": trace_panels}
+_MOST_POINTS = 1000  # of one line; beyond, every second, third … is left out
 _ABOUT = ("metric", "value", "unit", "source", "note")  # keys of a published row that select no cell
 
 
@@ -46,16 +37,12 @@ def chart(view: View, data: RunData) -> dict[str, Any]:
         "yLabel": view.y_label,
         "logX": view.log_x,
         "logY": view.log_y,
+        "wide": view.headline,
     }
     try:
         if view.kind in ("heatmap", "matrix"):
             return shown | grid(view, data)
-        if view.kind == "scatter":
-            return shown | _scatter(view, data)
-        if view.kind == "trace":
-            return shown | _trace(view, data)
-        content = curve_panels(data, view) if view.kind == "curve" else line_panels(data, view)
-        return shown | _lines(view, data, content)
+        return shown | _lines(view, data, _CONTENT[view.kind](data, view))
     except NothingToDraw as reason:
         return shown | {"why": clean(reason)}
 
@@ -84,10 +71,10 @@ def _lines(view: View, data: RunData, content: Panels) -> dict[str, Any]:
 
 
 def _line(name: str, pen: int, line: Line) -> dict[str, Any]:
-    found = {"name": name, "pen": pen, "x": floats(line.x), "y": floats(line.y)}
-    if np.isfinite(line.low).any():
-        found |= {"low": floats(line.low), "high": floats(line.high)}
-    return found
+    thin = max(1, math.ceil(len(line.x) / _MOST_POINTS))
+    x, y, low, high = (floats(values[::thin]) for values in (line.x, line.y, line.low, line.high))
+    spread = {"low": low, "high": high} if np.isfinite(line.low).any() else {}
+    return {"name": name, "pen": pen, "x": x, "y": y} | spread
 
 
 def _pens(view: View, data: RunData) -> dict[str, int]:
@@ -102,79 +89,10 @@ def _pens(view: View, data: RunData) -> dict[str, int]:
     return {name: REFERENCE if name == reference else others.index(name) for name in names}
 
 
-def _scatter(view: View, data: RunData) -> dict[str, Any]:
-    """Two metrics against each other: one path per hue, along the prefix axis."""
-    frame = view_rows(data, view)
-    for column in (view.x, view.y):
-        if column not in frame:
-            raise NothingToDraw(f"no cell has {column}")
-    rows = frame[[numeric(x) and numeric(y) for x, y in zip(frame[view.x], frame[view.y], strict=True)]]
-    if not len(rows):
-        raise NothingToDraw(f"no cell has both {view.x} and {view.y}")
-    scale = scale_for(data.words.metric(view.y).unit, rows[view.y])
-    pens, axis, lines = _pens(view, data), data.words.prefix_axis, []
-    others = [c for c in data.parameters if c not in (view.hue, axis, view.x, view.y)]
-    for key, cells in split(rows, [view.hue, *others])[:_MOST_PATHS]:
-        name = hue_label(view, key[view.hue])
-        cells = cells.loc[extent(data, cells).sort_values(kind="stable").index]
-        tags = [f"{axis} {number(v)}" for v in cells[axis]] if axis in cells else list(cells["label"])
-        lines.append(
-            {"name": name, "pen": pens.get(name, 0), "tags": [clean(tag, 80) for tag in tags]}
-            | {"x": floats(cells[view.x]), "y": floats(float(v) / scale.divisor for v in cells[view.y])}
-        )
-    return _single(
-        with_unit(view.y_label, scale.unit), lines, ["Each path follows one setting; hover for its points."]
-    )
-
-
-def _trace(view: View, data: RunData) -> dict[str, Any]:
-    """Arrays that a pass recorded while it ran, one line per furthest measured cell."""
-    frame = view_rows(data, view)
-    rows = longest(data, frame[frame["status"] == Status.OK])
-    pens, lines = _pens(view, data), []
-    for index in rows.index:
-        arrays = _archive(data, int(index), view)
-        if arrays is None:
-            continue
-        x, y = arrays
-        thin = max(1, math.ceil(len(x) / _MOST_POINTS))
-        name = hue_label(view, rows.at[index, view.hue])
-        lines.append({"name": name, "pen": pens.get(name, 0), "x": floats(x[::thin]), "y": floats(y[::thin])})
-    if not lines:
-        raise NothingToDraw(f"no measured cell has the arrays {view.x} and {view.y} of {view.series}")
-    notes = [f"The first {_MOST_PATHS} of {len(lines)} lines."] if len(lines) > _MOST_PATHS else []
-    return _single(view.y_label, lines[:_MOST_PATHS], notes)
-
-
-def _archive(data: RunData, index: int, view: View) -> tuple[np.ndarray, np.ndarray] | None:
-    for artifact in data.records[index].artifacts:
-        if not artifact.path.endswith(".npz") or not Path(artifact.path).name.startswith(f"{view.series}-"):
-            continue
-        try:
-            with np.load(inside(data.folder, artifact.path), allow_pickle=False) as archive:
-                if view.x not in archive.files or view.y not in archive.files:
-                    continue
-                x, y = archive[view.x], archive[view.y]
-        except (OSError, ValueError, KeyError, EOFError) as error:
-            data.note(f"{artifact.path} cannot be read ({error}); its trace is missing")
-            continue
-        if x.ndim == y.ndim == 1 and len(x) == len(y) and x.dtype.kind in "fiu" and y.dtype.kind in "fiu":
-            return x, y
-    return None
-
-
-def _single(y_label: str, lines: list[dict[str, Any]], notes: list[str]) -> dict[str, Any]:
-    panel = {"title": "", "lines": lines, "marks": {}}
-    return {"yLabel": y_label, "unit": "", "subtitle": "", "notes": notes, "categories": None} | {
-        "panels": [panel],
-        "published": [],
-    }
-
-
 def published_lines(view: View, data: RunData, divisor: float = 1) -> list[dict[str, Any]]:
     """Published values of this view's metric, as lines over the prefix axis or the view's own x."""
     axis = data.words.prefix_axis if view.kind == "curve" else view.x
-    if axis is None or (view.kind == "line" and axis != data.words.prefix_axis and axis == "position"):
+    if axis is None or view.kind not in ("curve", "line"):
         return []
     groups: dict[str, dict[str, Any]] = {}
     for row in data.words.published:
@@ -210,11 +128,3 @@ def _matches(row: Mapping[str, Any], data: RunData, axis: str) -> bool:
 def floats(values: Iterable[Any]) -> list[float | None]:
     """JSON numbers with six significant digits; what is not finite becomes null."""
     return [float(f"{v:.6g}") if math.isfinite(v) else None for v in map(float, values)]
-
-
-def inside(folder: Path, relative: str) -> Path:
-    """A path of a record, which must not lead out of its run folder."""
-    path = (folder / relative).resolve()
-    if not path.is_relative_to(folder.resolve()):
-        raise ValueError("the path leads out of the run folder")
-    return path

@@ -9,6 +9,7 @@ import pandas as pd
 from bench.record import Status
 from bench.report.buckets import exp
 from bench.report.frames import RunData
+from bench.report.matrix import members
 from bench.report.panels import (
     NothingToDraw,
     hue_label,
@@ -65,10 +66,7 @@ def _heatmap(view: View, data: RunData) -> dict[str, Any]:
 def _matrix(view: View, data: RunData) -> dict[str, Any]:
     """One row per hue and one column per metric of a family, each cell at its furthest point."""
     frame = longest(data, view_rows(data, view))
-    reported = {name for record in data.records for name in record.metrics}
-    metrics = [m for n, m in data.words.metrics.items() if n.startswith(view.y) and n in reported]
-    if not metrics:
-        raise NothingToDraw(f"no cell has a metric whose name begins with {view.y}")
+    metrics = [data.words.metric(name) for name in members(data, view)]
     notes: list[str] = []
     rows = _order(frame[view.hue])
     panels = []
@@ -78,7 +76,7 @@ def _matrix(view: View, data: RunData) -> dict[str, Any]:
         panels.append({"title": panel_title(key), "fields": table})
     values = [f for panel in panels for row in panel["fields"] for f in row if numeric(f)]
     if not values:
-        raise NothingToDraw(f"no cell has a value of any metric whose name begins with {view.y}")
+        raise NothingToDraw(f"no cell has a value of {view.y}…")
     directions = {m.direction for m in metrics}
     return {
         "subtitle": subtitle(data, frame, view),

@@ -6,12 +6,10 @@ import base64
 from pathlib import Path
 from typing import Any
 
-from bench.record import Record
 from bench.report.frames import RunData
 from bench.report.panels import NothingToDraw, hue_label, numeric, view_rows
 from bench.report.select import split, varying
 from bench.report.text import clean, number, plural
-from bench.report.web.charts import inside
 from bench.workload import View
 
 BUDGET = 24 * 2**20  # bytes of pictures inside one page; what comes later is named, not shown
@@ -38,9 +36,9 @@ def _rows(view: View, data: RunData, budget: int) -> tuple[list[dict[str, Any]],
     frame = view_rows(data, view)
     if view.x not in frame:
         raise NothingToDraw(f"no cell has a column {view.x}")
-    found: dict[int, str] = {}
+    found: dict[int, Path] = {}
     for index in frame.index:
-        path = _picture(data.records[int(index)], str(view.series))
+        path = data.picture(int(index), str(view.series))
         if path and numeric(frame.at[index, view.x]):
             found[int(index)] = path
     if not found:
@@ -69,20 +67,11 @@ def _rows(view: View, data: RunData, budget: int) -> tuple[list[dict[str, Any]],
     return rows, left_out
 
 
-def _picture(record: Record, series: str) -> str | None:
-    names = (a.path for a in record.artifacts if Path(a.path).suffix == ".png")
-    return next((path for path in names if Path(path).name.startswith(f"{series}-")), None)
-
-
-def _inline(data: RunData, relative: str, budget: int) -> str | None:
+def _inline(data: RunData, path: Path, budget: int) -> str | None:
     """A PNG as a data URI; None (with a note) if it is none, or if it does not fit."""
-    try:
-        raw = inside(data.folder, relative).read_bytes()
-    except (OSError, ValueError) as error:
-        data.note(f"{relative} cannot be read ({error}); the picture is missing")
-        return None
+    raw = path.read_bytes()
     if not raw.startswith(_PNG):
-        data.note(f"{relative} is no PNG; the picture is missing")
+        data.note(f"{path.name} is no PNG; the picture is missing")
         return None
     source = png_uri(raw)
     return source if len(source) <= budget else None

@@ -1,0 +1,127 @@
+"""Base and head in one session: pairs of processes, judged once or until everything is decided.
+
+How often the data are looked at is fixed beforehand (twice as many pairs each time, up to the limit) and
+paid for in significance, so that asking until the answer pleases does not make an answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.markup import escape
+
+from bench.env import comparable
+from bench.gate import judge
+from bench.gate_baseline import info
+from bench.gate_match import Side
+from bench.gate_rule import Rule, Verdict
+from bench.gate_run import Asked, Session, SideProcess, Tree
+from bench.gate_tree import checked_out, toplevel
+from bench.gate_verdict import GateReport, Judgement, SideInfo, Terms, assemble
+from bench.points import canonical
+from bench.record import Record
+from bench.report.text import clean
+from bench.request import Request
+from bench.rundir import locked
+
+if TYPE_CHECKING:
+    from bench.gate_session import GateOptions
+
+
+def against(options: GateOptions, request: Request, folder: Path, console: Console) -> GateReport:
+    """Measure the code of a git ref and that of the working tree in turn, and judge."""
+    root = toplevel(Path.cwd())
+    with ExitStack() as stack:
+        stack.enter_context(locked(folder.parent.parent, wait=options.run.wait))
+        base = stack.enter_context(checked_out(str(options.against), root, options.extras))
+        console.print(f"base: {escape(base.name)}, on {escape(base.prepared)}", highlight=False)
+        run = options.run
+        asked = Asked(run.suite, run.only, run.overrides, repeats=_looks(options)[-1])
+        head = Tree("the working tree", root)
+        measured = stack.enter_context(Session.start(base, head, asked, folder))
+        return compare(measured, request, options, console)
+
+
+def compare(measured: Session, request: Request, options: GateOptions, console: Console) -> GateReport:
+    """Add pairs and judge them, at every planned look, until everything is decided."""
+    looks = _looks(options)
+    rule = Rule(alpha=options.alpha, allowance=options.allowance, looks=len(looks))
+    first = measured.pairs
+    known: dict[tuple[str, str], Judgement] = {}
+    wanted: set[str] | None = None  # labels of the cells that are still undecided
+    for pairs in looks:
+        measure(measured, first + pairs - measured.pairs, wanted, console)
+        base, head = (side_of(side, first) for side in (measured.base, measured.head))
+        metrics, tolerances = request.workload.metrics, request.suite.tolerances
+        for one in judge(base, head, metrics, tolerances, paired=True, rule=rule, accept=("*",)):
+            if known.get((one.cell, one.metric), one).verdict in (one.verdict, Verdict.INCONCLUSIVE):
+                known[one.cell, one.metric] = one  # what was decided at an earlier look stays decided
+        undecided = [one for one in known.values() if one.verdict is Verdict.INCONCLUSIVE]
+        if not undecided:
+            break
+        cells = {canonical([one.params, one.seed]) for one in undecided}
+        wanted = {r.label for r in head.records if canonical([r.params, r.seed]) in cells}
+    terms = Terms(
+        mode="interleaved",
+        alpha=rule.alpha,
+        miss=rule.miss,
+        effect=rule.effect,
+        allowance=rule.allowance,
+        looks=rule.looks,
+        pairs=measured.pairs - first,
+    )
+    sides = [_info(side, first) for side in (measured.base, measured.head)]
+    names = (request.suite.suite, request.workload.name)
+    return assemble(names, list(known.values()), (sides[0], sides[1]), terms, _notes(measured))
+
+
+def schedule(pairs: int, limit: int) -> list[int]:
+    """Numbers of pairs at which to look: doubling up to the limit."""
+    looks = [pairs]
+    while looks[-1] < limit:
+        looks.append(min(2 * looks[-1], limit))
+    return looks
+
+
+def _looks(options: GateOptions) -> list[int]:
+    return schedule(options.pairs, options.max_pairs if options.until_decided else options.pairs)
+
+
+def measure(measured: Session, pairs: int, wanted: set[str] | None, console: Console) -> None:
+    """Add pairs, a line for each pass; ``wanted`` limits them to passes with a cell of such a label."""
+    total = measured.pairs + pairs
+
+    def tell(side: str, repeat: int, records: Sequence[Record]) -> None:
+        ends = ", ".join(dict.fromkeys(str(record.status) for record in records))
+        label = clean(records[-1].label, 80)
+        console.print(f"pair {repeat + 1}/{total} {side}: {escape(label)} {ends}", highlight=False)
+
+    measured.measure(pairs, (lambda label: True) if wanted is None else wanted.__contains__, tell)
+
+
+def side_of(side: SideProcess, first: int = 0) -> Side:
+    """What a side has measured from repetition ``first`` on."""
+    env = side.ready["fingerprint"]
+    return Side(side.tree.name, tuple(r for r in side.records if r.repeat >= first), {env["id"]: env})
+
+
+def _info(side: SideProcess, first: int) -> SideInfo:
+    plan = {"version": side.ready["version"]}
+    return info(side_of(side, first), plan, side.ready["fingerprint"], side.tree.prepared)
+
+
+def _notes(measured: Session) -> list[str]:
+    base, head = (side.ready for side in (measured.base, measured.head))
+    notes = []
+    if differing := comparable(base["fingerprint"], head["fingerprint"]):
+        listed = ", ".join(differing)
+        notes.append(f"the sides run on other packages, which is part of the comparison: {listed}")
+    if base["version"] == head["version"]:
+        notes.append("both sides run the same code of this workload")
+    if not measured.aligned:
+        notes.append("the sides plan the suite differently: measured in turn as a whole, not pass by pass")
+    return notes

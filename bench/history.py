@@ -1,0 +1,239 @@
+"""A suite over time: every metric of every cell in the order of the runs, and where it stepped.
+
+A gate compares two commits; what creeps in by a percent a week, or came with a driver, shows only in the
+long run. Steps are found by PELT (``ruptures``) on the logarithms, its penalty set from the noise between
+neighbouring runs, and count only if they exceed the metric's tolerance. A step at which the machine or
+its packages changed is told as such: the code is then not the first suspect.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from bench import registry
+from bench.env import comparable
+from bench.errors import UserError, did_you_mean
+from bench.points import canonical
+from bench.record import Record, Status
+from bench.report.text import clean, number, plural, scale_for
+from bench.store import ENV, RECORDS, read_records, write_atomic
+from bench.workload import Metric
+
+CSV = "history.csv"
+
+
+@dataclass(frozen=True)
+class Point:
+    """One run's value: the mean over its repetitions (geometric for noisy metrics)."""
+
+    run: str
+    started: str  # ISO 8601, UTC
+    value: float
+    commit: str | None
+    environment: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Step:
+    """From run ``at`` on the metric has another level."""
+
+    at: int  # index of the first point of the new level
+    before: float
+    after: float
+    worse: bool | None  # None: the metric has no direction
+    environment: list[str] = field(default_factory=list)  # fingerprint fields that changed there
+
+
+@dataclass(frozen=True)
+class Track:
+    """One metric of one cell over the runs, oldest first."""
+
+    cell: str
+    metric: Metric
+    points: list[Point]
+    steps: list[Step]
+
+
+def follow(
+    runs: Sequence[tuple[Sequence[Record], Mapping[str, Any]]], metrics: Sequence[Metric]
+) -> list[Track]:
+    """Tracks of all cells measured in at least two runs; a run is its records and its fingerprint."""
+    values: dict[tuple[str, str], list[Point]] = {}
+    labels: dict[str, str] = {}
+    for records, env in sorted(runs, key=lambda run: min(record.started for record in run[0])):
+        cells: dict[str, list[Record]] = {}
+        for record in {(r.cell, r.repeat): r for r in records}.values():
+            if record.status is Status.OK:
+                key = canonical([record.params, record.seed])
+                cells.setdefault(key, []).append(record)
+                labels[key] = record.label + (f", seed {record.seed}" if record.seed else "")
+        for key, alike in cells.items():
+            for metric in metrics:
+                found = [v.value for r in alike if (v := r.metrics.get(metric.name)) and v.value is not None]
+                if found:
+                    point = Point(alike[0].run, alike[0].started, _mean(found, metric), _commit(env), env)
+                    values.setdefault((key, metric.name), []).append(point)
+    named = {metric.name: metric for metric in metrics}
+    return [
+        Track(labels[key], named[name], points, steps(points, named[name]))
+        for (key, name), points in values.items()
+        if len(points) > 1
+    ]
+
+
+def steps(points: Sequence[Point], metric: Metric) -> list[Step]:
+    """Where the level changes for good: by more than the tolerance, and by more than the noise explains."""
+    values = np.array([point.value for point in points])
+    relative = metric.klass == "noisy" and bool((values > 0).all())
+    signal = np.log(values) if relative else values
+    effect = math.log1p(metric.tolerance or 0.05) if relative else max(metric.tolerance, 0.0)
+    found = []
+    for at, low, high in _changes(signal, effect, exact=metric.klass == "exact"):
+        before, after = _level(values[low:at]), _level(values[at:high])
+        worse = None if metric.direction == "none" else (after > before) == (metric.direction == "lower")
+        changed = comparable(points[at - 1].environment, points[at].environment)
+        found.append(Step(at, before, after, worse, changed))
+    return found
+
+
+def _changes(signal: NDArray[np.float64], effect: float, *, exact: bool) -> list[tuple[int, int, int]]:
+    """Change points with the ends of the levels on either side of them."""
+    import ruptures
+
+    if np.ptp(signal) <= effect or len(signal) < (2 if exact else 4):
+        return []
+    # Steps are rare, so the middle of the absolute differences of neighbours is noise (over 0.6745·√2).
+    noise = float(np.median(np.abs(np.diff(signal)))) / 0.954
+    scale = max(noise, effect / 4, float(np.ptp(signal)) * 1e-9)
+    search = ruptures.Pelt(model="l2", min_size=1 if exact else 2, jump=1).fit(signal / scale)
+    edges = [0, *search.predict(pen=3 * math.log(len(signal)))]
+    found = []
+    for low, at, high in zip(edges, edges[1:], edges[2:], strict=False):
+        if abs(signal[at:high].mean() - signal[low:at].mean()) > effect:
+            found.append((at, low, high))
+    return found
+
+
+def read_runs(folder: Path) -> tuple[list[tuple[list[Record], dict[str, Any]]], str]:
+    """All runs in a folder (or one level below) of one suite, and the name of their workload."""
+    places = sorted({path.parent for depth in ("*", "*/*") for path in folder.glob(f"{depth}/{RECORDS}")})
+    runs = [(records, _env(place)) for place in places if (records := read_records(place / RECORDS)[0])]
+    if not runs:
+        raise UserError(f"there is no run in {folder}", hint="give a folder of runs, e.g. results/SUITE")
+    suites = sorted({records[0].suite for records, _ in runs})
+    if len(suites) > 1:
+        raise UserError(
+            f"{folder} holds runs of several suites: {', '.join(clean(name, 40) for name in suites)}",
+            hint=f"give the folder of one, e.g. {folder / suites[0]}",
+        )
+    return runs, runs[0][0][0].workload
+
+
+def write(folder: Path, out: Path, names: Sequence[str], console: Console) -> list[Path]:
+    """Print the history of a folder, and write it as CSV and as a picture."""
+    runs, workload = read_runs(folder)
+    metrics = registry.load(workload).metrics
+    known = {metric.name: metric for metric in metrics}
+    for name in names:
+        if name not in known:
+            raise UserError(f"workload {workload!r} has no metric {name!r}", hint=did_you_mean(name, known))
+    tracks = follow(runs, [known[name] for name in names] or metrics)
+    out.mkdir(parents=True, exist_ok=True)
+    write_atomic(out / CSV, table_csv(tracks))
+    show(tracks, len(runs), console)
+    files = [out / CSV]
+    if tracks:
+        from bench.report.timeline import draw
+
+        files += draw(tracks, out / "history", chosen=bool(names))
+    console.print(
+        f"written: {escape(', '.join(str(path) for path in files))}", soft_wrap=True, highlight=False
+    )
+    return files
+
+
+def show(tracks: Sequence[Track], runs: int, console: Console) -> None:
+    """Print every track that stepped, and how many did not."""
+    stepped = [track for track in tracks if track.steps]
+    if stepped:
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for name in ("cell", "metric", "run", "commit", "before", "after", "change", ""):
+            table.add_column(name, justify="right" if name in ("before", "after", "change") else "left")
+        for track in stepped:
+            for step in track.steps:
+                point, scale = track.points[step.at], scale_for(track.metric.unit, [step.after])
+                values = (
+                    f"{number(v / scale.divisor)} {scale.unit}".rstrip() for v in (step.before, step.after)
+                )
+                change = f"{(step.after / step.before - 1) * 100:+.1f} %" if step.before > 0 else ""
+                kind = {True: "[red]worse[/]", False: "[cyan]better[/]", None: "changed"}[step.worse]
+                if step.environment:
+                    kind += escape(f" (with {', '.join(step.environment[:3])})")
+                texts = (
+                    track.cell,
+                    track.metric.label,
+                    point.run,
+                    (point.commit or "")[:10],
+                    *values,
+                    change,
+                )
+                table.add_row(*(escape(clean(text)) for text in texts), kind)
+        console.print(table)
+    counted = f"{plural(len(tracks), 'track')} over {plural(runs, 'run')}, {len(stepped)} with a step"
+    console.print(
+        counted if tracks else f"{plural(runs, 'run')}: no cell was measured twice", highlight=False
+    )
+
+
+def table_csv(tracks: Iterable[Track]) -> str:
+    """One row per cell, metric and run; ``step`` says worse, better or changed where a level begins."""
+    text = io.StringIO()
+    sheet = csv.writer(text, lineterminator="\n")
+    sheet.writerow(["cell", "metric", "unit", "run", "started", "commit", "value", "step"])
+    for track in tracks:
+        marks = {s.at: {True: "worse", False: "better", None: "changed"}[s.worse] for s in track.steps}
+        for i, point in enumerate(track.points):
+            own = [_inert(track.cell), track.metric.name, track.metric.unit, point.run, point.started]
+            sheet.writerow([*own, point.commit or "", repr(point.value), marks.get(i, "")])
+    return text.getvalue()
+
+
+def _inert(text: str) -> str:
+    """A name that no spreadsheet takes for a formula."""
+    plain = clean(text)
+    return f"'{plain}" if plain[:1] in "=+-@" else plain
+
+
+def _mean(values: Sequence[float], metric: Metric) -> float:
+    if metric.klass == "noisy" and min(values) > 0:
+        return math.exp(sum(map(math.log, values)) / len(values))
+    return sum(values) / len(values)
+
+
+def _level(values: NDArray[np.float64]) -> float:
+    return float(values.mean())
+
+
+def _commit(env: Mapping[str, Any]) -> str | None:
+    return (env.get("git") or {}).get("commit")
+
+
+def _env(place: Path) -> dict[str, Any]:
+    try:
+        data = json.loads((place / ENV).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return data if isinstance(data, dict) else {}

@@ -1,0 +1,90 @@
+"""What a page says about a run: how far it came, when, on what machine, and the command that does it again."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from bench.record import Status
+from bench.report.frames import RunData
+from bench.report.text import Md, clean, duration, md, number, plural, scale_for, slug
+
+_SHOWN_VALUES = 24  # of a mapping in the description of the machine
+_PRIVATE = re.compile(r"host|user|home|cwd|path|argv|executable|uuid|token|secret", re.IGNORECASE)
+
+
+def status_line(data: RunData) -> str:
+    """``21 of 24 cells measured; 2 oom, 1 not yet answered``."""
+    total = max(len(data.planned), len(data.records))
+    counts = Counter(str(record.status) for record in data.records)
+    measured = counts.pop(str(Status.OK), 0)
+    parts = [f"{count:,} {status}" for status, count in counts.items()]
+    if total > len(data.records):
+        parts.append(f"{total - len(data.records):,} not yet answered")
+    return f"{measured:,} of {plural(total, 'cell')} measured" + ("; " + ", ".join(parts) if parts else "")
+
+
+def when_line(data: RunData) -> str:
+    """When the records were made and how long the passes took together."""
+    if not data.records:
+        return ""
+    begin, end = min(r.started for r in data.records), max(r.finished for r in data.records)
+    passes: dict[str, float] = {}
+    for record in data.records:
+        passes[record.pass_id] = max(passes.get(record.pass_id, 0.0), record.duration_s)
+    spent = duration(sum(passes.values()))
+    return f"{_minute(begin)} to {_minute(end)} UTC, {plural(len(passes), 'pass')}, {spent} of measuring"
+
+
+def _minute(stamp: str) -> str:
+    return clean(stamp).replace("T", " ")[:16]
+
+
+def machine(env: Mapping[str, Any]) -> Iterator[tuple[str, Md]]:
+    """What is known of the machine, one line per topic, as Markdown."""
+    for key, text in topics(env):
+        yield key, md(text, limit=600)
+
+
+def topics(env: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What is known of the machine, one line per topic; nothing that names a person, a host or a path."""
+    for key, value in env.items():
+        if key == "earlier" or _PRIVATE.search(key):
+            continue
+        if text := _described(key, value):
+            yield key, text
+
+
+def _described(key: str, value: Any) -> str:
+    if value is None or value in ("", [], {}):
+        return ""
+    if key.endswith("_bytes") and isinstance(value, (int, float)):
+        scale = scale_for("bytes", [value])
+        return f"{value / scale.divisor:.4g} {scale.unit}"
+    if isinstance(value, Mapping):
+        known = {k: _described(str(k), v) for k, v in value.items() if not _PRIVATE.search(str(k))}
+        kept = [f"{topic(k)} {v}" for k, v in known.items() if v]
+        more = f" and {len(kept) - _SHOWN_VALUES} more" if len(kept) > _SHOWN_VALUES else ""
+        return ", ".join(kept[:_SHOWN_VALUES]) + more
+    if isinstance(value, (list, tuple)):
+        shown = [_described(key, item) for item in value]
+        return ("; " if any(isinstance(item, Mapping) for item in value) else " ").join(filter(None, shown))
+    return number(value) if isinstance(value, (bool, float)) else clean(value)
+
+
+def topic(key: str) -> str:
+    """A key of the fingerprint as words."""
+    return key if key.isupper() else key.removesuffix("_bytes").replace("_", " ")
+
+
+def command(data: RunData) -> str:
+    """The command that continues this run; with ``--new`` it does it again."""
+    overrides = data.plan.get("overrides")
+    pairs = overrides.items() if isinstance(overrides, Mapping) else ()
+    texts = [f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in pairs]
+    options = [f"--set {shlex.quote(clean(text))}" for text in texts]
+    return " ".join(["python -m bench", f"suites/{slug(data.name)}.yaml", *options]).replace("`", "")

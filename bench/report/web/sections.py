@@ -1,0 +1,145 @@
+"""What stands where on the page: cards at the top, sections of tables, runs and their machines."""
+
+def _groups(tables: Mapping[str, Table]) -> list[tuple[str, str, list[tuple[str, str]]]]:
+    """Sections of tables: id, heading, and (name, title) of each."""
+    headings = [
+        ("results", "Results", ("headline",)),
+        ("failures", "Not measured", ("failures",)),
+        ("differences", "Against reference", ("differences", "relative")),
+        ("positions", "In detail", ("positions", "matrix")),
+        ("published", "Published", ("published",)),
+        ("memory", "Memory", ("memory",)),
+        ("metrics", "Meaning", ("metrics",)),
+    ]
+    found = []
+    for id_, heading, starts in headings:
+        inside = [(name, table.title) for name, table in tables.items() if name.startswith(starts)]
+        if inside:
+            found.append((id_, heading, inside))
+    return found
+
+
+def _sections(
+    charts: Any, shown: Any, groups: Any, comparison: Any, records: bool, notes: Any
+) -> list[tuple[str, str]]:
+    order = [("comparison", "Comparison", comparison), ("charts", "Pictures", charts)]
+    order += [("pictures", "Before and after", shown)]
+    order += [(id_, heading, True) for id_, heading, _ in groups]
+    order += [("cells", "All cells", records), ("notes", "Notes", notes)]
+    order += [("asked", "Suite and machine", True), ("downloads", "Downloads", True)]
+    return [(id_, heading) for id_, heading, there in order if there]
+
+
+def _cards(runs: Sequence[RunData], comparison: Compared | None) -> list[dict[str, str]]:
+    """The verdict at a glance: how many cells came to what, and how the comparison went."""
+    run = runs[0]
+    total = max(len(run.planned), len(run.records))
+    counts = Counter(str(record.status) for record in run.records)
+    measured = counts.pop(str(Status.OK), 0)
+    look = "ok" if measured and measured == total else ""
+    found = [{"count": f"{measured:,} of {total:,}", "text": "cells measured", "look": look}]
+    found += [
+        {"count": f"{n:,}", "text": f"{plural(n, 'cell').split()[1]} {s}", "look": s}
+        for s, n in counts.items()
+    ]
+    if total > len(run.records):
+        found.append(
+            {"count": f"{total - len(run.records):,}", "text": "not yet answered", "look": "skipped"}
+        )
+    for verdict, n in comparison.counts.items() if comparison else ():
+        found.append({"count": f"{n:,}", "text": verdict, "look": verdict})
+    if not comparison and run.records:
+        passes = len({record.pass_id for record in run.records})
+        found.append({"count": f"{passes:,}", "text": "pass" if passes == 1 else "passes", "look": ""})
+    return found
+
+
+def _environments(run: RunData) -> dict[str, list[list[str]]]:
+    """Every environment that a record of this run may name, without what names a person or a host."""
+    earlier = run.env.get("earlier")
+    known = [run.env, *(earlier.values() if isinstance(earlier, dict) else ())]
+    return {
+        str(env["id"]): [[key.replace("_", " "), clean(text, 600)] for key, text in topics(env)]
+        for env in known
+        if isinstance(env, dict) and env.get("id")
+    }
+
+
+def _run_json(run: RunData, name: str) -> dict[str, Any]:
+    git = run.env.get("git")
+    commit, dirty = (git.get("commit"), git.get("dirty")) if isinstance(git, dict) else (None, None)
+    sound = isinstance(commit, str) and commit.isalnum()
+    return {"name": name, "checkout": clean(commit, 64) if sound else None, "dirty": bool(dirty)}
+
+
+def _run_html(run: RunData, name: str) -> dict[str, Any]:
+    machine = {key: clean(text, 300) for key, text in topics(run.env)}
+    gpus = run.env.get("gpus")
+    cards = (
+        ", ".join(clean(g.get("name"), 80) for g in gpus if isinstance(g, dict))
+        if isinstance(gpus, list)
+        else ""
+    )
+    packages = run.env.get("packages")
+    torch = packages.get("torch") if isinstance(packages, dict) else None
+    parts = [
+        cards,
+        machine.get("cpu", "").partition(", flags")[0].removeprefix("model "),
+        f"torch {clean(torch, 40)}" if torch else "",
+    ]
+    text = run.folder / SUITE
+    raw = text.read_text(encoding="utf-8", errors="replace")[:200_000] if text.is_file() else ""
+    again = command(run)
+    return {
+        "name": name,
+        "role": "",
+        "folder": clean(run.folder.name, 120),
+        "status": status_line(run),
+        "when": when_line(run),
+        "machine": ("Measured on " + "; ".join(filter(None, parts)) + ".") if any(parts) else "",
+        "topics": [(key.replace("_", " "), clean(text, 600)) for key, text in topics(run.env)],
+        "suite_text": raw,
+        "command": f"{again} --new",
+    }
+
+
+def _chart_html(
+    spec: Mapping[str, Any], pictures: Sequence[tuple[Picture, str]], runs: Sequence[RunData]
+) -> dict[str, Any]:
+    """Title and static pictures of a chart: that of the first run, then those that the others hold already."""
+    found = []
+    for picture, stem in pictures:
+        if picture.view.name != spec["name"]:
+            continue
+        for run, name in zip(runs, names(runs), strict=True):
+            path = run.folder / "plots" / f"{stem}.png"
+            if path.is_file():
+                alt = picture.alt if len(runs) == 1 else f"{name}: {picture.alt}"
+                found.append({"src": png_uri(path.read_bytes()), "alt": clean(alt, 1000)})
+    wide = spec["wide"] or len(spec["panels"]) > 1
+    return {"title": spec["title"], "id": spec["name"], "pictures": found, "wide": wide}
+
+
+def _notes(runs: Sequence[RunData]) -> list[str]:
+    several = len(runs) > 1
+    marked = [(f"{name}: " if several else "", run) for name, run in zip(names(runs), runs, strict=True)]
+    return [clean(f"{lead}{note}", 1000) for lead, run in marked for note in run.notes]
+
+
+def _parquet(runs: Sequence[RunData]) -> list[dict[str, str]]:
+    found = []
+    for run, name in zip(runs, names(runs), strict=True):
+        path = run.folder / "records.parquet"
+        if path.is_file() and path.stat().st_size <= _INLINE_PARQUET:
+            source = (
+                "data:application/vnd.apache.parquet;base64," + base64.b64encode(path.read_bytes()).decode()
+            )
+            text = "Cells as parquet" + (f" ({name})" if len(runs) > 1 else "")
+            found.append({"src": source, "name": f"{clean(run.name, 60)}.parquet", "text": text})
+    return found
+
+
+def _files_beside(folder: Path, tables: Mapping[str, Table]) -> list[str]:
+    there = [name for name in _FILES if (folder / name).is_file()]
+    stems = ["full", *(name for name in tables)]
+    return there + [f"tables/{s}.csv" for s in stems if (folder / "tables" / f"{s}.csv").is_file()]

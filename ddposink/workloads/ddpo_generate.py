@@ -1,0 +1,125 @@
+"""Pictures of a fine-tuned pipeline for any prompt, the base model beside it, with the same noise.
+
+The tuned weights are loaded the way any user of a stock pipeline would load them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench.errors import UserError, did_you_mean
+from bench.record import Record, Status
+from bench.request import find_run
+from bench.store import RECORDS, read_records
+from ddposink.errors import Unavailable
+from ddposink.evaluation import Evaluator
+from ddposink.pipelines import PipelineRef, load_pipeline
+from ddposink.sheet import save_sheet, to_image
+
+NAMES = ("base", "tuned")
+
+
+def main(
+    cell: str,
+    prompts: Sequence[str],
+    *,
+    results: Path,
+    out: Path,
+    seeds: int = 4,
+    denoising_steps: int | None = None,
+    guidance: float | None = None,
+    device: str = "auto",
+) -> list[Path]:
+    """Draw ``prompts`` with the base and the tuned model of ``cell`` (RUN/CELL).
+
+    Writes ``out/PROMPT-SEED-base.png`` and ``…-tuned.png`` for every picture and ``out/sheet.png``, whose
+    columns are base and tuned in turn. Raises UserError for whatever is wrong with the request.
+    """
+    folder, record = find_cell(cell, results)
+    weights = weights_of(folder, record)
+    params = record.params
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    try:
+        pipeline = load_pipeline(PipelineRef.parse(params["pipeline"]), device=device)
+    except (Unavailable, ValueError) as error:
+        raise UserError(f"pipeline {params['pipeline']}: {error}") from error
+    scale = params["sample_guidance_scale"] if guidance is None else guidance
+    evaluator = Evaluator(pipeline, tuple(prompts), seeds, scale, params["sample_eta"])
+    steps = denoising_steps or params["sample_num_steps"]
+    base = evaluator.draw(steps)
+    load_tuned(pipeline, weights)
+    tuned = evaluator.draw(steps)
+    out.mkdir(parents=True, exist_ok=True)
+    return list(_write(out, prompts, seeds, (base.images, tuned.images)))
+
+
+def load_tuned(pipeline: Any, weights: Path) -> None:
+    """Load what a training has exported: LoRA weights, or a whole UNet."""
+    if (weights / "unet").is_dir():
+        from diffusers import UNet2DConditionModel
+
+        unet = UNet2DConditionModel.from_pretrained(weights / "unet", use_safetensors=True)
+        pipeline.unet = unet.to(pipeline.device, pipeline.unet.dtype)
+    else:
+        pipeline.load_lora_weights(weights, weight_name="pytorch_lora_weights.safetensors")
+
+
+def find_cell(text: str, results: Path) -> tuple[Path, Record]:
+    """Run folder and record of RUN/CELL, where CELL is an id, a label or a pattern of labels."""
+    run, _, wanted = text.rpartition("/")
+    if not run:
+        raise UserError(f"{text!r} is not of the form RUN/CELL", hint="for example 'ddpo/*brisque*50'")
+    folder = find_run(run, results)
+    records = {record.cell: record for record in read_records(folder / RECORDS)[0]}
+    found = [r for r in records.values() if r.cell == wanted or r.label == wanted]
+    found = found or [r for r in records.values() if fnmatchcase(r.label.casefold(), wanted.casefold())]
+    if len(found) == 1:
+        return folder, found[0]
+    labels = [record.label for record in found or records.values()]
+    if found:
+        raise UserError(
+            f"{wanted!r} means {len(found)} cells: {'; '.join(labels[:6])}", hint="name one of them"
+        )
+    raise UserError(f"no cell {wanted!r} in {folder}", hint=did_you_mean(wanted, labels))
+
+
+def weights_of(folder: Path, record: Record) -> Path:
+    """Where the tuned weights of a cell lie. Raises UserError where there are none."""
+    steps = record.params.get("steps")
+    if record.status is not Status.OK:
+        raise UserError(f"{record.label} was not measured ({record.status}): it has no weights")
+    if not steps:
+        raise UserError(f"{record.label} is the base model: name a cell with more than 0 steps")
+    for artifact in record.artifacts:
+        parts = Path(artifact.path).parts
+        if f"weights-{steps}" in parts:
+            place = folder.joinpath(*parts[: parts.index(f"weights-{steps}") + 1])
+            if place.resolve().is_relative_to(folder.resolve()) and place.is_dir():
+                return place
+    raise UserError(f"{record.label} has kept no weights in {folder}")
+
+
+def _write(
+    out: Path, prompts: Sequence[str], seeds: int, pictures: tuple[torch.Tensor, torch.Tensor]
+) -> Iterator[Path]:
+    columns, labels = [], []
+    for number, prompt in enumerate(prompts):
+        for name, images in zip(NAMES, pictures, strict=True):
+            own = [images[number * seeds + seed] for seed in range(seeds)]
+            columns.append(own)
+            labels.append(f"{name}: {prompt}")
+            for seed, picture in enumerate(own):
+                path = out / f"{_file_name(prompt)}-{seed}-{name}.png"
+                to_image(picture).save(path)
+                yield path
+    yield save_sheet(columns, labels, out / "sheet.png")
+
+
+def _file_name(prompt: str) -> str:
+    kept = "".join(c if c.isalnum() and c.isascii() else "-" for c in prompt.lower())
+    return "-".join(filter(None, kept.split("-")))[:60] or "prompt"

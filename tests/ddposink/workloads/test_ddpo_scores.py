@@ -1,0 +1,107 @@
+"""From scores to the figures of a cell."""
+
+import numpy as np
+import pytest
+
+from bench.workload import Missing, Samples
+from ddposink.ddpo.engine import StepLog
+from ddposink.workloads.ddpo_scores import (
+    TRAINED,
+    cost_per_effect,
+    effect,
+    evaluated,
+    others,
+    over_optimised,
+    training,
+)
+
+BASE = {"jpeg_compressibility": np.array([-2.0, -3.0, -4.0]), "brisque": np.array([1.0, 1.0, 1.0])}
+SPREAD = {"jpeg_compressibility": 0.5, "brisque": 2.0}
+
+
+def test_gains_are_paired_and_effects_in_spreads_of_the_base():
+    scores = {"jpeg_compressibility": BASE["jpeg_compressibility"] + 1, "brisque": np.array([0.0, 1.0, 2.0])}
+    found = evaluated(scores, BASE, SPREAD, "jpeg_compressibility")
+    assert found["eval_jpeg_compressibility"] == found["reward"] == -2.0
+    assert found["gain_jpeg_compressibility"] == found["gain"] == Samples(1.0, (1.0, 1.0, 1.0))
+    assert found["effect"] == Samples(2.0, (2.0, 2.0, 2.0))
+    assert found["effect_brisque"] == Samples(0.0, (-0.5, 0.0, 0.5))
+    assert found["others_effect"] == found["effect_brisque"]
+
+
+def test_a_reward_outside_the_evaluation_has_no_column_of_its_own():
+    base, spread = BASE | {TRAINED: np.zeros(3)}, SPREAD | {TRAINED: 1.0}
+    found = evaluated(base | {TRAINED: np.ones(3)}, base, spread, TRAINED)
+    assert (found["reward"], found["effect"].value) == (1.0, 1.0)
+    assert not [name for name in found if name.endswith(TRAINED)]
+
+
+def test_the_contrary_of_the_trained_reward_says_nothing_new():
+    base = {name: np.zeros(3) for name in ("jpeg_compressibility", "jpeg_incompressibility", "brisque")}
+    scores = {"jpeg_compressibility": base["brisque"] + 1, "jpeg_incompressibility": base["brisque"] - 1}
+    scores["brisque"] = base["brisque"] + 0.25
+    spread = dict.fromkeys(base, 1.0)
+    assert others(scores, base, spread, "jpeg_compressibility").value == 0.25
+    assert others(scores, base, spread, "brisque").value == 0.0
+    only = {"brisque": base["brisque"]}
+    assert isinstance(others(only, only, {"brisque": 1.0}, "brisque"), Missing)
+
+
+def test_without_spread_there_is_no_effect_size():
+    assert isinstance(effect(np.ones(3), 0.0), Missing)
+
+
+def around(mean, n=12, seed=0):
+    noise = np.random.default_rng(seed).normal(0, 0.1, n)
+    return mean + noise - noise.mean()
+
+
+def test_over_optimisation_needs_a_rising_reward_and_falling_others():
+    steps = [0, 10, 25, 50]
+    rising = [around(m) for m in (0, 1, 2, 3)]
+    assert over_optimised(steps, rising, [around(m) for m in (0, 0.5, 0.2, -0.5)]) == 10
+    assert over_optimised(steps, rising, [around(m) for m in (0, 0.1, 0.2, 0.3)]) is None
+    assert over_optimised(steps, rising[::-1], [around(m) for m in (0, -1, -2, -3)]) is None
+    noisy = [np.random.default_rng(i).normal(0, 2, 12) for i in range(4)]
+    assert over_optimised(steps[:2], rising[:2], [noisy[0] + 0.1, noisy[1]]) is None
+    assert over_optimised([0], rising[:1], rising[:1]) is None
+    assert over_optimised([], [], []) is None
+
+
+def log(step, **changes):
+    fields = {
+        "step": step, "reward_mean": float(step), "reward_std": 1.0, "loss": 0.1, "approx_kl": 0.2,
+        "clip_fraction": 0.3, "samples": step * 32, "unet_forwards": step * 100,
+        "sampling_s": 1.0, "training_s": 3.0,
+    }  # fmt: skip
+    return StepLog(**(fields | changes))
+
+
+def test_training_figures_cover_the_steps_since_the_last_evaluation():
+    logs = [log(1, loss=9.0), log(2, loss=1.0), log(3, loss=3.0)]
+    found = training(logs, since=1, energy=96.0)
+    assert found["loss"] == 2.0
+    assert found["train_reward"] == 3.0
+    assert (found["reward_queries"], found["unet_forwards"], found["train_seconds"]) == (96, 300, 12.0)
+    assert found["samples_per_s"] == 8.0
+    assert found["sampling_share"] == 0.25
+    assert found["energy_per_sample_j"] == 1.0
+    assert training(logs, 0, Missing("no GPU"))["energy_per_sample_j"] == Missing("no GPU")
+
+
+def test_nothing_trained_is_no_zero_speed():
+    found = training([], 0, 0.0)
+    assert isinstance(found["samples_per_s"], Missing)
+    assert found["reward_queries"] == 0
+
+
+@pytest.mark.parametrize(("gains", "certain"), [((1.0, 1.1, 0.9), True), ((1.0, -1.1, 0.9), False)])
+def test_a_cost_per_effect_only_where_there_is_an_effect(gains, certain):
+    found = cost_per_effect(
+        {"effect": Samples(float(np.mean(gains)), gains), "train_seconds": 30.0, "reward_queries": 300}
+    )
+    assert (
+        (found["seconds_per_effect"] == pytest.approx(30.0))
+        if certain
+        else isinstance(found["queries_per_effect"], Missing)
+    )
