@@ -180,24 +180,91 @@ def plan(
 
 @app.command()
 def report(
-    run_: Annotated[str, typer.Argument(metavar="RUN", help="A run folder, or a suite (its newest run).")],
+    runs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN...", help="Run folders, or suites (their newest runs).", show_default=False
+        ),
+    ],
+    baseline: Annotated[
+        str | None,
+        typer.Option(metavar="RUN", help="Hold every RUN against this one.", show_default=False),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the page of several runs.", show_default=False),
+    ] = None,
     results: _ResultsOption = Path("results"),
 ) -> None:
-    """Draw tables, plots and README.md of a run again from its records.
+    """Draw tables, plots, README.md and index.html of a run again from its records, or several side by side.
 
-    Example: [bold]python -m bench report results/sinks/20260102-030405-abcdef[/]
+    Example: [bold]python -m bench report results/sinks/20260102-030405-abcdef --baseline sinks[/]
+
+    Several runs share one page, in a folder of its own; their baseline is the first unless you name one.
     """
-    from bench.report import render
-    from bench.request import find_run
-    from bench.store import RECORDS, read_records
+    from bench.several import report as draw
 
-    folder = find_run(run_, results)
-    if damaged := len(read_records(folder / RECORDS)[1]):
-        lines = "line is" if damaged == 1 else "lines are"
-        _console().print(
-            f"[yellow]warning:[/] {damaged} {lines} damaged in {RECORDS} and left out", highlight=False
-        )
-    _console().print(f"report: {render(folder)}", soft_wrap=True, highlight=False)
+    draw(runs, baseline, out, results, _console())
+
+
+@app.command()
+def compare(
+    runs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN...", help="Run folders, or suites (their newest runs).", show_default=False
+        ),
+    ],
+    baseline: Annotated[
+        str | None, typer.Option(metavar="RUN", help="Default: the first RUN.", show_default=False)
+    ] = None,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="As Markdown, for a pull request, instead of a table.")
+    ] = False,
+    results: _ResultsOption = Path("results"),
+) -> None:
+    """Print how runs differ from a baseline, and how sure that is. Measures and writes nothing.
+
+    Example: [bold]python -m bench compare results/sinks/OLD results/sinks/NEW[/]
+
+    Exit codes: 0 compared, 2 something is wrong with the request, 5 no two numbers may be compared.
+    """
+    from bench.several import show
+
+    raise typer.Exit(show(runs, baseline, results, _console(), as_markdown=markdown))
+
+
+@app.command()
+def publish(
+    run_: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN", help="A run folder, or a suite (its newest run).", show_default=False
+        ),
+    ],
+    site: Annotated[
+        Path | None,
+        typer.Argument(metavar="[DIR]", help="The folder of the site; made if missing.", show_default=False),
+    ] = None,
+    to_hub: Annotated[
+        str | None,
+        typer.Option(
+            "--to-hub", metavar="ORG/NAME", help="Also upload the tables as a dataset.", show_default=False
+        ),
+    ] = None,
+    private: Annotated[bool, typer.Option("--private", help="Create the dataset as a private one.")] = False,
+    results: _ResultsOption = Path("results"),
+) -> None:
+    """Add a run to a static site that any web server (GitHub Pages) can serve, or upload its tables.
+
+    Example: [bold]python -m bench publish sinks site/[/]
+
+    The index shows the newest run of every suite and how it compares with the one before. Publishing a
+    run again changes nothing.
+    """
+    from bench.publish import publish as send
+
+    send(run_, site, to_hub, private, results, _console())
 
 
 @app.command()
@@ -255,6 +322,7 @@ def gate(
     set_: _SetOption = None,
     device: _DeviceOption = None,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for another run of this suite.")] = False,
+    allow_code: _CodeOption = False,
 ) -> None:
     """Judge whether a suite got worse, and leave with an exit code that a CI job can act on.
 
@@ -266,6 +334,7 @@ def gate(
     from bench import gate_session, request
     from bench.export import verdicts
 
+    request.allow_code(allow_code)
     options = gate_session.GateOptions(
         run=request.Options(
             suite=request.find_suite(suite),
@@ -301,6 +370,7 @@ def calibrate(
     set_: _SetOption = None,
     device: _DeviceOption = None,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for another run of this suite.")] = False,
+    allow_code: _CodeOption = False,
 ) -> None:
     """Measure a suite against itself: how noisy it is here, and what a gate could find.
 
@@ -309,6 +379,7 @@ def calibrate(
     from bench import calibrate as calibration
     from bench import request
 
+    request.allow_code(allow_code)
     options = request.Options(
         suite=request.find_suite(suite),
         results=results,

@@ -103,7 +103,7 @@ def _close(judgement: Judgement, evidence: Evidence, decision: Decision) -> Judg
         "base": base,
         "head": head,
         "difference": head - base,
-        "ratio": head / base,
+        "ratio": head / base if decision.shift is None else _exp(sign * decision.shift),
         "p_value": decision.p_value,
         "p_adjusted": decision.p_adjusted,
         "pairs": decision.pairs,

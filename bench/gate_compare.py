@@ -150,7 +150,8 @@ def _means(base: Sequence[float], head: Sequence[float]) -> dict[str, Any]:
     was, now = (sum(side) / len(side) if side else None for side in (base, head))
     if was is None or now is None:
         return {"base": was, "head": now}
-    ratio = now / was if was > 0 and now > 0 else None
+    quotient = now / was if was > 0 and now > 0 else math.inf
+    ratio = quotient if math.isfinite(quotient) else None
     return {"base": was, "head": now, "difference": now - was, "ratio": ratio}
 
 

@@ -162,7 +162,7 @@ def _decide(
     if shift.estimate + shift.bound(rule.miss / rule.looks) < limit:
         return decision
     if not evidence.paired:
-        reason = f"within or near the {rule.allowance:.0%} that separate sessions may differ by"
+        reason = f"within or near the {rule.allowance * 100:g} % that separate sessions may differ by"
         return replace(decision, verdict=Verdict.INCONCLUSIVE, reason=reason)
     needed = pairs_needed(shift, evidence.effect, family, rule)
     more = None if needed is None else needed - shift.n

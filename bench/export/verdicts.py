@@ -17,7 +17,7 @@ FORMATS: Mapping[str, Callable[[GateReport], str]] = {
     "benchmark-action-bigger": benchmark_action.render_bigger,
     "github": github.render,
     "markdown": markdown,
-    "json": lambda report: report.model_dump_json(indent=1) + "\n",
+    "json": GateReport.json_text,
 }
 
 

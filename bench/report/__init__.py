@@ -6,13 +6,17 @@ this package is cheap: pandas, seaborn and jinja2 are imported when something is
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from bench.workload import Workload
 
 
-def render(run_dir: Path, workload: Workload | None = None) -> Path:
-    """Write ``tables/``, ``plots/`` and ``README.md`` of a run folder and return the README's path.
+def render(run_dir: Path, workload: Workload | None = None, baseline: Path | None = None) -> Path:
+    """Write ``tables/``, ``plots/``, ``README.md`` and ``index.html`` of a run; return the README's path.
+
+    ``index.html`` is the same for a browser, in one self-contained file. With a ``baseline`` (another run
+    folder) both are held against it, and ``comparison.md`` says how.
 
     Works at any time: for unfinished runs, for runs in which everything failed, for none at all.
     ``workload`` is looked up by the name in the run's suite if not given; where that fails, the
@@ -21,4 +25,14 @@ def render(run_dir: Path, workload: Workload | None = None) -> Path:
     """
     from bench.report.page import write
 
-    return write(Path(run_dir), workload)
+    return write(Path(run_dir), workload, baseline)
+
+
+def render_several(run_dirs: Sequence[Path], baseline: Path, out: Path) -> Path:
+    """Write one page of several runs, each held against ``baseline``, into ``out``; return its path.
+
+    Raises UserError if the runs are not of one suite and workload, or if ``out`` cannot be written.
+    """
+    from bench.report.page import write_several
+
+    return write_several(run_dirs, baseline, out)

@@ -1,4 +1,4 @@
-"""What a page says about a run: how far it came, when, on what machine, and the command that does it again."""
+"""What a page says about a run: how far it came, when, on what machine, and how to do it again."""
 
 from __future__ import annotations
 

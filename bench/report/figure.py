@@ -147,9 +147,18 @@ def name_ticks(axis: Any, places: Sequence[float], names: Sequence[str]) -> None
 
 
 def save(figure: Figure, base: Path) -> list[Path]:
-    """Write PNG and SVG beside each other; the same figure gives the same bytes."""
+    """Write PNG and SVG beside each other, each whole or not at all; the same figure gives the same bytes."""
     paths = [base.with_name(f"{base.name}.{kind}") for kind in ("png", "svg")]
+    looks: list[dict[str, Any]] = [
+        {"dpi": DPI, "metadata": {"Software": None}},
+        {"metadata": {"Date": None, "Creator": None}},
+    ]
     with style():
-        figure.savefig(paths[0], dpi=DPI, facecolor="white", metadata={"Software": None})
-        figure.savefig(paths[1], facecolor="white", metadata={"Date": None, "Creator": None})
+        for path, look in zip(paths, looks, strict=True):
+            temporary = path.with_name(f".{path.name}")
+            try:
+                figure.savefig(temporary, format=path.suffix[1:], facecolor="white", **look)
+                temporary.replace(path)
+            finally:
+                temporary.unlink(missing_ok=True)
     return paths

@@ -7,14 +7,16 @@ escaped by default; only text that is Markdown by type (``Md``) goes through as 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from bench.compare import Comparison
 from bench.errors import UserError
 from bench.record import Status
-from bench.report import about, comparisons, positions, published, tables
+from bench.report import about, comparisons, positions, published, tables, versus
 from bench.report.figure import save
 from bench.report.frames import RunData, load, workload_name
 from bench.report.matrix import matrix_table
@@ -27,10 +29,62 @@ from bench.store import PLAN, RECORDS, SUITE, write_atomic
 from bench.workload import Workload
 
 _SHOWN_ROWS = 40  # of a table on the page; files have all rows
+COMPARISON = "comparison.md"
 
 
-def write(run_dir: Path, workload: Workload | None) -> Path:
+def write(run_dir: Path, workload: Workload | None, baseline: Path | None = None) -> Path:
     """Render everything of a run folder; see ``bench.report.render``."""
+    data = read(run_dir, workload)
+    runs = [data] if baseline is None else [data, read(baseline, workload)]
+    comparison = versus.held(runs) if len(runs) > 1 else None
+    page = run_dir / "README.md"
+    with _clear_errors(run_dir):
+        pictures = _pictures(data)
+        found = _tables(data) | ({"comparison": versus.table(comparison)} if comparison else {})
+        _write_tables(run_dir / "tables", found)
+        write_atomic(page, _page(data, pictures, found))
+        _write_comparison(run_dir, comparison)
+        write_page(run_dir, runs, found, versus.shown(comparison) if comparison else None)
+    return page
+
+
+def write_several(folders: Sequence[Path], baseline: Path, out: Path) -> Path:
+    """One page of several runs, each held against the baseline, in a folder of its own; returns its path."""
+    runs = [read(folder) for folder in (*folders, baseline)]
+    comparison = versus.held(runs)
+    table = versus.table(comparison)
+    title = f"{', '.join(comparison.runs)} against {comparison.baseline}"
+    legend = tables.legend(runs[0])
+    with _clear_errors(out):
+        (out / "tables").mkdir(parents=True, exist_ok=True)
+        write_atomic(out / "tables" / "comparison.csv", table.csv())
+        _write_comparison(out, comparison)
+        return write_page(
+            out, runs, {"comparison": table, "metrics": legend}, versus.shown(comparison, title)
+        )
+
+
+def _write_comparison(folder: Path, comparison: Comparison | None) -> None:
+    """The comparison as Markdown; without one, none that an earlier rendering left."""
+    if comparison is None:
+        (folder / COMPARISON).unlink(missing_ok=True)
+    else:
+        write_atomic(folder / COMPARISON, versus.markdown(comparison))
+
+
+@contextmanager
+def _clear_errors(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"cannot write the report to {folder}: {error.strerror or error}",
+            hint="check free space and permissions; the records are not touched",
+        ) from error
+
+
+def read(run_dir: Path, workload: Workload | None = None) -> RunData:
+    """A run folder as data; its workload is looked up by name if not given. Raises UserError."""
     if not any((run_dir / name).exists() for name in (RECORDS, PLAN, SUITE)):
         raise UserError(
             f"{run_dir} is not a run folder: it has no {RECORDS}",
@@ -42,19 +96,7 @@ def write(run_dir: Path, workload: Workload | None) -> Path:
     data = load(run_dir, workload)
     if problem:
         data.note(problem)
-    page = run_dir / "README.md"
-    try:
-        pictures = _pictures(data)
-        found = _tables(data)
-        _write_tables(run_dir / "tables", found)
-        write_atomic(page, _page(data, pictures, found))
-        write_page(run_dir, [data], found, pictures)
-    except OSError as error:
-        raise UserError(
-            f"cannot write the report to {run_dir}: {error.strerror or error}",
-            hint="check free space and permissions; the records are not touched",
-        ) from error
-    return page
+    return data
 
 
 def _look_up(run_dir: Path) -> tuple[Workload | None, str | None]:

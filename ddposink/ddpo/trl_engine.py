@@ -41,11 +41,13 @@ class TrlEngine:
         disabled: Sequence[str] = (),
     ) -> None:
         """``disabled`` names repairs to leave out. ValueError, Unavailable: see `make_engine`."""
-        if not prompts:
-            raise ValueError("there are no prompts to draw from")
+        _check(config, prompts)
+        if not config.split_negative_prompts:
+            disabled = [*disabled, "negative-prompts"]
         self.config = config
         self.pipeline = pipeline
         self.step = 0
+        self._disabled = tuple(disabled)
         classes = repaired(disabled)
         device = pipeline.unet.device
         trl_state.prepare_accelerate(device.type, _precision(config, device.type, disabled))
@@ -94,7 +96,11 @@ class TrlEngine:
 
     def export(self, folder: Path) -> None:
         """Write what a stock pipeline loads: LoRA in diffusers format, or a ``unet`` folder."""
-        if self._trainer.accelerator.is_main_process:
+        if not self._trainer.accelerator.is_main_process:
+            return
+        if "save-pretrained" in self._disabled:
+            self._trainer.sd_pipeline.save_pretrained(str(folder))
+        else:
             export(self.pipeline, self.config, folder)
 
     def ratio_deviation(self) -> Tensor:
@@ -144,6 +150,16 @@ class TrlEngine:
             sampling_s=trainer.sampled_at - started,
             training_s=finished - trainer.sampled_at,
         )
+
+
+def _check(config: DDPOConfig, prompts: Sequence[str]) -> None:
+    """ValueError for what TRL's trainer cannot do."""
+    if not prompts:
+        raise ValueError("there are no prompts to draw from")
+    if config.log_prob_reduction != "mean":
+        raise ValueError("TRL's engine takes the mean log-probability: log_prob_reduction must be 'mean'")
+    if config.advantage_epsilon is not None:
+        raise ValueError("TRL's engine has its own advantage_epsilon: leave it out, or use engine 'native'")
 
 
 def _forwards_of_a_sample(config: DDPOConfig) -> int:

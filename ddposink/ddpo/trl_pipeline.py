@@ -74,7 +74,7 @@ def base_weights(unet: Any) -> dict[str, Tensor]:
 
 
 def export(pipeline: Pipeline, config: DDPOConfig, folder: Path) -> None:
-    """LoRA in diffusers format with its rank and alpha, or a ``unet`` folder, as a stock pipeline loads it."""
+    """What a stock pipeline loads: LoRA in diffusers format with rank and alpha, or a ``unet`` folder."""
     folder.mkdir(parents=True, exist_ok=True)
     unet = pipeline.unet
     if not config.use_lora:

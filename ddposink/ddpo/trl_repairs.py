@@ -15,7 +15,7 @@ from typing import Any
 from ddposink.errors import Unavailable, suggest
 
 TRL_VERSION = "0.23.1"  # the last release with DDPOTrainer; what the repairs were written against
-PATTERNS = "ddposink.ddpo.trl_repairs_"
+OVERRIDES = "ddposink.ddpo.trl_repairs_"
 
 
 @dataclass(frozen=True)
@@ -110,6 +110,7 @@ class TrlClasses:
     trainer: Any  # a subclass of trl.DDPOTrainer
     pipeline: Any  # a subclass of trl.DefaultDDPOStableDiffusionPipeline
     config: Any  # trl.DDPOConfig itself
+    scorer: Any  # the aesthetic scorer mended; None if left out
 
 
 def repaired(disabled: Iterable[str] = ()) -> TrlClasses:
@@ -122,12 +123,12 @@ def repaired(disabled: Iterable[str] = ()) -> TrlClasses:
         raise ValueError(f"TRL has no repair '{name}'{suggest(name, REPAIRS)}; known: {', '.join(REPAIRS)}")
     trl = require_trl()
     applied = [repair for name, repair in REPAIRS.items() if name not in left_out]
+    scorers = [_override(repair.scorer) for repair in applied if repair.scorer]
     return TrlClasses(
-        trainer=_stack("RepairedDDPOTrainer", trl.DDPOTrainer, [r.trainer for r in applied]),
-        pipeline=_stack(
-            "RepairedPipeline", trl.DefaultDDPOStableDiffusionPipeline, [r.pipeline for r in applied]
-        ),
+        trainer=_stack(trl.DDPOTrainer, [r.trainer for r in applied]),
+        pipeline=_stack(trl.DefaultDDPOStableDiffusionPipeline, [r.pipeline for r in applied]),
         config=trl.DDPOConfig,
+        scorer=scorers[0] if scorers else None,
     )
 
 
@@ -141,16 +142,19 @@ def require_trl() -> Any:
     if version != TRL_VERSION:
         raise Unavailable(f"{needed}; {version} is installed: pip install trl=={TRL_VERSION}")
     try:
-        return import_module("trl")
-    except ImportError as error:  # one of the libraries that TRL itself needs
+        trl = import_module("trl")
+        _ = trl.DDPOTrainer, trl.DefaultDDPOStableDiffusionPipeline  # imported when first asked for
+    except (ImportError, RuntimeError) as error:  # one of the libraries that TRL itself needs
         raise Unavailable(f"trl {version} cannot be imported: {error}") from error
+    return trl
 
 
-def _stack(name: str, base: type, targets: list[str | None]) -> type:
+def _stack(base: type, targets: list[str | None]) -> type:
     """One class of ``base`` with all overrides; each calls on to the next through ``super()``."""
-    overrides = []
-    for target in targets:
-        if target is not None:
-            module, _, attribute = target.partition(":")
-            overrides.append(getattr(import_module(PATTERNS + module), attribute))
-    return type(name, (*overrides, base), {"__doc__": base.__doc__})
+    overrides = [_override(target) for target in targets if target]
+    return type(f"Repaired{base.__name__}", (*overrides, base), {"__doc__": base.__doc__})
+
+
+def _override(target: str) -> Any:
+    module, _, attribute = target.partition(":")
+    return getattr(import_module(OVERRIDES + module), attribute)

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
+from accelerate.utils import parse_flag_from_env
 from diffusers.utils import convert_unet_state_dict_to_peft
 from peft import set_peft_model_state_dict
 from peft.utils import get_peft_model_state_dict
@@ -27,7 +28,7 @@ class StartsAccelerate(DefaultDDPOStableDiffusionPipeline):
     """A base without LoRA weights is reported through accelerate's logger, which must have been started."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        PartialState()
+        start_accelerate()
         super().__init__(*args, **kwargs)
 
 
@@ -55,17 +56,16 @@ class ResumesLora(DefaultDDPOStableDiffusionPipeline):
     """Loads a checkpoint's LoRA into the adapter that is trained, instead of a second one beside it."""
 
     def save_checkpoint(self, models: list[Any], weights: list[Any], output_dir: str) -> None:
-        """TRL's, with the UNet taken out of its wrapper, by one process."""
+        """TRL's, by one process."""
         if PartialState().is_main_process:
-            super().save_checkpoint([unwrapped(model) for model in models], weights, output_dir)
+            super().save_checkpoint(models, weights, output_dir)
 
     def load_checkpoint(self, models: list[Any], input_dir: str) -> None:
         """Fill the trained adapter; ValueError if the file is not one of this model's."""
-        bare = [unwrapped(model) for model in models]
-        if not self.use_lora:
-            super().load_checkpoint(bare, input_dir)
-            return
-        load_adapter(bare[0], load_file(Path(input_dir) / WEIGHTS))
+        if self.use_lora:
+            load_adapter(models[0], load_file(Path(input_dir) / WEIGHTS))
+        else:
+            super().load_checkpoint(models, input_dir)
 
 
 class TrainsFolderLora(DefaultDDPOStableDiffusionPipeline):
@@ -103,9 +103,9 @@ class SavesPlainUnet(DefaultDDPOStableDiffusionPipeline):
         type(self.sd_pipeline)(**components, requires_safety_checker=False).save_pretrained(output_dir)
 
 
-def unwrapped(model: Any) -> Any:
-    """The module inside a DistributedDataParallel wrapper, or ``model``."""
-    return model.module if isinstance(model, torch.nn.parallel.DistributedDataParallel) else model
+def start_accelerate(cpu: bool = False) -> PartialState:
+    """Accelerate's state of this process, as its own ``Accelerator`` would start it."""
+    return PartialState(cpu=cpu or parse_flag_from_env("ACCELERATE_USE_CPU"))
 
 
 def load_adapter(unet: Any, state: dict[str, Tensor]) -> None:

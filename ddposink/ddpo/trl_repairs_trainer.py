@@ -17,10 +17,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from accelerate.tracking import GeneralTracker
 from torch import Tensor
 from trl import DDPOConfig, DDPOTrainer
+
+from ddposink.ddpo.trl_repairs_pipeline import start_accelerate
 
 NEVER = sys.maxsize
 
@@ -29,7 +30,7 @@ class StartsAccelerate(DDPOTrainer):
     """TRL logs a warning through accelerate before it starts accelerate, which is an error."""
 
     def __init__(self, config: DDPOConfig, *args: Any, **kwargs: Any) -> None:
-        PartialState(cpu=bool(config.accelerator_kwargs.get("cpu", False)))
+        start_accelerate(config.accelerator_kwargs.get("cpu", False))
         super().__init__(config, *args, **kwargs)
 
 
@@ -39,8 +40,21 @@ class ForwardsThroughWrapper(DDPOTrainer):
     TRL throws the wrapper away and calls the bare UNet, so every process learns for itself.
     """
 
+    sd_pipeline: Any  # one with the other half of this repair
+
+    def _setup_optimizer(self, trainable_layers_parameters: Any) -> torch.optim.Optimizer:
+        prepare = self.accelerator.prepare
+
+        def prepare_and_keep(*objects: Any) -> Any:
+            prepared = prepare(*objects)
+            self._wrapper = prepared[0]
+            return prepared
+
+        self.accelerator.prepare = prepare_and_keep  # what TRL calls next
+        return super()._setup_optimizer(trainable_layers_parameters)
+
     def _train_batched_samples(self, *args: Any, **kwargs: Any) -> int:
-        with self.sd_pipeline.forwarding_through(self.accelerator._models[-1]):
+        with self.sd_pipeline.forwarding_through(self._wrapper):
             return super()._train_batched_samples(*args, **kwargs)
 
 
@@ -115,7 +129,7 @@ class FullPrecisionOnCpu(DDPOTrainer):
 
     def __init__(self, config: DDPOConfig, *args: Any, **kwargs: Any) -> None:
         if config.mixed_precision == "fp16":
-            state = PartialState(cpu=bool(config.accelerator_kwargs.get("cpu", False)))
+            state = start_accelerate(config.accelerator_kwargs.get("cpu", False))
             if state.device.type == "cpu":
                 warnings.warn("fp16 needs a GPU: training in fp32 on this CPU", stacklevel=2)
                 config = dataclasses.replace(config, mixed_precision="no")

@@ -13,10 +13,12 @@ import os
 import shutil
 from collections import deque
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
 from accelerate.state import AcceleratorState, PartialState
+from safetensors import SafetensorError
 
 from ddposink.ddpo.config import DDPOConfig
 from ddposink.ddpo.trl_repairs import TRL_VERSION
@@ -43,6 +45,7 @@ def save(folder: Path, trainer: Any, config: DDPOConfig, step: int) -> None:
 
 def load(folder: Path, trainer: Any, config: DDPOConfig) -> int:
     """Restore a checkpoint and return its step. ValueError if it is damaged or another training's."""
+    _recover(folder)
     meta = _read_meta(folder)
     mine = json.loads(json.dumps(_meta(trainer, config, 0)))
     for name in ("engine", "processes"):
@@ -56,7 +59,10 @@ def load(folder: Path, trainer: Any, config: DDPOConfig) -> int:
     for name, checksum in meta["files"].items():
         if not (folder / name).is_file() or _checksum(folder / name) != checksum:
             raise ValueError(f"{folder} is damaged: {name} is missing or not what was saved")
-    trainer.accelerator.load_state(str(folder))
+    try:
+        trainer.accelerator.load_state(str(folder))
+    except (OSError, KeyError, RuntimeError, UnpicklingError, SafetensorError) as error:
+        raise ValueError(f"{folder} is damaged: {error}") from error
     if config.per_prompt_stat_tracking:
         size = config.per_prompt_stat_tracking_buffer_size
         trainer.stat_tracker.stats = {
@@ -72,9 +78,9 @@ def prepare_accelerate(device: str, precision: str) -> None:
     Accelerate keeps one precision and one device for all trainers of a process; those made before
     under another are not to be used any more.
     """
-    if PartialState._shared_state and PartialState().num_processes == 1:
-        if PartialState().device.type != device:
-            AcceleratorState._reset_state(reset_partial_state=True)
+    started = bool(PartialState._shared_state)
+    if started and PartialState().num_processes == 1 and PartialState().device.type != device:
+        AcceleratorState._reset_state(reset_partial_state=True)
     if AcceleratorState._shared_state.get("_mixed_precision", precision) != precision:
         AcceleratorState._reset_state()
 
@@ -115,10 +121,22 @@ def _checksum(path: Path) -> str:
 
 
 def _replace(unfinished: Path, folder: Path) -> None:
-    """Put ``unfinished`` in the place of ``folder``; what was there goes last."""
-    old = folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
+    """Put ``unfinished`` in the place of ``folder``; at every moment one of the two is complete."""
+    _recover(folder)
     if folder.exists():
-        os.replace(folder, old)
+        os.replace(folder, _old(folder))
     os.replace(unfinished, folder)
-    shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(_old(folder), ignore_errors=True)
+
+
+def _recover(folder: Path) -> None:
+    """Finish what a killed `_replace` left half done."""
+    if _old(folder).exists():
+        if folder.exists():
+            shutil.rmtree(_old(folder))
+        else:
+            os.replace(_old(folder), folder)
+
+
+def _old(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.old")

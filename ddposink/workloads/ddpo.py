@@ -7,7 +7,6 @@ torch; what runs in the child is `ddposink.workloads.ddpo_run`.
 from __future__ import annotations
 
 import os
-import re
 from dataclasses import fields
 from typing import Any
 
@@ -77,8 +76,7 @@ class _Cell(BaseModel):
     def _evaluate(cls, values: tuple[str, ...]) -> tuple[str, ...]:
         seen: dict[str, str] = {}
         for value in values:
-            reward_ref(value)
-            name = kind(value)
+            name = reward_ref(value).kind
             if name not in EVALUATED:
                 known = ", ".join(EVALUATED)
                 raise ValueError(f"'{value}' has no column in the evaluation; it takes: {known}")
@@ -109,11 +107,6 @@ class _Cell(BaseModel):
 def reward_ref(text: str) -> RewardRef:
     """A reward as a suite names it; code only where the command line allows it."""
     return parse_reward(text, allow_python=os.environ.get(ALLOW_CODE) == "1")
-
-
-def kind(reward: str) -> str:
-    """The registered name in ``preference:synthetic`` or ``aesthetic@REVISION``; its evaluation's column."""
-    return re.split(r"[^a-z0-9_]", reward, maxsplit=1)[0]
 
 
 def _configured() -> dict[str, Any]:

@@ -28,7 +28,7 @@ from ddposink.pipelines import PipelineRef, load_pipeline
 from ddposink.prompts import load_prompts
 from ddposink.rewards import RewardError, load_reward
 from ddposink.sheet import save_sheet
-from ddposink.workloads.ddpo import kind, reward_ref
+from ddposink.workloads.ddpo import reward_ref
 from ddposink.workloads.ddpo_memory import state_bytes, state_bytes_analytic
 from ddposink.workloads.ddpo_scores import (
     TRAINED,
@@ -70,7 +70,7 @@ class Run:
     def trained(self) -> str:
         """Key of the reward trained on among the scores."""
         name = self.params.reward
-        return kind(name) if name in self.params.evaluate else TRAINED
+        return reward_ref(name).kind if name in self.params.evaluate else TRAINED
 
 
 def run(cells: Sequence[tuple[Cell, Any]], ctx: Context) -> None:
@@ -134,10 +134,11 @@ def _scorers(params: Any, device: str) -> tuple[dict[str, Scorer], dict[str, str
     found: dict[str, Scorer] = {}
     unavailable = {}
     for text in params.evaluate:
+        ref = reward_ref(text)
         try:
-            found[kind(text)] = load_reward(reward_ref(text), device=device)
+            found[ref.kind] = load_reward(ref, device=device)
         except Unavailable as error:
-            unavailable[kind(text)] = str(error)
+            unavailable[ref.kind] = str(error)
     return found, unavailable
 
 

@@ -1,16 +1,18 @@
-"""A workload for gates: cheap, of every metric class, and made worse by environment variables.
+"""A workload for gates: cheap, of every metric class, and made worse by settings.
 
-``GATETOY_SLEEP`` seconds per token, ``GATETOY_LEAK`` bytes per token, ``GATETOY_LOSS`` nats,
-``GATETOY_SLOTS`` slots more or less, ``GATETOY_END`` how cells of the longest length end (raise, oom, nan,
-skip), ``GATETOY_JITTER`` nats of scatter of the near metric. A gate's tests set them for one side only.
+``SLEEP`` seconds per token, ``LEAK`` bytes per token, ``LOSS`` nats, ``SLOTS`` slots more or less, ``JITTER``
+nats of scatter of the near metric, ``END`` how the longest cell of a pass ends (raise, oom, nan, skip).
+They are read from the JSON file that GATETOY_SETTINGS names, when a pass runs: a test changes one side's.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 from pydantic import BaseModel, ConfigDict
@@ -31,8 +33,13 @@ class OutOfMemoryError(RuntimeError):
     """Named as torch's."""
 
 
+def settings() -> dict[str, Any]:
+    path = Path(os.environ.get("GATETOY_SETTINGS", "/nowhere"))
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
 def setting(name: str) -> float:
-    return float(os.environ.get(f"GATETOY_{name}", 0))
+    return float(settings().get(name, 0))
 
 
 class GateToy:
@@ -42,7 +49,7 @@ class GateToy:
         Metric("slots", "slots", "", "lower", "exact"),
         Metric("fed", "tokens fed", "", "none", "exact"),
         Metric("nll", "NLL", "nats", "lower", "near", 0.001, headline=True),
-        Metric("latency", "latency", "ms", "lower", "noisy", 0.1, headline=True),
+        Metric("latency", "quickest token", "ms", "lower", "noisy", 0.1, headline=True),
         Metric("speed", "speed", "tok/s", "higher", "noisy", 0.1),
         Metric("rss", "peak RSS", "B", "lower", "noisy", 0.1),
         Metric("vram", "VRAM", "B", "lower", "noisy", 0.1),
@@ -73,6 +80,7 @@ class GateToy:
     def run(self, work: Pass, ctx: Context) -> None:
         leaked: list[bytes] = []
         times: list[float] = []
+        self.sleep, self.leak = setting("SLEEP"), int(setting("LEAK"))
         for cell in work.cells:
             while len(times) < cell.params["tokens"]:
                 times.append(self._token(leaked))
@@ -85,12 +93,12 @@ class GateToy:
         total = 0
         for i in range(WORK):
             total += i
-        time.sleep(setting("SLEEP"))
-        leaked.append(b"x" * int(setting("LEAK")))
+        time.sleep(self.sleep)
+        leaked.append(b"x" * self.leak)
         return (time.perf_counter() - begun) * 1000
 
     def _end(self, cell: Cell, ctx: Context) -> None:
-        match os.environ.get("GATETOY_END"):
+        match settings().get("END"):
             case "raise":
                 raise ValueError("something <b>broke</b>")
             case "oom":
@@ -101,9 +109,9 @@ class GateToy:
                 ctx.emit(cell, {"nll": float("nan")})
 
     def _emit(self, cell: Cell, ctx: Context, times: list[float]) -> None:
-        if os.environ.get("GATETOY_END") == "nan":
+        if settings().get("END") == "nan":
             return
-        middle = sorted(times)[len(times) // 2]
+        quickest = min(times)  # the one that other processes have disturbed least
         nll = 3.0 + setting("LOSS") + setting("JITTER") * random.random()
         series = Path(ctx.out) / f"nll-{cell.params['tokens']}.txt"
         series.write_text(f"{nll}\n")
@@ -111,8 +119,8 @@ class GateToy:
             "slots": 32 + int(setting("SLOTS")),
             "fed": len(times),
             "nll": nll,
-            "latency": Samples(middle, tuple(times)),
-            "speed": 1000 / middle,
+            "latency": Samples(quickest, tuple(times)),
+            "speed": 1000 / quickest,
             "rss": psutil.Process().memory_info().rss,
             "vram": Missing("no GPU"),
             "note": random.random(),

@@ -127,7 +127,7 @@ class Chart {
     const used = names.map((name, i) => i).filter((i) => rows.some((row) => row[i] !== null && row[i] !== ""));
     const columns = used.map((i) => ({ label: names[i][0], numeric: names[i][1], value: (row) => row[i], text: (row) => (i === 2 && typeof row[2] === "number" ? exactly(row[2]) : number(row[i], false)) }));
     const host = el("div");
-    new DataTable(host, { name: spec.name, caption: `Values of ${spec.title}`, columns, rows, facets: columns.filter((c) => c.label === "series" || c.label === "panel") });
+    new DataTable(host, { name: spec.name, caption: `Values of ${spec.title}`, columns, rows, facets: columns.filter((c) => c.label === "series" || c.label === "panel"), size: 20 });
     return host;
   }
 }

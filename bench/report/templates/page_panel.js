@@ -114,7 +114,8 @@ class Panel {
     const limit = (v) => Math.min(Math.max(this.y(this.owner.logY && !(v > 0) ? 1e-300 : v), -1e4), 1e4).toFixed(1);
     let known = points.filter((p) => p && line.low[p.i] !== null && line.high[p.i] !== null);
     if (this.owner.spec.kind === "curve" && known.length > 1) {
-      known = this.ownStretch(line, known);
+      known = line.run ? [] : this.ownStretch(line, known); // of several runs only the first has bands
+      if (known.length < 2) return;
       const up = known.map((p) => `${p.x.toFixed(1)},${limit(line.high[p.i])}`);
       const down = known.map((p) => `${p.x.toFixed(1)},${limit(line.low[p.i])}`).reverse();
       inside.append(svg("path", { class: `band ${pen}`, d: `M${[...up, ...down].join("L")}Z` }));

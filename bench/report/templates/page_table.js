@@ -5,8 +5,8 @@ const PAGE = 50;
 const COLLATOR = new Intl.Collator("en", { numeric: true });
 
 class DataTable {
-  constructor(host, { name, caption, columns, rows, notes = [], facets = [], extras = null }) {
-    Object.assign(this, { host, name, caption, columns, rows, notes, facets });
+  constructor(host, { name, caption, columns, rows, notes = [], facets = [], extras = null, size = PAGE }) {
+    Object.assign(this, { host, name, caption, columns, rows, notes, facets, size });
     this.page = 0;
     this.order = null;
     this.query = "";
@@ -88,8 +88,8 @@ class DataTable {
 
   draw() {
     const rows = this.visible();
-    const pages = Math.max(1, Math.ceil(rows.length / PAGE));
-    const shown = rows.slice(this.page * PAGE, (this.page + 1) * PAGE);
+    const pages = Math.max(1, Math.ceil(rows.length / this.size));
+    const shown = rows.slice(this.page * this.size, (this.page + 1) * this.size);
     const columns = this.columns.filter((column) => !column.off);
     const footnotes = [];
     const body = shown.map((row) => el("tr", {}, ...columns.map((column, i) => this.cell(row, column, i === 0, footnotes))));
@@ -107,11 +107,11 @@ class DataTable {
       this.draw();
       this.turn.querySelector("button:enabled")?.focus();
     };
-    const last = Math.min(count, (this.page + 1) * PAGE);
+    const last = Math.min(count, (this.page + 1) * this.size);
     return [
       el("button", { type: "button", disabled: this.page === 0, onclick: go(0) }, "First"),
       el("button", { type: "button", disabled: this.page === 0, onclick: go(this.page - 1) }, "Previous"),
-      el("span", { class: "small" }, `rows ${number(this.page * PAGE + 1)} to ${number(last)} of ${number(count)}`),
+      el("span", { class: "small" }, `rows ${number(this.page * this.size + 1)} to ${number(last)} of ${number(count)}`),
       el("button", { type: "button", disabled: this.page === pages - 1, onclick: go(this.page + 1) }, "Next"),
       el("button", { type: "button", disabled: this.page === pages - 1, onclick: go(pages - 1) }, "Last"),
     ];
@@ -146,8 +146,8 @@ function ready(host, name) {
     value: (row) => (Array.isArray(row[i]) ? row[i][0] : row[i]),
     text: (row) => (Array.isArray(row[i]) ? row[i][1] : row[i] ?? MISSING),
     note: (row) => (Array.isArray(row[i]) && row[i].length > 2 ? made.words[row[i][2]] : null),
-    look: label === "verdict" || label === "status" ? (row) => row[i] : null,
+    look: label === "verdict" || label === "status" ? (row) => (Array.isArray(row[i]) ? row[i][1] : row[i]) : null,
   }));
   const facets = columns.filter((column, i) => made.facets.includes(i));
-  return new DataTable(host, { name, caption: made.title, columns, rows: made.rows, notes: made.notes, facets });
+  return new DataTable(host, { name, caption: made.title, columns, rows: made.rows, notes: made.notes, facets, size: 20 });
 }

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from bench.record import Record, Value
-from bench.report.frames import RunData
 from bench.report.about import command
+from bench.report.frames import RunData
 from bench.report.select import identifying
 from bench.report.tables import reported
 from bench.report.text import clean, scale_for

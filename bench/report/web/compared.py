@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bench.report.tables import Table
@@ -10,10 +10,10 @@ from bench.report.tables import Table
 
 @dataclass(frozen=True)
 class Compared:
-    """A comparison ready to be shown. ``counts`` maps each verdict to how many numbers came to it."""
+    """A comparison ready to be shown. ``counts``: verdict, how many numbers came to it, and its words."""
 
     title: str
     lines: Sequence[str]
-    counts: Mapping[str, int]
+    counts: Sequence[tuple[str, int, str]]
     table: Table
     machines: Table

@@ -74,7 +74,7 @@ def _matrix(view: View, data: RunData) -> dict[str, Any]:
         cells = {token(at[view.hue]): group for at, group in split(part, [view.hue])}
         table = [[_field(cells.get(token(r)), m.name, view) for m in metrics] for r in rows]
         panels.append({"title": panel_title(key), "fields": table})
-    values = [f for panel in panels for row in panel["fields"] for f in row if numeric(f)]
+    values = [f for panel in panels for row in panel["fields"] for f in row if isinstance(f, float)]
     if not values:
         raise NothingToDraw(f"no cell has a value of {view.y}…")
     directions = {m.direction for m in metrics}

@@ -11,7 +11,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -20,31 +19,25 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from bench.record import Status
 from bench.report.frames import RunData
-from bench.report.about import command, status_line, topics, when_line
-from bench.report.plots import Picture
 from bench.report.tables import Table
-from bench.report.text import clean, plural
-from bench.report.web import cells, memory
+from bench.report.text import clean
+from bench.report.web import cells, memory, sections
 from bench.report.web.charts import chart
 from bench.report.web.compared import Compared
 from bench.report.web.merge import merge
-from bench.report.web.sheets import png_uri, sheets
+from bench.report.web.sheets import sheets
 from bench.report.web.tables import packed
-from bench.store import SUITE, write_atomic
+from bench.store import write_atomic
 
 PAGE = "index.html"
 _SCRIPTS = ("base", "table", "cells", "sheets", "scale", "grid", "chart", "panel", "main")
-_FILES = ("README.md", "records.jsonl", "records.parquet", "env.json", "suite.yaml", "comparison.md")
-_INLINE_PARQUET = 2 * 2**20  # bytes; a larger one is left beside the page
 
 
 def write_page(
     folder: Path,
     runs: Sequence[RunData],
     tables: Mapping[str, Table],
-    pictures: Sequence[tuple[Picture, str]] = (),
     comparison: Compared | None = None,
 ) -> Path:
     """Write ``index.html`` into ``folder`` and return its path; an old page stays until the new one is whole.
@@ -53,7 +46,7 @@ def write_page(
     Raises UserError if the file cannot be written.
     """
     target = folder / PAGE
-    write_atomic(target, html(folder, runs, tables, pictures, comparison))
+    write_atomic(target, html(folder, runs, tables, comparison))
     return target
 
 
@@ -61,69 +54,52 @@ def html(
     folder: Path,
     runs: Sequence[RunData],
     tables: Mapping[str, Table],
-    pictures: Sequence[tuple[Picture, str]] = (),
     comparison: Compared | None = None,
 ) -> str:
     """The page as text; see ``write_page``."""
     charts, undrawn = _charts(runs)
     found = _sheets(runs)
     undrawn += [(s["title"], s["why"]) for s in found if "why" in s]
-    shown_sheets = [s for s in found if "why" not in s]
-    all_tables = {name.lstrip("_"): table for name, table in _wanted(runs, tables).items()}
-    if comparison:
-        all_tables |= {"comparison": comparison.table, "machines": comparison.machines}
-    groups = _groups(all_tables)
+    shown = [s for s in found if "why" not in s]
+    wanted = _wanted(runs, tables, comparison)
+    groups = sections.groups(wanted)
+    notes = sections.notes(runs)
     payload = {
-        "runs": [_run_json(run, name) for run, name in zip(runs, names(runs), strict=True)],
-        "envs": {key: text for run in runs for key, text in _environments(run).items()},
+        "runs": [sections.run_json(run, name) for run, name in zip(runs, sections.names(runs), strict=True)],
+        "envs": {key: text for run in runs for key, text in sections.environments(run).items()},
         "cells": cells.pack(runs),
         "charts": charts,
-        "sheets": shown_sheets,
-        "tables": {name: packed(table) for name, table in all_tables.items()},
+        "sheets": shown,
+        "tables": {name: packed(table) for name, table in wanted.items()},
     }
-    style, script = _asset("page.css"), "\n".join(_asset(f"page_{name}.js") for name in _SCRIPTS)
-    sections = _sections(
-        charts, shown_sheets, groups, comparison, any(run.records for run in runs), _notes(runs)
+    style, script = asset("page.css"), "\n".join(asset(f"page_{name}.js") for name in _SCRIPTS)
+    records = any(run.records for run in runs)
+    there = {"comparison": comparison, "charts": charts or undrawn, "pictures": shown}
+    return (
+        environment()
+        .get_template("page.html.j2")
+        .render(
+            policy=policy(style, script),
+            css=Markup(style),
+            script=Markup(script),
+            payload=Markup(embedded(payload)),
+            title=clean(comparison.title if comparison and comparison.title else runs[0].name, 300),
+            description=clean(runs[0].suite.get("description") or "", 4000),
+            cards=sections.cards(runs, comparison),
+            runs=[sections.run_html(run, name) for run, name in zip(runs, sections.names(runs), strict=True)],
+            sections=sections.contents(there | {"cells": records, "notes": notes}, groups),
+            measured=any(len(run.ok) for run in runs),
+            records=records,
+            comparison=comparison,
+            charts=[sections.chart_html(c, runs) for c in charts],
+            undrawn=undrawn,
+            sheets=shown,
+            groups=groups,
+            notes=notes,
+            parquet=sections.parquet(runs),
+            files=sections.files_beside(folder, wanted),
+        )
     )
-    environment = Environment(
-        loader=PackageLoader("bench.report"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        autoescape=True,
-    )
-    return environment.get_template("page.html.j2").render(
-        policy=_policy(style, script),
-        css=Markup(style),
-        script=Markup(script),
-        payload=Markup(embedded(payload)),
-        title=comparison.title if comparison and comparison.title else clean(runs[0].name, 300),
-        description=clean(runs[0].suite.get("description") or "", 4000),
-        cards=_cards(runs, comparison),
-        runs=[_run_html(run, name) for run, name in zip(runs, names(runs), strict=True)],
-        sections=sections,
-        measured=any(len(run.ok) for run in runs),
-        records=any(run.records for run in runs),
-        comparison=comparison,
-        charts=[_chart_html(c, pictures, runs) for c in charts],
-        undrawn=undrawn,
-        sheets=shown_sheets,
-        groups=groups,
-        notes=_notes(runs),
-        parquet=_parquet(runs),
-        files=_files_beside(folder, all_tables),
-    )
-
-
-def names(runs: Sequence[RunData]) -> list[str]:
-    """What the runs are called on the page: their folders, told apart by a number where these are equal."""
-    found: list[str] = []
-    for run in runs:
-        name, count = clean(run.folder.name or run.name, 80), 2
-        while name in found:
-            name, count = f"{clean(run.folder.name, 80)} ({count})", count + 1
-        found.append(name)
-    return found
 
 
 def embedded(data: Any) -> str:
@@ -134,16 +110,30 @@ def embedded(data: Any) -> str:
     return text.encode("utf-8", "replace").decode()  # a lone surrogate is no text
 
 
-def _policy(style: str, script: str) -> str:
+def policy(style: str, script: str = "", images: str = "data:") -> str:
+    """A content security policy that allows this style, this script and such images, and nothing else."""
     hashes = [base64.b64encode(hashlib.sha256(t.encode()).digest()).decode() for t in (style, script)]
+    scripts = f"script-src 'sha256-{hashes[1]}'; " if script else ""
     return (
-        f"default-src 'none'; style-src 'sha256-{hashes[0]}'; script-src 'sha256-{hashes[1]}'; "
-        "img-src data:; base-uri 'none'; form-action 'none'"
+        f"default-src 'none'; style-src 'sha256-{hashes[0]}'; {scripts}"
+        f"img-src {images}; base-uri 'none'; form-action 'none'"
     )
 
 
-def _asset(name: str) -> str:
+def asset(name: str) -> str:
+    """A file of the templates folder."""
     return (files("bench.report") / "templates" / name).read_text(encoding="utf-8")
+
+
+def environment() -> Environment:
+    """Jinja that escapes whatever is not marked as markup, and refuses names it does not know."""
+    return Environment(
+        loader=PackageLoader("bench.report"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        autoescape=True,
+    )
 
 
 def _charts(runs: Sequence[RunData]) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
@@ -157,24 +147,34 @@ def _charts(runs: Sequence[RunData]) -> tuple[list[dict[str, Any]], list[tuple[s
         if all("why" in one for one in found):
             undrawn.append((view.title, str(found[0]["why"])))
         else:
-            drawn.append(merge([c for c in zip(names(runs), found, strict=True) if "why" not in c[1]]))
+            drawn.append(
+                merge([c for c in zip(sections.names(runs), found, strict=True) if "why" not in c[1]])
+            )
     return drawn, undrawn
 
 
 def _sheets(runs: Sequence[RunData]) -> list[dict[str, Any]]:
     views = [v for v in runs[0].words.views if v.kind == "pictures"]
-    made = [(name, sheets(view, run)) for view in views for name, run in zip(names(runs), runs, strict=True)]
+    made = [
+        (name, sheets(view, run))
+        for view in views
+        for name, run in zip(sections.names(runs), runs, strict=True)
+    ]
     if len(runs) > 1:
         made = [(name, sheet | {"title": f"{sheet['title']}: {name}"}) for name, sheet in made]
     return [sheet for _, sheet in made]
 
 
-def _wanted(runs: Sequence[RunData], tables: Mapping[str, Table]) -> dict[str, Table]:
-    """Tables worth showing: those of the report (the full one is the table of cells), and memory."""
+def _wanted(
+    runs: Sequence[RunData], tables: Mapping[str, Table], comparison: Compared | None
+) -> dict[str, Table]:
+    """Tables worth showing: those of the report (the full one is the table of cells), memory, comparison."""
     found = {
-        name: table
+        name.lstrip("_"): table
         for name, table in tables.items()
-        if name != "full" and not (name.startswith("differences-") and f"_{name}" in tables)
+        if name != "full" and f"_{name}" not in tables  # of two extents of one table, that of the page
     }
     reconciled = memory.reconciliation(runs[0])
-    return found | ({"memory": reconciled} if reconciled and reconciled.rows else {})
+    if reconciled and reconciled.rows:
+        found["memory"] = reconciled
+    return found | ({"comparison": comparison.table, "machines": comparison.machines} if comparison else {})

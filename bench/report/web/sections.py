@@ -1,6 +1,38 @@
 """What stands where on the page: cards at the top, sections of tables, runs and their machines."""
 
-def _groups(tables: Mapping[str, Table]) -> list[tuple[str, str, list[tuple[str, str]]]]:
+from __future__ import annotations
+
+import base64
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bench.record import Status
+from bench.report.about import command, status_line, topics, when_line
+from bench.report.frames import RunData
+from bench.report.tables import Table
+from bench.report.text import clean, plural, slug
+from bench.report.web.compared import Compared
+from bench.report.web.sheets import png_uri
+from bench.store import SUITE
+
+_FILES = ("README.md", "comparison.md", "records.jsonl", "records.parquet", "env.json", "suite.yaml")
+_INLINE_PARQUET = 2 * 2**20  # bytes; a larger one is left beside the page
+
+
+def names(runs: Sequence[RunData]) -> list[str]:
+    """What the runs are called on the page: their folders, told apart by a number where these are equal."""
+    found: list[str] = []
+    for run in runs:
+        name, count = clean(run.folder.name or run.name, 80), 2
+        while name in found:
+            name, count = f"{clean(run.folder.name, 80)} ({count})", count + 1
+        found.append(name)
+    return found
+
+
+def groups(tables: Mapping[str, Table]) -> list[tuple[str, str, list[tuple[str, str]]]]:
     """Sections of tables: id, heading, and (name, title) of each."""
     headings = [
         ("results", "Results", ("headline",)),
@@ -19,18 +51,17 @@ def _groups(tables: Mapping[str, Table]) -> list[tuple[str, str, list[tuple[str,
     return found
 
 
-def _sections(
-    charts: Any, shown: Any, groups: Any, comparison: Any, records: bool, notes: Any
-) -> list[tuple[str, str]]:
-    order = [("comparison", "Comparison", comparison), ("charts", "Pictures", charts)]
-    order += [("pictures", "Before and after", shown)]
-    order += [(id_, heading, True) for id_, heading, _ in groups]
-    order += [("cells", "All cells", records), ("notes", "Notes", notes)]
-    order += [("asked", "Suite and machine", True), ("downloads", "Downloads", True)]
-    return [(id_, heading) for id_, heading, there in order if there]
+def contents(there: Mapping[str, Any], tables: Sequence[tuple[str, str, Any]]) -> list[tuple[str, str]]:
+    """Id and heading of every section of the page, in order."""
+    first = [("comparison", "Comparison"), ("charts", "Pictures"), ("pictures", "Before and after")]
+    last = [("cells", "All cells"), ("notes", "Notes")]
+    found = [one for one in first if there[one[0]]]
+    found += [(id_, heading) for id_, heading, _ in tables]
+    found += [one for one in last if there[one[0]]]
+    return [*found, ("asked", "Suite and machine"), ("downloads", "Downloads")]
 
 
-def _cards(runs: Sequence[RunData], comparison: Compared | None) -> list[dict[str, str]]:
+def cards(runs: Sequence[RunData], comparison: Compared | None) -> list[dict[str, str]]:
     """The verdict at a glance: how many cells came to what, and how the comparison went."""
     run = runs[0]
     total = max(len(run.planned), len(run.records))
@@ -46,15 +77,15 @@ def _cards(runs: Sequence[RunData], comparison: Compared | None) -> list[dict[st
         found.append(
             {"count": f"{total - len(run.records):,}", "text": "not yet answered", "look": "skipped"}
         )
-    for verdict, n in comparison.counts.items() if comparison else ():
-        found.append({"count": f"{n:,}", "text": verdict, "look": verdict})
+    for verdict, n, words in comparison.counts if comparison else ():
+        found.append({"count": f"{n:,}", "text": f"numbers {words}", "look": verdict})
     if not comparison and run.records:
         passes = len({record.pass_id for record in run.records})
         found.append({"count": f"{passes:,}", "text": "pass" if passes == 1 else "passes", "look": ""})
     return found
 
 
-def _environments(run: RunData) -> dict[str, list[list[str]]]:
+def environments(run: RunData) -> dict[str, list[list[str]]]:
     """Every environment that a record of this run may name, without what names a person or a host."""
     earlier = run.env.get("earlier")
     known = [run.env, *(earlier.values() if isinstance(earlier, dict) else ())]
@@ -65,14 +96,16 @@ def _environments(run: RunData) -> dict[str, list[list[str]]]:
     }
 
 
-def _run_json(run: RunData, name: str) -> dict[str, Any]:
+def run_json(run: RunData, name: str) -> dict[str, Any]:
+    """What the script needs of a run: its name and the commit to check out."""
     git = run.env.get("git")
     commit, dirty = (git.get("commit"), git.get("dirty")) if isinstance(git, dict) else (None, None)
     sound = isinstance(commit, str) and commit.isalnum()
     return {"name": name, "checkout": clean(commit, 64) if sound else None, "dirty": bool(dirty)}
 
 
-def _run_html(run: RunData, name: str) -> dict[str, Any]:
+def run_html(run: RunData, name: str) -> dict[str, Any]:
+    """What stands about a run in the page itself."""
     machine = {key: clean(text, 300) for key, text in topics(run.env)}
     gpus = run.env.get("gpus")
     cards = (
@@ -103,30 +136,28 @@ def _run_html(run: RunData, name: str) -> dict[str, Any]:
     }
 
 
-def _chart_html(
-    spec: Mapping[str, Any], pictures: Sequence[tuple[Picture, str]], runs: Sequence[RunData]
-) -> dict[str, Any]:
-    """Title and static pictures of a chart: that of the first run, then those that the others hold already."""
+def chart_html(spec: Mapping[str, Any], runs: Sequence[RunData]) -> dict[str, Any]:
+    """Title and static pictures of a chart, as far as the runs have them in their folders."""
     found = []
-    for picture, stem in pictures:
-        if picture.view.name != spec["name"]:
-            continue
-        for run, name in zip(runs, names(runs), strict=True):
-            path = run.folder / "plots" / f"{stem}.png"
-            if path.is_file():
-                alt = picture.alt if len(runs) == 1 else f"{name}: {picture.alt}"
-                found.append({"src": png_uri(path.read_bytes()), "alt": clean(alt, 1000)})
+    for run, name in zip(runs, names(runs), strict=True):
+        path = run.folder / "plots" / f"{slug(spec['name'])}.png"
+        if path.is_file():
+            alt = f"{spec['title']}: {spec['yLabel']} against {spec['xLabel']}"
+            alt = alt if len(runs) == 1 else f"{name}: {alt}"
+            found.append({"src": png_uri(path.read_bytes()), "alt": clean(alt, 1000)})
     wide = spec["wide"] or len(spec["panels"]) > 1
-    return {"title": spec["title"], "id": spec["name"], "pictures": found, "wide": wide}
+    return {"title": spec["title"], "id": slug(spec["name"]), "pictures": found, "wide": wide}
 
 
-def _notes(runs: Sequence[RunData]) -> list[str]:
+def notes(runs: Sequence[RunData]) -> list[str]:
+    """What the reader must know of each run, with its name if there are several."""
     several = len(runs) > 1
     marked = [(f"{name}: " if several else "", run) for name, run in zip(names(runs), runs, strict=True)]
     return [clean(f"{lead}{note}", 1000) for lead, run in marked for note in run.notes]
 
 
-def _parquet(runs: Sequence[RunData]) -> list[dict[str, str]]:
+def parquet(runs: Sequence[RunData]) -> list[dict[str, str]]:
+    """Parquet files small enough to travel inside the page."""
     found = []
     for run, name in zip(runs, names(runs), strict=True):
         path = run.folder / "records.parquet"
@@ -139,7 +170,8 @@ def _parquet(runs: Sequence[RunData]) -> list[dict[str, str]]:
     return found
 
 
-def _files_beside(folder: Path, tables: Mapping[str, Table]) -> list[str]:
+def files_beside(folder: Path, tables: Mapping[str, Table]) -> list[str]:
+    """Files that lie beside the page, as relative links."""
     there = [name for name in _FILES if (folder / name).is_file()]
     stems = ["full", *(name for name in tables)]
     return there + [f"tables/{s}.csv" for s in stems if (folder / "tables" / f"{s}.csv").is_file()]

@@ -48,7 +48,7 @@ def _rows(view: View, data: RunData, budget: int) -> tuple[list[dict[str, Any]],
     rows, left_out = [], 0
     for key, cells in split(frame.loc[list(found)], [view.hue, *others]):
         frames = []
-        for index in sorted(cells.index, key=lambda i: float(frame.at[i, view.x])):
+        for index in sorted(cells.index, key=lambda i: float(str(frame.at[i, view.x]))):
             source = _inline(data, found[int(index)], budget)
             if source is None:
                 left_out += 1

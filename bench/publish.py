@@ -1,0 +1,213 @@
+"""Publishing: a folder of runs that any web server can serve, and tables as a dataset on the hub.
+
+The site is plain files: ``SUITE/RUN/`` holds a run's page, tables, pictures and records, and ``index.html``
+says of every suite what its newest run came to, and how that compares with the run published before it.
+Everything is made again from what lies in the folder, so publishing a run twice changes nothing, and a
+run is put in place whole or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+
+from bench.compare import Comparison
+from bench.errors import UserError
+from bench.record import Record
+from bench.report import render
+from bench.report.page import COMPARISON, read
+from bench.report.text import clean, slug
+from bench.report.web.site import INDEX, render_index
+from bench.request import find_run
+from bench.store import ENV, PLAN, RECORDS, SUITE, read_records, write_atomic
+
+CARD = "published.json"  # what the index knows of a run
+_STAGING = ".staging"
+_COPIED = (RECORDS, ENV, PLAN, SUITE, "artifacts")
+
+
+def publish(
+    run: str, site: Path | None, repo: str | None, private: bool, results: Path, console: Console
+) -> None:
+    """Add a run to a site, upload its tables, or both; see the commands' help."""
+    if site is None and repo is None:
+        raise UserError("nowhere to publish to", hint="give a folder, or --to-hub ORG/NAME")
+    folder = find_run(run, results)
+    if site is not None:
+        page, note = add(folder, site)
+        if note:
+            console.print(f"[yellow]note:[/] {escape(note)}", soft_wrap=True, highlight=False)
+        console.print(f"published: {page}", soft_wrap=True, highlight=False)
+    if repo is not None:
+        from bench.export.hub import upload
+
+        console.print(f"uploaded: {upload(folder, repo, private=private)}", soft_wrap=True, highlight=False)
+
+
+def add(folder: Path, site: Path) -> tuple[Path, str]:
+    """Put a run on a site and renew the index. Returns its page, and why it was compared with nothing.
+
+    Raises UserError for a folder that holds no record, a site folder with another's index in it, or a
+    disk that does not take the files; the site is then as it was.
+    """
+    records = newest_records(folder)
+    _check_ours(site)
+    suite, name = slug(records[0].suite), slug(records[0].run)
+    target = site / suite / name
+    with _clear_errors(site):
+        site.mkdir(parents=True, exist_ok=True)
+        with _staged(site) as staging:
+            made = staging / suite / name
+            made.mkdir(parents=True)
+            for part in _COPIED:
+                _copy(folder / part, made / part)
+            before = _before(site, suite, name, min(r.started for r in records))
+            comparison, note = _draw(made, before)
+            _write_parquet(made, records)
+            write_atomic(made / CARD, json.dumps(_card(made, records, comparison, before), indent=1) + "\n")
+            shutil.rmtree(made / "artifacts", ignore_errors=True)  # large, and drawn by now
+            _swap(made, target)
+        (site / ".nojekyll").touch()
+        write_atomic(site / INDEX, render_index(cards(site)))
+    return target / "index.html", note
+
+
+def newest_records(folder: Path) -> list[Record]:
+    """The newest record of every cell. Raises UserError if there is none."""
+    records, _ = read_records(folder / RECORDS)
+    if not records:
+        raise UserError(f"{folder} holds no record", hint="give the folder of a run that has measured")
+    return list({record.cell: record for record in records}.values())
+
+
+def cards(site: Path) -> list[dict[str, Any]]:
+    """What is known of every published run, suites by name, their runs newest first."""
+    found = []
+    for path in site.glob(f"*/*/{CARD}"):
+        try:
+            card = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue  # not one of ours, or cut short: it is named again when its run is published again
+        if isinstance(card, dict) and {"suite", "started"} <= card.keys():
+            found.append(card | {"path": f"{path.parent.parent.name}/{path.parent.name}"})
+    found.sort(key=lambda card: (str(card["started"]), card["path"]), reverse=True)
+    return sorted(found, key=lambda card: str(card["suite"]))
+
+
+def _check_ours(site: Path) -> None:
+    index = site / INDEX
+    if site.exists() and not site.is_dir():
+        raise UserError(f"{site} is not a folder", hint="give the folder of a site, or one to be made")
+    if (
+        index.exists()
+        and 'content="ddposink"' not in index.read_text(encoding="utf-8", errors="replace")[:2000]
+    ):
+        raise UserError(
+            f"{index} was not made by this command, and would be lost", hint="give a folder of its own"
+        )
+
+
+def _draw(made: Path, before: Path | None) -> tuple[Comparison | None, str]:
+    """Render the copied run beside the one published before it, if these can be compared."""
+    from bench.report import versus
+
+    if before is not None:
+        try:
+            render(made, baseline=before)
+            return versus.held([read(made), read(before)]), ""
+        except UserError as error:
+            why = f"not compared with {before.name}: {error.message}"
+            (made / COMPARISON).unlink(missing_ok=True)
+            render(made)
+            return None, why
+    render(made)
+    return None, ""
+
+
+def _before(site: Path, suite: str, name: str, started: str) -> Path | None:
+    """The newest published run of a suite that began before this one."""
+    earlier = [c for c in cards(site) if c["path"].startswith(f"{suite}/") and str(c["started"]) < started]
+    return next((site / card["path"] for card in earlier if card["path"] != f"{suite}/{name}"), None)
+
+
+def _card(
+    made: Path, records: list[Record], comparison: Comparison | None, before: Path | None
+) -> dict[str, Any]:
+    data = read(made)
+    counts = Counter(str(record.status) for record in data.records)
+    picture = next((v.name for v in data.words.views if v.headline), None)
+    plot = f"plots/{slug(picture)}.png" if picture else ""
+    return {
+        "suite": clean(data.name, 200),
+        "description": clean(data.suite.get("description") or "", 600),
+        "run": records[0].run,
+        "started": min(record.started for record in records),
+        "finished": max(record.finished for record in records),
+        "cells": max(len(data.planned), len(data.records)),
+        "statuses": dict(sorted(counts.items())),
+        "baseline": before.name if before and comparison else None,
+        "verdicts": {str(v): n for v, n in comparison.counts.items()} if comparison else {},
+        "picture": plot if plot and (made / plot).is_file() else None,
+    }
+
+
+def _write_parquet(made: Path, records: list[Record]) -> None:
+    from bench.export.parquet import write_parquet
+
+    write_parquet(records, made / "records.parquet")
+
+
+def _copy(source: Path, target: Path) -> None:
+    if source.is_dir():
+        shutil.copytree(source, target, symlinks=True, ignore=_no_links)
+    elif source.is_file():
+        shutil.copyfile(source, target)
+
+
+def _no_links(folder: str, names: list[str]) -> set[str]:
+    """Links may lead anywhere; nothing of a run is one."""
+    return {name for name in names if os.path.islink(os.path.join(folder, name))}
+
+
+@contextmanager
+def _staged(site: Path) -> Iterator[Path]:
+    staging = site / f"{_STAGING}-{os.getpid()}"
+    shutil.rmtree(staging, ignore_errors=True)
+    try:
+        yield staging
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _swap(made: Path, target: Path) -> None:
+    """Put a finished folder in place of an old one; if that fails, the old one comes back."""
+    target.parent.mkdir(exist_ok=True)
+    aside = made.with_name(f"{made.name}.old")
+    if target.exists():
+        target.rename(aside)
+    try:
+        made.rename(target)
+    except OSError:
+        if aside.exists():
+            aside.rename(target)
+        raise
+
+
+@contextmanager
+def _clear_errors(site: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"cannot publish to {site}: {error.strerror or error}",
+            hint="check free space and permissions; what was published before is still there",
+        ) from error

@@ -1,0 +1,105 @@
+"""The commands `report` and `compare`: which runs, held against which, and where the page goes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from bench.compare import Comparison
+from bench.errors import UserError
+from bench.gate_verdict import EXIT_NOTHING, EXIT_PASS
+from bench.request import find_run
+from bench.store import RECORDS, read_records
+
+_MOST_ROWS = 40  # printed; the page and --markdown have more
+
+
+def report(
+    runs: Sequence[str], baseline: str | None, out: Path | None, results: Path, console: Console
+) -> Path:
+    """Draw one run (beside a baseline, if there is one), or several on a page of their own."""
+    from bench.report import render, render_several
+
+    folders, base = find(runs, baseline, results)
+    for folder in folders:
+        _warn_of_damage(folder, console)
+    if len(folders) == 1:
+        if out is not None:
+            raise UserError("--out is for several runs: the page of one run lies in its own folder")
+        page = render(folders[0], baseline=base)
+    else:
+        first, *rest = folders
+        heads, against = (rest, first) if base is None else (folders, base)
+        name = "-".join(folder.name for folder in (*heads, against))[:120]
+        page = render_several(heads, against, out or results / "compare" / name)
+    console.print(f"report: {page}", soft_wrap=True, highlight=False)
+    return page
+
+
+def show(
+    runs: Sequence[str], baseline: str | None, results: Path, console: Console, *, as_markdown: bool
+) -> int:
+    """Print how runs differ from the baseline; the exit code says whether anything could be compared."""
+    from bench.report import page, versus
+
+    folders, base = find(runs, baseline, results)
+    if base is None:
+        base, *folders = folders
+    if not folders:
+        raise UserError("one run alone cannot be compared", hint="give a second run, or --baseline RUN")
+    comparison = versus.held([page.read(folder) for folder in (*folders, base)])
+    if as_markdown:
+        console.file.write(versus.markdown(comparison))
+    else:
+        _print(comparison, console)
+    return EXIT_PASS if comparison.decided else EXIT_NOTHING
+
+
+def _print(comparison: Comparison, console: Console) -> None:
+    from bench import gate_show
+    from bench.gate_rule import Verdict
+    from bench.report import versus
+
+    open_ = [row for row in versus.table(comparison).rows if row["verdict"].value != Verdict.PASS]
+    if open_:
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        names = [*(["run"] if len(comparison.runs) > 1 else []), "verdict", "cell", "metric"]
+        names += ["baseline", "value", "change", "interval", "reason"]
+        for name in names:
+            table.add_column(
+                name, justify="right" if name in ("baseline", "value") else "left", overflow="fold"
+            )
+        for row in open_[:_MOST_ROWS]:
+            texts = [escape(str(row[name].text or row[name].value)) if name in row else "" for name in names]
+            colour = gate_show.COLOURS[Verdict(row["verdict"].value)]
+            table.add_row(
+                *(f"[{colour}]{t}[/]" if n == "verdict" else t for n, t in zip(names, texts, strict=True))
+            )
+        console.print(table)
+    if len(open_) > _MOST_ROWS:
+        console.print(f"… and {len(open_) - _MOST_ROWS:,} more; `report` draws a page with all of them")
+    for line in versus.sentences(comparison):
+        console.print(escape(line), soft_wrap=True, highlight=False)
+
+
+def find(runs: Sequence[str], baseline: str | None, results: Path) -> tuple[list[Path], Path | None]:
+    """The folders of the runs, each once, and that of the baseline. Raises UserError for what is none."""
+    folders = list(dict.fromkeys(find_run(run, results) for run in runs))
+    base = None if baseline is None else find_run(baseline, results)
+    if base is not None and base.resolve() in {folder.resolve() for folder in folders}:
+        folders = [folder for folder in folders if folder.resolve() != base.resolve()]
+        if not folders:
+            raise UserError(f"{base} is both the run and its baseline", hint="name another run as --baseline")
+    return folders, base
+
+
+def _warn_of_damage(folder: Path, console: Console) -> None:
+    if damaged := len(read_records(folder / RECORDS)[1]):
+        lines = "line is" if damaged == 1 else "lines are"
+        console.print(
+            f"[yellow]warning:[/] {damaged} {lines} damaged in {RECORDS} and left out", highlight=False
+        )

@@ -1,0 +1,36 @@
+"""The two DDPO objectives on log-probabilities of denoising steps (Black et al. 2024, eq. 3 and 4).
+
+DDPO-IS is PPO's clipped importance ratio, DDPO-SF the plain policy gradient (score function), which is
+right for exactly one update per sampling. Both are means over (sample, denoising step) pairs.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class LossTerms(NamedTuple):
+    """Per pair (B,): the loss to be averaged, squared change of log-probability / 2, ratio outside the clip."""
+
+    loss: Tensor
+    approx_kl: Tensor
+    clipped: Tensor
+
+
+def loss_terms(
+    log_prob: Tensor, sampled: Tensor, advantage: Tensor, *, kind: str, clip_range: float, advantage_max: float
+) -> LossTerms:
+    """``log_prob`` (B,) with gradient, ``sampled`` those at sampling, ``advantage`` of each pair's sample."""
+    advantage = advantage.clamp(-advantage_max, advantage_max)
+    change = log_prob - sampled
+    ratio = change.exp()
+    if kind == "sf":
+        loss = -advantage * log_prob
+    else:
+        clipped = ratio.clamp(1.0 - clip_range, 1.0 + clip_range)
+        loss = torch.maximum(-advantage * ratio, -advantage * clipped)
+    with torch.no_grad():
+        return LossTerms(loss, 0.5 * change.square(), ((ratio - 1.0).abs() > clip_range).float())

@@ -1,0 +1,115 @@
+"""The policy of DDPO's Markov decision process: one denoising step of the guided UNet, a Gaussian.
+
+Sampling and learning go through the same few lines, so that before an update their log-probabilities are
+the same numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ddposink.ddpo.schedule import DenoisingSchedule
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """Text of some rows, by reference: embeddings (P, L, D) and for each row which of them (B,)."""
+
+    embeddings: Tensor
+    prompt: Tensor
+    negative: Tensor
+
+    def take(self, rows: Tensor | slice) -> Conditions:
+        """The same for fewer, or repeated, rows."""
+        return Conditions(self.embeddings, self.prompt[rows], self.negative[rows])
+
+    def rows(self, guided: bool) -> Tensor:
+        """Embeddings for the UNet: (B, L, D), or under guidance (2B, L, D) with the negative ones first."""
+        which = torch.cat([self.negative, self.prompt]) if guided else self.prompt
+        return self.embeddings[which]
+
+
+@dataclass
+class Policy:
+    """``unet`` may be a compiled module; ``scale`` is the guidance scale; ``precision`` that of autocast."""
+
+    unet: Any
+    schedule: DenoisingSchedule
+    scale: float
+    dtype: torch.dtype  # what the UNet is fed
+    autocast: torch.dtype | None = None
+    reduction: str = "mean"
+
+    def output(self, latents: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
+        """Guided UNet output (B,C,H,W). ``text`` has B rows, or 2B if guidance is wanted."""
+        guided = len(text) > len(latents)
+        x = latents.to(self.dtype)
+        if guided:
+            x = torch.cat([x, x])
+            timesteps = torch.cat([timesteps, timesteps]) if timesteps.ndim else timesteps
+        with self._autocast(latents.device.type):
+            output = self.unet(x, timesteps, encoder_hidden_states=text, return_dict=False)[0]
+        if not guided:
+            return output
+        negative, positive = output.float().chunk(2)
+        return torch.lerp(negative, positive, self.scale)
+
+    def log_prob(self, step: Tensor, latents: Tensor, following: Tensor, text: Tensor) -> Tensor:
+        """Log-density (B,) of ``following`` given ``latents``, differentiable. ``step`` (B,): which step."""
+        output = self.output(latents, self.schedule.timesteps[step], text)
+        mean = self.schedule.mean(step, latents, output)
+        return self.schedule.log_prob(step, mean, following, self.reduction)
+
+    def _autocast(self, device: str) -> AbstractContextManager[Any]:
+        return nullcontext() if self.autocast is None else torch.autocast(device, self.autocast)
+
+
+class Texts:
+    """Embeddings of prompts, each encoded once; alone, so that no other prompt can change its bits."""
+
+    KEPT = 4096
+
+    def __init__(self, pipeline: Any, negatives: Sequence[str]) -> None:
+        self._pipeline = pipeline
+        self._known: dict[str, tuple[Tensor, str]] = {}
+        self._negatives = [self._encode(text)[0] for text in negatives]
+
+    def conditions(self, prompts: Sequence[str], batch: int) -> Conditions:
+        """For ``prompts`` drawn in batches of ``batch``, whose rows take the negative prompts in turn."""
+        distinct = list(dict.fromkeys(prompts))
+        place = {prompt: i + len(self._negatives) for i, prompt in enumerate(distinct)}
+        embeddings = torch.stack([*self._negatives, *(self._get(prompt)[0] for prompt in distinct)])
+        negative = [i % batch % len(self._negatives) for i in range(len(prompts))]
+        device = embeddings.device
+        return Conditions(
+            embeddings,
+            torch.tensor([place[prompt] for prompt in prompts], device=device),
+            torch.tensor(negative, device=device),
+        )
+
+    def read_back(self, prompt: str) -> str:
+        """The prompt as the tokenizer gives it back, which is how statistics tell prompts apart (TRL's way)."""
+        return self._get(prompt)[1]
+
+    def _get(self, prompt: str) -> tuple[Tensor, str]:
+        if prompt not in self._known:
+            if len(self._known) >= self.KEPT:
+                self._known.pop(next(iter(self._known)))
+            self._known[prompt] = self._encode(prompt)
+        return self._known[prompt]
+
+    @torch.no_grad()
+    def _encode(self, prompt: str) -> tuple[Tensor, str]:
+        tokenizer, encoder = self._pipeline.tokenizer, self._pipeline.text_encoder
+        length = tokenizer.model_max_length
+        ids = tokenizer(
+            [prompt], return_tensors="pt", padding="max_length", truncation=True, max_length=length
+        ).input_ids
+        embedding = encoder(ids.to(encoder.device))[0][0]
+        return embedding, tokenizer.batch_decode(ids, skip_special_tokens=True)[0]

@@ -1,0 +1,240 @@
+"""The single questions of the preflight, each put to fresh engines of either kind.
+
+A question returns what it found: whether it is well (None: nothing is broken, but read the note), the
+measured value, its limit, and a note.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from accelerate.utils import extract_model_from_parallel
+from torch import Tensor, nn
+
+from ddposink.ddpo.config import DDPOConfig
+from ddposink.ddpo.engine import Engine, Pipeline, make_engine
+
+PROMPTS = ("red apple", "tiger face")
+MOST_STEPS = 10  # denoising steps; more would only take longer
+RATIO_LIMIT = 1e-5  # |ratio - 1| that rounding explains in fp32
+PIXEL_LIMIT = 1e-5  # and of a pixel in [0, 1]
+NETWORKS = ("vae", "text_encoder", "unet")
+
+
+class NotPossible(Exception):  # noqa: N818 - a state of the world, not a mistake
+    """The question cannot be put here; the message says why."""
+
+
+class Finding(NamedTuple):
+    """The answer to one question."""
+
+    ok: bool | None
+    value: str
+    limit: str
+    note: str
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is examined: fresh engines of one configuration on copies of one pipeline."""
+
+    pipeline: Pipeline  # never trained itself
+    config: DDPOConfig
+    disabled: Sequence[str] = ()  # repairs of TRL's engine to leave out
+
+    @property
+    def device(self) -> str:
+        """Kind of device: cpu, cuda."""
+        return self.pipeline.unet.device.type
+
+    @property
+    def precision(self) -> str:
+        """no, fp16 or bf16, as it is on this device."""
+        return self.config.precision_on(self.device)
+
+    def pipeline_copy(self) -> Pipeline:
+        """The same pipeline with networks of its own."""
+        parts = {
+            name: copy.deepcopy(part) if isinstance(part, nn.Module) else part
+            for name, part in self.pipeline.components.items()
+        }
+        if "requires_safety_checker" in self.pipeline.config:
+            parts["requires_safety_checker"] = False
+        fresh = type(self.pipeline)(**parts)
+        fresh.set_progress_bar_config(disable=True)
+        return fresh
+
+    def engine(self) -> Engine:
+        """A fresh engine at step 0."""
+        if not self.disabled:
+            return make_engine(self.config, self.pipeline_copy(), brightness, PROMPTS)
+        from ddposink.ddpo.trl_engine import TrlEngine
+
+        return TrlEngine(self.config, self.pipeline_copy(), brightness, PROMPTS, disabled=self.disabled)
+
+
+def reduced(config: DDPOConfig) -> DDPOConfig:
+    """The same training with one update of four samples per step and few denoising steps."""
+    return replace(
+        config,
+        sample_num_steps=min(config.sample_num_steps, MOST_STEPS),
+        sample_batch_size=2,
+        sample_num_batches_per_epoch=2,
+        train_batch_size=2,
+        train_gradient_accumulation_steps=2,
+        train_num_inner_epochs=1,
+        train_timestep_fraction=1.0,
+        async_reward_computation=False,
+        log_with=None,
+    )
+
+
+def brightness(images: Tensor, prompts: Sequence[str]) -> Tensor:
+    """A reward that needs nothing: mean brightness (B,) of images (B, 3, H, W)."""
+    return images.detach().float().mean(dim=(1, 2, 3)).cpu()
+
+
+def batch_arithmetic(config: DDPOConfig | Mapping[str, Any]) -> Finding:
+    """Whether the batch sizes of the *full* configuration go into each other."""
+    try:
+        full = config if isinstance(config, DDPOConfig) else DDPOConfig.from_dict(dict(config))
+    except ValueError as error:
+        return Finding(False, "invalid", "", str(error))
+    value = f"{full.samples_per_epoch} samples, {full.updates_per_epoch} updates a step"
+    return Finding(
+        True, value, "divisible", f"per process; {full.num_train_timesteps} denoising steps learnt from"
+    )
+
+
+def ratio_before_update(subject: Subject) -> Finding:
+    """Before the first update, learning must see the policy that sampled: every ratio is 1."""
+    engine = subject.engine()
+    if probe := getattr(engine, "ratio_deviation", None):
+        per_step = probe()
+        worst, at = per_step.max().item(), f"denoising step {int(per_step.argmax()) + 1} of {len(per_step)}"
+    else:  # root mean square instead of the largest, from what every engine logs
+        log = next(iter(engine.run(1)))
+        worst, at = math.sqrt(2 * log.approx_kl), "root mean square over all denoising steps"
+    clip = subject.config.train_clip_range
+    note = f"worst at {at}"
+    if not math.isfinite(worst):
+        return Finding(False, f"{worst}", f"{RATIO_LIMIT:.0e}", "the ratio is not finite")
+    if subject.precision == "no":
+        return Finding(worst <= RATIO_LIMIT, f"{worst:.1e}", f"{RATIO_LIMIT:.0e}", note)
+    times = f"{worst / clip:.2g}× the clip range {clip:g}"
+    if worst <= clip:
+        return Finding(True, f"{worst:.1e}", f"{clip:g}", f"{subject.precision}: {times}; {note}")
+    return Finding(
+        None,
+        f"{worst:.1e}",
+        f"{clip:g}",
+        f"{subject.precision} clips where nothing was learnt: {times}; {note}; prefer fp32",
+    )
+
+
+def same_weights_across_processes(subject: Subject) -> Finding:
+    """After one update, two processes must hold the same weights: gradients were shared."""
+    from ddposink.ddpo.preflight_ranks import weights_of_processes
+
+    ((first, second),) = weights_of_processes([subject])
+    return _compare(first, second, "2 processes, one update")
+
+
+def resumed_equals_uninterrupted(subject: Subject) -> Finding:
+    """Training to 3 steps, and to 1, saved, loaded and on to 3, must be the same training."""
+    with tempfile.TemporaryDirectory() as folder:
+        engine = subject.engine()
+        list(engine.run(1))
+        engine.save(Path(folder) / "checkpoint")
+        rewards = [log.reward_mean for log in engine.run(3)]
+        trained = trained_weights(engine.pipeline.unet)
+        engine = subject.engine()
+        engine.load(Path(folder) / "checkpoint")
+        resumed = [log.reward_mean for log in engine.run(3)]
+    compared = _compare(trained, trained_weights(engine.pipeline.unet), "weights after 3 steps")
+    if compared[0] and rewards != resumed:
+        return Finding(False, f"{abs(rewards[-1] - resumed[-1]):.1e}", "0", "the rewards of step 3 differ")
+    return compared
+
+
+def reload_gives_same_pictures(subject: Subject) -> Finding:
+    """What is exported must, loaded into the stock pipeline, draw what the trained one draws."""
+    engine = subject.engine()
+    list(engine.run(2))
+    with tempfile.TemporaryDirectory() as folder:
+        engine.export(Path(folder))
+        reloaded = _stock(subject, Path(folder), like=engine.pipeline)
+    _to_float32(engine.pipeline)
+    drawn = pictures(engine.pipeline)
+    with engine.base():
+        change = (pictures(engine.pipeline) - drawn).abs().max().item()
+    if change == 0:
+        return Finding(False, "0", "> 0", "two updates changed no picture: nothing is learnt")
+    off = (pictures(reloaded) - drawn).abs().max().item()
+    limit = min(PIXEL_LIMIT, change / 2)
+    note = f"largest difference of a pixel; training changed {change:.1e}"
+    return Finding(off <= limit, f"{off:.1e}", f"{limit:.0e}", note)
+
+
+CHECKS: dict[str, Callable[[Subject], Finding]] = {
+    "ratio before update": ratio_before_update,
+    "processes agree": same_weights_across_processes,
+    "resume": resumed_equals_uninterrupted,
+    "save and reload": reload_gives_same_pictures,
+}
+
+
+def trained_weights(unet: Any) -> dict[str, Tensor]:
+    """A copy of every weight that is learnt."""
+    named = unet.named_parameters()
+    return {name: value.detach().cpu().clone() for name, value in named if value.requires_grad}
+
+
+@torch.no_grad()
+def pictures(pipeline: Pipeline) -> Tensor:
+    """Pictures (B, H, W, 3) of fixed prompts and seed."""
+    pipeline.set_progress_bar_config(disable=True)
+    drawn = pipeline(
+        list(PROMPTS), num_inference_steps=4, generator=torch.Generator().manual_seed(0), output_type="np"
+    )
+    return torch.from_numpy(drawn.images)
+
+
+def _stock(subject: Subject, folder: Path, like: Pipeline) -> Pipeline:
+    """The pipeline as a user would load it from what `Engine.export` wrote, rounded as ``like`` was."""
+    pipeline = subject.pipeline_copy()
+    if (folder / "model_index.json").is_file():
+        pipeline = type(pipeline).from_pretrained(folder)
+    for name in NETWORKS:
+        getattr(pipeline, name).to(getattr(like, name).dtype)
+    _to_float32(pipeline)
+    if subject.config.use_lora:
+        pipeline.load_lora_weights(folder, weight_name="pytorch_lora_weights.safetensors")
+    else:
+        pipeline.unet = type(pipeline.unet).from_pretrained(folder / "unet")
+    if lacking := [name for name, value in pipeline.unet.named_parameters() if value.is_meta]:
+        raise ValueError(f"the exported UNet lacks {len(lacking)} of its weights, e.g. {lacking[0]}")
+    return pipeline.to(subject.pipeline.device)
+
+
+def _to_float32(pipeline: Pipeline) -> None:
+    """Halves would hide a difference of weights behind one of rounding; so would accelerate's autocast."""
+    extract_model_from_parallel(pipeline.unet, keep_fp32_wrapper=False)
+    for name in NETWORKS:
+        getattr(pipeline, name).to(torch.float32)
+
+
+def _compare(first: Mapping[str, Tensor], second: Mapping[str, Tensor], what: str) -> Finding:
+    if strange := set(first) ^ set(second):
+        return Finding(
+            False, f"{len(strange)} weights", "0", f"{what}: one side only has e.g. {min(strange)}"
+        )
+    worst = max((first[name] - second[name]).abs().max().item() for name in first)
+    return Finding(worst == 0, f"{worst:.1e}", "0", f"{what}, {len(first)} tensors")

@@ -1,0 +1,106 @@
+"""Drawing trajectories: all batches of an epoch side by side, random numbers in the order TRL draws them.
+
+One time-first tensor holds every trajectory. Its slots are filled with noise first (a batch at a time, as
+TRL would), and a denoising step turns the noise of its slot into latents in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ddposink.ddpo.policy import Conditions, Policy
+from ddposink.ddpo.randomness import draw_prompt
+
+Reward = Callable[[Tensor, list[str]], Tensor]
+
+
+@dataclass
+class Trajectories:
+    """N samples of T denoising steps; ``graph`` keeps log-probabilities that still have their history."""
+
+    prompts: list[str]
+    text: Conditions
+    latents: Tensor  # (T+1, N, C, H, W) float32
+    log_probs: Tensor  # (T, N) float32
+    graph: list[tuple[slice, Tensor]]  # rows, and their (T, rows) log-probabilities
+
+
+@dataclass(frozen=True)
+class Draw:
+    """How much to draw: ``batches`` of ``batch`` samples, ``rows`` of them in one forward."""
+
+    batch: int
+    batches: int
+    rows: int
+    guided: bool
+    keep_graph: bool = False
+
+
+def draw_prompts(prompts: Sequence[str], count: int) -> list[str]:
+    """``count`` prompts in the order TRL asks for them."""
+    return [draw_prompt(prompts) for _ in range(count)]
+
+
+def sample(policy: Policy, text: Conditions, prompts: list[str], draw: Draw, shape: Sequence[int]) -> Trajectories:
+    """Draw trajectories with latents of ``shape`` (C, H, W) for ``prompts``, ``batches`` times ``batch``."""
+    steps, count = len(policy.schedule), draw.batch * draw.batches
+    device = text.embeddings.device
+    latents = torch.empty((steps + 1, count, *shape), device=device)
+    for start in range(0, count, draw.batch):
+        rows = slice(start, start + draw.batch)
+        for slot in range(steps + 1):
+            latents[slot, rows] = torch.randn((draw.batch, *shape), device=device, dtype=policy.dtype)
+    found = Trajectories(prompts, text, latents, torch.empty((steps, count), device=device), [])
+    for start in range(0, count, draw.rows):
+        rows = slice(start, min(start + draw.rows, count))
+        if draw.keep_graph:
+            found.graph.append((rows, _denoise(policy, found, rows, draw.guided)))
+        else:
+            with torch.inference_mode():
+                _denoise(policy, found, rows, draw.guided)
+    return found
+
+
+def _denoise(policy: Policy, found: Trajectories, rows: slice, guided: bool) -> Tensor:
+    """Fill in the latents of ``rows``, and return their log-probabilities (T, rows)."""
+    schedule, embeddings = policy.schedule, found.text.take(rows).rows(guided)
+    log_probs = []
+    for step in range(len(schedule)):
+        latents = found.latents[step, rows]
+        mean = schedule.mean(step, latents, policy.output(latents, schedule.timesteps[step], embeddings))
+        following = found.latents[step + 1, rows].mul_(schedule.sigma[step]).add_(mean.detach())
+        log_probs.append(schedule.log_prob(step, mean, following, policy.reduction))
+        found.log_probs[step, rows] = log_probs[-1].detach()
+    return torch.stack(log_probs)
+
+
+@torch.inference_mode()
+def pictures(pipeline: Any, latents: Tensor) -> Tensor:
+    """Decode latents (B,C,H,W) to pictures (B,3,H',W') in [0, 1], float32."""
+    vae = pipeline.vae
+    decoded = vae.decode((latents / vae.config.scaling_factor).to(vae.dtype), return_dict=False)[0]
+    return (decoded.float() * 0.5 + 0.5).clamp(0, 1)
+
+
+def rewards(pipeline: Any, found: Trajectories, reward: Reward, batch: int) -> Tensor:
+    """Rewards (N,) float32 of the finished samples, asked for a sampling batch at a time as TRL does.
+
+    Raises ValueError if the reward does not answer with one finite number a picture.
+    """
+    values = []
+    for start in range(0, len(found.prompts), batch):
+        images = pictures(pipeline, found.latents[-1, start : start + batch]).clone()
+        prompts = found.prompts[start : start + batch]
+        answer = torch.as_tensor(reward(images, prompts), dtype=torch.float32, device=images.device)
+        if answer.shape != (len(prompts),):
+            raise ValueError(f"the reward answered {tuple(answer.shape)} for {len(prompts)} pictures, not one each")
+        values.append(answer)
+    found_rewards = torch.cat(values)
+    if not bool(torch.isfinite(found_rewards).all()):
+        raise ValueError("the reward is not a finite number for some picture")
+    return found_rewards

@@ -1,0 +1,125 @@
+"""One DDIM step as numbers: per denoising step a few coefficients, computed once in float64.
+
+DDIM with η > 0 (Song et al. 2021, arXiv 2010.02502, eq. 12 and 16) is a Gaussian whose mean is linear in the
+current latents and the UNet's output,
+
+    x_{t-1} ~ N(a_t x_t + b_t u_t, σ_t²),
+
+whatever the UNet predicts (noise, velocity or the clean latents). Tables of a, b and σ replace the
+scheduler's arithmetic and its gathers in every step. Only clipped latents are not linear and take the long way.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class DenoisingSchedule:
+    """Coefficients (T,) of every denoising step, first to last, float32 on ``timesteps``' device.
+
+    ``clip`` is None, or the range to which the predicted clean latents are clipped; then mean =
+    ``of_clean`` · clip(``clean_latents`` x + ``clean_output`` u) + ``noise_latents`` x + ``noise_output`` u.
+    """
+
+    timesteps: Tensor  # (T,) int64
+    latents: Tensor  # a
+    output: Tensor  # b
+    sigma: Tensor
+    log_scale: Tensor  # log σ + ½ log 2π
+    clip: float | None
+    clean_latents: Tensor
+    clean_output: Tensor
+    noise_latents: Tensor
+    noise_output: Tensor
+    of_clean: Tensor
+
+    def __len__(self) -> int:
+        return len(self.timesteps)
+
+    def mean(self, step: int | Tensor, latents: Tensor, output: Tensor) -> Tensor:
+        """Mean of the next latents, float32. ``step``: one for all rows, or (B,); the others (B,C,H,W)."""
+        x, u = latents.float(), output.float()
+        if self.clip is None:
+            return _row(self.latents, step) * x + _row(self.output, step) * u
+        clean = _row(self.clean_latents, step) * x + _row(self.clean_output, step) * u
+        noise = _row(self.noise_latents, step) * x + _row(self.noise_output, step) * u
+        return _row(self.of_clean, step) * clean.clamp(-self.clip, self.clip) + noise
+
+    def log_prob(self, step: int | Tensor, mean: Tensor, following: Tensor, reduction: str = "mean") -> Tensor:
+        """Log-density (B,) of the ``following`` latents; per dimension on average (TRL's), or the sum."""
+        scaled = ((following - mean) / _row(self.sigma, step)).flatten(1)
+        squares = scaled.square()
+        if reduction == "sum":
+            return -0.5 * squares.sum(1) - squares.shape[1] * self.log_scale[step]
+        return -0.5 * squares.mean(1) - self.log_scale[step]
+
+
+def make_schedule(scheduler: Any, steps: int, eta: float, device: torch.device) -> DenoisingSchedule:
+    """The DDIM schedule of ``steps`` denoising steps with a pipeline's scheduler settings, as TRL runs it.
+
+    The step before the last timestep is timestep 0 (TRL clamps; DDIM's ``final_alpha`` is never used).
+    Raises ValueError if a step would have no variance, or the settings are not expressible.
+    """
+    from diffusers import DDIMScheduler
+
+    ddim = DDIMScheduler.from_config(scheduler.config)
+    if ddim.config.thresholding:
+        raise ValueError("dynamic thresholding is for pixel-space models; set the scheduler's thresholding to false")
+    ddim.set_timesteps(steps)
+    times, length = ddim.timesteps, ddim.config.num_train_timesteps
+    if int(times.max()) >= length:
+        raise ValueError(f"{steps} denoising steps start beyond the schedule's {length} timesteps; use fewer")
+    previous = (times - length // steps).clamp(0, length - 1)
+    alpha, alpha_previous = ddim.alphas_cumprod.double()[times], ddim.alphas_cumprod.double()[previous]
+    beta = 1 - alpha
+    variance = (1 - alpha_previous) / beta * (1 - alpha / alpha_previous)
+    if not bool((variance > 0).all()):
+        at = int(times[variance <= 0][0])
+        raise ValueError(
+            f"the denoising step at timestep {at} has no variance, so its log-probability is undefined; the "
+            f"scheduler needs steps_offset 1 (as Stable Diffusion's) or timestep_spacing 'trailing'"
+        )
+    sigma = eta * variance.sqrt()
+    clean, noise = _predicted(ddim.config.prediction_type, alpha, beta)
+    direction = (1 - alpha_previous - sigma**2).clamp(min=0).sqrt()
+    of_clean = alpha_previous.sqrt()
+
+    def table(values: Tensor) -> Tensor:
+        return values.to(device, torch.float32)
+
+    return DenoisingSchedule(
+        timesteps=times.to(device),
+        latents=table(of_clean * clean[0] + direction * noise[0]),
+        output=table(of_clean * clean[1] + direction * noise[1]),
+        sigma=table(sigma),
+        log_scale=table(sigma.log() + 0.5 * math.log(2 * math.pi)),
+        clip=float(ddim.config.clip_sample_range) if ddim.config.clip_sample else None,
+        clean_latents=table(clean[0]),
+        clean_output=table(clean[1]),
+        noise_latents=table(direction * noise[0]),
+        noise_output=table(direction * noise[1]),
+        of_clean=table(of_clean),
+    )
+
+
+def _predicted(prediction: str, alpha: Tensor, beta: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Clean latents and noise, each as coefficients of (latents, UNet output)."""
+    zero, one = torch.zeros_like(alpha), torch.ones_like(alpha)
+    if prediction == "epsilon":
+        return (1 / alpha.sqrt(), -(beta / alpha).sqrt()), (zero, one)
+    if prediction == "v_prediction":
+        return (alpha.sqrt(), -beta.sqrt()), (beta.sqrt(), alpha.sqrt())
+    if prediction == "sample":
+        return (zero, one), (1 / beta.sqrt(), -(alpha / beta).sqrt())
+    raise ValueError(f"prediction_type '{prediction}' is unknown: epsilon, v_prediction, sample")
+
+
+def _row(table: Tensor, step: int | Tensor) -> Tensor:
+    value = table[step]
+    return value.view(-1, 1, 1, 1) if value.ndim else value

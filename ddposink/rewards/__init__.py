@@ -1,0 +1,91 @@
+"""Rewards by name: one file each, one line of registration here.
+
+Text form: ``NAME`` · ``NAME@REVISION`` (weights of the model hub at another commit) · ``NAME:path:DIR``
+(weights in a folder) · ``preference:NAME`` · ``weighted:0.5*alignment+0.5*brisque`` ·
+``python:package.module:function``, the last only where the command line allows it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+
+from ddposink.errors import suggest
+from ddposink.rewards.base import Reward, RewardError, RewardFunction, RewardInfo, RewardKind, checked
+
+# name → module:attribute of a RewardKind, imported when the name is used
+REWARDS = {
+    "jpeg_compressibility": "ddposink.rewards.jpeg:compressibility",
+    "jpeg_incompressibility": "ddposink.rewards.jpeg:incompressibility",
+    "brisque": "ddposink.rewards.brisque:brisque",
+}
+
+
+@dataclass(frozen=True)
+class RewardRef:
+    """A reward's name and what follows it; see `parse_reward`."""
+
+    kind: str
+    argument: str = ""
+
+    @property
+    def name(self) -> str:
+        """Canonical text form; `parse_reward` reads it back."""
+        return self.kind + (self.argument if self.argument[:1] in ("", "@") else f":{self.argument}")
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def info(self) -> RewardInfo:
+        """What it needs and what its numbers are."""
+        return _kind(self.kind).info
+
+    def identity(self) -> dict[str, str]:
+        """What its numbers depend on: revisions, sha256 or definition. No network, no torch."""
+        return _kind(self.kind).identity(self.argument)
+
+
+def parse_reward(text: str, allow_python: bool = False) -> RewardRef:
+    """Read a reward's text form. Raises ValueError naming what was expected and the nearest word."""
+    match = re.fullmatch(r"([A-Za-z0-9_.-]*)(?:(@.*)|:(.*))?", str(text), re.DOTALL)
+    name = match[1] if match else str(text)
+    if match is None or name not in REWARDS:
+        raise ValueError(f"unknown reward '{name}'{suggest(name, REWARDS)}; known: {', '.join(REWARDS)}")
+    if name == "python" and not allow_python:
+        raise ValueError(
+            f"'{text}' would run code that a suite names; allow it on the command line with --allow-code"
+        )
+    argument = match[2] or match[3] or ""
+    try:
+        return RewardRef(name, _kind(name).parse(argument))
+    except ValueError as error:
+        raise ValueError(f"reward '{text}': {error}") from error
+
+
+def load_reward(ref: RewardRef, device: str = "cpu") -> Reward:
+    """The reward, checked. Raises Unavailable in one line if its weights cannot be had here."""
+    kind = _kind(ref.kind)
+    return checked(ref.name, kind.info, kind.load(ref.argument, device))
+
+
+@lru_cache(maxsize=64)
+def _kind(name: str) -> RewardKind:
+    module, attribute = REWARDS[name].split(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+__all__ = [
+    "REWARDS",
+    "Reward",
+    "RewardError",
+    "RewardFunction",
+    "RewardInfo",
+    "RewardKind",
+    "RewardRef",
+    "checked",
+    "load_reward",
+    "parse_reward",
+]

@@ -1,0 +1,255 @@
+"""``bench gate`` as CI calls it: exit codes, the files it leaves, and one clear line for everything wrong."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import jsonschema
+import pytest
+from gateplace import HERE, ROOT, plug_in, write_suite
+from typer.testing import CliRunner
+
+from bench import registry
+from bench.cli import app
+from bench.gate_verdict import GateReport
+
+SMALL = {"grid": {"kind": ["a"], "tokens": [8]}, "repeat": 3}
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A folder to work in, the toy registered here and in every process that is started."""
+    plugs = plug_in(tmp_path / "plugs")
+    monkeypatch.setitem(registry._registered, "gatetoy", "gatetoy:GateToy")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (plugs, ROOT, HERE))))
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
+    folder = tmp_path / "work"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+
+    def render(folder, workload):
+        (folder / "README.md").write_text("drawn")
+        return folder / "README.md"
+
+    monkeypatch.setattr("bench.report.render", render)
+    return folder
+
+
+@pytest.fixture
+def repository(place):
+    """A git checkout of a project whose code is the toy, one commit behind."""
+    shutil.copy(HERE / "gatetoy.py", place / "gatetoy.py")
+    git(place, "init", "--quiet", "--initial-branch", "main")
+    (place / ".gitignore").write_text("results/\n__pycache__/\n")
+    commit(place, "toy")
+    return place
+
+
+def git(folder, *words):
+    who = ("-c", "user.name=t", "-c", "user.email=t@example.org")
+    subprocess.run(["git", *who, *words], cwd=folder, check=True, capture_output=True)
+
+
+def commit(folder, message):
+    git(folder, "add", "--all")
+    git(folder, "commit", "--quiet", "--message", message)
+
+
+def bench(*words):
+    done = CliRunner().invoke(app, [str(word) for word in words])
+    assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
+    return done
+
+
+def verdict(folder, suite="toys"):
+    (path,) = sorted((folder / "results" / suite / "gates").glob("*/verdict.json"))[-1:]
+    return GateReport.model_validate_json(path.read_text())
+
+
+def edit(folder, old, new, file="gatetoy.py"):
+    text = (folder / file).read_text()
+    assert old in text
+    (folder / file).write_text(text.replace(old, new))
+
+
+def test_a_ref_is_measured_beside_the_working_tree(repository, tmp_path):
+    suite = write_suite(repository, **SMALL)
+    edit(repository, "WORK = 3000", "WORK = 30_000")
+    edit(repository, "nll = 3.0 +", "nll = 3.01 +")
+    out = tmp_path / "out"
+    done = bench(
+        "gate", suite, "--against", "main", "--pairs", 5, "--export", f"junit={out}/gate.xml",
+        "--export", f"bencher={out}/bmf.json", "--export", f"markdown={out}/gate.md",
+    )  # fmt: skip
+    assert done.exit_code == 4, done.output
+    assert "base: main (" in done.stdout
+    assert "packages installed here" in done.stdout
+    assert "regressed: 3 metrics in 1 cell" in done.stdout
+    report = verdict(repository)
+    assert {j.metric for j in report.judgements if j.verdict == "regressed"} == {"nll", "latency", "speed"}
+    assert (report.terms.mode, report.terms.pairs, report.exit_code) == ("interleaved", 5, 4)
+    assert report.base.name.startswith("main (")
+    assert {path.name for path in out.iterdir()} == {"gate.xml", "bmf.json", "gate.md"}
+    worktrees = subprocess.run(["git", "worktree", "list"], cwd=repository, capture_output=True, text=True)
+    assert len(worktrees.stdout.splitlines()) == 1  # nothing of the ref is left behind
+
+
+def test_an_unchanged_tree_passes_and_says_that_it_is_unchanged(repository):
+    suite = write_suite(repository, **SMALL)
+    done = bench("gate", suite, "--against", "HEAD", "--pairs", 3)
+    assert done.exit_code == 0, done.output
+    assert "both sides run the same code" in done.stdout
+    assert (
+        (next((repository / "results/toys/gates").iterdir()) / "summary.md").read_text().startswith("### ✅")
+    )
+
+
+@pytest.mark.parametrize("ref", ["nowhere", "-h", "main:x", ""])
+def test_a_ref_that_git_does_not_know(repository, ref):
+    done = bench("gate", write_suite(repository, **SMALL), f"--against={ref}")
+    assert done.exit_code == 2
+    assert done.stderr.count("\n") <= 2
+    assert ("git knows no commit" in done.stderr) or (not ref and "nothing to compare with" in done.stderr)
+
+
+def test_a_ref_whose_code_does_not_import(repository):
+    edit(repository, "WORK = 3000", "WORK = (")
+    commit(repository, "broken")
+    git(repository, "checkout", "--quiet", "HEAD~1", "--", "gatetoy.py")
+    done = bench("gate", write_suite(repository, **SMALL), "--against", "main")
+    assert done.exit_code == 2
+    assert "cannot be measured: " in done.stderr
+    assert "gatetoy.py" in done.stderr
+
+
+def test_a_ref_that_cannot_be_built(repository, monkeypatch):
+    (repository / "pyproject.toml").write_text('[project]\nname = "x"\ndependencies = ["no-such-thing>=1"]\n')
+    commit(repository, "asks for what there is not")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    done = bench("gate", write_suite(repository, **SMALL), "--against", "main")
+    assert done.exit_code == 2
+    assert "cannot be built: No matching distribution found for no-such-thing>=1" in done.stderr
+
+
+def test_outside_of_a_checkout(place, monkeypatch):
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(place.parent))
+    done = bench("gate", write_suite(place, **SMALL), "--against", "main")
+    assert done.exit_code == 2
+    assert "is not in a git checkout" in done.stderr
+
+
+def test_a_stored_run_is_compared_with_a_new_one(place):
+    suite = write_suite(place, **SMALL)
+    assert bench("run", suite).exit_code == 0
+    (base,) = (place / "results/toys").glob("*/env.json")
+    done = bench("gate", suite, "--baseline", base.parent)
+    assert done.exit_code == 0, done.output
+    report = verdict(place)
+    assert report.terms.mode == "stored"
+    assert report.head.name != report.base.name == base.parent.name
+    settings = place / "worse.json"
+    settings.write_text('{"SLEEP": 0.01, "LOSS": 0.01}')
+    words = [sys.executable, "-m", "bench", "gate", str(suite), "--baseline", "toys", "--github"]
+    env = os.environ | {"GATETOY_SETTINGS": str(settings)}
+    done = subprocess.run(words, cwd=place, env=env, capture_output=True, text=True)
+    assert done.returncode == 4, done.stderr
+    assert "::error title=regressed%3A NLL of a 8::" in done.stdout
+    assert {j.metric for j in verdict(place).judgements if j.verdict == "regressed"} >= {"nll", "latency"}
+
+
+def test_two_stored_runs_are_compared_without_measuring(place):
+    suite = write_suite(place, **SMALL)
+    for _ in range(2):
+        assert bench("run", suite, "--new").exit_code == 0
+    base, head = sorted(path.parent for path in (place / "results/toys").glob("*/env.json"))
+    done = bench("gate", suite, "--baseline", base, "--head", head)
+    assert done.exit_code == 0, done.output
+    assert len(list((place / "results/toys").glob("*/env.json"))) == 2
+    done = bench("gate", suite, "--baseline", base, "--head", base)
+    assert done.exit_code == 2
+    assert "the same run" in done.stderr
+
+
+def test_another_machine_is_nothing_to_compare_with(place):
+    from bench.env import fingerprint_id
+
+    suite = write_suite(place, **SMALL)
+    assert bench("run", suite).exit_code == 0
+    assert bench("run", suite, "--new").exit_code == 0
+    base, head = sorted(path.parent for path in (place / "results/toys").glob("*/env.json"))
+    env = json.loads((base / "env.json").read_text())
+    env["cpu"]["model"] = "Another CPU"
+    text = (base / "records.jsonl").read_text().replace(env["id"], fingerprint_id(env))
+    env["id"] = fingerprint_id(env)
+    (base / "env.json").write_text(json.dumps(env))
+    (base / "records.jsonl").write_text(text)
+    done = bench("gate", suite, "--baseline", base, "--head", head)
+    assert done.exit_code == 5, done.output
+    assert "the fingerprints differ in cpu.model" in done.stdout
+    assert bench("gate", suite, "--baseline", base, "--head", head, "--accept", "cpu.model").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ((), "nothing to compare with"),
+        (("--baseline", "a", "--baseline", "b"), "2 baselines were given"),
+        (("--baseline", "a", "--against", "b"), "exclude each other"),
+        (("--against", "b", "--head", "c"), "--head is for stored runs"),
+        (("--baseline", "a", "--until-decided"), "--until-decided adds pairs"),
+        (("--against", "a", "--alpha", "2"), "--alpha 2: should lie between 0 and 0.5"),
+        (("--against", "a", "--until-decided", "--max-pairs", "2"), "--max-pairs 2 is less than --pairs 6"),
+        (("--baseline", "nowhere"), "no run of 'nowhere'"),
+        (
+            ("--baseline", "a", "--export", "junitt=x"),
+            "unknown format 'junitt'\n  hint: did you mean 'junit'?",
+        ),
+        (("--baseline", "a", "--export", "junit"), "not of the form FORMAT=FILE"),
+    ],
+)
+def test_senseless_requests_get_one_clear_line(place, words, told):
+    done = bench("gate", write_suite(place, **SMALL), *words)
+    assert done.exit_code == 2
+    assert told in done.stderr
+    assert not list((place / "results").rglob("verdict.json"))
+
+
+def test_runs_of_other_suites_are_refused(place):
+    other = write_suite(place, suite="others", grid={"kind": ["a"], "tokens": [4]})
+    assert bench("run", other).exit_code == 0
+    done = bench("gate", write_suite(place, **SMALL), "--baseline", "others")
+    assert done.exit_code == 2
+    assert "is a run of suite 'others', not of 'toys'" in done.stderr
+    assert not list((place / "results").rglob("verdict.json"))
+
+
+def test_a_job_summary_is_appended_to(place, monkeypatch):
+    suite = write_suite(place, **SMALL)
+    assert bench("run", suite).exit_code == 0
+    summary = place / "summary.md"
+    summary.write_text("before\n")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
+    assert bench("gate", suite, "--baseline", "toys", "--github").exit_code == 0
+    assert summary.read_text().startswith("before\n### ✅ toys: passed")
+
+
+def test_the_verdict_file_has_a_schema(place):
+    suite = write_suite(place, **SMALL)
+    assert bench("run", suite).exit_code == 0
+    assert bench("gate", suite, "--baseline", "toys").exit_code == 0
+    (path,) = (place / "results").rglob("verdict.json")
+    jsonschema.validate(json.loads(path.read_text()), GateReport.model_json_schema())
+
+
+def test_calibration_prints_noise_and_warns_of_thresholds_below_it(repository):
+    suite = write_suite(repository, **SMALL, tolerances={"latency": 0.0001, "rss": 0.5})
+    done = bench("calibrate", suite, "--pairs", 4)
+    assert done.exit_code == 0, done.output
+    assert "the threshold of 0.0% is below the" in done.stdout
+    (path,) = (repository / "results/toys/calibrations").glob("*/calibration.json")
+    data = json.loads(path.read_text())
+    assert data["pairs"] == 4
+    assert {one["metric"] for one in data["metrics"]} == {"slots", "fed", "nll", "latency", "speed", "rss"}
