@@ -112,17 +112,20 @@ def steps(points: Sequence[Point], metric: Metric) -> list[Step]:
 def _changes(signal: NDArray[np.float64], effect: float, *, exact: bool) -> list[tuple[int, int, int]]:
     """Change points with the ends of the levels on either side of them."""
     import ruptures
+    from scipy.ndimage import median_filter
 
     if np.ptp(signal) <= effect or len(signal) < (2 if exact else 4):
         return []
     # Steps are rare, so the middle of the absolute differences of neighbours is noise (over 0.6745·√2).
-    noise = float(np.median(np.abs(np.diff(signal)))) / 0.954
-    scale = max(noise, effect / 4, float(np.ptp(signal)) * 1e-9)
-    search = ruptures.Pelt(model="l2", min_size=1 if exact else 2, jump=1).fit(signal / scale)
+    noise = 0.0 if exact else float(np.median(np.abs(np.diff(signal)))) / 0.954
+    scale = max(noise, effect / 4, float(np.ptp(signal)) * 1e-6)
+    # A median of three removes lone outliers, the newest run included, and leaves steps where they are.
+    smooth = signal if exact else median_filter(signal, size=3, mode="mirror")
+    search = ruptures.Pelt(model="l2", min_size=1 if exact else 2, jump=1).fit(smooth / scale)
     edges = [0, *search.predict(pen=3 * math.log(len(signal)))]
     found = []
     for low, at, high in zip(edges, edges[1:], edges[2:], strict=False):
-        if abs(signal[at:high].mean() - signal[low:at].mean()) > effect:
+        if abs(_level(signal[at:high]) - _level(signal[low:at])) > effect:
             found.append((at, low, high))
     return found
 
@@ -224,7 +227,7 @@ def _mean(values: Sequence[float], metric: Metric) -> float:
 
 
 def _level(values: NDArray[np.float64]) -> float:
-    return float(values.mean())
+    return float(np.median(values))
 
 
 def _commit(env: Mapping[str, Any]) -> str | None:

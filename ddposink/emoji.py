@@ -19,6 +19,7 @@ from ddposink.errors import Unavailable
 from ddposink.packages import BROKEN, Progress
 
 LEFT_OUT = ("Flags", "Symbols", "Component")
+WANTED = ("package/emoji.json", "package/img/google/64/")
 SIZE = 64
 FORMAT = 1  # of the cached arrays
 
@@ -84,7 +85,7 @@ def _decode(tarball: bytes) -> dict[str, np.ndarray]:
             files = {
                 member.name: archive.extractfile(member).read()  # type: ignore[union-attr] - plain files
                 for member in archive
-                if member.isfile() and member.name.startswith(("package/emoji.json", "package/img/google/64/"))
+                if member.isfile() and member.name.startswith(WANTED)
             }
         entries = [e for e in json.loads(files["package/emoji.json"]) if _wanted(e)]
         entries.sort(key=lambda e: e["sort_order"])

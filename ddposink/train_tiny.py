@@ -15,9 +15,8 @@ from ddposink.tiny.training import State, load_average, load_state, new_state, t
 from ddposink.tiny.export import SHOWN, assemble, draw, replace_folder, sheet
 from ddposink.tiny.latents import encode_images, normalise, weights_of
 from ddposink.tiny.text import make_tokenizer
-from ddposink.tiny.training import Schedule
 from ddposink.tiny.unet import Denoiser, Examples, UnetRecipe, make_scheduler, unet_loss
-from ddposink.tiny.vae import VaeRecipe, draw_batch, freeze_encoder, make_vae, quality, vae_loss
+from ddposink.tiny.vae import DecoderRecipe, VaeRecipe, decoder_loss, draw_batch, freeze_encoder, make_vae, quality, vae_loss
 
 app = typer.Typer(add_completion=False, help=__doc__)
 
@@ -31,7 +30,7 @@ def _train(state: State, loss_of, file: Path, what: str) -> None:
         load_state(state, file)
     console = Console()
     with Progress(*Progress.get_default_columns(), TextColumn("{task.fields[note]}"), console=console) as bar:
-        task = bar.add_task(what, total=state.recipe.schedule.steps, completed=state.step, note="")
+        task = bar.add_task(what, total=state.recipe.last, completed=state.step, note="")
         for entry in train(state, loss_of, file):
             bar.update(task, completed=state.step, note=f"loss {entry['loss']:.4f}")
             if not console.is_terminal and state.step % 250 == 0:
@@ -50,13 +49,15 @@ def vae(out: Path) -> None:
 
 
 @app.command()
-def decoder(out: Path, steps: int = 6000) -> None:
+def decoder(out: Path, steps: int = 8000) -> None:
     """Train the decoder further."""
-    recipe = VaeRecipe().of_decoder(steps)
-    images, model = _images(), make_vae(recipe)
+    recipe = DecoderRecipe(steps=steps)
+    images, model = _images(), make_vae(VaeRecipe())
     load_average(model, out / "vae.safetensors")
+    print(quality(model, images[::11]))
+    latents = encode_images(model, images)
     state = new_state(recipe, freeze_encoder(model))
-    _train(state, lambda step, g: vae_loss(model, recipe, draw_batch(images, recipe, step, g), g), out / "decoder.safetensors", "decoder")
+    _train(state, lambda step, g: decoder_loss(model, recipe, images, latents, g), out / "decoder.safetensors", "decoder")
 
 
 def _parts(out: Path, vae_file: Path):
@@ -71,7 +72,7 @@ def _parts(out: Path, vae_file: Path):
 @app.command()
 def unet(out: Path, steps: int = 5000, lr: float = 1.5e-3, name: str = "unet") -> None:
     """Train UNet and text encoder."""
-    recipe = UnetRecipe(Schedule(steps, lr))
+    recipe = UnetRecipe(steps=steps, learning_rate=lr)
     emoji, images, vae, tokenizer = _parts(out, out / "vae.safetensors")
     latents = encode_images(vae, images)
     print(latents.shape, latents.mean(), latents.std((0, 2, 3)))

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.report.figure import GREY, INK, pens, save, sheet, style, write_ticks
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from bench.report.figure import GREY, INK, WIDTH, grid_columns, pens, save, style, write_ticks
 from bench.report.text import clean
 
 if TYPE_CHECKING:
@@ -26,7 +32,7 @@ def draw(tracks: Sequence[Track], base: Path, *, chosen: bool = False) -> list[P
     runs = sorted({(point.started, point.run) for track in tracks for point in track.points})
     place = {run: i + 1 for i, run in enumerate(runs)}
     with style():
-        figure, axes = sheet(len(shown))
+        figure, axes = _panels(len(shown))
         pen = pens([clean(cell, 40) for cell in cells], None)
         for name, axis in zip(shown, axes, strict=True):
             metric = named[name]
@@ -44,7 +50,8 @@ def draw(tracks: Sequence[Track], base: Path, *, chosen: bool = False) -> list[P
             axis.set_xlim(0.5, len(runs) + 0.5)
             write_ticks(axis.xaxis, None)
             axis.set_xlabel("run, oldest first")
-            axis.set_ylabel("change since its first run (%)")
+            if axis.get_subplotspec().is_first_col():
+                axis.set_ylabel("change since the first run (%)")
         handles = {str(h.get_label()): h for axis in axes for h in axis.get_legend_handles_labels()[0]}
         figure.legend(
             list(handles.values()), list(handles), loc="lower center", ncols=3, frameon=False,
@@ -52,6 +59,19 @@ def draw(tracks: Sequence[Track], base: Path, *, chosen: bool = False) -> list[P
         )  # fmt: skip
         figure.tight_layout(rect=(0, 0.06 + 0.05 * (1 + (len(handles) - 1) // 3), 1, 1))
     return save(figure, base)
+
+
+def _panels(count: int) -> tuple[Figure, list[Axes]]:
+    """Panels, each with a scale of its own: some metrics change by a thousandth, some double."""
+    columns = grid_columns(count)
+    rows = math.ceil(count / columns)
+    figure = Figure((WIDTH, 1.6 + 2.6 * rows))
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
+    sns.despine(figure)
+    for unused in axes[count:]:
+        unused.remove()
+    return figure, axes[:count]
 
 
 def _lines(tracks: Sequence[Track], name: str) -> list[Track]:

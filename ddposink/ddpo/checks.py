@@ -20,7 +20,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
 COUNTS = (
     "sample_batch_size sample_num_batches_per_epoch train_batch_size train_gradient_accumulation_steps "
     "train_num_inner_epochs per_prompt_stat_tracking_buffer_size per_prompt_stat_tracking_min_count lora_rank "
-    "rows_per_forward save_freq num_checkpoint_limit max_workers"
+    "save_freq num_checkpoint_limit max_workers"
 ).split()
 POSITIVE = (
     "train_learning_rate train_adam_epsilon train_max_grad_norm train_adv_clip_max train_clip_range lora_alpha"
@@ -87,15 +87,19 @@ def _training(config: DDPOConfig) -> None:
         if not _real(value) or not 0 <= value < 1:
             raise ValueError(f"{name} must lie in [0, 1), not {value!r}")
     if not _real(config.train_adam_weight_decay) or config.train_adam_weight_decay < 0:
-        raise ValueError(f"train_adam_weight_decay must not be negative, not {config.train_adam_weight_decay!r}")
+        raise ValueError(
+            f"train_adam_weight_decay must not be negative, not {config.train_adam_weight_decay!r}"
+        )
 
 
 def _ours(config: DDPOConfig) -> None:
     if config.engine == "trl" and config.loss != "is":
-        raise ValueError("TRL's engine has only the loss 'is'; for the plain policy gradient use engine 'native'")
+        raise ValueError(
+            "TRL's engine has only the loss 'is'; for the plain policy gradient use engine 'native'"
+        )
     if config.use_lora and not config.lora_targets:
         raise ValueError("lora_targets names no module; TRL's are to_k, to_q, to_v, to_out.0")
-    for name in ("steps_per_forward", "threads"):
+    for name in ("rows_per_forward", "steps_per_forward", "threads"):
         if getattr(config, name) is not None:
             _whole(name, getattr(config, name), 1)
     epsilon = config.advantage_epsilon

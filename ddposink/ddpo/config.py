@@ -13,8 +13,6 @@ from typing import Any, Literal
 
 from ddposink.ddpo import checks
 
-Device = Any  # torch.device; this module stays free of torch
-
 # Bookkeeping and layout: a checkpoint may be resumed under other values of these.
 FREE = (
     "exp_name run_name log_with tracker_kwargs accelerator_kwargs project_kwargs tracker_project_name logdir "
@@ -91,8 +89,8 @@ class DDPOConfig:
 
     # -- layout: changes nothing but rounding, time and memory ---------------------------------------------
     gradient_checkpointing: bool = False
-    rows_per_forward: int = 64  # training rows (guidance doubles them) that one forward should hold
-    steps_per_forward: int | None = None  # denoising steps in one training forward; None: from rows_per_forward
+    rows_per_forward: int | None = None  # samples in one UNet forward; None: see `ddposink.ddpo.layout`
+    steps_per_forward: int | None = None  # or: denoising steps of a training batch in one forward
     keep_sampling_graph: bool = False  # one update per step: learn from the sampling forward itself
     compile: bool = False
     threads: int | None = None  # torch threads on a CPU; None: leave them as they are

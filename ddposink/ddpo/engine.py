@@ -68,7 +68,9 @@ class Engine(Protocol):
         """Write what a stock pipeline loads: LoRA in diffusers format, or a ``unet`` folder."""
 
 
-def make_engine(config: DDPOConfig, pipeline: Pipeline, reward: RewardFunction, prompts: Sequence[str]) -> Engine:
+def make_engine(
+    config: DDPOConfig, pipeline: Pipeline, reward: RewardFunction, prompts: Sequence[str]
+) -> Engine:
     """The engine ``config.engine`` names, at step 0.
 
     ``pipeline`` is a StableDiffusionPipeline on its device; prompts are drawn evenly, with replacement.

@@ -21,7 +21,13 @@ class LossTerms(NamedTuple):
 
 
 def loss_terms(
-    log_prob: Tensor, sampled: Tensor, advantage: Tensor, *, kind: str, clip_range: float, advantage_max: float
+    log_prob: Tensor,
+    sampled: Tensor,
+    advantage: Tensor,
+    *,
+    kind: str,
+    clip_range: float,
+    advantage_max: float,
 ) -> LossTerms:
     """``log_prob`` (B,) with gradient, ``sampled`` those at sampling, ``advantage`` of each pair's sample."""
     advantage = advantage.clamp(-advantage_max, advantage_max)

@@ -54,11 +54,11 @@ class Policy:
             x = torch.cat([x, x])
             timesteps = torch.cat([timesteps, timesteps]) if timesteps.ndim else timesteps
         with self._autocast(latents.device.type):
-            output = self.unet(x, timesteps, encoder_hidden_states=text, return_dict=False)[0]
+            output = self.unet(x, timesteps, encoder_hidden_states=text.to(self.dtype), return_dict=False)[0]
         if not guided:
             return output
         negative, positive = output.float().chunk(2)
-        return torch.lerp(negative, positive, self.scale)
+        return torch.add(negative, positive - negative, alpha=self.scale)
 
     def log_prob(self, step: Tensor, latents: Tensor, following: Tensor, text: Tensor) -> Tensor:
         """Log-density (B,) of ``following`` given ``latents``, differentiable. ``step`` (B,): which step."""

@@ -46,7 +46,9 @@ def draw_prompts(prompts: Sequence[str], count: int) -> list[str]:
     return [draw_prompt(prompts) for _ in range(count)]
 
 
-def sample(policy: Policy, text: Conditions, prompts: list[str], draw: Draw, shape: Sequence[int]) -> Trajectories:
+def sample(
+    policy: Policy, text: Conditions, prompts: list[str], draw: Draw, shape: Sequence[int]
+) -> Trajectories:
     """Draw trajectories with latents of ``shape`` (C, H, W) for ``prompts``, ``batches`` times ``batch``."""
     steps, count = len(policy.schedule), draw.batch * draw.batches
     device = text.embeddings.device
@@ -54,7 +56,9 @@ def sample(policy: Policy, text: Conditions, prompts: list[str], draw: Draw, sha
     for start in range(0, count, draw.batch):
         rows = slice(start, start + draw.batch)
         for slot in range(steps + 1):
-            latents[slot, rows] = torch.randn((draw.batch, *shape), device=device, dtype=policy.dtype)
+            latents[slot, rows] = torch.randn(
+                (draw.batch, *shape), device=device, dtype=text.embeddings.dtype
+            )
     found = Trajectories(prompts, text, latents, torch.empty((steps, count), device=device), [])
     for start in range(0, count, draw.rows):
         rows = slice(start, min(start + draw.rows, count))
@@ -98,7 +102,9 @@ def rewards(pipeline: Any, found: Trajectories, reward: Reward, batch: int) -> T
         prompts = found.prompts[start : start + batch]
         answer = torch.as_tensor(reward(images, prompts), dtype=torch.float32, device=images.device)
         if answer.shape != (len(prompts),):
-            raise ValueError(f"the reward answered {tuple(answer.shape)} for {len(prompts)} pictures, not one each")
+            raise ValueError(
+                f"the reward answered {tuple(answer.shape)} for {len(prompts)} pictures, not one each"
+            )
         values.append(answer)
     found_rewards = torch.cat(values)
     if not bool(torch.isfinite(found_rewards).all()):

@@ -51,7 +51,9 @@ class DenoisingSchedule:
         noise = _row(self.noise_latents, step) * x + _row(self.noise_output, step) * u
         return _row(self.of_clean, step) * clean.clamp(-self.clip, self.clip) + noise
 
-    def log_prob(self, step: int | Tensor, mean: Tensor, following: Tensor, reduction: str = "mean") -> Tensor:
+    def log_prob(
+        self, step: int | Tensor, mean: Tensor, following: Tensor, reduction: str = "mean"
+    ) -> Tensor:
         """Log-density (B,) of the ``following`` latents; per dimension on average (TRL's), or the sum."""
         scaled = ((following - mean) / _row(self.sigma, step)).flatten(1)
         squares = scaled.square()
@@ -70,7 +72,9 @@ def make_schedule(scheduler: Any, steps: int, eta: float, device: torch.device) 
 
     ddim = DDIMScheduler.from_config(scheduler.config)
     if ddim.config.thresholding:
-        raise ValueError("dynamic thresholding is for pixel-space models; set the scheduler's thresholding to false")
+        raise ValueError(
+            "dynamic thresholding is for pixel-space models; set the scheduler's thresholding to false"
+        )
     ddim.set_timesteps(steps)
     times, length = ddim.timesteps, ddim.config.num_train_timesteps
     if int(times.max()) >= length:
@@ -108,7 +112,9 @@ def make_schedule(scheduler: Any, steps: int, eta: float, device: torch.device) 
     )
 
 
-def _predicted(prediction: str, alpha: Tensor, beta: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+def _predicted(
+    prediction: str, alpha: Tensor, beta: Tensor
+) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
     """Clean latents and noise, each as coefficients of (latents, UNet output)."""
     zero, one = torch.zeros_like(alpha), torch.ones_like(alpha)
     if prediction == "epsilon":

@@ -11,7 +11,7 @@ import logging
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ddposink.ddpo import trl_state
+from ddposink.ddpo import lora, trl_state
 from ddposink.ddpo.config import DDPOConfig
 from ddposink.ddpo.engine import DivergedError, Pipeline, RewardFunction, StepLog
 from ddposink.ddpo.randomness import Randomness, draw_prompt
-from ddposink.ddpo.trl_pipeline import around, base_weights, export
+from ddposink.ddpo.trl_pipeline import around
 from ddposink.ddpo.trl_repairs import TrlClasses, repaired
 from ddposink.ddpo.trl_watch import Watched
 
@@ -52,7 +52,7 @@ class TrlEngine:
         device = pipeline.unet.device
         trl_state.prepare_accelerate(device.type, _precision(config, device.type, disabled))
         wrapped = around(classes.pipeline, pipeline, config)
-        self._base = None if config.use_lora else base_weights(pipeline.unet)
+        self._original = None if config.use_lora else lora.copies(pipeline.unet)
         self._randomness = Randomness(config.seed, device)  # TRL seeds it again, and adds the rank
         with self._working():
             self._trainer = _trainer(classes, config, device.type, _for_trl(reward), prompts, wrapped)
@@ -76,23 +76,9 @@ class TrlEngine:
             self.step = trl_state.load(folder, self._trainer, self.config)
         self._updates = self.step * self.config.updates_per_epoch
 
-    @contextmanager
-    def base(self) -> Iterator[None]:
+    def base(self) -> AbstractContextManager[None]:
         """Inside, ``pipeline.unet`` acts as before training."""
-        unet = self.pipeline.unet
-        if self._base is None:
-            unet.disable_adapters()
-            try:
-                yield
-            finally:
-                unet.enable_adapters()
-            return
-        trained = base_weights(unet)
-        unet.load_state_dict(self._base)
-        try:
-            yield
-        finally:
-            unet.load_state_dict(trained)
+        return lora.without(self.pipeline.unet, self._original)
 
     def export(self, folder: Path) -> None:
         """Write what a stock pipeline loads: LoRA in diffusers format, or a ``unet`` folder."""
@@ -101,7 +87,7 @@ class TrlEngine:
         if "save-pretrained" in self._disabled:
             self._trainer.sd_pipeline.save_pretrained(str(folder))
         else:
-            export(self.pipeline, self.config, folder)
+            lora.export(self.pipeline, self.config, folder)
 
     def ratio_deviation(self) -> Tensor:
         """Largest |ratio − 1| (T,) per denoising step between sampling and learning, without learning.
@@ -175,7 +161,12 @@ def _precision(config: DDPOConfig, device: str, disabled: Sequence[str]) -> str:
 
 def _for_trl(reward: RewardFunction) -> Callable[..., tuple[Tensor, dict[str, Any]]]:
     def reward_function(images: Tensor, prompts: tuple[str, ...], _: Any) -> tuple[Tensor, dict[str, Any]]:
-        return reward(images, list(prompts)), {}
+        answer = torch.as_tensor(reward(images, list(prompts)), dtype=torch.float32)
+        if answer.shape != (len(prompts),):
+            raise ValueError(
+                f"the reward answered {tuple(answer.shape)} for {len(prompts)} pictures, not one each"
+            )
+        return answer, {}
 
     return reward_function
 
@@ -203,7 +194,9 @@ def _quiet() -> Iterator[None]:
     for logger in noisy:
         logger.setLevel(logging.ERROR)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*_encode_prompt", FutureWarning)
+            yield
     finally:
         for logger, level in zip(noisy, before, strict=True):
             logger.setLevel(level)

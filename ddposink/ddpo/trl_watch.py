@@ -26,7 +26,7 @@ class Watched:  # to be mixed with a trl.DDPOTrainer
         log = self.accelerator.log
 
         def keep(values: dict[str, Any], *args: Any, **kwargs: Any) -> None:
-            self.logged.append(values)
+            self.logged.append({k: v.detach() if isinstance(v, Tensor) else v for k, v in values.items()})
             log(values, *args, **kwargs)
 
         self.accelerator.log = keep

@@ -20,6 +20,14 @@ REWARDS = {
     "jpeg_compressibility": "ddposink.rewards.jpeg:compressibility",
     "jpeg_incompressibility": "ddposink.rewards.jpeg:incompressibility",
     "brisque": "ddposink.rewards.brisque:brisque",
+    "alignment": "ddposink.rewards.alignment:alignment",
+    "aesthetic": "ddposink.rewards.aesthetic:aesthetic",
+    "clip_score": "ddposink.rewards.clip:clip_score",
+    "pickscore": "ddposink.rewards.clip:pickscore",
+    "hps": "ddposink.rewards.hps:hps",
+    "image_reward": "ddposink.rewards.image_reward:image_reward",
+    "weighted": "ddposink.rewards.weighted:weighted",
+    "python": "ddposink.rewards.python:python",
 }
 
 
@@ -43,6 +51,11 @@ class RewardRef:
         """What it needs and what its numbers are."""
         return _kind(self.kind).info
 
+    @property
+    def runs_code(self) -> bool:
+        """Whether loading it runs code that its name gives."""
+        return _kind(self.kind).runs_code(self.argument)
+
     def identity(self) -> dict[str, str]:
         """What its numbers depend on: revisions, sha256 or definition. No network, no torch."""
         return _kind(self.kind).identity(self.argument)
@@ -54,15 +67,16 @@ def parse_reward(text: str, allow_python: bool = False) -> RewardRef:
     name = match[1] if match else str(text)
     if match is None or name not in REWARDS:
         raise ValueError(f"unknown reward '{name}'{suggest(name, REWARDS)}; known: {', '.join(REWARDS)}")
-    if name == "python" and not allow_python:
-        raise ValueError(
-            f"'{text}' would run code that a suite names; allow it on the command line with --allow-code"
-        )
     argument = match[2] or match[3] or ""
     try:
-        return RewardRef(name, _kind(name).parse(argument))
+        ref = RewardRef(name, _kind(name).parse(argument))
     except ValueError as error:
         raise ValueError(f"reward '{text}': {error}") from error
+    if ref.runs_code and not allow_python:
+        raise ValueError(
+            f"reward '{text}' runs code that the suite names; allow it on the command line: --allow-code"
+        )
+    return ref
 
 
 def load_reward(ref: RewardRef, device: str = "cpu") -> Reward:

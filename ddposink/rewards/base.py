@@ -33,8 +33,13 @@ class RewardInfo:
 class Reward(Protocol):
     """A loaded reward. Raises RewardError, never returns what is not finite."""
 
-    name: str
-    info: RewardInfo
+    @property
+    def name(self) -> str:
+        """Canonical text form."""
+
+    @property
+    def info(self) -> RewardInfo:
+        """What its numbers are."""
 
     def __call__(self, images: Tensor, prompts: list[str]) -> Tensor:
         """(B, 3, H, W) in [0, 1] and B prompts → (B,) float32, higher is better."""
@@ -58,6 +63,10 @@ class RewardKind:
     def identity(self, argument: str) -> dict[str, str]:
         """What the numbers depend on: revisions, sha256, definition. No network, no torch."""
         raise NotImplementedError
+
+    def runs_code(self, argument: str) -> bool:
+        """Whether loading it runs code that ``argument`` names."""
+        return False
 
     def load(self, argument: str, device: str) -> RewardFunction:
         """The function. Raises Unavailable in one line if its weights cannot be had here."""
@@ -100,7 +109,7 @@ class Checked:
         try:
             with torch.no_grad():
                 rewards = self.function(images, prompts)
-        except (MemoryError, torch.OutOfMemoryError):  # an outcome of its own to whoever measures
+        except (RewardError, MemoryError, torch.OutOfMemoryError):  # the last two are outcomes of their own
             raise
         except Exception as error:
             what = f"raised {type(error).__name__}: {' '.join(str(error).split())[:200]}"

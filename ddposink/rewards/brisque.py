@@ -22,10 +22,10 @@ PARAMETERS = Path(__file__).parent.parent / "data" / "brisque" / "parameters.npz
 
 
 class Brisque(RewardKind):
-    """0 is the best of the original scale, about -100 the worst, -155.8 unlike anything it has seen."""
+    """0 to -100 on photographs, best to worst; drawings go beyond, what is unlike all it knew nears -155.8."""
 
     info = RewardInfo(
-        range=(-156.0, 0.0),
+        range=(-156.0, 30.0),
         unit="−BRISQUE",
         needs="nothing (parameters are part of the package)",
         licence="Apache-2.0 (PyPI brisque 0.2.0)",

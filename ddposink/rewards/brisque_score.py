@@ -8,6 +8,7 @@ statistics of zero.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -130,6 +131,6 @@ def _table() -> tuple[np.ndarray, np.ndarray]:
     """Ratios and logarithms of shapes."""
     from scipy.special import gammaln
 
-    shapes = np.linspace(*np.log(SHAPES), 20_001)
+    shapes = np.linspace(math.log(SHAPES[0]), math.log(SHAPES[1]), 20_001)
     inverse = np.exp(-shapes)
     return np.exp(2 * gammaln(2 * inverse) - gammaln(inverse) - gammaln(3 * inverse)), shapes

@@ -1,4 +1,4 @@
-"""Tokenizer and text encoder of the embedded pipeline: CLIP's own classes, small, for the words of the captions."""
+"""Tokenizer and text encoder of the embedded pipeline: CLIP's classes, small, for the captions' words."""
 
 from __future__ import annotations
 

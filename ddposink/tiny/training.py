@@ -24,16 +24,26 @@ LOG_EVERY = 25  # steps averaged into one entry of the loss curve
 
 
 @dataclass(frozen=True)
-class Schedule:
-    """Linear warm-up, then a cosine down to a hundredth; ``decay`` is that of the averaged weights."""
+class Recipe:
+    """What every training has. ``steps`` is the length of the learning rate's way down; ``stop`` ends sooner.
+
+    ``decay`` is that of the averaged weights.
+    """
 
     steps: int
     learning_rate: float
+    stop: int | None = None
     warm_up: int = 200
     decay: float = 0.999
+    seed: int = 0
+
+    @property
+    def last(self) -> int:
+        """How many steps are taken."""
+        return self.steps if self.stop is None else min(self.stop, self.steps)
 
     def rate(self, step: int) -> float:
-        """Learning rate of a step counted from 0."""
+        """Learning rate of a step counted from 0: linear warm-up, then a cosine down to a hundredth."""
         falling = 0.505 + 0.495 * math.cos(math.pi * min(1.0, step / max(1, self.steps)))
         return self.learning_rate * min(1.0, (step + 1) / self.warm_up) * falling
 
@@ -42,7 +52,7 @@ class Schedule:
 class State:
     """A training in progress. ``average`` is the exponential moving average of ``model``'s weights."""
 
-    recipe: Any  # a frozen dataclass with .schedule and .seed
+    recipe: Recipe
     model: nn.Module
     optimizer: torch.optim.Optimizer
     average: dict[str, Tensor]
@@ -51,20 +61,20 @@ class State:
     curve: list[dict[str, float]] = field(default_factory=list)
 
 
-def new_state(recipe: Any, model: nn.Module) -> State:
+def new_state(recipe: Recipe, model: nn.Module) -> State:
     """State at step 0 of training those parameters of ``model`` that want gradients."""
     trained = [p for p in model.parameters() if p.requires_grad]
     matrices, gains = [p for p in trained if p.ndim > 1], [p for p in trained if p.ndim == 1]
     optimizer = torch.optim.AdamW(
         [{"params": matrices, "weight_decay": 0.01}, {"params": gains, "weight_decay": 0.0}],
-        lr=recipe.schedule.learning_rate,
+        lr=recipe.learning_rate,
         betas=(0.9, 0.99),
         fused=True,
     )
     return State(recipe, model, optimizer, {name: p.detach().clone() for name, p in model.named_parameters()})
 
 
-def generator(recipe: Any, step: int) -> torch.Generator:
+def generator(recipe: Recipe, step: int) -> torch.Generator:
     """The source of everything random in one step."""
     return torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
 
@@ -75,9 +85,9 @@ def train(
     """Train to the schedule's end, saving now and then; yields the newest point of the loss curve."""
     losses: list[float] = []
     begun = saved = time.perf_counter()
-    while state.step < state.recipe.schedule.steps:
+    while state.step < state.recipe.last:
         losses.append(_advance(state, loss_of))
-        done = state.step == state.recipe.schedule.steps
+        done = state.step == state.recipe.last
         if state.step % LOG_EVERY and not done:
             continue
         now = time.perf_counter()
@@ -92,15 +102,15 @@ def train(
 
 
 def _advance(state: State, loss_of: Callable[[int, torch.Generator], Tensor]) -> float:
-    schedule = state.recipe.schedule
+    recipe = state.recipe
     for group in state.optimizer.param_groups:
-        group["lr"] = schedule.rate(state.step)
-    loss = loss_of(state.step, generator(state.recipe, state.step))
+        group["lr"] = recipe.rate(state.step)
+    loss = loss_of(state.step, generator(recipe, state.step))
     loss.backward()
     nn.utils.clip_grad_norm_(state.model.parameters(), 1.0)
     state.optimizer.step()
     state.optimizer.zero_grad(set_to_none=True)
-    weight = 1 - min(schedule.decay, (1 + state.step) / (10 + state.step))
+    weight = 1 - min(recipe.decay, (1 + state.step) / (10 + state.step))
     with torch.no_grad():
         names, weights = zip(*state.model.named_parameters(), strict=True)
         torch._foreach_lerp_([state.average[n] for n in names], [w.detach() for w in weights], weight)

@@ -16,21 +16,21 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ddposink.tiny.text import encode, make_text_encoder
-from ddposink.tiny.training import Schedule
+from ddposink.tiny.training import Recipe
 
 
 @dataclass(frozen=True)
-class UnetRecipe:
+class UnetRecipe(Recipe):
     """Everything that decides UNet and text encoder, given latents and captions."""
 
-    schedule: Schedule = Schedule(steps=5_000, learning_rate=1.5e-3)
+    steps: int = 5_000
+    learning_rate: float = 1.5e-3
     batch: int = 48
     channels: tuple[int, ...] = (64, 128)
     text_width: int = 128
     text_layers: int = 2
     dropped: float = 0.1  # captions replaced by the empty one
     reworded: float = 0.1  # captions replaced by the other wording
-    seed: int = 0
 
 
 class Denoiser(nn.Module):

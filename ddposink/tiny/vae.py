@@ -6,7 +6,7 @@ on whole pictures; the decoder alone goes on afterwards, against latents that no
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,17 +14,18 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 from torch.nn import functional
 
-from ddposink.tiny.training import Schedule
+from ddposink.tiny.training import Recipe
 
 # Rows of RGB → Cb, Cr (ITU-R BT.601). Emoji are mostly yellow and white: unweighted, reds and greens fade.
 CHROMA = torch.tensor([[-0.1687, -0.3313, 0.5], [0.5, -0.4187, -0.0813]])
 
 
 @dataclass(frozen=True)
-class VaeRecipe:
+class VaeRecipe(Recipe):
     """Everything that decides the autoencoder. Learns on crops for the first ``crop_steps``."""
 
-    schedule: Schedule = Schedule(steps=7_000, learning_rate=1.5e-3)
+    steps: int = 7_000
+    learning_rate: float = 1.5e-3
     crop_steps: int = 6_000
     crop: int = 32
     batch: int = 16
@@ -32,12 +33,22 @@ class VaeRecipe:
     kl_weight: float = 5e-4
     chroma_weight: float = 1.0
     coarse_weight: float = 0.5
-    seed: int = 0
 
-    def of_decoder(self, steps: int) -> VaeRecipe:
-        """The recipe of the decoder's own training that follows, on whole pictures."""
-        schedule = replace(self.schedule, steps=steps, learning_rate=6e-4)
-        return replace(self, schedule=schedule, crop_steps=0, batch=8, seed=self.seed + 1)
+
+@dataclass(frozen=True)
+class DecoderRecipe(Recipe):
+    """The decoder's own training, on whole pictures. ``jitter`` is noise on latents, in their deviations:
+
+    a denoiser never hits a picture's latents exactly, and the decoder shall not mind.
+    """
+
+    steps: int = 8_000
+    learning_rate: float = 1e-3
+    seed: int = 1
+    batch: int = 8
+    jitter: float = 0.1
+    chroma_weight: float = 1.0
+    coarse_weight: float = 0.5
 
 
 def make_vae(recipe: VaeRecipe) -> Any:
@@ -78,17 +89,32 @@ def draw_batch(images: Tensor, recipe: VaeRecipe, step: int, generator: torch.Ge
 
 
 def vae_loss(vae: Any, recipe: VaeRecipe, batch: Tensor, generator: torch.Generator) -> Tensor:
-    """Mean absolute error of pixels, of chroma and of 4×4 means, plus a little KL divergence."""
+    """Error of pictures decoded from sampled latents, plus a little KL divergence."""
     posterior = vae.encode(batch).latent_dist
     noise = torch.randn(posterior.mean.shape, generator=generator)
     error = vae.decode(posterior.mean + posterior.std * noise).sample - batch
-    chroma = torch.einsum("kc,bchw->bkhw", CHROMA, error)
     kl = 0.5 * (posterior.mean**2 + posterior.var - 1 - posterior.logvar)
+    return picture_error(error, recipe) + recipe.kl_weight * kl.mean()
+
+
+def decoder_loss(
+    vae: Any, recipe: DecoderRecipe, images: Tensor, latents: Tensor, generator: torch.Generator
+) -> Tensor:
+    """Error of pictures decoded from jittered ``latents`` (N, 8, 8, 8) of ``images`` (N, 3, 64, 64) uint8."""
+    chosen = torch.randint(len(images), (recipe.batch,), generator=generator)
+    scale = recipe.jitter * latents.std((0, 2, 3))[:, None, None]
+    jittered = latents[chosen] + scale * torch.randn(latents[chosen].shape, generator=generator)
+    return picture_error(vae.decode(jittered).sample - (images[chosen].float() / 127.5 - 1), recipe)
+
+
+def picture_error(error: Tensor, recipe: VaeRecipe | DecoderRecipe) -> Tensor:
+    """Mean absolute error of pixels, of chroma and of 4×4 means; ``error`` (B, 3, h, w) in [-2, 2]."""
+    chroma = torch.einsum("kc,bchw->bkhw", CHROMA, error)
+    coarse = functional.avg_pool2d(error, 4)
     return (
         error.abs().mean()
         + recipe.chroma_weight * chroma.abs().mean()
-        + recipe.coarse_weight * functional.avg_pool2d(error, 4).abs().mean()
-        + recipe.kl_weight * kl.mean()
+        + recipe.coarse_weight * coarse.abs().mean()
     )
 
 

@@ -83,9 +83,9 @@ def _cat() -> None:
 
 
 def _leak() -> None:
-    """Every decoded token leaves 40 MB behind."""
+    """Every decoded token leaves 20 MB behind."""
     leaked: list[bytes] = []
-    _step(lambda: leaked.append(b"x" * 40_000_000))
+    _step(lambda: leaked.append(b"x" * 20_000_000))
 
 
 def _sleep() -> None:

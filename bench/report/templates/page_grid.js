@@ -22,7 +22,7 @@ function shade(values, signed) {
   return (value) => {
     const share = signed ? 0.5 + value / most / 2 : high > low ? (f(value) - f(low)) / (f(high) - f(low)) : 0.5;
     const colour = mix(signed ? SIGNED : COOL, share);
-    return { back: `rgb(${colour.join(",")})`, ink: luminance(colour) > 0.26 ? "#000000" : "#ffffff" };
+    return { back: `rgb(${colour.join(",")})`, ink: luminance(colour) > 0.179 ? "#000000" : "#ffffff" };
   };
 }
 
@@ -33,7 +33,7 @@ function gridChart(host, spec) {
   for (const panel of spec.panels) {
     if (panel.title) host.append(el("h4", { dir: "auto" }, clipped(panel.title)));
     const rows = spec.rows.map((name, i) => el("tr", {}, el("th", { scope: "row", dir: "auto" }, clipped(name)), ...panel.fields[i].map((field) => gridField(field, colours))));
-    const head = el("thead", {}, el("tr", {}, el("th", { scope: "col" }, spec.rowLabel ?? ""), ...spec.columns.map((name) => el("th", { scope: "col", dir: "auto" }, name))));
+    const head = el("thead", {}, el("tr", {}, el("th", { scope: "col" }, spec.rowLabel), ...spec.columns.map((name) => el("th", { scope: "col", dir: "auto" }, name))));
     const caption = el("caption", {}, `${spec.yLabel}${better}. Across: ${spec.xLabel}.`);
     host.append(el("div", { class: "scroll grid", tabindex: "0", role: "region", "aria-label": `${spec.title} ${panel.title}`.slice(0, 200) }, el("table", {}, caption, head, el("tbody", {}, ...rows))));
   }

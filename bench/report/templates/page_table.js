@@ -28,7 +28,7 @@ class DataTable {
       if (values.length < 2 || values.length > 40) continue;
       const options = values.map((value) => el("option", { value }, value.slice(0, 80)));
       const choose = (event) => this.choose(column, event.target.value, event.target.selectedIndex === 0);
-      bar.append(el("label", {}, column.label, el("select", { onchange: choose }, el("option", { value: "" }, "all"), ...options)));
+      bar.append(el("label", {}, column.label, el("select", { onchange: choose, "aria-label": `Only ${column.label}` }, el("option", { value: "" }, "all"), ...options)));
     }
     if (extras) bar.append(extras(this));
     bar.append(this.status);

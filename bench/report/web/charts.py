@@ -32,7 +32,7 @@ def chart(view: View, data: RunData) -> dict[str, Any]:
         "name": view.name,
         "kind": view.kind,
         "title": view.title,
-        "x": view.x,
+        "rowLabel": view.hue.replace("_", " "),
         "xLabel": view.x_label,
         "yLabel": view.y_label,
         "logX": view.log_x,

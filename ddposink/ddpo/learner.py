@@ -1,0 +1,139 @@
+"""Updates from trajectories: which (sample, denoising step) pairs make an update, and one pass over them.
+
+TRL goes through an update's pairs a training batch and a denoising step at a time, and divides each loss by
+their number. The sum is the same in any order, so they are flattened and cut into forwards of equal size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ddposink.ddpo.config import DDPOConfig
+from ddposink.ddpo.loss import LossTerms, loss_terms
+from ddposink.ddpo.policy import Policy
+from ddposink.ddpo.ranks import Ranks
+from ddposink.ddpo.sampler import Trajectories
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """The pairs of one update: ``sample`` (M,) and ``step`` (M,) on the trajectories' device."""
+
+    sample: Tensor
+    step: Tensor
+
+
+def updates(config: DDPOConfig, device: torch.device) -> Iterator[Pairs]:
+    """The pairs of every update of one training step, in TRL's order, drawn from the global generator.
+
+    Samples are shuffled anew in each inner epoch, and the denoising steps of each sample on their own; the
+    first ``num_train_timesteps`` of them are learnt from. Lazily: an inner epoch draws when it begins.
+    """
+    count, steps, learnt = config.samples_per_epoch, config.sample_num_steps, config.num_train_timesteps
+    samples, order = torch.arange(count), torch.arange(steps).repeat(count, 1)
+    per_update = config.train_batch_size * config.train_gradient_accumulation_steps
+    for _ in range(config.train_num_inner_epochs):
+        shuffled = torch.randperm(count, device=device).cpu()
+        samples, order = samples[shuffled], order[shuffled]
+        times = torch.stack([torch.randperm(steps, device=device).cpu() for _ in range(count)])
+        order = order.gather(1, times)
+        for start in range(0, count, per_update):
+            rows = slice(start, start + per_update)
+            chosen = order[rows, :learnt]
+            yield Pairs(
+                samples[rows, None].expand_as(chosen).flatten().to(device), chosen.flatten().to(device)
+            )
+
+
+class Learner:
+    """Optimizer and weights; `update` is one optimizer update."""
+
+    def __init__(self, config: DDPOConfig, policy: Policy, weights: dict[str, Tensor], ranks: Ranks) -> None:
+        self.config, self.policy, self.weights, self.ranks = config, policy, weights, ranks
+        self.optimizer = make_optimizer(config, list(weights.values()))
+        device = next(iter(weights.values())).device
+        half = config.precision_on(device.type) == "fp16"
+        self.scaler = torch.amp.GradScaler(device.type, enabled=half)
+
+    def update(self, found: Trajectories, advantages: Tensor, pairs: Pairs, rows: int) -> Tensor:
+        """One update from ``pairs``, ``rows`` of them in a forward.
+
+        Returns (4,) on the device: mean loss, approximate KL, clip fraction, and the gradient's norm.
+        """
+        total = torch.zeros(3, device=advantages.device)
+        if found.graph:
+            total += self._backward(self._kept(found, advantages), len(pairs.sample))
+        else:
+            for start in range(0, len(pairs.sample), rows):
+                few = slice(start, start + rows)
+                terms = self._terms(found, advantages, pairs.sample[few], pairs.step[few])
+                total += self._backward(terms, len(pairs.sample))
+        return torch.cat([total, self._apply()[None]])
+
+    def _terms(self, found: Trajectories, advantages: Tensor, sample: Tensor, step: Tensor) -> LossTerms:
+        log_prob = self.policy.log_prob(
+            step,
+            found.latents[step, sample],
+            found.latents[step + 1, sample],
+            found.text.take(sample).rows(self.config.train_cfg),
+        )
+        return self._loss(log_prob, found.log_probs[step, sample], advantages[sample])
+
+    def _kept(self, found: Trajectories, advantages: Tensor) -> LossTerms:
+        """From the sampling forwards themselves: every log-probability is its own old one."""
+        log_prob = torch.cat([kept.flatten() for _, kept in found.graph])
+        advantage = torch.cat([advantages[rows].expand_as(kept).flatten() for rows, kept in found.graph])
+        found.graph.clear()
+        return self._loss(log_prob, log_prob.detach(), advantage)
+
+    def _loss(self, log_prob: Tensor, sampled: Tensor, advantage: Tensor) -> LossTerms:
+        config = self.config
+        return loss_terms(
+            log_prob,
+            sampled,
+            advantage,
+            kind=config.loss,
+            clip_range=config.train_clip_range,
+            advantage_max=config.train_adv_clip_max,
+        )
+
+    def _backward(self, terms: LossTerms, pairs: int) -> Tensor:
+        loss = terms.loss.sum() / pairs
+        self.scaler.scale(loss).backward()
+        return torch.stack([loss.detach(), terms.approx_kl.sum() / pairs, terms.clipped.sum() / pairs])
+
+    def _apply(self) -> Tensor:
+        parameters = list(self.weights.values())
+        self.ranks.average_gradients(parameters)
+        self.scaler.unscale_(self.optimizer)
+        norm = torch.nn.utils.clip_grad_norm_(parameters, self.config.train_max_grad_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        return norm.detach()
+
+
+def make_optimizer(config: DDPOConfig, parameters: list[Any]) -> torch.optim.Optimizer:
+    """AdamW with TRL's settings; its 8-bit form needs bitsandbytes (Unavailable without)."""
+    settings: dict[str, Any] = {
+        "lr": config.train_learning_rate,
+        "betas": (config.train_adam_beta1, config.train_adam_beta2),
+        "weight_decay": config.train_adam_weight_decay,
+        "eps": config.train_adam_epsilon,
+    }
+    if not config.train_use_8bit_adam:
+        return torch.optim.AdamW(parameters, fused=True, **settings)
+    try:
+        from bitsandbytes.optim import AdamW8bit
+    except ImportError as error:
+        from ddposink.errors import Unavailable
+
+        raise Unavailable(
+            f"train_use_8bit_adam needs bitsandbytes: pip install bitsandbytes ({error})"
+        ) from error
+    return AdamW8bit(parameters, **settings)

@@ -1,0 +1,250 @@
+"""The native DDPO engine: TRL's algorithm, laid out anew.
+
+A training step samples an epoch of trajectories, asks the reward, turns rewards into advantages and learns.
+What differs from TRL is only how the work is cut into UNet forwards, and that nothing waits for the device
+between them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ddposink.ddpo import lora
+from ddposink.ddpo.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from ddposink.ddpo.config import DDPOConfig
+from ddposink.ddpo.engine import DivergedError, Pipeline, RewardFunction, StepLog
+from ddposink.ddpo.layout import make_layout
+from ddposink.ddpo.learner import Learner, updates
+from ddposink.ddpo.policy import Policy, Texts
+from ddposink.ddpo.randomness import Randomness
+from ddposink.ddpo.ranks import Ranks
+from ddposink.ddpo.sampler import Draw, Trajectories, draw_prompts, rewards, sample
+from ddposink.ddpo.schedule import make_schedule
+from ddposink.ddpo.stats import PromptStatistics, advantages
+
+HALVES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+class NativeEngine:
+    """A DDPO training of ``pipeline.unet`` in place. See `ddposink.ddpo.engine.Engine`."""
+
+    def __init__(
+        self, config: DDPOConfig, pipeline: Pipeline, reward: RewardFunction, prompts: Sequence[str]
+    ) -> None:
+        """ValueError, Unavailable: see `make_engine`."""
+        _check(pipeline, prompts)
+        self.config, self.pipeline, self.step = config, pipeline, 0
+        self._reward, self._prompts = reward, list(prompts)
+        unet = pipeline.unet
+        self._device = unet.device
+        self._ranks = Ranks(self._device)
+        self._randomness = Randomness(config.seed + self._ranks.rank, self._device)
+        self._fingerprint = lora.fingerprint(unet)
+        half = HALVES[config.precision_on(self._device.type)]
+        _freeze(pipeline, half, config.use_lora)
+        self._original = None if config.use_lora else lora.copies(unet)
+        with self._working():
+            weights = lora.make_trainable(unet, config)
+        self._ranks.share_weights(weights.values())
+        unet.eval()
+        if config.gradient_checkpointing:
+            unet.enable_gradient_checkpointing()
+        self._policy = Policy(
+            unet=torch.compile(unet, dynamic=False) if config.compile else unet,
+            schedule=make_schedule(
+                pipeline.scheduler, config.sample_num_steps, config.sample_eta, self._device
+            ),
+            scale=config.sample_guidance_scale,
+            dtype=half if config.use_lora else torch.float32,
+            autocast=None if config.use_lora or half == torch.float32 else half,
+            reduction=config.log_prob_reduction,
+        )
+        self._texts = Texts(pipeline, config.negatives)
+        self._learner = Learner(config, self._policy, weights, self._ranks)
+        self._statistics = (
+            PromptStatistics(
+                config.per_prompt_stat_tracking_buffer_size,
+                config.per_prompt_stat_tracking_min_count,
+                config.advantage_epsilon,
+            )
+            if config.per_prompt_stat_tracking
+            else None
+        )
+        size = unet.config.sample_size
+        height, width = (size, size) if isinstance(size, int) else size
+        self._shape = (unet.config.in_channels, height, width)
+        self._layout = make_layout(config, height * width)
+
+    def run(self, until: int) -> Iterator[StepLog]:
+        """Train until ``step == until``, yielding after each step. Raises DivergedError."""
+        while self.step < until:
+            with self._working():
+                log = self._train()
+            yield log
+
+    def save(self, folder: Path) -> None:
+        """Write the full training state to ``folder``, at once or not at all. OSError if it cannot be."""
+        states = self._ranks.gather(self._randomness.tensors())
+        if self._ranks.first:
+            write_checkpoint(folder, self._checkpoint(states))
+        self._ranks.wait()
+
+    def load(self, folder: Path) -> None:
+        """Go on from ``folder``. ValueError if it is damaged or of another configuration."""
+        saved = read_checkpoint(folder, like=self._checkpoint([]))
+        saved.restore_learner(self._learner)
+        self._randomness.restore(saved.random[self._ranks.rank])
+        if self._statistics is not None:
+            self._statistics.restore(saved.statistics)
+        self.step = saved.step
+
+    def base(self) -> AbstractContextManager[None]:
+        """Inside, ``pipeline.unet`` acts as before training."""
+        return lora.without(self.pipeline.unet, self._original)
+
+    def export(self, folder: Path) -> None:
+        """Write what a stock pipeline loads: LoRA in diffusers format, or a ``unet`` folder."""
+        if self._ranks.first:
+            lora.export(self.pipeline, self.config, folder)
+        self._ranks.wait()
+
+    def ratio_deviation(self) -> Tensor:
+        """Largest |ratio − 1| (T,) per denoising step between sampling and learning, without learning.
+
+        Draws one batch and forgets it: the engine's random state and weights are as before.
+        """
+        randomness = Randomness(self.config.seed, self._device)
+        with randomness.active(), torch.no_grad():
+            found = self._sample(batches=1, keep_graph=False)
+            deviation = []
+            for step in range(len(self._policy.schedule)):
+                log_prob = self._policy.log_prob(
+                    torch.full((len(found.prompts),), step, device=self._device),
+                    found.latents[step],
+                    found.latents[step + 1],
+                    found.text.rows(self.config.train_cfg),
+                )
+                deviation.append(((log_prob - found.log_probs[step]).exp() - 1).abs().max())
+        return torch.stack(deviation).cpu()
+
+    def _train(self) -> StepLog:
+        begun = time.perf_counter()
+        found = self._sample(self.config.sample_num_batches_per_epoch, self.config.keep_sampling_graph)
+        everybodys, mine = self._judge(found)
+        sampled = time.perf_counter()
+        values = self._learn(found, torch.as_tensor(mine, device=self._device)).tolist()
+        self.step += 1
+        samples = self.step * self.config.samples_per_epoch * self._ranks.count
+        return StepLog(
+            step=self.step,
+            reward_mean=float(everybodys.mean()),
+            reward_std=float(everybodys.std()),
+            loss=values[0],
+            approx_kl=values[1],
+            clip_fraction=values[2],
+            samples=samples,
+            unet_forwards=samples * forwards_of_a_sample(self.config),
+            sampling_s=sampled - begun,
+            training_s=time.perf_counter() - sampled,
+        )
+
+    def _sample(self, batches: int, keep_graph: bool) -> Trajectories:
+        config = self.config
+        self.pipeline.unet.eval()
+        prompts = draw_prompts(self._prompts, config.sample_batch_size * batches)
+        text = self._texts.conditions(prompts, config.sample_batch_size)
+        draw = Draw(config.sample_batch_size, batches, self._layout.sampling, config.guided, keep_graph)
+        return sample(self._policy, text, prompts, draw, self._shape)
+
+    def _judge(self, found: Trajectories) -> tuple[Any, Any]:
+        """Rewards of all processes, and this one's advantages; both (N,) float32 arrays."""
+        if not bool(torch.isfinite(found.log_probs).all()):
+            raise DivergedError("the sampled latents are not finite", self.step + 1)
+        mine = rewards(self.pipeline, found, self._reward, self.config.sample_batch_size)
+        everybodys = torch.cat(self._ranks.gather(mine.cpu())).numpy()
+        if self._statistics is None:
+            found_advantages = advantages(everybodys, self.config.advantage_epsilon)
+        else:
+            names = [self._texts.read_back(prompt) for prompt in found.prompts]
+            names = [name for names in self._ranks.gather(names) for name in names]
+            found_advantages = self._statistics.advantages(names, everybodys)
+        return everybodys, found_advantages.reshape(self._ranks.count, -1)[self._ranks.rank]
+
+    def _learn(self, found: Trajectories, mine: Tensor) -> Tensor:
+        """All updates of the step; mean loss, approximate KL and clip fraction (3,)."""
+        self.pipeline.unet.train()
+        values = torch.stack(
+            [
+                self._learner.update(found, mine, pairs, self._layout.learning)
+                for pairs in updates(self.config, self._device)
+            ]
+        )
+        self.pipeline.unet.eval()
+        # A scaled half-precision gradient may overflow; the scaler then leaves the update out.
+        watched = values[:, :3] if self._learner.scaler.is_enabled() else values
+        if not bool(torch.isfinite(watched).all()):
+            what = "the loss" if not bool(torch.isfinite(values[:, :3]).all()) else "the gradient"
+            raise DivergedError(f"{what} is not finite", self.step + 1)
+        return self._ranks.mean(values[:, :3].mean(0))
+
+    def _checkpoint(self, states: list[dict[str, Tensor]]) -> Checkpoint:
+        return Checkpoint.of(
+            self._learner,
+            step=self.step,
+            random=states,
+            statistics={} if self._statistics is None else self._statistics.state(),
+            identity=self.config.decisive()
+            | {"processes": self._ranks.count, "base": self._fingerprint, "prompts": self._prompts},
+        )
+
+    @contextmanager
+    def _working(self) -> Iterator[None]:
+        """The engine's random state, thread count and matrix precision; the caller's afterwards."""
+        threads, matmul = torch.get_num_threads(), torch.backends.cuda.matmul
+        tf32 = matmul.allow_tf32
+        if self.config.threads is not None:
+            torch.set_num_threads(self.config.threads)
+        if self.config.allow_tf32 and self._device.type == "cuda":
+            matmul.allow_tf32 = True
+        try:
+            with self._randomness.active():
+                yield
+        finally:
+            torch.set_num_threads(threads)
+            matmul.allow_tf32 = tf32
+
+
+def forwards_of_a_sample(config: DDPOConfig) -> int:
+    """UNet forwards of one sample, drawn and learnt from; a backward counts as two."""
+    drawn = config.sample_num_steps * (2 if config.guided else 1)
+    learnt = config.num_train_timesteps * (2 if config.train_cfg else 1) * config.train_num_inner_epochs
+    return drawn + (2 if config.keep_sampling_graph else 3) * learnt
+
+
+def _check(pipeline: Pipeline, prompts: Sequence[str]) -> None:
+    if not prompts:
+        raise ValueError("there are no prompts to draw from")
+    for part in ("unet", "vae", "text_encoder", "tokenizer", "scheduler"):
+        if getattr(pipeline, part, None) is None:
+            raise ValueError(
+                f"the pipeline has no {part}; DDPO needs a text-conditioned Stable Diffusion pipeline"
+            )
+
+
+def _freeze(pipeline: Pipeline, half: torch.dtype, lora_only: bool) -> None:
+    """Nothing but the policy has gradients, and what is only used for inference may be in half precision."""
+    for part, dtype in (
+        (pipeline.vae, half),
+        (pipeline.text_encoder, half),
+        (pipeline.unet, half if lora_only else torch.float32),
+    ):
+        part.requires_grad_(False).eval()
+        if part.dtype != dtype:
+            part.to(dtype=dtype)
