@@ -107,7 +107,7 @@ def show(found: Sequence[Noise], pairs: int, console: Console) -> None:
         needed = MISSING if one.klass != "noisy" else str(one.pairs_needed or f"> {MOST_PAIRS}")
         texts = (one.label, one.klass, str(one.cells), _amount(one, one.noise))
         worst = f"{clean(one.worst_cell, 40)}: {_amount(one, one.worst)}"
-        reach = MISSING if one.detectable is None else f"{one.detectable:.1%}"
+        reach = MISSING if one.detectable is None else _percent(one.detectable)
         row = (*texts, worst, reach, _amount(one, one.threshold), needed)
         table.add_row(*(escape(text) for text in row))
     console.print(table)
@@ -135,8 +135,8 @@ def _noisy(
     if reach > effect:
         many = f"{needed} pairs would do" if needed else f"not even {MOST_PAIRS} pairs would do"
         warning = (
-            f"{metric.label}: the threshold of {effect:.1%} is below the {reach:.1%} that {count} pairs can "
-            f"find in {clean(worst, 60)}; {many}, or raise tolerances: {metric.name}"
+            f"{metric.label}: the threshold of {_percent(effect)} is below the {_percent(reach)} that {count} "
+            f"pairs can find in {clean(worst, 60)!r}; {many}, or raise {metric.name} in tolerances"
         )
     return Noise(
         metric.name,
@@ -166,7 +166,7 @@ def _still(metric: Metric, tolerance: float, values: Mapping[str, list[tuple[flo
         told = "is declared exact" if metric.klass == "exact" else f"may differ by {number(tolerance)}"
         warning = (
             f"{metric.label} {told}, but identical code differed by {number(gaps[worst])} "
-            f"in {clean(worst, 60)}: raise tolerances: {metric.name}"
+            f"in {clean(worst, 60)!r}: raise {metric.name} in tolerances"
         )
     counts = (len(gaps), max(map(len, values.values())))
     middle = float(np.median(list(gaps.values())))
@@ -205,6 +205,10 @@ def _value(record: Record, name: str) -> float | None:
 
 def _amount(one: Noise, amount: float) -> str:
     if one.klass == "noisy":
-        return f"{amount:.1%}"
+        return _percent(amount)
     scale = scale_for(one.unit, [amount])
     return f"{number(amount / scale.divisor)} {scale.unit}".rstrip()
+
+
+def _percent(share: float) -> str:
+    return f"{share * 100:.3g} %" if share < 10 else "> 1000 %"

@@ -238,9 +238,7 @@ def compare(
 def publish(
     run_: Annotated[
         str,
-        typer.Argument(
-            metavar="RUN", help="A run folder, or a suite (its newest run).", show_default=False
-        ),
+        typer.Argument(metavar="RUN", help="A run folder, or a suite (its newest run).", show_default=False),
     ],
     site: Annotated[
         Path | None,
@@ -421,14 +419,52 @@ def doctor(
     offline: Annotated[
         bool, typer.Option("--offline", help="Do not ask whether the hub can be reached.")
     ] = False,
+    ddpo: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PIPELINE",
+            help="Check instead that this diffusion pipeline can be trained, e.g. emoji-sd or path:DIR.",
+            show_default=False,
+        ),
+    ] = None,
+    engine: Annotated[str, typer.Option(help="With --ddpo: native, or trl (the reference).")] = "native",
+    precision: Annotated[str, typer.Option(help="With --ddpo: no (fp32), bf16 or fp16.")] = "no",
+    device: Annotated[str, typer.Option(help="With --ddpo: cpu, cuda or cuda:1.")] = "cpu",
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="With --ddpo: another training setting; may be repeated."
+        ),
+    ] = None,
+    unrepaired: Annotated[bool, typer.Option("--unrepaired", hidden=True)] = False,
 ) -> None:
     """Say what this machine can run, what is missing, and how to get it.
 
     Example: [bold]python -m bench doctor --probe[/]
+
+    Before a DDPO training, [bold]python -m bench doctor --ddpo emoji-sd --engine trl[/] trains for a few
+    steps and checks that learning sees the policy that sampled, that processes share their gradients,
+    that a resumed training goes on as if uninterrupted, and that what is saved draws the same pictures.
+    Exit codes then: 0 ready to train, 2 something is wrong with the request, 3 a check failed.
     """
     from bench import doctor as physician
 
-    physician.show(physician.examine(results, probe=probe, network=not offline), _console())
+    if ddpo is None:
+        physician.show(physician.examine(results, probe=probe, network=not offline), _console())
+        return
+    from bench.request import parse_overrides
+
+    settings = parse_overrides(set_ or [])
+    raise typer.Exit(
+        physician.preflight(
+            ddpo,
+            engine=engine,
+            precision=precision,
+            device=device,
+            settings=settings,
+            unrepaired=unrepaired,
+        )
+    )
 
 
 @app.command()
@@ -505,6 +541,37 @@ def generate(
         denoising_steps=denoising_steps, guidance=guidance, device=device,
     )  # fmt: skip
     _console().print(f"{len(paths) - 1} pictures and {paths[-1]}", soft_wrap=True, highlight=False)
+
+
+@app.command()
+def label(
+    folder: Annotated[
+        Path,
+        typer.Argument(metavar="DIR", help="DIR/PROMPT/*.png, or a manifest.csv (prompt, image) in DIR."),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="File of choices; default: DIR/choices.csv.", show_default=False),
+    ] = None,
+    judge: Annotated[str, typer.Option(help="Who chooses; kept beside every choice.")] = "",
+    seed: Annotated[int, typer.Option(help="Of order and sides; the same one resumes.")] = 0,
+    per_prompt: Annotated[
+        int | None, typer.Option(min=1, help="Pairs per prompt at most.", show_default=False)
+    ] = None,
+    browser: Annotated[bool, typer.Option(help="Open the page in a browser.")] = True,
+) -> None:
+    """Pick the better of two pictures on a local page; the choices train a reward.
+
+    Example: [bold]python -m bench label pictures[/], then
+    [bold]python -m ddposink.rewards.preference train pictures/choices.csv --out my-reward[/]
+    """
+    from bench.errors import UserError
+    from ddposink.label import main as serve
+
+    try:
+        serve(folder, out, judge=judge, seed=seed, per_prompt=per_prompt, browser=browser, tell=typer.echo)
+    except (ValueError, OSError) as error:
+        raise UserError(str(error)) from error
 
 
 def _overrides(texts: list[str] | None, device: str | None) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from bench import env
+from bench.errors import UserError
 
 HUB = "https://huggingface.co"
 HUB_SECONDS = 3.0
@@ -81,6 +82,21 @@ def show(findings: Iterator[Finding], console: Console) -> None:
         detail = escape(finding.detail) + (f"\n[dim]→ {escape(finding.fix)}[/]" if finding.fix else "")
         table.add_row(marks[finding.state], escape(finding.name), detail)
     console.print(table)
+
+
+def preflight(pipeline: str, **options: Any) -> int:
+    """Check that ``pipeline`` can be trained, and say so; options and exit codes are `ddposink`'s own.
+
+    Raises UserError where the libraries of a training are not installed.
+    """
+    lacking = [module for module in ("torch", "diffusers", "peft") if find_spec(module) is None]
+    if lacking:
+        raise UserError(
+            f"--ddpo needs {' and '.join(lacking)}, not installed here", hint="pip install 'ddposink[ddpo]'"
+        )
+    from ddposink.ddpo.preflight import main
+
+    return main(pipeline, **options)
 
 
 def machine(results: Path) -> Iterator[Finding]:

@@ -166,7 +166,7 @@ def _decide(
         return replace(decision, verdict=Verdict.INCONCLUSIVE, reason=reason)
     needed = pairs_needed(shift, evidence.effect, family, rule)
     more = None if needed is None else needed - shift.n
-    reason = "too noisy for this many pairs"
+    reason = "" if more else f"not even {MOST_PAIRS} pairs would settle it"
     return replace(decision, verdict=Verdict.INCONCLUSIVE, more_pairs=more, reason=reason)
 
 

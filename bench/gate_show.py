@@ -49,6 +49,8 @@ def outcome(report: GateReport) -> str:
             return "nothing was decided: no metric could be compared with certainty"
         case code if code == EXIT_FAILED_CELLS:
             return f"no regression, but {plural(report.head.failed_cells, 'cell')} failed"
+        case code if code == EXIT_PASS and (left := len(report.of(Verdict.INCONCLUSIVE))):
+            return f"no regression found, {plural(left, 'metric')} undecided"
         case code if code == EXIT_PASS:
             return "passed: no regression"
     return f"exit code {report.exit_code}"
@@ -130,12 +132,14 @@ def show(report: GateReport, console: Console) -> None:
 def markdown(report: GateReport) -> str:
     """The summary for a pull request or a job's page."""
     mark = {EXIT_PASS: "✅", EXIT_REGRESSION: "❌"}.get(report.exit_code, "⚠️")
+    if report.exit_code == EXIT_PASS and report.of(Verdict.INCONCLUSIVE):
+        mark = MARKS[Verdict.INCONCLUSIVE]
     lines = [
         f"### {mark} {md(report.suite)}: {outcome(report)}",
         "",
         f"{counts(report)} · **{md(report.head.name, 80)}** against **{md(report.base.name, 80)}**",
         "",
-        *(f"> {md(note, 600)}" for note in report.notes),
+        *(f"- {md(note, 600)}" for note in report.notes),
     ]
     for verdict in ORDER:
         found = report.of(verdict)

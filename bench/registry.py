@@ -1,6 +1,6 @@
 """Workloads by name. A name stands for ``module:attribute`` and is imported only when it is used.
 
-Plug-ins declare an entry point in the group ``bench.workloads``; `stream` is known without one, so
+Plug-ins declare an entry point in the group ``bench.workloads``; `stream` and `ddpo` are known without one, so
 that a checkout works uninstalled. A name that two packages claim is an error, never an overwrite.
 """
 
@@ -14,7 +14,10 @@ from bench.errors import UserError, did_you_mean
 from bench.workload import Workload
 
 GROUP = "bench.workloads"
-_registered = {"stream": "ddposink.workloads.stream:StreamWorkload"}
+_registered = {
+    "stream": "ddposink.workloads.stream:StreamWorkload",
+    "ddpo": "ddposink.workloads.ddpo:DdpoWorkload",
+}
 
 
 def register(name: str, target: str) -> None:

@@ -61,18 +61,6 @@ def load_emoji(progress: Progress | None = None) -> EmojiSet:
     return _from_arrays(arrays)
 
 
-def split(emoji: EmojiSet, held_out: float = 0.1, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Indices to train on and indices held out, a ``held_out`` part of each category; the same for a seed."""
-    generator = np.random.default_rng(seed)
-    apart: list[int] = []
-    categories = np.array(emoji.categories)
-    for category in sorted(set(emoji.categories)):
-        members = np.flatnonzero(categories == category)
-        apart.extend(generator.permutation(members)[: round(held_out * len(members))])
-    chosen = np.isin(np.arange(len(emoji)), apart)
-    return np.flatnonzero(~chosen), np.flatnonzero(chosen)
-
-
 def tidy(name: str) -> str:
     """A Unicode name as a caption: lower case, no punctuation but hyphens and apostrophes."""
     kept = name.lower().replace("’", "'")

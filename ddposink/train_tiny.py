@@ -1,101 +1,104 @@
-"""Train the embedded pipeline `emoji-sd` from the emoji package, on one CPU core."""
+"""Train the embedded pipeline `emoji-sd` from captioned emoji, on a CPU: ``python -m ddposink.train_tiny all``.
+
+Three trainings, each cut off and gone on with at will: the autoencoder, its decoder further, and the UNet
+with its text encoder. The last two need the first only and may run side by side. ``export`` writes the
+pipeline.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
 from rich.console import Console
 from rich.progress import Progress, TextColumn
 
+from ddposink.assets import cache_dir
 from ddposink.emoji import load_emoji
-from ddposink.tiny.training import State, load_average, load_state, new_state, train
-from ddposink.tiny.export import SHOWN, assemble, draw, replace_folder, sheet
-from ddposink.tiny.latents import encode_images, normalise, weights_of
-from ddposink.tiny.text import make_tokenizer
-from ddposink.tiny.unet import Denoiser, Examples, UnetRecipe, make_scheduler, unet_loss
-from ddposink.tiny.vae import DecoderRecipe, VaeRecipe, decoder_loss, draw_batch, freeze_encoder, make_vae, quality, vae_loss
+from ddposink.errors import Unavailable, suggest
 
-app = typer.Typer(add_completion=False, help=__doc__)
+STAGES = ("vae", "decoder", "unet")
+EXPORT = "export"
+REPORT_EVERY = 250  # steps, where the output is no terminal
 
 
-def _images() -> torch.Tensor:
-    return torch.from_numpy(load_emoji().images).permute(0, 3, 1, 2).contiguous()
+def main(
+    what: Annotated[str, typer.Argument(help="vae, decoder, unet, export, or all of them in this order")],
+    out: Annotated[
+        Path | None, typer.Option(help="checkpoints; by default the cache folder's tiny/", show_default=False)
+    ] = None,
+    target: Annotated[
+        Path | None, typer.Option(help="the pipeline; by default OUT/emoji-sd", show_default=False)
+    ] = None,
+    small: Annotated[bool, typer.Option(help="a few steps of tiny networks: tries everything")] = False,
+    steps: Annotated[int | None, typer.Option(min=1, help="other than the recipe's (one stage)")] = None,
+    threads: Annotated[int, typer.Option(min=1)] = 1,
+) -> None:
+    """Train a small Stable Diffusion on emoji; goes on where it was cut off."""
+    import torch
+
+    if what not in (*STAGES, EXPORT, "all"):
+        known = ", ".join((*STAGES, EXPORT, "all"))
+        raise typer.BadParameter(f"unknown stage '{what}'{suggest(what, (*STAGES, EXPORT))}; known: {known}")
+    if steps is not None and what not in STAGES:
+        raise typer.BadParameter("--steps is for one stage: vae, decoder or unet")
+    torch.set_num_threads(threads)
+    folder = out or cache_dir() / ("tiny-small" if small else "tiny")
+    stages = (*STAGES, EXPORT) if what == "all" else (what,)
+    try:
+        _run(stages, folder, target or folder / "emoji-sd", small, steps)
+    except (ValueError, Unavailable) as error:
+        raise typer.BadParameter(str(error)) from error
 
 
-def _train(state: State, loss_of, file: Path, what: str) -> None:
-    if file.is_file():
-        load_state(state, file)
-    console = Console()
-    with Progress(*Progress.get_default_columns(), TextColumn("{task.fields[note]}"), console=console) as bar:
-        task = bar.add_task(what, total=state.recipe.last, completed=state.step, note="")
-        for entry in train(state, loss_of, file):
-            bar.update(task, completed=state.step, note=f"loss {entry['loss']:.4f}")
-            if not console.is_terminal and state.step % 250 == 0:
-                print(f"{what} step {state.step} {entry['seconds']:.0f} s loss {entry['loss']:.4f}", flush=True)
+def _run(stages: Sequence[str], folder: Path, target: Path, small: bool, steps: int | None) -> None:
+    from dataclasses import replace
+
+    from ddposink.tiny.stages import SMALL, Recipes
+
+    recipes, console = SMALL if small else Recipes(), Console()
+    emoji = load_emoji()
+    for stage in stages:
+        _check_needed(stage, folder)
+        if stage == EXPORT:
+            from ddposink.tiny.export import export
+
+            for name, value in export(emoji, recipes, folder, target, quick=small).items():
+                console.print(f"{name}: {value:.1f}", highlight=False)
+            console.print(f"written: {target}", highlight=False, soft_wrap=True)
+            continue
+        if steps is not None:
+            recipe = replace(getattr(recipes, stage), steps=steps, stop=None)
+            recipes = replace(recipes, **{stage: recipe})
+        _train(stage, emoji, recipes, folder, console)
 
 
-@app.command()
-def vae(out: Path) -> None:
-    """Train the autoencoder."""
-    recipe = VaeRecipe()
-    images, model = _images(), make_vae(recipe)
-    state = new_state(recipe, model)
-    _train(state, lambda step, g: vae_loss(model, recipe, draw_batch(images, recipe, step, g), g), out / "vae.safetensors", "vae")
-    load_average(model, out / "vae.safetensors")
-    print(f"{quality(model, images[::11]):.2f} dB")
+def _check_needed(stage: str, folder: Path) -> None:
+    """Raise ValueError if a stage that comes before has left nothing."""
+    before = {"vae": (), EXPORT: STAGES}.get(stage, ("vae",))
+    for name in before:
+        if not (folder / f"{name}.safetensors").is_file():
+            raise ValueError(
+                f"{stage} needs '{folder / name}.safetensors', which is missing: train {name} first"
+            )
 
 
-@app.command()
-def decoder(out: Path, steps: int = 8000) -> None:
-    """Train the decoder further."""
-    recipe = DecoderRecipe(steps=steps)
-    images, model = _images(), make_vae(VaeRecipe())
-    load_average(model, out / "vae.safetensors")
-    print(quality(model, images[::11]))
-    latents = encode_images(model, images)
-    state = new_state(recipe, freeze_encoder(model))
-    _train(state, lambda step, g: decoder_loss(model, recipe, images, latents, g), out / "decoder.safetensors", "decoder")
+def _train(stage: str, emoji: object, recipes: object, folder: Path, console: Console) -> None:
+    from ddposink.tiny.stages import BEGIN
+    from ddposink.tiny.training import train
 
-
-def _parts(out: Path, vae_file: Path):
-    emoji, images = load_emoji(), _images()
-    model = make_vae(VaeRecipe())
-    load_average(model, vae_file)
-    normalise(model, images)
-    tokenizer = make_tokenizer([*emoji.captions, *emoji.others])
-    return emoji, images, model.eval(), tokenizer
-
-
-@app.command()
-def unet(out: Path, steps: int = 5000, lr: float = 1.5e-3, name: str = "unet") -> None:
-    """Train UNet and text encoder."""
-    recipe = UnetRecipe(steps=steps, learning_rate=lr)
-    emoji, images, vae, tokenizer = _parts(out, out / "vae.safetensors")
-    latents = encode_images(vae, images)
-    print(latents.shape, latents.mean(), latents.std((0, 2, 3)))
-    data = Examples.make(latents, tokenizer, emoji.captions, emoji.others, weights_of(emoji))
-    model, scheduler = Denoiser(recipe, tokenizer), make_scheduler()
-    state = new_state(recipe, model)
-    _train(state, lambda step, g: unet_loss(model, recipe, scheduler, data, g), out / f"{name}.safetensors", "unet")
-
-
-@app.command()
-def export(out: Path, target: Path) -> None:
-    """Interim pipeline."""
-    vae_file = out / "decoder.safetensors"
-    _, images, vae, tokenizer = _parts(out, vae_file if vae_file.is_file() else out / "vae.safetensors")
-    denoiser = Denoiser(UnetRecipe(), tokenizer)
-    print(load_average(denoiser, out / "unet.safetensors")["step"], quality(vae, images[::11]))
-    pipeline = assemble(vae, denoiser.eval(), tokenizer)
-    rows = [(f"cfg {g} T {t}", draw(pipeline, SHOWN, g, t)) for g, t in ((1.0, 25), (2.5, 25), (4.0, 25), (4.0, 10))]
-    sheet(rows, SHOWN, 1).save(out / "sheet.png")
-    pipeline.to(torch.float16).save_pretrained(target.with_name(target.name + ".new"), safe_serialization=True)
-    replace_folder(target.with_name(target.name + ".new"), target)
+    state, loss = BEGIN[stage](emoji, recipes, folder)  # type: ignore[arg-type]
+    columns = (*Progress.get_default_columns(), TextColumn("{task.fields[note]}"))
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task(stage, total=state.recipe.last, completed=state.step, note="")
+        for point in train(state, loss, folder / f"{stage}.safetensors"):
+            bar.update(task, completed=state.step, note=f"loss {point['loss']:.4f}")
+            if not console.is_terminal and state.step % REPORT_EVERY == 0:
+                note = f"{stage} step {state.step} of {state.recipe.last}, loss {point['loss']:.4f}"
+                console.print(note, highlight=False)
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    app()
+    typer.run(main)

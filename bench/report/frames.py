@@ -58,6 +58,7 @@ class RunData:
     planned: dict[str, str]  # cell id → label, in plan order; empty if the plan is unknown
     notes: list[str] = field(default_factory=list)
     known: dict[Hashable, Any] = field(default_factory=dict)  # results that several tables share
+    contents: dict[str, Any] = field(default_factory=dict)  # of views, see ``bench.report.contents``
 
     @property
     def name(self) -> str:

@@ -34,6 +34,7 @@ from bench.workload import View
 
 _LOG_FROM = 30.0  # colours follow the logarithm once values differ by such a factor
 _ROW = 0.42  # inches
+_MOST_COLUMNS = 64
 
 
 def draw_heatmap(view: View, data: RunData) -> Figure:
@@ -46,6 +47,7 @@ def draw_heatmap(view: View, data: RunData) -> Figure:
     notes: list[str] = []
     groups = panel_rows(data, frame, view, notes)
     rows, columns = _order(frame[view.hue], sort=False), _order(frame[view.x], sort=True)
+    check_size(view, columns)
     sheets = [_matrix(view, part, rows, columns) for _, part in groups]
     found = np.concatenate([values[np.isfinite(values)] for values, _ in sheets])
     if not len(found):
@@ -69,6 +71,12 @@ def draw_heatmap(view: View, data: RunData) -> Figure:
     words = layout.Words(view.title, subtitle(data, frame, view), view.x_label, "", notes, titles)
     layout.finish(figure, grid, words)
     return figure
+
+
+def check_size(view: View, columns: list[Any]) -> None:
+    """Raise NothingToDraw for more columns than anybody could read."""
+    if len(columns) > _MOST_COLUMNS:
+        raise NothingToDraw(f"{len(columns):,} values of {view.x} are too many for a heat map")
 
 
 def _matrix(view: View, frame: pd.DataFrame, rows: list[Any], columns: list[Any]) -> tuple[Array, np.ndarray]:

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from bench.report import figure as paper
 from bench.report import layout
+from bench.report.contents import contents
 from bench.report.figure import Pen
 from bench.report.frames import RunData
 from bench.report.heatmap import draw_heatmap
@@ -24,18 +25,14 @@ from bench.report.panels import (
     NothingToDraw,
     Panel,
     Panels,
-    curve_panels,
     hue_label,
-    line_panels,
 )
-from bench.report.paths import scatter_panels, trace_panels
 from bench.report.select import token
 from bench.report.sheets import draw_pictures
 from bench.report.text import number, with_unit
 from bench.workload import View
 
 _WHOLE = {"heatmap": draw_heatmap, "matrix": draw_matrix, "pictures": draw_pictures}
-_PANELS = {"curve": curve_panels, "line": line_panels, "scatter": scatter_panels, "trace": trace_panels}
 _OFF = "_off scale"  # labels that begin with an underscore mark artists that are no data
 _MOST_MARKERS = 24  # on one line
 _LOG_SPAN, _LINEAR_SPAN = 1e4, 20.0  # a scale ends so far above its smallest or its middle value
@@ -58,7 +55,7 @@ def draw(view: View, data: RunData) -> Picture:
         with paper.style():
             if view.kind in _WHOLE:
                 return Picture(view, _WHOLE[view.kind](view, data), None, alt)
-            content = _PANELS[view.kind](data, view)
+            content = contents(view, data)
             return Picture(view, _lines(view, data, content), None, f"{alt}: {', '.join(content.hues)}")
     except NothingToDraw as reason:
         return Picture(view, None, str(reason), alt)

@@ -116,10 +116,10 @@ def split(frame: pd.DataFrame, columns: Sequence[str]) -> list[tuple[dict[str, S
     """Rows grouped by the values of some columns, in order of appearance."""
     if not columns:
         return [({}, frame)]
-    groups: dict[Hashable, list[Any]] = {}
-    for index, values in zip(frame.index, zip(*(frame[c] for c in columns), strict=True), strict=True):
-        groups.setdefault(tuple(token(v) for v in values), []).append(index)
-    parts = [frame.loc[indices] for indices in groups.values()]
+    groups: dict[Hashable, list[int]] = {}
+    for place, values in enumerate(zip(*(frame[c] for c in columns), strict=True)):
+        groups.setdefault(tuple(token(v) for v in values), []).append(place)
+    parts = [frame.take(places) for places in groups.values()]
     return [({c: rows[c].iloc[0] for c in columns}, rows) for rows in parts]
 
 

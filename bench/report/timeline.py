@@ -34,7 +34,7 @@ def draw(tracks: Sequence[Track], base: Path, *, chosen: bool = False) -> list[P
     with style():
         figure, axes = _panels(len(shown))
         pen = pens([clean(cell, 40) for cell in cells], None)
-        for name, axis in zip(shown, axes, strict=True):
+        for i, (name, axis) in enumerate(zip(shown, axes, strict=True)):
             metric = named[name]
             for track in lines[name]:
                 x = [place[point.started, point.run] for point in track.points]
@@ -50,7 +50,7 @@ def draw(tracks: Sequence[Track], base: Path, *, chosen: bool = False) -> list[P
             axis.set_xlim(0.5, len(runs) + 0.5)
             write_ticks(axis.xaxis, None)
             axis.set_xlabel("run, oldest first")
-            if axis.get_subplotspec().is_first_col():
+            if i % grid_columns(len(shown)) == 0:
                 axis.set_ylabel("change since the first run (%)")
         handles = {str(h.get_label()): h for axis in axes for h in axis.get_legend_handles_labels()[0]}
         figure.legend(

@@ -6,21 +6,26 @@ them stops a training, and all of them waste it. Each is shown here on a few sam
 
 from __future__ import annotations
 
-import logging
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from ddposink.ddpo import checks
 from ddposink.ddpo.config import DDPOConfig
 from ddposink.ddpo.preflight_checks import CHECKS, Finding, NotPossible, Subject, batch_arithmetic, reduced
+from ddposink.ddpo.trl_repairs import REPAIRS
 from ddposink.errors import Unavailable
+
+SMALL = 20e6  # parameters of a UNet
 
 
 @dataclass(frozen=True)
@@ -49,65 +54,83 @@ def preflight(
     hears the name of each check. What goes wrong inside a check fails it. Raises ValueError for an
     unknown pipeline and Unavailable for one, or an engine, that cannot be had here.
     """
-    loaded = _load(pipeline, device)
-    started("batch arithmetic")
-    first = _check("batch arithmetic", lambda: batch_arithmetic(config))
-    if not first.ok:
-        return [first]
-    given = config if isinstance(config, DDPOConfig) else DDPOConfig.from_dict(dict(config))
-    subject = Subject(loaded, reduced(given), disabled)
-    found = [first]
     with _quiet():
-        for name, question in CHECKS.items():
-            started(name)
-            found.append(_check(name, partial(question, subject)))
-    return found
+        loaded = _load(pipeline, device)
+        started("batch arithmetic")
+        first = _check("batch arithmetic", partial(batch_arithmetic, config))
+        if not first.ok:
+            return [first]
+        given = config if isinstance(config, DDPOConfig) else DDPOConfig.from_dict(dict(config))
+        subject, found = Subject(loaded, reduced(given), disabled), [first]
+        with _one_thread_if_small(loaded.unet):
+            for name, question in CHECKS.items():
+                started(name)
+                found.append(_check(name, partial(question, subject)))
+        return found
 
 
-def main(pipeline: str, settings: Mapping[str, Any], *, unrepaired: bool = False, device: str = "cpu") -> int:
-    """Print the preflight of ``pipeline`` under ``settings`` of `DDPOConfig`.
+def main(
+    pipeline: str,
+    *,
+    engine: str = "native",
+    precision: str = "no",
+    settings: Mapping[str, Any] | None = None,
+    device: str = "cpu",
+    unrepaired: bool = False,
+) -> int:
+    """Print the preflight of ``pipeline``; ``settings`` are further fields of `DDPOConfig`.
 
-    Returns 0 if nothing failed, 3 if a check did, 2 if pipeline or engine cannot be had. ``unrepaired``
-    runs TRL as it was released: the preflight must fail.
+    Returns 0 if nothing failed, 3 if a check did, 2 if something asked for does not exist or cannot be had.
+    ``unrepaired`` runs TRL as it was released: the preflight must fail.
     """
-    console = Console()
-    disabled: tuple[str, ...] = ()
-    if unrepaired:
-        from ddposink.ddpo.trl_repairs import REPAIRS
-
-        disabled = tuple(REPAIRS)
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    chosen = {"engine": "trl" if unrepaired else engine, "mixed_precision": precision}
     try:
+        DDPOConfig.from_dict(chosen)  # what is wrong with these is no finding
+        checks.check_names(settings or {}, [field.name for field in fields(DDPOConfig)])
         with console.status("loading …") as status:
-            checks = preflight(
+            found = preflight(
                 pipeline,
-                settings,
+                chosen | dict(settings or {}),
                 device=device,
-                disabled=disabled,
+                disabled=tuple(REPAIRS) if unrepaired else (),
                 started=lambda name: status.update(f"checking: {name} …"),
             )
     except (ValueError, Unavailable) as error:
         console.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
         return 2
-    engine = settings.get("engine", "native")
-    return show(checks, console, f"{pipeline} · engine {engine}{' · unrepaired' if unrepaired else ''}")
+    title = f"{pipeline} · engine {chosen['engine']}{', unrepaired' if unrepaired else ''} · {precision}"
+    return show(found, console, title.removesuffix(" · no"))
 
 
-def show(checks: Sequence[Check], console: Console, title: str) -> int:
-    """Print ``checks`` as a table; 0 if none failed, else 3."""
+def show(found: Sequence[Check], console: Console, title: str) -> int:
+    """Print what was ``found`` as a table; 0 if none failed, else 3."""
     marks = {True: "[green]ok[/]", None: "[yellow]note[/]", False: "[bold red]FAILED[/]"}
     table = Table(title=escape(f"preflight: {title}"))
     for column in ("check", "", "found", "limit", "seconds", "note"):
         table.add_column(column, justify="right" if column in ("found", "limit", "seconds") else "left")
-    for check in checks:
+    for check in found:
         words = (escape(word) for word in (check.value, check.limit))
         table.add_row(check.name, marks[check.ok], *words, f"{check.seconds:.1f}", escape(check.note))
     console.print(table)
-    failed = [check.name for check in checks if check.ok is False]
+    failed = [check.name for check in found if check.ok is False]
     if failed:
         console.print(f"[bold red]do not train[/]: {', '.join(failed)} failed", highlight=False)
         return 3
     console.print("[bold green]ready[/]: this pipeline can be trained with this engine", highlight=False)
     return 0
+
+
+@contextmanager
+def _one_thread_if_small(unet: Any) -> Iterator[None]:
+    """On a busy CPU a second thread makes tiny networks many times slower, not faster."""
+    threads = torch.get_num_threads()
+    if unet.device.type == "cpu" and sum(parameter.numel() for parameter in unet.parameters()) < SMALL:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _load(pipeline: Any, device: str) -> Any:
@@ -137,13 +160,23 @@ def _check(name: str, question: Callable[[], Finding]) -> Check:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Loading a LoRA warns of the text encoder's, which was never meant to have one."""
-    loggers = [logging.getLogger(name) for name in ("diffusers", "transformers")]
-    before = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
+    """No progress bars, and no warnings about parts that a pipeline need not have."""
+    from transformers.utils import logging as transformers
+
+    libraries, before = [transformers], []
+    before.append((transformers.get_verbosity(), transformers.is_progress_bar_enabled()))
+    transformers.set_verbosity_error()  # diffusers' import already warns through it
+    from diffusers.utils import logging as diffusers
+
+    libraries.append(diffusers)
+    before.append((diffusers.get_verbosity(), diffusers.is_progress_bar_enabled()))
+    for library in libraries:
+        library.set_verbosity_error()
+        library.disable_progress_bar()
     try:
         yield
     finally:
-        for logger, level in zip(loggers, before, strict=True):
-            logger.setLevel(level)
+        for library, (verbosity, bars) in zip(libraries, before, strict=True):
+            library.set_verbosity(verbosity)
+            if bars:
+                library.enable_progress_bar()

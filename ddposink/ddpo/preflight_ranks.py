@@ -1,23 +1,26 @@
 """Two processes train together for one step, and say what weights they came to.
 
-Each is this module run as a script, started as accelerate's launcher would start it: over gloo on a CPU,
-or one GPU each.
+They are started as accelerate's launcher would start them: over gloo on a CPU, or one GPU each. Most of a
+fresh interpreter's time goes into imports, so where nothing forbids it they are forked instead.
 """
 
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import socket
-import subprocess
-import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -40,10 +43,8 @@ def weights_of_processes(subjects: Sequence[Subject]) -> list[list[dict[str, Ten
         folder = Path(name)
         subjects[0].pipeline.save_pretrained(folder / "pipeline")
         trainings = [{"config": s.config.to_dict(), "disabled": list(s.disabled)} for s in subjects]
-        request = {"cpu": on_cpu, "trainings": trainings}
-        (folder / "request.json").write_text(json.dumps(request), encoding="utf-8")
-        port = _free_port()
-        _wait([_start(folder, rank, port, on_cpu) for rank in range(PROCESSES)], folder)
+        (folder / "request.json").write_text(json.dumps(trainings), encoding="utf-8")
+        _run(folder, on_cpu)
         return [
             [load_file(folder / f"weights-{number}-{rank}.safetensors") for rank in range(PROCESSES)]
             for number in range(len(subjects))
@@ -62,43 +63,34 @@ def _on_cpu(subject: Subject) -> bool:
     return True
 
 
-def _start(folder: Path, rank: int, port: int, on_cpu: bool) -> subprocess.Popen[bytes]:
-    environment = os.environ | {
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": str(PROCESSES),
-        "LOCAL_WORLD_SIZE": str(PROCESSES),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "OMP_NUM_THREADS": str(max(1, torch.get_num_threads() // PROCESSES)),
-        "PYTHONWARNINGS": "ignore",
-    }
-    if on_cpu:
-        environment |= {"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, "-m", "ddposink.ddpo.preflight_ranks", str(folder), str(rank)]
-    with (folder / f"errors-{rank}.txt").open("wb") as errors:
-        return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=errors)
-
-
-def _wait(processes: list[subprocess.Popen[bytes]], folder: Path) -> None:
-    """Wait for all; if one fails or time is up, end the others, which would wait for it."""
+def _run(folder: Path, on_cpu: bool) -> None:
+    """Start all, wait for all; if one fails or time is up, end the others, which would wait for it."""
+    # CUDA does not survive a fork, and other systems than Linux do not offer a safe one.
+    forks = on_cpu and not torch.cuda.is_available() and os.uname().sysname == "Linux"
+    context = multiprocessing.get_context("fork" if forks else "spawn")
+    port = _free_port()
+    ranks: list[BaseProcess] = [
+        context.Process(target=_rank, args=(folder, rank, port, on_cpu), daemon=True)  # type: ignore[attr-defined]
+        for rank in range(PROCESSES)
+    ]
     deadline = time.monotonic() + SECONDS
+    for process in ranks:
+        process.start()
     try:
-        while any(process.poll() is None for process in processes):
-            failed = [rank for rank, process in enumerate(processes) if process.poll()]
-            if failed or time.monotonic() > deadline:
+        while any(process.exitcode is None for process in ranks):
+            if any(process.exitcode for process in ranks) or time.monotonic() > deadline:
                 break
-            time.sleep(0.1)
+            time.sleep(0.05)
     finally:
-        for process in processes:
+        for process in ranks:
             process.kill()
-            process.wait()
-    for rank, process in enumerate(processes):
-        if process.returncode > 0:
-            lines = (folder / f"errors-{rank}.txt").read_text(errors="replace").strip().splitlines()
-            raise RuntimeError(f"process {rank} failed: {(lines or ['no message'])[-1]}")
-    if any(process.returncode for process in processes):
-        raise RuntimeError(f"the processes did not finish one step in {SECONDS:.0f} s")
+            process.join()
+    for rank, process in enumerate(ranks):
+        errors = folder / f"error-{rank}.txt"
+        if process.exitcode and errors.is_file():
+            raise RuntimeError(f"process {rank} failed: {errors.read_text(encoding='utf-8')}")
+    if any(process.exitcode for process in ranks):
+        raise RuntimeError(f"the processes were ended, or did not finish one step in {SECONDS:.0f} s")
 
 
 def _free_port() -> int:
@@ -107,22 +99,42 @@ def _free_port() -> int:
         return int(found.getsockname()[1])
 
 
-def _rank(folder: Path, rank: int) -> None:
-    """What one process does."""
+def _rank(folder: Path, rank: int, port: int, on_cpu: bool) -> None:
+    """What one process does; leaves the reason in a file if it cannot."""
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(PROCESSES),
+        "LOCAL_WORLD_SIZE": str(PROCESSES),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "OMP_NUM_THREADS": "1",  # else accelerate sets the number of threads
+    }
+    if on_cpu:
+        os.environ |= {"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
+    torch.set_num_threads(1)  # the only number with which a forked process may compute
+    AcceleratorState._reset_state(reset_partial_state=True)  # a forked one's parent has it
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        try:
+            _train(folder, rank, on_cpu)
+        except BaseException as error:
+            reason = traceback.format_exception_only(error)[-1].strip()
+            (folder / f"error-{rank}.txt").write_text(reason, encoding="utf-8")
+            raise SystemExit(1) from error
+        finally:
+            if torch.distributed.is_initialized():
+                torch.distributed.destroy_process_group()
+
+
+def _train(folder: Path, rank: int, on_cpu: bool) -> None:
     from diffusers import StableDiffusionPipeline
 
-    request: dict[str, Any] = json.loads((folder / "request.json").read_text(encoding="utf-8"))
+    trainings: list[dict[str, Any]] = json.loads((folder / "request.json").read_text(encoding="utf-8"))
     pipeline = StableDiffusionPipeline.from_pretrained(folder / "pipeline", local_files_only=True)
-    if not request["cpu"]:
+    if not on_cpu:
         pipeline = pipeline.to(f"cuda:{rank}")
-    for number, training in enumerate(request["trainings"]):
+    for number, training in enumerate(trainings):
         engine = Subject(pipeline, DDPOConfig.from_dict(training["config"]), training["disabled"]).engine()
         list(engine.run(1))
         weights = {name: value.contiguous() for name, value in trained_weights(engine.pipeline.unet).items()}
         save_file(weights, folder / f"weights-{number}-{rank}.safetensors")
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
-
-
-if __name__ == "__main__":
-    _rank(Path(sys.argv[1]), int(sys.argv[2]))

@@ -21,6 +21,7 @@ REWARDS = {
     "jpeg_incompressibility": "ddposink.rewards.jpeg:incompressibility",
     "brisque": "ddposink.rewards.brisque:brisque",
     "alignment": "ddposink.rewards.alignment:alignment",
+    "preference": "ddposink.rewards.preference:preference",
     "aesthetic": "ddposink.rewards.aesthetic:aesthetic",
     "clip_score": "ddposink.rewards.clip:clip_score",
     "pickscore": "ddposink.rewards.clip:pickscore",

@@ -22,7 +22,7 @@ PARAMETERS = Path(__file__).parent.parent / "data" / "brisque" / "parameters.npz
 
 
 class Brisque(RewardKind):
-    """0 to -100 on photographs, best to worst; drawings go beyond, what is unlike all it knew nears -155.8."""
+    """0 to -100 on photographs, best to worst; drawings go beyond, what it never saw nears -155.8."""
 
     info = RewardInfo(
         range=(-156.0, 30.0),

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     from ddposink.rewards import RewardRef
 
-_FACTOR = r"[+-]?\s*(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?\s*\*"
-_TERM = re.compile(rf"\s*({_FACTOR})\s*(.+?)\s*(?=[+-]\s*(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?\s*\*|$)")
+_NUMBER = r"-?\s*(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?\s*\*"
+_TERM = re.compile(rf"\s*(\+?\s*{_NUMBER})\s*(.+?)\s*(?=\+\s*{_NUMBER}|{_NUMBER.replace('-?', '-')}|$)")
 
 
 class Weighted(RewardKind):
@@ -41,7 +41,7 @@ class Weighted(RewardKind):
             term = _TERM.match(argument, at)
             if term is None or (found and term[1].lstrip()[0] not in "+-"):
                 raise ValueError(f"cannot read '{argument[at:]}'; write e.g. 0.5*alignment+0.5*brisque")
-            found.append((float("".join(term[1].rstrip("*").split())), term[2]))
+            found.append((float("".join(term[1].strip("+* ").split())), term[2]))
             at = term.end()
         if not found:
             raise ValueError("it has no parts; write e.g. weighted:0.5*alignment+0.5*brisque")

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from ddposink.assets import write_atomic
 
 SAVE_SECONDS = 60.0
+LENGTH = ("steps", "stop")
 LOG_EVERY = 25  # steps averaged into one entry of the loss curve
 
 
@@ -132,13 +133,16 @@ def save_state(state: State, file: Path) -> None:
 
 
 def load_state(state: State, file: Path) -> State:
-    """Fill a new ``state`` from ``file``. Raises ValueError if it was saved by another recipe."""
+    """Fill a new ``state`` from ``file``. ``steps`` and ``stop`` may have changed, to end sooner or later.
+
+    Raises ValueError if anything else in the recipe has.
+    """
     from safetensors import safe_open
 
     with safe_open(file, framework="pt") as opened:
         metadata = opened.metadata()
-        saved, wanted = json.loads(metadata["recipe"]), asdict(state.recipe)
-        if changed := [name for name in wanted if saved.get(name) != wanted[name]]:
+        saved, wanted = json.loads(metadata["recipe"]), json.loads(json.dumps(asdict(state.recipe)))
+        if changed := [n for n in wanted if n not in LENGTH and saved.get(n) != wanted[n]]:
             was = ", ".join(f"{name}={saved.get(name)}" for name in changed)
             raise ValueError(f"'{file}' was trained with {was}: repeat that or choose another --out")
         with torch.no_grad():

@@ -1,7 +1,7 @@
 """The autoencoder: 64×64 pictures to 8×8×8 latents, small enough to train on one CPU core.
 
-Most of its cost is at full resolution. So it first learns on crops of 32×32, four times cheaper, and then
-on whole pictures; the decoder alone goes on afterwards, against latents that no longer change.
+Most of its cost is at full resolution. So it first learns on crops of 32×32, four times cheaper; then the
+decoder alone goes on with whole pictures, against latents that no longer change.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ class VaeRecipe(Recipe):
 
     steps: int = 7_000
     learning_rate: float = 1.5e-3
+    stop: int | None = 4_475  # the encoder is good by then; the decoder goes on by itself
     crop_steps: int = 6_000
     crop: int = 32
     batch: int = 16
@@ -42,7 +43,7 @@ class DecoderRecipe(Recipe):
     a denoiser never hits a picture's latents exactly, and the decoder shall not mind.
     """
 
-    steps: int = 8_000
+    steps: int = 3_500
     learning_rate: float = 1e-3
     seed: int = 1
     batch: int = 8
@@ -64,6 +65,7 @@ def make_vae(recipe: VaeRecipe) -> Any:
         norm_num_groups=8,
         sample_size=64,
         mid_block_add_attention=False,
+        scaling_factor=1.0,  # see `latents.normalise`
     )
     return vae.to(memory_format=torch.channels_last)
 

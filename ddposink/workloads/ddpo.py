@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator, model_validator
@@ -109,6 +110,12 @@ def reward_ref(text: str) -> RewardRef:
     return parse_reward(text, allow_python=os.environ.get(ALLOW_CODE) == "1")
 
 
+def _short(pipeline: str) -> str:
+    """A pipeline's name for tables: of a path its last part."""
+    ref = PipelineRef.parse(pipeline)
+    return Path(ref.name).name if ref.kind == "path" else ref.name
+
+
 def _configured() -> dict[str, Any]:
     """Every setting of `DDPOConfig` under its own name and with its own default."""
     default = DDPOConfig()
@@ -146,14 +153,13 @@ class DdpoWorkload:
         """``emoji-sd · brisque · 25``; what differs from the defaults of an engine is named."""
         unusual = [params.engine] if params.engine != "native" else []
         unusual += [params.loss] if params.loss != "is" else []
-        name = PipelineRef.parse(params.pipeline).name
-        return " · ".join([name, params.reward, *unusual, f"{params.steps:,}"])
+        return " · ".join([_short(params.pipeline), params.reward, *unusual, f"{params.steps:,}"])
 
     def columns(self, params: Any) -> dict[str, Scalar]:
         """Everything a table or an exclusion may ask for."""
         config = params.config(seed=0)
         return {
-            "pipeline": PipelineRef.parse(params.pipeline).name,
+            "pipeline": _short(params.pipeline),
             "reward": params.reward,
             "steps": params.steps,
             "engine": params.engine,

@@ -87,10 +87,9 @@ def run(cells: Sequence[tuple[Cell, Any]], ctx: Context) -> None:
         base = _draw(state)
         _remember_base(state, base)
         for cell, params in cells:
-            since = state.engine.step
             _train(state, params.steps, longest.steps, ctx)
             pictures = _draw(state) if params.steps else base
-            _emit(cell, params, state, pictures, since, ctx, last=params.steps == longest.steps)
+            _emit(cell, params, state, pictures, ctx, last=params.steps == longest.steps)
             left.pop(0)
     except (DivergedError, RewardError) as error:
         _give_up(left, error, ctx)
@@ -176,9 +175,7 @@ def _sum(a: float | Missing, b: float) -> float | Missing:
     return a if isinstance(a, Missing) else a + b
 
 
-def _emit(
-    cell: Cell, params: Any, state: Run, pictures: Pictures, since: int, ctx: Context, *, last: bool
-) -> None:
+def _emit(cell: Cell, params: Any, state: Run, pictures: Pictures, ctx: Context, *, last: bool) -> None:
     """Everything that is known at this step count goes into one record."""
     raw = score(pictures, state.scorers)
     scores = {name: prompt_means(values, pictures) for name, values in raw.items()}
@@ -186,7 +183,7 @@ def _emit(
     for name, why in state.unavailable.items():
         metrics |= {f"{figure}_{name}": Missing(why) for figure in ("eval", "gain", "effect")}
     metrics |= _diversity(state, pictures) | _drift(state, params.steps)
-    metrics |= training(state.logs, since, state.joules)
+    metrics |= training(state.logs, state.joules)
     metrics |= cost_per_effect(metrics)
     metrics |= {
         "state_bytes_analytic": state_bytes_analytic(state.engine),

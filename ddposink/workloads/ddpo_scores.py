@@ -13,6 +13,7 @@ from ddposink.ddpo.engine import StepLog
 Measured = dict[str, float | int | Missing | Samples | None]
 Scores = Mapping[str, np.ndarray]  # reward → (prompts,) mean scores, prompts in order
 TRAINED = "trained"
+RECENT = 5  # training steps; few enough to be of the model as it is, enough to be no accident
 # What rewards the contrary of another says nothing new about side effects.
 OPPOSITE = {
     "jpeg_compressibility": "jpeg_incompressibility",
@@ -76,8 +77,8 @@ def over_optimised(
     return steps[best] if fell.high < 0 else None
 
 
-def training(logs: Sequence[StepLog], since: int, energy: float | Missing) -> Measured:
-    """Figures of the training so far; those of the updates are means since training step ``since``."""
+def training(logs: Sequence[StepLog], energy: float | Missing) -> Measured:
+    """Figures of the training so far; those of the updates are means of the last `RECENT` steps."""
     names = ("train_reward", "approx_kl", "clip_fraction", "loss", "step_s", "sampling_share")
     if not logs:
         why = Missing("nothing has been trained yet")
@@ -87,7 +88,7 @@ def training(logs: Sequence[StepLog], since: int, energy: float | Missing) -> Me
             "unet_forwards": 0,
             "train_seconds": 0.0,
         }
-    recent = [log for log in logs if log.step > since] or logs[-1:]
+    recent = logs[-RECENT:]
     times = [log.sampling_s + log.training_s for log in logs]
     seconds, samples = sum(times), logs[-1].samples
     return {

@@ -112,8 +112,9 @@ class StreamWorkload:
 
     def version(self) -> str:
         """Hash of the code that produces the numbers."""
+        own = [f"workloads/stream{part}.py" for part in ("", "_run", "_decoding", "_quality")]
         data = ("assets.py", "novels.py", "models.py", "shapes.py", "hub.py", "corpora.py", "pg19.py")
-        return code_version("caches", "streaming", "workloads", *data)
+        return code_version("caches", "streaming", *own, *data)
 
     def label(self, params: StreamParams) -> str:
         """``smollm2-135m · sink 4+1020 · 16,384``."""

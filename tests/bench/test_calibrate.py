@@ -44,7 +44,7 @@ def test_the_worst_cell_decides_and_is_named():
 def test_a_threshold_below_the_noise_is_warned_of_with_a_way_out():
     base, head = records("latency", [10.0] * 6), records("latency", [10, 13, 8, 11, 9, 12])
     one = found(base, head)["latency"]
-    assert "the threshold of 10.0% is below the" in one.warning
+    assert "the threshold of 10 % is below the" in one.warning
     assert one.pairs_needed
     assert detectable(one.worst, one.pairs_needed, 1, Rule()) <= 0.1
     assert detectable(one.worst, one.pairs_needed - 1, 1, Rule()) > 0.1

@@ -219,7 +219,7 @@ def test_hostile_names_are_no_markup_in_the_summary(name):
     text = markdown(report(label=name, reason=name))
     html = MarkdownIt("gfm-like", {"html": True, "linkify": False}).render(text)
     tags = set(re.findall(r"<\s*/?\s*([a-z0-9]+)", html, re.IGNORECASE))
-    plain = {"h3", "h4", "p", "strong", "table", "thead", "tbody", "tr", "th", "td", "blockquote", "sub"}
+    plain = {"h3", "h4", "p", "strong", "table", "thead", "tbody", "tr", "th", "td", "ul", "li", "sub"}
     assert tags <= plain | {"details", "summary", "br"}
     assert "@everyone" not in text
     rows = [line for line in text.splitlines() if line.startswith("| ") and "---" not in line]
@@ -231,6 +231,10 @@ def test_the_summary_says_what_counts_first():
     assert lines[0] == "### ❌ toys: regressed: 3 metrics in 2 cells"
     assert r"| a 8 | NLL | 3 nats | 3.500 nats | \+0.5000 nats (+16.67 %) | ± 0.001, n = 4 |" in lines
     assert markdown(nothing()).splitlines()[0].startswith("### ⚠️ toys: nothing was decided")
+    calm = report()
+    kept = [j for j in calm.judgements if j.verdict in ("pass", "inconclusive")]
+    calm = assemble(("toys", "gatetoy"), kept, (calm.base, SideInfo(name="head")), TERMS, [])
+    assert markdown(calm).splitlines()[0] == "### ❔ toys: no regression found, 1 metric undecided"
 
 
 def test_long_lists_are_cut_and_counted():

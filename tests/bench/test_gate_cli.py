@@ -2,11 +2,14 @@
 
 import json
 import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
 
 import jsonschema
+import psutil
 import pytest
 from gateplace import HERE, ROOT, plug_in, write_suite
 from typer.testing import CliRunner
@@ -87,9 +90,11 @@ def test_a_ref_is_measured_beside_the_working_tree(repository, tmp_path):
     assert done.exit_code == 4, done.output
     assert "base: main (" in done.stdout
     assert "packages installed here" in done.stdout
-    assert "regressed: 3 metrics in 1 cell" in done.stdout
     report = verdict(repository)
-    assert {j.metric for j in report.judgements if j.verdict == "regressed"} == {"nll", "latency", "speed"}
+    found = {j.metric: j for j in report.judgements}
+    assert found["nll"].verdict == "regressed"
+    assert found["latency"].verdict in ("regressed", "inconclusive")  # ten times as slow, on any machine
+    assert found["latency"].ratio > 2
     assert (report.terms.mode, report.terms.pairs, report.exit_code) == ("interleaved", 5, 4)
     assert report.base.name.startswith("main (")
     assert {path.name for path in out.iterdir()} == {"gate.xml", "bmf.json", "gate.md"}
@@ -102,9 +107,30 @@ def test_an_unchanged_tree_passes_and_says_that_it_is_unchanged(repository):
     done = bench("gate", suite, "--against", "HEAD", "--pairs", 3)
     assert done.exit_code == 0, done.output
     assert "both sides run the same code" in done.stdout
-    assert (
-        (next((repository / "results/toys/gates").iterdir()) / "summary.md").read_text().startswith("### ✅")
+    (summary,) = (repository / "results/toys/gates").glob("*/summary.md")
+    assert re.match(r"### [✅❔] toys: (passed|no regression found)", summary.read_text())
+
+
+def test_an_interruption_leaves_no_process_and_no_worktree(repository):
+    suite = write_suite(repository, grid={"kind": ["a"], "tokens": [8]})
+    settings = repository / "slow.json"
+    settings.write_text('{"SLEEP": 0.05}')
+    words = [sys.executable, "-m", "bench", "gate", str(suite), "--against", "main", "--pairs", "200"]
+    env = os.environ | {"GATETOY_SETTINGS": str(settings)}
+    process = subprocess.Popen(
+        words, cwd=repository, env=env, stdout=subprocess.PIPE, text=True, start_new_session=True
     )
+    assert process.stdout.readline().startswith("base: main")
+    assert process.stdout.readline().startswith("pair 1/200")
+    drivers = psutil.Process(process.pid).children(recursive=True)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    process.communicate(timeout=60)
+    assert process.returncode == 130
+    _, alive = psutil.wait_procs(drivers, timeout=10)
+    assert alive == []
+    worktrees = subprocess.run(["git", "worktree", "list"], cwd=repository, capture_output=True, text=True)
+    assert len(worktrees.stdout.splitlines()) == 1
+    assert not list((repository / "results").rglob("verdict.json"))
 
 
 @pytest.mark.parametrize("ref", ["nowhere", "-h", "main:x", ""])
@@ -151,13 +177,13 @@ def test_a_stored_run_is_compared_with_a_new_one(place):
     assert report.terms.mode == "stored"
     assert report.head.name != report.base.name == base.parent.name
     settings = place / "worse.json"
-    settings.write_text('{"SLEEP": 0.01, "LOSS": 0.01}')
+    settings.write_text('{"SLOTS": 1, "LOSS": 0.01}')
     words = [sys.executable, "-m", "bench", "gate", str(suite), "--baseline", "toys", "--github"]
     env = os.environ | {"GATETOY_SETTINGS": str(settings)}
     done = subprocess.run(words, cwd=place, env=env, capture_output=True, text=True)
     assert done.returncode == 4, done.stderr
     assert "::error title=regressed%3A NLL of a 8::" in done.stdout
-    assert {j.metric for j in verdict(place).judgements if j.verdict == "regressed"} >= {"nll", "latency"}
+    assert {j.metric for j in verdict(place).judgements if j.verdict == "regressed"} == {"nll", "slots"}
 
 
 def test_two_stored_runs_are_compared_without_measuring(place):
@@ -233,7 +259,7 @@ def test_a_job_summary_is_appended_to(place, monkeypatch):
     summary.write_text("before\n")
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
     assert bench("gate", suite, "--baseline", "toys", "--github").exit_code == 0
-    assert summary.read_text().startswith("before\n### ✅ toys: passed")
+    assert re.match(r"before\n### [✅❔] toys: (passed|no regression found)", summary.read_text())
 
 
 def test_the_verdict_file_has_a_schema(place):
@@ -248,7 +274,7 @@ def test_calibration_prints_noise_and_warns_of_thresholds_below_it(repository):
     suite = write_suite(repository, **SMALL, tolerances={"latency": 0.0001, "rss": 0.5})
     done = bench("calibrate", suite, "--pairs", 4)
     assert done.exit_code == 0, done.output
-    assert "the threshold of 0.0% is below the" in done.stdout
+    assert "the threshold of 0.01 % is below the" in done.stdout
     (path,) = (repository / "results/toys/calibrations").glob("*/calibration.json")
     data = json.loads(path.read_text())
     assert data["pairs"] == 4

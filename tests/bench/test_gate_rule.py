@@ -68,7 +68,9 @@ def test_noise_that_hides_an_effect_is_inconclusive_and_says_how_many_pairs_woul
     found = one(0.0, scatter=0.1, seed=3)
     assert found.verdict is Verdict.INCONCLUSIVE
     assert found.more_pairs
-    assert found.reason == "too noisy for this many pairs"
+    assert found.reason == ""
+    (hopeless,) = decide([evidence(0.0, scatter=9.0, seed=3)], Rule())
+    assert (hopeless.more_pairs, hopeless.reason) == (None, "not even 1000 pairs would settle it")
 
 
 def test_the_significance_is_shared_by_the_family():

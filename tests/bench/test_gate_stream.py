@@ -62,9 +62,9 @@ def gate(model, tmp_path_factory):
     request = Request(loaded, FaultyStream(), plan, plan.passes)
     with Session.start(*sides, Asked(suite, repeats=60), folder / "gate") as session:
 
-        def gate(name, pairs=1):
+        def gate(name, pairs=1, **more):
             fault.write_text(name)
-            options = GateOptions(Options(suite), against="base", pairs=pairs)
+            options = GateOptions(Options(suite), against="base", pairs=pairs, **more)
             report = compare(session, request, options, Console(file=io.StringIO()))
             return {j.metric: j for j in report.judgements}, report
 
@@ -114,12 +114,12 @@ def test_a_concatenation_that_creeps_back_into_decoding(gate):
 
 
 def test_a_sleep_per_token(gate):
-    found, _ = gate("sleep", pairs=4)
+    found, _ = gate("sleep", pairs=4, until_decided=True, max_pairs=16)
     assert {"latency_median_ms", "tokens_per_s"} <= regressed(found)
     assert found["nll"].verdict is Verdict.PASS
 
 
 def test_memory_left_behind_per_token(gate):
-    found, _ = gate("leak", pairs=4)
+    found, _ = gate("leak", pairs=4, until_decided=True, max_pairs=8)
     assert "rss_peak_bytes" in regressed(found)
     assert found["kv_bytes"].verdict is Verdict.PASS

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from tests.ddposink.ddpo.tiny import brightness, tiny_pipeline
 
 from ddposink import evaluation
 from ddposink.ddpo import DDPOConfig, make_engine
 from ddposink.drift import kl_per_step, weight_change
 from ddposink.evaluation import Evaluator, Pictures, prompt_means, score
 from ddposink.sheet import SIDE, sheet
+from tests.ddposink.ddpo.tiny import brightness, tiny_pipeline
 
 
 def evaluator(pipeline, seeds=2, **changes):
@@ -102,7 +102,9 @@ def test_the_divergence_is_that_of_two_gaussians_of_one_step():
             fresh = torch.randn(4, 8, 8, generator=noise)[None]
             a = scheduler.alphas_cumprod[t].double()
             previous = t - 1000 // 2
-            b = (scheduler.alphas_cumprod[previous] if previous >= 0 else scheduler.final_alpha_cumprod).double()
+            b = (
+                scheduler.alphas_cumprod[previous] if previous >= 0 else scheduler.final_alpha_cumprod
+            ).double()
             sigma = ((1 - b) / (1 - a) * (1 - a / b)).sqrt()
             means = []
             for unet in (pipeline.unet, other.unet):

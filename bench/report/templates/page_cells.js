@@ -68,7 +68,7 @@ function cellTable(host) {
 function pairs(caption, entries) {
   const rows = entries.map(([key, value]) => el("tr", {}, el("th", { scope: "row" }, key), el("td", {}, clipped(number(value)))));
   const head = el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "name"), el("th", { scope: "col" }, "value")));
-  return el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": caption }, el("table", {}, el("caption", { class: "hidden" }, caption), head, el("tbody", {}, ...rows)));
+  return el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": `Table: ${caption}` }, el("table", {}, el("caption", { class: "hidden" }, caption), head, el("tbody", {}, ...rows)));
 }
 
 function cellMetrics(row) {
@@ -80,7 +80,7 @@ function cellMetrics(row) {
   });
   const heads = ["metric", "value", "raw", "samples, or why there is no value", "compared as"];
   const head = el("thead", {}, el("tr", {}, ...heads.map((text, i) => el("th", { scope: "col", class: i === 1 || i === 2 ? "number" : null }, text))));
-  return el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Metrics of this cell" }, el("table", {}, el("caption", { class: "hidden" }, "Metrics of this cell"), head, el("tbody", {}, ...body)));
+  return el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Table: metrics of this cell" }, el("table", {}, el("caption", { class: "hidden" }, "Metrics of this cell"), head, el("tbody", {}, ...body)));
 }
 
 function openCell(row) {

@@ -35,7 +35,7 @@ function gridChart(host, spec) {
     const rows = spec.rows.map((name, i) => el("tr", {}, el("th", { scope: "row", dir: "auto" }, clipped(name)), ...panel.fields[i].map((field) => gridField(field, colours))));
     const head = el("thead", {}, el("tr", {}, el("th", { scope: "col" }, spec.rowLabel), ...spec.columns.map((name) => el("th", { scope: "col", dir: "auto" }, name))));
     const caption = el("caption", {}, `${spec.yLabel}${better}. Across: ${spec.xLabel}.`);
-    host.append(el("div", { class: "scroll grid", tabindex: "0", role: "region", "aria-label": `${spec.title} ${panel.title}`.slice(0, 200) }, el("table", {}, caption, head, el("tbody", {}, ...rows))));
+    host.append(el("div", { class: "scroll grid", tabindex: "0", role: "region", "aria-label": `Grid: ${spec.title} ${panel.title}`.slice(0, 200) }, el("table", {}, caption, head, el("tbody", {}, ...rows))));
   }
   host.append(...spec.notes.map((note) => el("p", { class: "soft small" }, note)));
 }

@@ -12,7 +12,7 @@ class DataTable {
     this.query = "";
     this.chosen = new Map();
     this.status = el("span", { role: "status", class: "small soft" });
-    this.body = el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": caption });
+    this.body = el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": `Table: ${caption}` });
     this.below = el("ul", { class: "notes" });
     this.turn = el("div", { class: "bar" });
     host.replaceChildren(rows.length > 8 || extras ? this.controls(extras) : el("span"), this.body, this.turn, this.below);

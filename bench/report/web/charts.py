@@ -12,16 +12,15 @@ from typing import Any
 
 import numpy as np
 
+from bench.report.contents import contents
 from bench.report.frames import RunData
-from bench.report.panels import Line, NothingToDraw, Panels, curve_panels, hue_label, line_panels, numeric
-from bench.report.paths import scatter_panels, trace_panels
+from bench.report.panels import Line, NothingToDraw, Panels, hue_label, numeric
 from bench.report.select import token
 from bench.report.text import clean, scale_for, with_unit
 from bench.report.web.grids import grid
 from bench.workload import View
 
 REFERENCE = -1  # the pen of the reference: ink rather than a colour
-_CONTENT = {"curve": curve_panels, "line": line_panels, "scatter": scatter_panels, "trace": trace_panels}
 _MOST_POINTS = 1000  # of one line; beyond, every second, third … is left out
 _ABOUT = ("metric", "value", "unit", "source", "note")  # keys of a published row that select no cell
 
@@ -42,7 +41,7 @@ def chart(view: View, data: RunData) -> dict[str, Any]:
     try:
         if view.kind in ("heatmap", "matrix"):
             return shown | grid(view, data)
-        return shown | _lines(view, data, _CONTENT[view.kind](data, view))
+        return shown | _lines(view, data, contents(view, data))
     except NothingToDraw as reason:
         return shown | {"why": clean(reason)}
 

@@ -9,6 +9,7 @@ import pandas as pd
 from bench.record import Status
 from bench.report.buckets import exp
 from bench.report.frames import RunData
+from bench.report.heatmap import check_size
 from bench.report.matrix import members
 from bench.report.panels import (
     NothingToDraw,
@@ -38,6 +39,7 @@ def _heatmap(view: View, data: RunData) -> dict[str, Any]:
     frame, _ = at_common_prefix(data, frame, view)
     notes: list[str] = []
     rows, columns = _order(frame[view.hue]), _order(frame[view.x], sort=True)
+    check_size(view, columns)
     metric = data.words.metric(view.y)
     values = [v for v in frame[view.y] if numeric(v)]
     if not values:

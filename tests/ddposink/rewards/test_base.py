@@ -48,7 +48,11 @@ def test_names_are_read_without_torch():
         (lambda i, p: [1.0, 2.0, 3.0], "returned list, not a tensor", False),
         (lambda i, p: torch.zeros(3, 1), r"returned shape \(3, 1\) for 3 pictures, not \(3,\)", False),
         (lambda i, p: torch.zeros(3, dtype=torch.float64), "returned float64, not float32", False),
-        (lambda i, p: torch.tensor([0.0, torch.nan, torch.inf]), "2 of 3 values that are not finite", True),
+        (
+            lambda i, p: torch.tensor([0.0, torch.nan, torch.inf]),
+            "returned 2 of 3 values that are not finite",
+            True,
+        ),
     ],
 )
 def test_a_reward_that_fails_brings_its_batch(tmp_path, function, words, nan):
@@ -94,7 +98,7 @@ def module(tmp_path, monkeypatch):
 
 
 def test_code_runs_only_where_it_is_allowed(module):
-    with pytest.raises(ValueError, match="runs code that the suite names.*--allow-code"):
+    with pytest.raises(ValueError, match=r"runs code that the suite names.*--allow-code"):
         parse_reward("python:myreward:bright")
     with pytest.raises(ValueError, match="--allow-code"):
         parse_reward("weighted:1*brisque+1*python:myreward:bright")

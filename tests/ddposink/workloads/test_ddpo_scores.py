@@ -77,20 +77,20 @@ def log(step, **changes):
     return StepLog(**(fields | changes))
 
 
-def test_training_figures_cover_the_steps_since_the_last_evaluation():
-    logs = [log(1, loss=9.0), log(2, loss=1.0), log(3, loss=3.0)]
-    found = training(logs, since=1, energy=96.0)
-    assert found["loss"] == 2.0
-    assert found["train_reward"] == 3.0
-    assert (found["reward_queries"], found["unet_forwards"], found["train_seconds"]) == (96, 300, 12.0)
+def test_training_figures_are_of_the_last_five_steps_and_costs_of_all():
+    logs = [log(1, loss=99.0), *(log(n, loss=float(n)) for n in range(2, 7))]
+    found = training(logs, energy=192.0)
+    assert found["loss"] == 4.0
+    assert found["train_reward"] == 6.0
+    assert (found["reward_queries"], found["unet_forwards"], found["train_seconds"]) == (192, 600, 24.0)
     assert found["samples_per_s"] == 8.0
     assert found["sampling_share"] == 0.25
     assert found["energy_per_sample_j"] == 1.0
-    assert training(logs, 0, Missing("no GPU"))["energy_per_sample_j"] == Missing("no GPU")
+    assert training(logs, Missing("no GPU"))["energy_per_sample_j"] == Missing("no GPU")
 
 
 def test_nothing_trained_is_no_zero_speed():
-    found = training([], 0, 0.0)
+    found = training([], 0.0)
     assert isinstance(found["samples_per_s"], Missing)
     assert found["reward_queries"] == 0
 

@@ -1,0 +1,154 @@
+"""The model card of the embedded pipeline, written from what was measured, and its loss curves."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import platform
+from pathlib import Path
+from typing import Any
+
+from ddposink.assets import ASSETS
+from ddposink.emoji import EmojiSet
+from ddposink.tiny.latents import FAVOURED, RARE, RARE_WORDS
+
+WEIGHTS = (
+    "unet/diffusion_pytorch_model.safetensors",
+    "vae/diffusion_pytorch_model.safetensors",
+    "text_encoder/model.safetensors",
+)
+STAGES = {"vae": "autoencoder", "decoder": "decoder alone", "unet": "UNet and text encoder"}
+
+
+def write_card(folder: Path, emoji: EmojiSet, notes: dict[str, Any], measured: dict[str, float]) -> None:
+    """README.md, loss.csv and loss.png in the pipeline's ``folder``.
+
+    ``notes`` holds step, seconds, recipe and loss curve of each stage.
+    """
+    write_curves(folder, notes)
+    asset = ASSETS["emoji"]
+    text = CARD.format(
+        package=asset.package,
+        version=asset.version,
+        package_sha256=asset.sha256,
+        pictures=f"{len(emoji):,}",
+        rewordings=sum(a != b for a, b in zip(emoji.captions, emoji.others, strict=True)),
+        favoured=f"{FAVOURED:g}",
+        people=f"{RARE['People & Body']:g}",
+        clocks=f"{RARE_WORDS['clock face']:g}",
+        stages="\n".join(_stage(name, notes[name]) for name in STAGES),
+        seed=notes["unet"]["recipe"]["seed"],
+        minutes=f"{sum(n['seconds'] for n in notes.values()) / 60:.0f}",
+        machine=f"one thread each of a shared {platform.machine()} machine with two cores, no GPU",
+        measures="\n".join(f"| {name} | {value:.1f} |" for name, value in measured.items()),
+        hashes="\n".join(f"| `{name}` | `{_sha256(folder / name)}` |" for name in WEIGHTS),
+    )
+    (folder / "README.md").write_text(text, encoding="utf-8")
+
+
+def write_curves(folder: Path, notes: dict[str, Any]) -> None:
+    """loss.csv (stage, step, seconds, loss) and loss.png."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    with (folder / "loss.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["stage", "step", "seconds", "loss"])
+        for name in STAGES:
+            for x in notes[name]["curve"]:
+                writer.writerow([name, x["step"], f"{x['seconds']:.1f}", f"{x['loss']:.5f}"])
+    figure, axes = pyplot.subplots(1, len(STAGES), figsize=(9, 2.4), layout="constrained")
+    for axis, (name, title) in zip(axes, STAGES.items(), strict=True):
+        curve = notes[name]["curve"]
+        axis.plot([x["step"] for x in curve], [x["loss"] for x in curve], linewidth=0.8)
+        axis.set(title=title, xlabel="step", ylabel="loss", yscale="log")
+    figure.savefig(folder / "loss.png", dpi=90)
+    pyplot.close(figure)
+
+
+def _stage(name: str, notes: dict[str, Any]) -> str:
+    recipe, curve = notes["recipe"], notes["curve"]
+    tail = [x["loss"] for x in curve[-10:]]
+    return (
+        f"| {STAGES[name]} | {notes['step']:,} | {recipe['batch']} | {recipe['learning_rate']:g} "
+        f"| {notes['seconds'] / 60:.0f} | {curve[0]['loss']:.3f} | {sum(tail) / len(tail):.3f} |"
+    )
+
+
+def _sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+CARD = """---
+license: apache-2.0
+library_name: diffusers
+pipeline_tag: text-to-image
+---
+
+# emoji-sd
+
+A `StableDiffusionPipeline` of 64×64 pictures, small enough to fine-tune on a CPU: a stand-in for Stable
+Diffusion where no weights can be downloaded. It draws Noto emoji from their Unicode names, and nothing else.
+
+```python
+from diffusers import StableDiffusionPipeline
+pipeline = StableDiffusionPipeline.from_pretrained("ddposink/data/emoji-sd")
+pipeline("red apple", num_inference_steps=25, guidance_scale=4.0).images[0]
+```
+
+![prompts, with and without guidance](sheet.png)
+
+## Data
+
+npm package `{package}` {version} (pictures: Google's Noto Emoji, Apache-2.0; sha256 of the package
+`{package_sha256}`): {pictures} pictures of 64×64 on white. Flags, symbols and skin tones are left out.
+Captions are the Unicode names in lower case; {rewordings} pictures have a second wording, used one time in
+ten. Not every picture is drawn equally often: the 24 captions of the project's prompt sets `emoji-train` and
+`emoji-heldout` {favoured} times, people {people} times, clock faces {clocks} times as often as the rest. All
+pictures were trained on, also those of `emoji-heldout`: that set is held out from fine-tuning, not from this
+training.
+
+## Training
+
+| stage | steps | batch | learning rate | minutes | first loss | last loss |
+|---|---|---|---|---|---|---|
+{stages}
+
+Seed {seed}; AdamW, cosine decay, averaged weights (decay 0.999); {minutes} minutes in all on {machine}, with
+other work beside it. The autoencoder (8×8×8 latents) learns on crops of 32×32 and is cut off before its
+learning rate has come down; then the encoder stays as it is and the decoder goes on with whole pictures. The
+UNet predicts v; one caption in ten is dropped for classifier-free guidance. All losses are in `loss.csv`.
+
+![loss curves](loss.png)
+
+`python -m ddposink.train_tiny all` does it again from the package; weights differ in the last bits between
+machines and thread counts. Two things were different here: the decoder's first 500 or so steps followed a
+cosine of 7,000 steps in place of 3,500, and decoder and UNet were trained at the same time.
+
+## What it can do
+
+| measure | value |
+|---|---|
+{measures}
+
+*Own picture nearest*: one picture per caption is drawn (25 denoising steps, 256 captions evenly spaced); how
+often, in percent, the picture of that caption is the nearest of all {pictures} by pixel distance. It says how
+well captions are followed and how much is memory.
+
+## Limits
+
+It memorises: a caption that was trained on gives that emoji or a blurred relative, in nearly the same pose
+from every seed. Words it never saw are spelled in bytes and mean nothing to it; new combinations of known
+words mostly give the nearest known picture or a blend. Detail finer than a few pixels is lost in the
+autoencoder. Without guidance pictures are less clean. Absolute rewards on it say nothing about large models.
+
+## Weights
+
+float16 safetensors, trained in float32.
+
+| file | sha256 |
+|---|---|
+{hashes}
+"""

@@ -1,0 +1,115 @@
+"""The three trainings in their order, and how one stands on the files of another.
+
+vae → decoder (the encoder stays as it is) and vae → unet: the last two are independent of each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ddposink.emoji import EmojiSet
+from ddposink.tiny.latents import encode_images, normalise, weights_of
+from ddposink.tiny.text import make_tokenizer
+from ddposink.tiny.training import State, load_average, load_state, new_state
+from ddposink.tiny.unet import Denoiser, Examples, UnetRecipe, make_scheduler, unet_loss
+from ddposink.tiny.vae import (
+    DecoderRecipe,
+    VaeRecipe,
+    decoder_loss,
+    draw_batch,
+    freeze_encoder,
+    make_vae,
+    vae_loss,
+)
+
+Loss = Callable[[int, torch.Generator], Tensor]  # of a step, from what is random in it
+
+
+@dataclass(frozen=True)
+class Recipes:
+    """What makes a pipeline. The defaults are those of the embedded one."""
+
+    vae: VaeRecipe = field(default_factory=VaeRecipe)
+    decoder: DecoderRecipe = field(default_factory=DecoderRecipe)
+    unet: UnetRecipe = field(default_factory=UnetRecipe)
+
+
+# Seconds instead of an hour: shows that everything runs, draws nothing.
+SMALL = Recipes(
+    VaeRecipe(steps=6, stop=4, crop_steps=3, batch=2, channels=(8, 8, 8, 8)),
+    DecoderRecipe(steps=3, batch=2),
+    UnetRecipe(steps=4, batch=4, channels=(32, 32), text_width=32, text_layers=1),
+)
+
+
+def begin_vae(emoji: EmojiSet, recipes: Recipes, folder: Path) -> tuple[State, Loss]:
+    """The autoencoder's training, where it was left."""
+    images, vae = image_tensor(emoji), make_vae(recipes.vae)
+
+    def loss(step: int, random: torch.Generator) -> Tensor:
+        return vae_loss(vae, recipes.vae, draw_batch(images, recipes.vae, step, random), random)
+
+    return _resumed(new_state(recipes.vae, vae), folder / "vae.safetensors"), loss
+
+
+def begin_decoder(emoji: EmojiSet, recipes: Recipes, folder: Path) -> tuple[State, Loss]:
+    """The decoder's own training, where it was left; needs the finished autoencoder."""
+    images, vae = image_tensor(emoji), freeze_encoder(make_vae(recipes.vae))
+    load_average(vae, folder / "vae.safetensors")
+    latents = encode_images(vae, images)
+
+    def loss(step: int, random: torch.Generator) -> Tensor:
+        return decoder_loss(vae, recipes.decoder, images, latents, random)
+
+    return _resumed(new_state(recipes.decoder, vae), folder / "decoder.safetensors"), loss
+
+
+def begin_unet(emoji: EmojiSet, recipes: Recipes, folder: Path) -> tuple[State, Loss]:
+    """The training of UNet and text encoder, where it was left; needs the finished autoencoder."""
+    images, tokenizer, vae = image_tensor(emoji), tokenizer_of(emoji), make_vae(recipes.vae)
+    load_average(vae, folder / "vae.safetensors")
+    normalise(vae, images)
+    latents, weights = encode_images(vae, images), weights_of(emoji)
+    examples = Examples.make(latents, tokenizer, emoji.captions, emoji.others, weights)
+    denoiser, scheduler = Denoiser(recipes.unet, tokenizer), make_scheduler()
+
+    def loss(step: int, random: torch.Generator) -> Tensor:
+        return unet_loss(denoiser, recipes.unet, scheduler, examples, random)
+
+    return _resumed(new_state(recipes.unet, denoiser), folder / "unet.safetensors"), loss
+
+
+BEGIN = {"vae": begin_vae, "decoder": begin_decoder, "unet": begin_unet}
+
+
+def finish(emoji: EmojiSet, recipes: Recipes, folder: Path) -> tuple[Any, Denoiser, Any, dict[str, Any]]:
+    """Averaged autoencoder, denoiser and tokenizer, and the notes of each training."""
+    tokenizer, vae = tokenizer_of(emoji), make_vae(recipes.vae)
+    denoiser = Denoiser(recipes.unet, tokenizer)
+    notes = {
+        "vae": load_average(vae, folder / "vae.safetensors"),
+        "decoder": load_average(vae, folder / "decoder.safetensors"),
+        "unet": load_average(denoiser, folder / "unet.safetensors"),
+    }
+    normalise(vae, image_tensor(emoji))
+    return vae.eval(), denoiser.eval(), tokenizer, notes
+
+
+def image_tensor(emoji: EmojiSet) -> Tensor:
+    """(N, 3, 64, 64) uint8."""
+    return torch.from_numpy(emoji.images).permute(0, 3, 1, 2).contiguous()
+
+
+def tokenizer_of(emoji: EmojiSet) -> Any:
+    """The tokenizer of both wordings of every caption."""
+    return make_tokenizer([*emoji.captions, *emoji.others])
+
+
+def _resumed(state: State, file: Path) -> State:
+    return load_state(state, file) if file.is_file() else state

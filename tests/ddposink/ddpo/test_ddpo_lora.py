@@ -1,0 +1,90 @@
+"""What leaves a training loads in a stock pipeline and draws the same pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+from safetensors import safe_open
+from tiny import PROMPTS, brightness, tiny_pipeline
+from torch import Tensor
+
+from ddposink.ddpo import DDPOConfig, make_engine
+
+VALUES: dict[str, Any] = {
+    "sample_num_steps": 3,
+    "sample_batch_size": 2,
+    "train_batch_size": 2,
+    "train_learning_rate": 1e-2,
+    "lora_alpha": 6.0,
+}
+
+
+def trained(**values: Any) -> Any:
+    engine = make_engine(DDPOConfig(**VALUES | values), tiny_pipeline(0), brightness, PROMPTS)
+    list(engine.run(2))
+    return engine
+
+
+def pictures(pipeline: Any) -> Tensor:
+    generator = torch.Generator().manual_seed(3)
+    return torch.from_numpy(
+        pipeline(PROMPTS, num_inference_steps=3, generator=generator, output_type="np").images
+    )
+
+
+def test_lora_loads_in_a_stock_pipeline(tmp_path: Path) -> None:
+    engine = trained()
+    engine.export(tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["pytorch_lora_weights.safetensors"]
+    stock = tiny_pipeline(0)
+    base = pictures(stock)
+    stock.load_lora_weights(tmp_path)
+    live = pictures(engine.pipeline)
+    assert torch.allclose(pictures(stock), live, atol=1e-6)
+    assert (live - base).abs().max() > 1e-4
+    with safe_open(tmp_path / "pytorch_lora_weights.safetensors", "pt") as opened:
+        assert all(key.startswith("unet.") for key in opened.keys())  # noqa: SIM118 - not a mapping
+
+
+def test_full_fine_tuning_exports_a_unet(tmp_path: Path) -> None:
+    engine = trained(use_lora=False, train_learning_rate=1e-3)
+    engine.export(tmp_path)
+    stock = tiny_pipeline(0)
+    base = pictures(stock)
+    stock.unet = UNet2DConditionModel.from_pretrained(tmp_path / "unet").eval()
+    assert torch.allclose(pictures(stock), pictures(engine.pipeline), atol=1e-6)
+    assert (pictures(stock) - base).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize(
+    "values", [{}, {"use_lora": False, "train_learning_rate": 1e-3}], ids=["lora", "full"]
+)
+def test_base_is_the_untrained_pipeline(values: dict[str, Any]) -> None:
+    engine = trained(**values)
+    base, live = pictures(tiny_pipeline(0)), pictures(engine.pipeline)
+    with engine.base():
+        assert torch.equal(pictures(engine.pipeline), base)
+    assert torch.equal(pictures(engine.pipeline), live)
+    assert not torch.equal(live, base)
+    with pytest.raises(KeyError), engine.base():
+        raise KeyError
+    assert torch.equal(pictures(engine.pipeline), live)
+
+
+def test_training_goes_on_from_loaded_lora_weights(tmp_path: Path) -> None:
+    """TRL adds a fresh adapter beside the loaded one and trains that."""
+    first = trained()
+    first.export(tmp_path)
+    pipeline = tiny_pipeline(0)
+    pipeline.load_lora_weights(tmp_path, adapter_name="default")
+    engine = make_engine(DDPOConfig(**VALUES), pipeline, brightness, PROMPTS)
+    assert torch.allclose(pictures(engine.pipeline), pictures(first.pipeline), atol=1e-6)
+    assert len(engine._learner.weights) == len(first._learner.weights)
+    list(engine.run(1))
+    assert not torch.allclose(pictures(engine.pipeline), pictures(first.pipeline), atol=1e-6)
+    with pytest.raises(ValueError, match=r"already has LoRA layers of rank 4 and alpha 6"):
+        make_engine(DDPOConfig(**VALUES | {"lora_rank": 8}), pipeline, brightness, PROMPTS)

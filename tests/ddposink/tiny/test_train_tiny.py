@@ -1,0 +1,77 @@
+"""The command line: all stages in their order end in a pipeline that a stock class loads."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import typer
+from typer.testing import CliRunner
+
+from ddposink import train_tiny
+from ddposink.emoji import EmojiSet
+
+app = typer.Typer()
+app.command()(train_tiny.main)
+
+
+@pytest.fixture(autouse=True)
+def _emoji(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sixteen pictures in place of the package."""
+    images = np.random.default_rng(1).integers(0, 256, (16, 64, 64, 3), dtype=np.uint8)
+    captions = tuple(f"toy {word}" for word in "abcdefghijklmnop")
+    monkeypatch.setattr(
+        train_tiny, "load_emoji", lambda: EmojiSet(images, captions, captions, ("Toys",) * 16)
+    )
+
+
+def run(*words: object) -> tuple[int, str]:
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    return result.exit_code, " ".join(result.output.split())
+
+
+def test_all_stages_end_in_a_pipeline_with_a_card(tmp_path: Path) -> None:
+    from diffusers import StableDiffusionPipeline
+
+    code, said = run("all", "--small", "--out", tmp_path, "--target", tmp_path / "sd")
+    assert code == 0, said
+    pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "sd", torch_dtype=torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    assert pipeline.safety_checker is None
+    assert np.asarray(pipeline("toy a", num_inference_steps=2).images[0]).shape == (64, 64, 3)
+    card = (tmp_path / "sd" / "README.md").read_text()
+    weights = (tmp_path / "sd" / "unet" / "diffusion_pytorch_model.safetensors").read_bytes()
+    assert hashlib.sha256(weights).hexdigest() in card
+    assert "own picture nearest, guidance 4: %" in card
+    rows = list(csv.DictReader((tmp_path / "sd" / "loss.csv").open()))
+    assert [(r["stage"], r["step"]) for r in rows] == [("vae", "4"), ("decoder", "3"), ("unet", "4")]
+    assert (tmp_path / "sd" / "sheet.png").is_file()
+    assert not list(tmp_path.glob(".sd*"))  # nothing half-written is left
+
+
+def test_a_stage_that_is_done_is_not_done_again_and_more_steps_go_on(tmp_path: Path) -> None:
+    assert run("vae", "--small", "--out", tmp_path)[0] == 0
+    first = (tmp_path / "vae.safetensors").read_bytes()
+    assert run("vae", "--small", "--out", tmp_path)[0] == 0
+    assert (tmp_path / "vae.safetensors").read_bytes() == first
+    assert run("vae", "--small", "--out", tmp_path, "--steps", 5)[0] == 0
+    assert (tmp_path / "vae.safetensors").read_bytes() != first
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["vea"], "unknown stage 'vea' (did you mean 'vae'?)"),
+        (["all", "--steps", "3"], "--steps is for one stage"),
+        (["unet", "--small"], "train vae first"),
+        (["export", "--small"], "train vae first"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_a_line(words: list[str], expected: str, tmp_path: Path) -> None:
+    code, said = run(*words, "--out", tmp_path)
+    assert code == 2
+    assert expected in said.replace("│ ", "").replace(" │", "")

@@ -1,0 +1,208 @@
+"""The `ddpo` workload end to end on a tiny random pipeline, and what it makes of failures."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from bench import registry
+from bench.errors import UserError
+from bench.plan import make_plan
+from bench.suite import parse_suite
+from bench.workload import ALLOW_CODE, Missing, Skip
+from ddposink.workloads import ddpo_run
+from ddposink.workloads.ddpo import DdpoParams, DdpoWorkload
+from ddposink.workloads.ddpo_tables import EVALUATED
+from tests.ddposink.ddpo.tiny import tiny_pipeline
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pipelines") / "tiny"
+    tiny_pipeline().save_pretrained(folder)
+    (folder.parent / "prompts.txt").write_text("cat\ndog\nred fox\nowl\n")
+    return f"path:{folder}"
+
+
+def suite(pipeline, /, **changes):
+    prompts = f"file:{Path(pipeline.removeprefix('path:')).parent / 'prompts.txt'}"
+    defaults = {
+        "pipeline": pipeline, "prompts": prompts, "eval_prompts": prompts, "eval_seeds": 2,
+        "evaluate": ["jpeg_compressibility", "brisque"],
+        "sample_num_steps": 3, "sample_guidance_scale": 2.0, "sample_batch_size": 4,
+        "sample_num_batches_per_epoch": 1, "train_batch_size": 2, "mixed_precision": "no", "threads": 1,
+    }  # fmt: skip
+    grid = {"reward": ["jpeg_compressibility"], "steps": [0, 1, 2]} | changes.pop("grid", {})
+    data = {"suite": "t", "workload": "ddpo", "defaults": defaults | changes, "grid": grid}
+    return parse_suite(json.dumps(data).encode(), "t.yaml")
+
+
+class Ctx:
+    """Collects what a workload answers."""
+
+    def __init__(self, out):
+        self.out, self.answers, self.shown = out, {}, []
+        out.mkdir(parents=True, exist_ok=True)
+
+    def progress(self, done, total, **values):
+        self.shown.append((done, total, values))
+
+    def emit(self, cell, metrics, **more):
+        self.answers[cell.label.split(" · ", 1)[1]] = {"metrics": metrics, "status": "ok", **more}
+
+
+def measure(suite, tmp_path):
+    ctx = Ctx(tmp_path / "out")
+    workload = DdpoWorkload()
+    for work in make_plan(suite, workload).passes:
+        workload.run(work, ctx)
+    return ctx
+
+
+@pytest.fixture(scope="module")
+def whole(pipeline, tmp_path_factory):
+    return measure(suite(pipeline, eval_denoising_steps=[2]), tmp_path_factory.mktemp("whole"))
+
+
+def test_step_counts_are_one_pass_and_cost_the_longest(pipeline):
+    plan = make_plan(suite(pipeline), DdpoWorkload())
+    assert [len(work.cells) for work in plan.passes] == [3]
+    # guided: 2 × 3 forwards drawn, 3 × 2 × 3 learnt per sample; 4 prompts × 2 seeds evaluated
+    assert plan.passes[0].cost.amount == 2 * 4 * (6 + 18) + 8 * 6
+
+
+def test_every_cell_is_scored_on_all_rewards_with_paired_samples(whole):
+    last = whole.answers["jpeg_compressibility · 2"]["metrics"]
+    for name in ("jpeg_compressibility", "brisque"):
+        gain = last[f"gain_{name}"]
+        assert len(gain.values) == 4
+        assert gain.value == pytest.approx(np.mean(gain.values))
+        base = whole.answers["jpeg_compressibility · 0"]["metrics"][f"eval_{name}"]
+        assert last[f"eval_{name}"] == pytest.approx(base + gain.value, rel=1e-5)
+    assert last["reward_queries"] == 8
+    assert last["unet_forwards"] == 8 * 24
+    assert last["kl_per_step"] > 0
+    assert 1 <= last["vendi"] <= 8
+
+
+def test_the_base_has_gained_nothing_and_trained_nothing(whole):
+    base = whole.answers["jpeg_compressibility · 0"]["metrics"]
+    assert base["gain"].value == base["effect"].value == base["kl_per_step"] == base["weight_change"] == 0
+    assert isinstance(base["samples_per_s"], Missing)
+
+
+def test_progress_shows_reward_divergence_and_clipping(whole):
+    done, total, values = whole.shown[-1]
+    assert (done, total) == (2, 2)
+    assert set(values) == {"reward", "kl", "clipped"}
+
+
+def test_artifacts_scores_curves_pictures_and_weights(whole):
+    kept = {p.name: p for p in whole.answers["jpeg_compressibility · 2"]["artifacts"]}
+    with np.load(kept["scores-2.npz"]) as scores:
+        assert scores["brisque"].shape == (8,)
+    with np.load(kept["train-2.npz"]) as curve:
+        assert list(curve["step"]) == [1, 2]
+        assert (np.diff(curve["seconds"]) > 0).all()
+    with np.load(kept["denoising-2.npz"]) as other:
+        assert list(other["denoising_steps"]) == [2, 3]
+    assert Image.open(kept["pictures-2.png"]).width > 4 * 128
+    assert kept["pytorch_lora_weights.safetensors"].parent.name == "weights-2"
+
+
+def test_another_run_of_the_same_cell_gives_the_same_numbers(pipeline, whole, tmp_path):
+    again = measure(suite(pipeline, grid={"steps": [2]}), tmp_path).answers["jpeg_compressibility · 2"]
+    before = whole.answers["jpeg_compressibility · 2"]
+    for name in ("reward", "train_reward", "loss", "kl_per_step"):
+        assert again["metrics"][name] == pytest.approx(before["metrics"][name], rel=1e-5)
+
+
+def test_a_reward_that_returns_nan_ends_the_cell_and_keeps_the_batch(pipeline, tmp_path, monkeypatch):
+    class Broken:
+        def __init__(self, inner):
+            self.inner, self.calls = inner, 0
+
+        def __call__(self, images, prompts):
+            self.calls += 1
+            found = self.inner(images, prompts)
+            return found * float("nan") if self.calls > 1 else found
+
+    from ddposink.rewards import checked
+
+    load = ddpo_run.load_reward
+
+    def broken(ref, device):
+        reward = load(ref, device=device)
+        return checked(reward.name, reward.info, Broken(reward)) if ref.kind == "brisque" else reward
+
+    monkeypatch.setattr(ddpo_run, "load_reward", broken)
+    changed = suite(pipeline, evaluate=["jpeg_compressibility"], grid={"reward": ["brisque"]})
+    found = measure(changed, tmp_path).answers
+    assert [(found[f"brisque · {n}"]["status"]) for n in (0, 1, 2)] == ["nan", "nan", "nan"] or [
+        (found[f"brisque · {n}"]["status"]) for n in (0, 1, 2)
+    ] == ["ok", "nan", "nan"]
+    bad = next(found[f"brisque · {n}"] for n in (0, 1) if found[f"brisque · {n}"]["status"] == "nan")
+    assert "not finite" in bad["reason"]
+    with np.load(bad["artifacts"][0]) as batch:
+        assert batch["images"].shape[1:] == (3, 16, 16)
+
+
+def test_a_learning_rate_that_diverges_is_nan_and_the_base_stays_measured(pipeline, tmp_path):
+    found = measure(suite(pipeline, train_learning_rate=1e30), tmp_path).answers
+    assert found["jpeg_compressibility · 0"]["status"] == "ok"
+    late = [found[f"jpeg_compressibility · {n}"] for n in (1, 2)]
+    assert late[-1]["status"] == "nan"
+    assert "diverged" in late[-1]["reason"]
+
+
+def test_weights_that_are_not_here_skip_the_pass(pipeline, tmp_path, monkeypatch):
+    from ddposink.errors import Unavailable
+
+    def absent(ref, device):
+        raise Unavailable(f"{ref} cannot be had offline")
+
+    monkeypatch.setattr(ddpo_run, "load_reward", absent)
+    with pytest.raises(Skip, match="cannot be had offline"):
+        measure(suite(pipeline), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sample_eta": 0.0}, "log-probability of a deterministic step"),
+        ({"sample_num_steps": 1}, "at least 2"),
+        ({"sample_num_steps": 0}, "at least 2"),
+        ({"train_batch_size": 3}, "does not divide sample_batch_size 4"),
+        ({"train_gradient_accumulation_steps": 3}, "nearest valid accumulation"),
+        ({"train_learning_rate": -1}, "positive number"),
+        ({"evaluate": ["brisque", "brisque"]}, "two rewards named 'brisque'"),
+        ({"evaluate": ["briske"]}, "did you mean 'brisque'"),
+        ({"prompts": "file:/no/such"}, "cannot be read"),
+        ({"pipeline": "org/name"}, "commit is missing"),
+        ({"engine": "tlr"}, "did you mean 'trl'"),
+        ({"learning_rate": 1}, "train_learning_rate"),
+        ({"grid": {"reward": ["python:os:getcwd"]}}, "--allow-code"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_bad_parameters_name_file_line_and_what_would_be_right(pipeline, changes, message, monkeypatch):
+    monkeypatch.delenv(ALLOW_CODE, raising=False)
+    with pytest.raises(UserError, match=r"t\.yaml:1:\d+: ") as error:
+        make_plan(suite(pipeline, **changes), DdpoWorkload())
+    assert message in str(error.value)
+
+
+def test_every_registered_reward_has_its_columns():
+    from ddposink.rewards import REWARDS
+
+    free = {"python", "weighted"}  # no name of their own
+    assert set(EVALUATED) == set(REWARDS) - free
+
+
+def test_the_workload_is_known_by_name_and_declared_without_torch():
+    assert isinstance(registry.load("ddpo"), DdpoWorkload)
+    assert DdpoParams.model_fields["sample_num_steps"].default == 50  # TRL's default
+    assert torch.__version__  # imported by the tests, not by the declaration: see tests/bench/test_cli.py
