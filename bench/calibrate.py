@@ -26,6 +26,7 @@ from bench.gate_rule import MOST_PAIRS, Rule, detectable
 from bench.gate_run import Asked, Session, Tree
 from bench.gate_tree import toplevel
 from bench.gate_verdict import EXIT_NOTHING, EXIT_PASS
+from bench.interrupt import Interrupts
 from bench.record import Record, Status
 from bench.report.text import MISSING, clean, number, scale_for
 from bench.request import Options, prepare
@@ -84,7 +85,11 @@ def calibrate(options: Options, pairs: int, console: Console, alpha: float = 0.0
     place = options.results / request.suite.suite
     folder = place / "calibrations" / f"{datetime.now(UTC):%Y%m%d-%H%M%S}"
     asked = Asked(options.suite, options.only, options.overrides, repeats=pairs)
-    with locked(place, wait=options.wait), Session.start(tree, tree, asked, folder) as session:
+    with (
+        Interrupts(),
+        locked(place, wait=options.wait),
+        Session.start(tree, tree, asked, folder) as session,
+    ):
         measure(session, pairs, None, console)
         sides = side_of(session.base), side_of(session.head)
     rule = Rule(alpha=alpha)
@@ -135,8 +140,8 @@ def _noisy(
     if reach > effect:
         many = f"{needed} pairs would do" if needed else f"not even {MOST_PAIRS} pairs would do"
         warning = (
-            f"{metric.label}: the threshold of {_percent(effect)} is below the {_percent(reach)} that {count} "
-            f"pairs can find in {clean(worst, 60)!r}; {many}, or raise {metric.name} in tolerances"
+            f"{metric.label}: the threshold of {_percent(effect)} is below the {_percent(reach)} that "
+            f"{count} pairs can find in {clean(worst, 60)!r}; {many}, or raise {metric.name} in tolerances"
         )
     return Noise(
         metric.name,

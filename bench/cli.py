@@ -201,10 +201,11 @@ def report(
     Example: [bold]python -m bench report results/sinks/20260102-030405-abcdef --baseline sinks[/]
 
     Several runs share one page, in a folder of its own; their baseline is the first unless you name one.
+    Exit codes: 0 drawn, 2 something is wrong with the request, 3 drawn, but nothing was measured.
     """
     from bench.several import report as draw
 
-    draw(runs, baseline, out, results, _console())
+    raise typer.Exit(draw(runs, baseline, out, results, _console()))
 
 
 @app.command()

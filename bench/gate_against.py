@@ -22,6 +22,7 @@ from bench.gate_rule import Rule, Verdict
 from bench.gate_run import Asked, Session, SideProcess, Tree
 from bench.gate_tree import checked_out, toplevel
 from bench.gate_verdict import GateReport, Judgement, SideInfo, Terms, assemble
+from bench.interrupt import Interrupts
 from bench.points import canonical
 from bench.record import Record
 from bench.report.text import clean
@@ -36,6 +37,7 @@ def against(options: GateOptions, request: Request, folder: Path, console: Conso
     """Measure the code of a git ref and that of the working tree in turn, and judge."""
     root = toplevel(Path.cwd())
     with ExitStack() as stack:
+        stack.enter_context(Interrupts())  # a cancelled job removes worktree and processes, too
         stack.enter_context(locked(folder.parent.parent, wait=options.run.wait))
         base = stack.enter_context(checked_out(str(options.against), root, options.extras))
         console.print(f"base: {escape(base.name)}, on {escape(base.prepared)}", highlight=False)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -58,10 +59,15 @@ def gate(options: GateOptions, console: Console) -> int:
     request = prepare(options.run)
     started = time.monotonic()
     folder = _new_folder(options.run.results / request.suite.suite / "gates")
-    if options.against:
-        report = against(options, request, folder, console)
-    else:
-        report = _stored(options, request, console)
+    try:
+        if options.against:
+            report = against(options, request, folder, console)
+        else:
+            report = _stored(options, request, console)
+    except BaseException:
+        with suppress(OSError):  # unless something was measured: logs and records stay
+            folder.rmdir()
+        raise
     report = report.model_copy(update={"duration_s": round(time.monotonic() - started, 3)})
     conclude(report, folder, options.exports, console, github=options.github)
     return report.exit_code

@@ -11,6 +11,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,61 +33,30 @@ class Quiet:
 
 
 class Driver:
-    """The suite planned by this tree, with a fork server of its own."""
+    """The suite planned by this tree for many repetitions, with a fork server of its own."""
 
     def __init__(self, request: dict[str, Any], say: Say) -> None:
-        from bench import env, registry
+        from bench import env
         from bench.launch import LocalLauncher
-        from bench.plan import make_plan
-        from bench.request import Options, prepare
-        from bench.run import Session
-        from bench.store import ENV, PLAN, SUITE, Store, write_atomic
+        from bench.store import ENV, SUITE, Store, write_atomic
 
         _check_tree(request["tree"])
-        folder = Path(request["folder"])
-        options = Options(
-            suite=Path(request["suite"]), only=request["only"], overrides=dict(request["overrides"])
-        )
-        asked = prepare(options)
-        wanted = {cell.label for cell in asked.cells}
-        defaults = asked.suite.defaults | options.overrides
-        many = asked.suite.model_copy(update={"repeat": request["repeats"], "defaults": defaults})
-        plan = make_plan(many, asked.workload)
-        self.passes: dict[int, list[Any]] = {}  # by repetition
-        for work in plan.passes:
-            if any(cell.label in wanted for cell in work.cells):
-                self.passes.setdefault(work.cells[0].repeat, []).append(_narrowed(work, wanted))
-        fingerprint = env.fingerprint()
+        self.say, self.folder = say, Path(request["folder"])
+        self.asked, self.plan, self.overrides = _plan(request)
+        self.passes = _by_repetition(self.plan, {cell.label for cell in self.asked.cells})
+        self.fingerprint = env.fingerprint()
         for name in ("artifacts", "logs"):
-            (folder / name).mkdir(parents=True)
-        write_atomic(folder / ENV, json.dumps(fingerprint, indent=2) + "\n")
-        write_atomic(folder / SUITE, options.suite.read_text(encoding="utf-8"))
-        self._plan = plan.to_json() | {"overrides": options.overrides}
-        self._write = lambda measured: write_atomic(
-            folder / PLAN, json.dumps(self._planned(measured), indent=1) + "\n"
-        )
-        self.store = Store(folder)
-        target = registry.targets()[asked.suite.workload]
-        self.session = Session(
-            suite=asked.suite.suite,
-            workload=asked.workload,
-            target=target,
-            folder=folder,
-            env=fingerprint["id"],
-            timeout=asked.suite.timeout,
-            memory_limit=asked.suite.memory_limit,
-        )
-        self.launcher = LocalLauncher(tuple(asked.workload.preload), folder / "logs" / "server.log")
+            (self.folder / name).mkdir(parents=True)
+        write_atomic(self.folder / ENV, json.dumps(self.fingerprint, indent=2) + "\n")
+        write_atomic(self.folder / SUITE, Path(request["suite"]).read_text(encoding="utf-8"))
+        self.store = Store(self.folder)
+        self.measured: set[str] = set()  # passes
+        self.session = self._session()
+        preload = tuple(self.asked.workload.preload)
+        self.launcher = LocalLauncher(preload, self.folder / "logs" / "server.log")
         self.launcher.await_ready()
-        self.say = say
-        first = self.passes[0]
-        say(
-            event="ready",
-            passes=[[cell.label for cell in work.cells] for work in first],
-            version=plan.version,
-            fingerprint=fingerprint,
-            python=sys.version.split()[0],
-        )
+        labels = [[cell.label for cell in work.cells] for work in self.passes[0]]
+        say(event="ready", passes=labels, version=self.plan.version, fingerprint=self.fingerprint)
 
     def measure(self, number: int, repeat: int) -> None:
         """Measure one pass in a fresh child and answer with its records."""
@@ -94,20 +64,55 @@ class Driver:
 
         work = self.passes[repeat][number]
         measure([work], self.session, self.launcher, self.store, Quiet(self.say))
-        self._write(repeat)
+        self.measured.add(work.id)
+        self._write_plan()
         records = [self.store.records[cell.id].model_dump_json() for cell in work.cells]
         self.say(event="measured", records=records)
 
-    def _planned(self, repeat: int) -> dict[str, Any]:
-        """The plan as far as it has been asked for: repetitions not reached are not missing."""
-        ids = {work.id for reached in range(repeat + 1) for work in self.passes[reached]}
-        return self._plan | {"passes": [work for work in self._plan["passes"] if work["id"] in ids]}
+    def _session(self) -> Any:
+        from bench import registry
+        from bench.run import Session
+
+        suite = self.asked.suite
+        return Session(
+            suite=suite.suite,
+            workload=self.asked.workload,
+            target=registry.targets()[suite.workload],
+            folder=self.folder,
+            env=self.fingerprint["id"],
+            timeout=suite.timeout,
+            memory_limit=suite.memory_limit,
+        )
+
+    def _write_plan(self) -> None:
+        """Keep the plan as far as it has been asked for: what was never asked for is not missing."""
+        from bench.store import PLAN, write_atomic
+
+        plan = self.plan.to_json()
+        passes = [work for work in plan["passes"] if work["id"] in self.measured]
+        plan |= {"overrides": self.overrides, "passes": passes}
+        write_atomic(self.folder / PLAN, json.dumps(plan, indent=1) + "\n")
 
 
-def _narrowed(work: Any, wanted: set[str]) -> Any:
-    from dataclasses import replace
+def _plan(request: dict[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
+    """The suite as asked for, its plan with as many repetitions as may be wanted, and the overrides."""
+    from bench.plan import make_plan
+    from bench.request import Options, prepare
 
-    return replace(work, cells=tuple(cell for cell in work.cells if cell.label in wanted))
+    overrides = dict(request["overrides"])
+    asked = prepare(Options(suite=Path(request["suite"]), only=request["only"], overrides=overrides))
+    changes = {"repeat": request["repeats"], "defaults": asked.suite.defaults | overrides}
+    return asked, make_plan(asked.suite.model_copy(update=changes), asked.workload), overrides
+
+
+def _by_repetition(plan: Any, wanted: set[str]) -> dict[int, list[Any]]:
+    """Passes that have a cell of a wanted label, cut down to such cells."""
+    passes: dict[int, list[Any]] = {}
+    for work in plan.passes:
+        cells = tuple(cell for cell in work.cells if cell.label in wanted)
+        if cells:
+            passes.setdefault(cells[0].repeat, []).append(replace(work, cells=cells))
+    return passes
 
 
 def _check_tree(tree: str | None) -> None:

@@ -11,7 +11,8 @@ from rich.table import Table
 
 from bench.compare import Comparison
 from bench.errors import UserError
-from bench.gate_verdict import EXIT_NOTHING, EXIT_PASS
+from bench.gate_verdict import EXIT_FAILED_CELLS, EXIT_NOTHING, EXIT_PASS
+from bench.record import Status
 from bench.request import find_run
 from bench.store import RECORDS, read_records
 
@@ -20,8 +21,8 @@ _MOST_ROWS = 40  # printed; the page and --markdown have more
 
 def report(
     runs: Sequence[str], baseline: str | None, out: Path | None, results: Path, console: Console
-) -> Path:
-    """Draw one run (beside a baseline, if there is one), or several on a page of their own."""
+) -> int:
+    """Draw one run (beside a baseline), or several on a page of their own; returns the exit code."""
     from bench.report import render, render_several
 
     folders, base = find(runs, baseline, results)
@@ -37,7 +38,19 @@ def report(
         name = "-".join(folder.name for folder in (*heads, against))[:120]
         page = render_several(heads, against, out or results / "compare" / name)
     console.print(f"report: {page}", soft_wrap=True, highlight=False)
-    return page
+    return EXIT_PASS if _measured(folders, console) else EXIT_FAILED_CELLS
+
+
+def _measured(folders: Sequence[Path], console: Console) -> bool:
+    """Whether every run has a number to show; a page without any is drawn, and is no success."""
+    empty = [
+        folder
+        for folder in folders
+        if not any(record.status is Status.OK for record in read_records(folder / RECORDS)[0])
+    ]
+    for folder in empty:
+        console.print(f"[yellow]nothing was measured[/] in {escape(str(folder))}", soft_wrap=True)
+    return not empty
 
 
 def show(

@@ -40,15 +40,22 @@ def read_records(path: Path) -> tuple[list[Record], list[bytes]]:
         if not line.strip():
             continue
         try:
-            records.append(Record.model_validate_json(line))
+            record = Record.model_validate_json(line)
         except ValidationError:
-            if _schema_version(line) > SCHEMA_VERSION:
-                raise UserError(
-                    f"{path} was written by a newer version of ddposink",
-                    hint="update ddposink, or start a new run with --new",
-                ) from None
+            _check_version(path, _schema_version(line))
             damaged.append(line)
+        else:
+            _check_version(path, record.schema_version)  # it may read alike and mean something else
+            records.append(record)
     return records, damaged
+
+
+def _check_version(path: Path, version: int) -> None:
+    if version > SCHEMA_VERSION:
+        raise UserError(
+            f"{path} was written by a newer version of ddposink",
+            hint="update ddposink, or start a new run with --new",
+        )
 
 
 def _schema_version(line: bytes) -> int:

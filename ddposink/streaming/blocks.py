@@ -62,7 +62,7 @@ class BlockAttention:
         self, memory: LayerState, q: Tensor, k: Tensor, v: Tensor, scale: float, sink_logit: Tensor | None
     ) -> Tensor:
         state, blocks = self.state, max(1, self.segment.blocks)
-        if q.device.type == "cpu" and isinstance(self.positions, Rope) and state.seen >= state.sinks:
+        if q.device.type == "cpu" and isinstance(self.positions, Rope) and state.block > 0:
             parts = [attend_tiles(state, memory, q, k, v, scale, self._turn_back)]
             return merge(parts + self._sinks(memory, q, scale, blocks=1), sink_logit)
         qb, kb, vb = (_to_blocks(x, blocks) for x in (q, k, v))

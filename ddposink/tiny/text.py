@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import torch
 from tokenizers import models, pre_tokenizers, trainers
@@ -18,28 +18,21 @@ def make_tokenizer(texts: Iterable[str], vocabulary: int = 4_096, length: int = 
     """Byte-level BPE in CLIP's format, trained until (almost) every word of ``texts`` is one token."""
     draft = CLIPTokenizer().backend_tokenizer
     draft.model = models.BPE(unk_token=END, end_of_word_suffix="</w>")
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary,
         min_frequency=1,
-        special_tokens=[START, END],
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        # Letters that end a word are named too, so that no text is unknown; and because the trainer would
+        # number them in an order that differs from run to run, and with it those ids that it breaks ties by.
+        special_tokens=[START, END, *(f"{letter}</w>" for letter in letters)],
+        initial_alphabet=letters,
         end_of_word_suffix="</w>",
         show_progress=False,
     )
     draft.train_from_iterator(texts, trainer)
-    vocab, merges = _vocabulary(draft)
-    return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=length)
-
-
-def _vocabulary(tokenizer: Any) -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """Ids and merges; every byte is also there as the end of a word, so that no text is unknown."""
-    import json
-
-    model = json.loads(tokenizer.to_str())["model"]
-    vocab = dict(model["vocab"])
-    for byte in sorted(pre_tokenizers.ByteLevel.alphabet()):
-        vocab.setdefault(f"{byte}</w>", len(vocab))
-    return vocab, [tuple(pair) for pair in model["merges"]]
+    trained = json.loads(draft.to_str())["model"]
+    merges = [tuple(pair) for pair in trained["merges"]]
+    return CLIPTokenizer(vocab=trained["vocab"], merges=merges, model_max_length=length)
 
 
 def make_text_encoder(tokenizer: CLIPTokenizer, width: int = 128, layers: int = 2) -> CLIPTextModel:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import fields
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from ddposink.rewards import RewardRef, parse_reward
 from ddposink.workloads.code import code_version
 from ddposink.workloads.ddpo_tables import EVALUATED, METRICS, VIEWS
 
+NEEDED = ("diffusers", "peft", "trl")
 # Fields of the configuration that a suite says in its own words, or that only matter outside of one.
 _OWN = (
     "seed threads exp_name run_name log_with tracker_kwargs accelerator_kwargs project_kwargs logdir "
@@ -206,6 +208,9 @@ class DdpoWorkload:
 
     def run(self, work: Pass, ctx: Context) -> None:
         """Train once, evaluate at every step count of the pass; child process only."""
+        absent = [name for name in NEEDED if find_spec(name) is None]
+        if absent:
+            raise Skip(f"{', '.join(absent)} not installed: pip install 'ddposink[ddpo]'")
         from ddposink.workloads.ddpo_run import run
 
         run([(cell, DdpoParams(**cell.params)) for cell in work.cells], ctx)

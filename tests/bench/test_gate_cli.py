@@ -111,7 +111,9 @@ def test_an_unchanged_tree_passes_and_says_that_it_is_unchanged(repository):
     assert re.match(r"### [✅❔] toys: (passed|no regression found)", summary.read_text())
 
 
-def test_an_interruption_leaves_no_process_and_no_worktree(repository):
+@pytest.mark.parametrize(("number", "to_all"), [(signal.SIGINT, True), (signal.SIGTERM, False)])
+def test_an_interruption_leaves_no_process_and_no_worktree(repository, number, to_all):
+    """A terminal signals all processes, a runner that cancels a job only the first."""
     suite = write_suite(repository, grid={"kind": ["a"], "tokens": [8]})
     settings = repository / "slow.json"
     settings.write_text('{"SLEEP": 0.05}')
@@ -123,9 +125,9 @@ def test_an_interruption_leaves_no_process_and_no_worktree(repository):
     assert process.stdout.readline().startswith("base: main")
     assert process.stdout.readline().startswith("pair 1/200")
     drivers = psutil.Process(process.pid).children(recursive=True)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    (os.killpg if to_all else os.kill)(process.pid, number)
     process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == 128 + number
     _, alive = psutil.wait_procs(drivers, timeout=10)
     assert alive == []
     worktrees = subprocess.run(["git", "worktree", "list"], cwd=repository, capture_output=True, text=True)
@@ -241,6 +243,7 @@ def test_senseless_requests_get_one_clear_line(place, words, told):
     assert done.exit_code == 2
     assert told in done.stderr
     assert not list((place / "results").rglob("verdict.json"))
+    assert not list((place / "results").glob("toys/gates/*"))
 
 
 def test_runs_of_other_suites_are_refused(place):

@@ -167,8 +167,8 @@ def test_it_listens_on_this_machine_only(folder):
 
 @pytest.mark.parametrize(
     "path",
-    ["picture/../../secret.png", "picture/%2e%2e/secret.png", "picture/-1", "picture/99", "picture/", "picture/²",
-     "../secret.png", "secret.png", "page.py", "server.py", "picture/0/../1"],
+    ["picture/../../secret.png", "picture/%2e%2e/secret.png", "picture/-1", "picture/99", "picture/",
+     "picture/²", "../secret.png", "secret.png", "page.py", "server.py", "picture/0/../1"],
 )  # fmt: skip
 def test_there_is_no_way_out_of_the_folder(folder, path):
     with LabelServer(start(folder)) as server:
@@ -262,9 +262,7 @@ def test_the_page_in_a_browser(folder):
         page.on("dialog", lambda dialog: faults.append("dialog"))
         page.goto(server.url)
         seen = []
-        for number, key in enumerate(
-            ["ArrowLeft", "ArrowRight", "u", "ArrowDown", "ArrowLeft", "ArrowLeft", "ArrowRight"]
-        ):
+        for key in ("ArrowLeft", "ArrowRight", "u", "ArrowDown", "ArrowLeft", "ArrowLeft", "ArrowRight"):
             page.wait_for_function("at('image-a').complete && at('image-a').naturalWidth > 0 && !busy")
             seen.append(page.inner_text("#prompt"))
             before = page.inner_text("#count")

@@ -7,10 +7,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from bench import publish
+from bench.env import fingerprint_id
 from bench.report import render
-from tests.bench.synthetic import Synthetic, measured, record, sinks_run, write_run
+from tests.bench.synthetic import ENV, Synthetic, measured, nll_series, record, sinks_run, write_run
 from tests.bench.tuned import Tuned, tuned_run
 
 HOSTILE = (
@@ -333,9 +336,9 @@ def test_ten_thousand_records_stay_usable(tab: Any, tmp_path: Path) -> None:
         made["metrics"]["latency"].pop("samples")
         records.append(made | {"cell": f"c{i}", "label": f"{policy} @ {length}, book {book}"})
     folder = write_run(tmp_path / "run", records, suite={"compare": None})
-    begin = time.monotonic()
+    begin = time.process_time()  # of this process: whatever else the machine is doing
     render(folder, Synthetic())  # type: ignore[arg-type]
-    assert time.monotonic() - begin < 120
+    assert time.process_time() - begin < 60
     assert (folder / "index.html").stat().st_size < 12 * 2**20
     view = tab()
     begin = time.monotonic()
@@ -352,6 +355,43 @@ def test_ten_thousand_records_stay_usable(tab: Any, tmp_path: Path) -> None:
     table.get_by_role("button", name="Last").click()
     assert "rows 201 to 250 of 250" in table.inner_text()
     assert time.monotonic() - begin < 5
+
+
+def test_a_comparison_is_sorted_by_verdict_and_can_be_filtered(tab: Any, tmp_path: Path) -> None:
+    folders = []
+    for name, change in (("old", 0.0), ("new", 0.25)):
+        text = nll_series("dense", 1024) + np.float32(change)
+        env = {key: ENV[key] for key in ("python", "packages", "cpu", "gpus")}
+        env |= {"id": fingerprint_id(env)}
+        made = measured("dense", 1024, text) | {"env": env["id"]}
+        folders.append(
+            write_run(tmp_path / name, [made, record("dense", 2048, status="oom", reason="9 GiB")], env=env)
+        )
+    render(folders[1], Synthetic(views=()), folders[0])  # type: ignore[arg-type]
+    page = tab().open(folders[1] / "index.html")
+    assert page.locator(".cards .regressed").inner_text() != "0"
+    table = page.locator("[data-table=comparison]")
+    verdicts = _column(table, 3)
+    assert verdicts[0].startswith("regressed")
+    assert verdicts[-1].startswith("pass")
+    table.get_by_label("Only verdict").select_option("regressed")
+    assert {v[:9] for v in _column(table, 3)} == {"regressed"}
+    runs = page.locator("#cell-table").get_by_label("Only run")
+    assert runs.locator("option").all_inner_texts() == ["all", "new", "old"]
+
+
+def test_a_site_of_runs_opens_from_the_disk(browser: Any, tmp_path: Path) -> None:
+    folder = sinks_run(tmp_path / "run", (512, 1024), oom_at=None)
+    publish.add(folder, tmp_path / "site")
+    page = browser.new_page()
+    errors: list[str] = []
+    page.on("console", lambda message: errors.append(message.text))
+    page.goto((tmp_path / "site" / "index.html").as_uri())
+    page.get_by_role("link", name="20260101-000000-abcdef").click()
+    page.wait_for_selector("html[data-ready=yes]")
+    assert page.locator("h1").inner_text() == "synthetic"
+    assert errors == []
+    page.close()
 
 
 @pytest.mark.parametrize("which", ["sinks", "tuned"])

@@ -17,7 +17,7 @@ from tiny import tiny_pipeline
 
 from ddposink.ddpo import DDPOConfig, preflight_checks, preflight_ranks
 from ddposink.ddpo.preflight import Check, main, preflight, show
-from ddposink.ddpo.preflight_checks import NotPossible, Subject, reduced
+from ddposink.ddpo.preflight_checks import CHECKS, NotPossible, Subject, reduced
 from ddposink.ddpo.trl_repairs import REPAIRS
 from ddposink.errors import Unavailable
 
@@ -42,7 +42,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leaves out the check that starts processes; they are tested by themselves."""
-    monkeypatch.delitem(preflight_checks.CHECKS, PROCESSES)
+    only(monkeypatch, *(name for name in CHECKS if name != PROCESSES))
+
+
+def only(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    """Put these questions only."""
+    monkeypatch.setattr("ddposink.ddpo.preflight.CHECKS", {name: CHECKS[name] for name in names})
 
 
 def failed(found: list[Check]) -> set[str]:
@@ -87,13 +92,11 @@ def test_a_failing_process_is_named() -> None:
         ("fp16-on-cpu", "ratio before update", {"mixed_precision": "fp16"}),
     ],
 )
-@pytest.mark.usefixtures("one_process")
 def test_each_missing_repair_is_caught(
     repair: str, check: str, settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for name in set(preflight_checks.CHECKS) - {check}:
-        monkeypatch.delitem(preflight_checks.CHECKS, name)
+    only(monkeypatch, check)
     config = replace(CONFIG, engine="trl", **settings)
     assert failed(preflight(tiny_pipeline(), config, disabled=[repair])) == {check}
 
@@ -106,15 +109,13 @@ def test_unrepaired_trl_is_caught(folder: Path, capsys: pytest.CaptureFixture[st
     assert len(REPAIRS) >= 12
 
 
-@pytest.mark.usefixtures("one_process")
 def test_halves_are_reported_against_the_clip_range() -> None:
-    found = preflight(tiny_pipeline(), replace(CONFIG, engine="trl", mixed_precision="bf16"))
-    ratio = next(check for check in found if check.name == "ratio before update")
-    assert ratio.ok is None
-    assert "bf16 clips where nothing was learnt" in ratio.note
-    assert "× the clip range 0.0001" in ratio.note
-    assert not failed(found)
-    wide = replace(CONFIG, engine="trl", mixed_precision="bf16", train_clip_range=100.0)
+    halves = replace(CONFIG, engine="trl", mixed_precision="bf16", sample_num_steps=2)
+    found = preflight_checks.ratio_before_update(Subject(tiny_pipeline(), reduced(halves)))
+    assert found.ok is None
+    assert "bf16 clips where nothing was learnt" in found.note
+    assert "× the clip range 0.0001" in found.note
+    wide = replace(halves, train_clip_range=100.0)
     assert preflight_checks.ratio_before_update(Subject(tiny_pipeline(), reduced(wide))).ok is True
 
 
@@ -125,10 +126,12 @@ def test_batches_that_do_not_divide_end_the_preflight() -> None:
     assert "train_batch_size 2 does not divide sample_batch_size 3" in check.note
 
 
-@pytest.mark.usefixtures("one_process")
 def test_a_training_that_changes_nothing_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.optim.AdamW, "step", lambda self, closure=None: None)
-    assert failed(preflight(tiny_pipeline(), CONFIG)) == {"save and reload"}
+    only(monkeypatch, "save and reload")
+    (_, found) = preflight(tiny_pipeline(), CONFIG)
+    assert found.ok is False
+    assert "nothing is learnt" in found.note
 
 
 @pytest.mark.parametrize(
@@ -155,8 +158,7 @@ def test_processes_that_cannot_be_had_are_no_failure(monkeypatch: pytest.MonkeyP
         with pytest.raises(NotPossible, match="needs 2 GPUs"):
             preflight_checks.same_weights_across_processes(subject)
     monkeypatch.setenv("WORLD_SIZE", "4")
-    for name in set(preflight_checks.CHECKS) - {PROCESSES}:
-        monkeypatch.delitem(preflight_checks.CHECKS, name)
+    only(monkeypatch, PROCESSES)
     found = preflight(tiny_pipeline(), CONFIG)
     assert found[-1].ok is None
     assert "itself one of several" in found[-1].note
@@ -165,11 +167,13 @@ def test_processes_that_cannot_be_had_are_no_failure(monkeypatch: pytest.MonkeyP
     assert "not checked" in console.export_text()
 
 
-@pytest.mark.usefixtures("one_process")
-def test_main_prints_a_table(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_main_prints_a_table(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    only(monkeypatch, "ratio before update")
     assert main(f"path:{folder}", settings={"sample_num_steps": 2, "seed": 5}) == 0
     out = capsys.readouterr().out
-    for word in ("preflight:", "engine native", "batch arithmetic", "save and reload", "ready"):
+    for word in ("preflight:", "engine native", "batch arithmetic", "ratio before update", "ready"):
         assert word in out
 
 
@@ -199,3 +203,26 @@ def test_what_cannot_be_had_is_no_finding(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(preflight_checks, "make_engine", lacking)
     with pytest.raises(Unavailable, match="trl is not here"):
         preflight(tiny_pipeline(), CONFIG)
+
+
+def test_the_command_line_hands_everything_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    from typer.testing import CliRunner
+
+    from bench.cli import app
+
+    asked: list[Any] = []
+    monkeypatch.setattr("ddposink.ddpo.preflight.main", lambda *args, **kw: asked.append((args, kw)) or 3)
+    given = "doctor --ddpo emoji-sd --engine trl --precision bf16 --device cuda:1 --set sample_num_steps=7"
+    assert CliRunner().invoke(app, given.split()).exit_code == 3
+    expected = {
+        "engine": "trl",
+        "precision": "bf16",
+        "device": "cuda:1",
+        "settings": {"sample_num_steps": 7},
+        "unrepaired": False,
+    }
+    assert asked == [(("emoji-sd",), expected)]
+    monkeypatch.setattr("bench.doctor.find_spec", lambda name: None if name == "diffusers" else object())
+    refused = CliRunner().invoke(app, ["doctor", "--ddpo", "emoji-sd"])
+    assert refused.exit_code == 2
+    assert len(asked) == 1

@@ -1,0 +1,354 @@
+"""Pipelines: names, true shapes, and that a directory is either the pipeline it says or refused in a line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ddposink import hub, pipelines
+from ddposink.errors import Unavailable
+from ddposink.pipeline_shapes import SHAPES, byte_tokenizer, random_parts
+from ddposink.pipelines import EMBEDDED, PipelineRef, load_pipeline
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+TINY = {
+    "unet": {
+        "sample_size": 8, "block_out_channels": [8, 16], "layers_per_block": 1, "norm_num_groups": 4,
+        "cross_attention_dim": 16, "attention_head_dim": 2,
+        "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"],
+        "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"],
+    },
+    "vae": {
+        "block_out_channels": [8, 8], "norm_num_groups": 4, "sample_size": 16,
+        "down_block_types": ["DownEncoderBlock2D"] * 2, "up_block_types": ["UpDecoderBlock2D"] * 2,
+    },
+    "text_encoder": {
+        "vocab_size": 600, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1,
+        "num_attention_heads": 2, "max_position_embeddings": 12, "bos_token_id": 512, "eos_token_id": 513,
+    },
+    "scheduler": SHAPES["sd15"]["scheduler"],
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random pipeline as the library saves it, with PNDM as in Stable Diffusion 1.5."""
+    from diffusers import PNDMScheduler, StableDiffusionPipeline
+
+    folder = tmp_path_factory.mktemp("tiny") / "sd"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(SHAPES, "tiny", TINY)
+        parts = random_parts("tiny", torch.float32, "cpu")
+    parts["scheduler"] = PNDMScheduler.from_config(parts["scheduler"].config, skip_prk_steps=True)
+    unused = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+    StableDiffusionPipeline(**parts, **unused).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def copy(saved: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(saved, tmp_path / "sd"))
+
+
+def load(text: str, dtype: str = "float32") -> Any:
+    return load_pipeline(PipelineRef.parse(text), dtype)
+
+
+def draw(pipeline: Any) -> torch.Tensor:
+    options = {"num_inference_steps": 2, "output_type": "pt", "generator": torch.Generator().manual_seed(0)}
+    return pipeline("a red apple", **options).images
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "name", "revision"),
+    [
+        ("emoji-sd", "embedded", "emoji-sd", None),
+        ("random:sd15", "random", "random:sd15", None),
+        (f"stabilityai/sd-turbo@{COMMIT}", "hub", "stabilityai/sd-turbo", COMMIT),
+    ],
+)
+def test_pipelines_are_named(text: str, kind: str, name: str, revision: str | None) -> None:
+    ref = PipelineRef.parse(text)
+    assert (ref.kind, ref.name, ref.revision) == (kind, name, revision)
+    assert str(ref) == name
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("emoji-ds", "unknown pipeline 'emoji-ds'.*did you mean 'emoji-sd'.*path:DIR"),
+        ("random:sd51", "unknown shape 'sd51'.*did you mean 'sd15'"),
+        ("org/name", "a commit is missing; write org/name@COMMIT"),
+        ("org/name@main", "'main' is no commit, and a branch may move; write org/name@COMMIT"),
+        (f"org/name@{COMMIT[:-1]}", "is no commit"),
+        ("path:/no/such/folder", "model_index.json is missing"),
+        ("", "unknown pipeline ''"),
+    ],
+)
+def test_what_is_no_pipeline_is_said_in_one_line(text: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said) as caught:
+        PipelineRef.parse(text)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_directory_is_loaded_ready_for_ddim(saved: Path) -> None:
+    pipeline = load(f"path:{saved}")
+    assert type(pipeline).__name__ == "StableDiffusionPipeline"
+    assert type(pipeline.scheduler).__name__ == "DDIMScheduler"
+    assert pipeline.scheduler.config.steps_offset == 1
+    assert pipeline.scheduler.config.beta_schedule == "scaled_linear"
+    assert pipeline.safety_checker is None
+    modules = (pipeline.unet, pipeline.vae, pipeline.text_encoder)
+    assert not any(module.training for module in modules)
+    assert not any(p.requires_grad for module in modules for p in module.parameters())
+    assert draw(pipeline).shape == (1, 3, 16, 16)
+
+
+def test_the_weights_are_those_of_the_directory(saved: Path) -> None:
+    from diffusers import StableDiffusionPipeline
+
+    stock = StableDiffusionPipeline.from_pretrained(saved)
+    ours = load(f"path:{saved}")
+    for part in ("unet", "vae", "text_encoder"):
+        wanted = getattr(stock, part).state_dict()
+        assert all(torch.equal(v, wanted[k]) for k, v in getattr(ours, part).state_dict().items())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_every_part_has_the_dtype(dtype: str, saved: Path) -> None:
+    pipeline = load(f"path:{saved}", dtype)
+    kinds = {
+        p.dtype for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder) for p in part.parameters()
+    }
+    assert kinds == {getattr(torch, dtype)}
+
+
+def test_an_unknown_dtype_is_refused(saved: Path) -> None:
+    with pytest.raises(ValueError, match="unknown dtype 'float31' .*did you mean 'float32'"):
+        load(f"path:{saved}", "float31")
+
+
+def edit_index(folder: Path, **entries: Any) -> None:
+    file = folder / "model_index.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | entries))
+
+
+def pickle_only(folder: Path) -> None:
+    (folder / "unet" / "diffusion_pytorch_model.safetensors").rename(
+        folder / "unet" / "diffusion_pytorch_model.bin"
+    )
+
+
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [
+        (lambda f: edit_index(f, text_encoder=[None, None]), "is a pipeline without a text encoder"),
+        (lambda f: edit_index(f, _class_name="StableDiffusionXLPipeline"), "SDXL has two text encoders"),
+        (lambda f: edit_index(f, _class_name="DDPMPipeline"), "needed is a StableDiffusionPipeline"),
+        (lambda f: edit_index(f, unet=["mycode", "MyUNet"]), "is a MyUNet, expected UNet2DConditionModel"),
+        (lambda f: shutil.rmtree(f / "vae"), "lacks the folder 'vae'"),
+        (pickle_only, "pickled weights only, which are refused"),
+        (lambda f: (f / "vae" / "diffusion_pytorch_model.safetensors").unlink(), "has no complete weights"),
+        (lambda f: (f / "model_index.json").write_text("{"), "cannot be read"),
+        (lambda f: (f / "model_index.json").write_text("[]"), "cannot be read"),
+    ],
+)
+def test_a_directory_that_will_not_do_is_refused_at_once(
+    harm: Callable[[Path], Any], said: str, copy: Path
+) -> None:
+    harm(copy)
+    with pytest.raises(ValueError, match=said) as caught:
+        PipelineRef.parse(f"path:{copy}")
+    assert "\n" not in str(caught.value)
+
+
+def rewrite(folder: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> None:
+    from safetensors.torch import load_file, save_file
+
+    file = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(file)
+    change(tensors)
+    save_file(tensors, file, metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [
+        (lambda f: rewrite(f, lambda t: t.pop("conv_in.weight") and None), "lacks 1 of the .*conv_in.weight"),
+        (lambda f: rewrite(f, lambda t: t.update({"conv_in.weight": torch.zeros(2, 2)})), "conv_in.weight"),
+        (lambda f: (f / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"cut"), "not be loaded"),
+        (lambda f: (f / "text_encoder" / "config.json").unlink(), "could not be loaded"),
+        (lambda f: (f / "scheduler" / "scheduler_config.json").unlink(), "could not be loaded"),
+    ],
+)
+def test_damaged_weights_are_refused_and_never_filled_in(
+    harm: Callable[[Path], Any], said: str, copy: Path
+) -> None:
+    ref = PipelineRef.parse(f"path:{copy}")
+    harm(copy)
+    with pytest.raises(ValueError, match=said) as caught:
+        load_pipeline(ref)
+    assert "\n" not in str(caught.value)
+
+
+def test_identity_follows_the_files(copy: Path) -> None:
+    ref = PipelineRef.parse(f"path:{copy}")
+    before = ref.identity()
+    (copy / "README.md").write_text("words about it")
+    assert ref.identity() == before
+    rewrite(copy, lambda tensors: tensors["conv_in.bias"].add_(1))
+    assert ref.identity() != before
+    assert PipelineRef.parse(f"org/name@{COMMIT}").identity() == {"revision": COMMIT}
+    assert set(PipelineRef.parse("random:sd15").identity()) == {"shape"}
+
+
+def test_names_and_identity_need_no_torch(saved: Path) -> None:
+    code = (
+        "import sys\nfrom ddposink.pipelines import PipelineRef\n"
+        f"for text in ('path:{saved}', 'random:sd15', 'org/name@{COMMIT}'):\n"
+        "    PipelineRef.parse(text).identity()\n"
+        "sys.exit(any(name in sys.modules for name in ('torch', 'diffusers', 'transformers')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def hub_layout(cache: Path, source: Path, name: str) -> Path:
+    """``source`` as the hub's own cache would hold it."""
+    repository = cache / f"models--{name.replace('/', '--')}"
+    shutil.copytree(source, repository / "snapshots" / COMMIT)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(COMMIT)
+    return repository / "snapshots" / COMMIT
+
+
+@pytest.fixture
+def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    from huggingface_hub import constants
+
+    cache = tmp_path / "hub"
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    return cache
+
+
+def test_a_pinned_hub_pipeline_comes_from_the_cache(hub_cache: Path, saved: Path) -> None:
+    hub_layout(hub_cache, saved, "org/name")
+    wanted, found = load(f"path:{saved}"), load(f"org/name@{COMMIT}")
+    assert torch.equal(draw(found), draw(wanted))
+
+
+def test_a_hub_pipeline_that_is_not_here_is_unavailable(hub_cache: Path) -> None:
+    with pytest.raises(Unavailable, match=r"org/name@0123456789ab is not in .* HF_HUB_OFFLINE is set"):
+        load(f"org/name@{COMMIT}")
+
+
+def test_an_incomplete_hub_pipeline_is_unavailable_offline(hub_cache: Path, saved: Path) -> None:
+    folder = hub_layout(hub_cache, saved, "org/name")
+    (folder / "vae" / "diffusion_pytorch_model.safetensors").unlink()
+    with pytest.raises(Unavailable, match="cannot be used .*has no complete weights"):
+        load(f"org/name@{COMMIT}")
+
+
+def test_only_needed_files_of_a_hub_pipeline_are_asked_for(
+    monkeypatch: pytest.MonkeyPatch, saved: Path
+) -> None:
+    """Some repositories hold the weights three times and a safety checker: gigabytes nobody asked for."""
+    import huggingface_hub
+    from huggingface_hub.utils import filter_repo_objects
+
+    offered = [
+        "model_index.json", "v1-5-pruned.ckpt", "v1-5-pruned.safetensors", "unet/config.json",
+        "unet/diffusion_pytorch_model.bin", "unet/diffusion_pytorch_model.safetensors",
+        "unet/diffusion_pytorch_model.fp16.safetensors", "unet/diffusion_pytorch_model.non_ema.safetensors",
+        "safety_checker/model.safetensors", "text_encoder/model.safetensors", "tokenizer/merges.txt",
+    ]  # fmt: skip
+    asked: list[str] = []
+
+    def download(name: str, **options: Any) -> str:
+        patterns = {key: options[key] for key in ("allow_patterns", "ignore_patterns")}
+        asked.extend(filter_repo_objects(offered, **patterns))
+        return str(saved)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    pipelines.snapshot("org/name", COMMIT)
+    assert asked == [
+        "model_index.json", "unet/config.json", "unet/diffusion_pytorch_model.safetensors",
+        "text_encoder/model.safetensors", "tokenizer/merges.txt",
+    ]  # fmt: skip
+
+
+def test_a_download_that_fails_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    def download(name: str, local_files_only: bool = False, **_: Any) -> str:
+        raise LocalEntryNotFoundError("none") if local_files_only else OSError("404\nnot found")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    monkeypatch.setattr(hub, "unreachable", lambda: None)
+    with pytest.raises(Unavailable, match="could not be downloaded: 404 not found"):
+        pipelines.snapshot("org/name", COMMIT)
+
+
+def test_random_sd15_has_the_published_sizes() -> None:
+    """860M, 84M and 123M parameters, as the original weights; made without memory."""
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    shape = SHAPES["sd15"]
+    with torch.device("meta"):
+        models = (
+            UNet2DConditionModel(**shape["unet"]),
+            AutoencoderKL(**shape["vae"]),
+            CLIPTextModel(CLIPTextConfig(**shape["text_encoder"])),
+        )
+    sizes = [sum(p.numel() for p in model.parameters()) for model in models]
+    assert sizes == [859_520_964, 83_653_863, 123_060_480]
+
+
+def test_random_weights_are_seeded_and_draw_something_finite(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SHAPES, "tiny", TINY)
+    first, second = draw(load("random:tiny")), draw(load("random:tiny"))
+    assert torch.equal(first, second)
+    assert torch.isfinite(first).all()
+    assert first.std() > 0
+
+
+def test_the_byte_tokenizer_has_clips_ids() -> None:
+    tokenizer = byte_tokenizer(49406, 77)
+    ids = tokenizer("a é", padding="max_length").input_ids
+    assert ids[0] == 49406
+    assert ids[5:] == [49407] * 72
+    assert max(ids[1:5]) < 512
+
+
+def test_the_embedded_pipeline_draws_what_it_is_asked_for() -> None:
+    """Red apple and frog face: by the colour in the middle, with and without guidance."""
+    pipeline = load("emoji-sd")
+    for guidance in (1.0, 4.0):
+        generators = [torch.Generator().manual_seed(seed) for seed in (0, 1)]
+        options = {"num_inference_steps": 10, "guidance_scale": guidance, "output_type": "pt"}
+        images = pipeline(["red apple", "frog face"], generator=generators, **options).images
+        assert images.shape == (2, 3, 64, 64)
+        apple, frog = images[:, :, 24:48, 16:48].mean((2, 3))
+        assert apple[0] > apple[1] + 0.2
+        assert frog[1] > frog[0] + 0.05
+        assert images[:, :, 0, 0].min() > 0.8  # white corners
+
+
+def test_the_embedded_pipeline_is_small_and_says_what_it_is() -> None:
+    import hashlib
+
+    folder = EMBEDDED["emoji-sd"]
+    assert sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) < 20_000_000
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    for file in folder.rglob("*.safetensors"):
+        assert hashlib.sha256(file.read_bytes()).hexdigest() in card
