@@ -67,11 +67,11 @@ def tidy(name: str) -> str:
     return " ".join("".join(c if c.isalnum() or c in "-'" else " " for c in kept).split())
 
 
-def _decode(tarball: bytes) -> dict[str, np.ndarray]:
+def _decode(tarball: bytes) -> dict[str, Any]:
     try:
         with tarfile.open(fileobj=io.BytesIO(tarball)) as archive:
             files = {
-                member.name: archive.extractfile(member).read()  # type: ignore[union-attr] - plain files
+                member.name: _bytes(archive, member)
                 for member in archive
                 if member.isfile() and member.name.startswith(WANTED)
             }
@@ -87,6 +87,12 @@ def _decode(tarball: bytes) -> dict[str, np.ndarray]:
         "others": np.array([_other(e, caption) for e, caption in zip(entries, captions, strict=True)]),
         "categories": np.array([e["category"] for e in entries]),
     }
+
+
+def _bytes(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    file = archive.extractfile(member)
+    assert file is not None, "plain files only"
+    return file.read()
 
 
 def _wanted(entry: dict[str, Any]) -> bool:

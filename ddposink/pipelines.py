@@ -115,7 +115,8 @@ def load_pipeline(ref: PipelineRef, dtype: str = "float32", device: str = "cpu")
     for name in WEIGHTS:
         parts[name].eval().requires_grad_(False)
     unused = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
-    pipeline = StableDiffusionPipeline(**parts, **unused).to(device)
+    pipeline: Any = StableDiffusionPipeline(**parts, **unused)
+    pipeline.to(device)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
@@ -166,11 +167,13 @@ def _load_parts(folder: Path, dtype: Any) -> dict[str, Any]:
     from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
     from safetensors import SafetensorError
     from transformers import CLIPTextModel, CLIPTokenizer
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     common = {"use_safetensors": True, "local_files_only": True, "output_loading_info": True}
     loaders = {
-        "unet": lambda part: UNet2DConditionModel.from_pretrained(part, torch_dtype=dtype, **common),
-        "vae": lambda part: AutoencoderKL.from_pretrained(part, torch_dtype=dtype, **common),
+        "unet": lambda part: UNet2DConditionModel.from_pretrained(part, dtype=dtype, **common),
+        "vae": lambda part: AutoencoderKL.from_pretrained(part, dtype=dtype, **common),
         "text_encoder": lambda part: CLIPTextModel.from_pretrained(part, dtype=dtype, **common),
     }
     try:

@@ -8,7 +8,6 @@ an encoder pushed to tell them apart learns skin and hair instead of the subject
 from __future__ import annotations
 
 import copy
-import io
 import json
 import math
 import time
@@ -25,9 +24,10 @@ from rich.console import Console
 from rich.progress import Progress, TextColumn
 from torch import Generator, Tensor
 
-from ddposink.augment import augment, move
+from ddposink.augment import augment
 from ddposink.contrastive import FOLDER, Encoder, Shape, make_towers, save_encoder, words_of
 from ddposink.emoji import EmojiSet, load_emoji
+from ddposink.encoder_card import card, evaluate, pictures
 
 ALIKE = 0.5  # part of the words that two captions share (Jaccard) from which they are no negatives
 
@@ -43,11 +43,6 @@ class Recipe:
     word_dropout: float = 0.2
     average: float = 0.995  # decay of the weight average that is saved
     seed: int = 0
-
-
-def pictures(emoji: EmojiSet) -> Tensor:
-    """(N, 3, 64, 64) in [0, 1]."""
-    return torch.from_numpy(emoji.images).permute(0, 3, 1, 2).float() / 255
 
 
 def overlap(captions: list[str]) -> Tensor:
@@ -132,51 +127,6 @@ def _average(averaged: Any, towers: Any, decay: float) -> None:
             mean.copy_(new)
 
 
-def changed(images: Tensor, seed: int = 1000) -> dict[str, Tensor]:
-    """The pictures under changes that training did not draw, and of three kinds that it does not know."""
-    generator = torch.Generator().manual_seed(seed)
-    turned = move(images, generator, shift=0.05, turn=0.25)
-    median = F.pad(images, (2,) * 4, mode="replicate").unfold(2, 5, 1).unfold(3, 5, 1)
-    return {
-        "as drawn": images,
-        "new draws of the training changes": augment(images, generator),
-        "JPEG of quality 10": _jpeg(images, 10),
-        "turned by up to 14°": turned,
-        "5×5 median": median.flatten(-2).median(dim=-1).values,
-    }
-
-
-def _jpeg(images: Tensor, quality: int) -> Tensor:
-    from PIL import Image
-
-    found = []
-    for picture in (images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy():
-        buffer = io.BytesIO()
-        Image.fromarray(picture).save(buffer, format="JPEG", quality=quality)
-        found.append(np.asarray(Image.open(buffer)))
-    return torch.from_numpy(np.stack(found)).permute(0, 3, 1, 2).float() / 255
-
-
-def recall(seen: Tensor, read: Tensor, k: int) -> tuple[float, float]:
-    """Part of pictures whose caption, and of captions whose picture, is among the ``k`` nearest of all."""
-    similar = seen @ read.T
-    own = similar.diagonal()
-    to_text = (similar > own.view(-1, 1)).sum(1) < k
-    to_image = (similar > own).sum(0) < k
-    return to_text.float().mean().item(), to_image.float().mean().item()
-
-
-def evaluate(encoder: Encoder, emoji: EmojiSet) -> dict[str, dict[str, float]]:
-    """Recall at 1 and 5 both ways, for every set of `changed`, among all captions."""
-    read = encoder.text(emoji.captions)
-    found = {}
-    for name, images in changed(pictures(emoji)).items():
-        seen = torch.cat([encoder.image(part) for part in images.split(256)])
-        (text1, image1), (text5, image5) = recall(seen, read, 1), recall(seen, read, 5)
-        found[name] = {"text@1": text1, "text@5": text5, "image@1": image1, "image@5": image5}
-    return found
-
-
 def main(
     out: Annotated[Path, typer.Option(help="Folder for the encoder.")] = FOLDER,
     steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = Recipe.steps,
@@ -188,7 +138,7 @@ def main(
     torch.set_num_threads(threads)
     emoji, recipe = load_emoji(), Recipe(steps=steps, batch=batch, seed=seed)
     shape = Shape(tuple(sorted({w for text in (*emoji.captions, *emoji.others) for w in words_of(text)})))
-    start, losses, towers = time.monotonic(), [], None
+    start, losses, towers = time.monotonic(), [], make_towers(shape)
     columns = (*Progress.get_default_columns(), TextColumn("loss {task.fields[loss]:.3f}"))
     console = Console()
     with Progress(*columns, console=console) as progress:
@@ -205,7 +155,9 @@ def main(
     save_encoder(shape, towers, out)
     results = evaluate(Encoder(shape, towers), emoji)
     notes = {"recipe": asdict(recipe), "seconds": round(seconds), "loss": _curve(losses), "recall": results}
-    (out / "training.json").write_text(json.dumps(notes, indent=1) + "\n", encoding="utf-8")
+    (out / "training.json").write_text(json.dumps(notes) + "\n", encoding="utf-8")
+    size = sum(p.numel() for p in towers.parameters())
+    (out / "README.md").write_text(card(notes, size), encoding="utf-8")
     print(json.dumps({"out": str(out), "seconds": round(seconds), "recall": results}))
 
 

@@ -1,4 +1,4 @@
-"""Train the embedded pipeline `emoji-sd` from captioned emoji on a CPU: ``python -m ddposink.train_tiny all``.
+"""Train the embedded pipeline `emoji-sd` on captioned emoji: ``python -m ddposink.train_tiny all``.
 
 Three trainings, each cut off and gone on with at will: the autoencoder, its decoder further, and the UNet
 with its text encoder. The last two need the first only and may run side by side. ``export`` writes the

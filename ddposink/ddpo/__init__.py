@@ -1,4 +1,4 @@
-"""DDPO: fine-tuning a diffusion pipeline on a reward. `DDPOConfig` and `make_engine` are all a caller needs."""
+"""DDPO: fine-tuning a diffusion pipeline on a reward. Callers need `DDPOConfig` and `make_engine`."""
 
 from ddposink.ddpo.config import DDPOConfig
 from ddposink.ddpo.engine import DivergedError, Engine, RewardFunction, StepLog, make_engine

@@ -48,7 +48,7 @@ class Checkpoint:
         return cls(tensors=tensors, **rest)
 
     def restore_learner(self, learner: Learner) -> None:
-        """The reverse of `of`, in place. ValueError, before anything is changed, if the weights do not fit."""
+        """The reverse of `of`, in place. ValueError, before any change, if the weights do not fit."""
         saved = self._part("weights")
         shapes = {name: tuple(p.shape) for name, p in learner.weights.items()}
         if (found := {name: tuple(value.shape) for name, value in saved.items()}) != shapes:
@@ -106,7 +106,7 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
 
 
 def read_checkpoint(folder: Path, like: Checkpoint) -> Checkpoint:
-    """The checkpoint in ``folder``. ValueError, naming file or field, if damaged or not ``like`` in identity."""
+    """The checkpoint in ``folder``. ValueError, naming file or field, if damaged or not as ``like``."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 

@@ -19,11 +19,12 @@ CHOICES: dict[str, tuple[str, ...]] = {
 }
 COUNTS = (
     "sample_batch_size sample_num_batches_per_epoch train_batch_size train_gradient_accumulation_steps "
-    "train_num_inner_epochs per_prompt_stat_tracking_buffer_size per_prompt_stat_tracking_min_count lora_rank "
-    "save_freq num_checkpoint_limit max_workers"
+    "train_num_inner_epochs per_prompt_stat_tracking_buffer_size per_prompt_stat_tracking_min_count "
+    "lora_rank save_freq num_checkpoint_limit max_workers"
 ).split()
 POSITIVE = (
-    "train_learning_rate train_adam_epsilon train_max_grad_norm train_adv_clip_max train_clip_range lora_alpha"
+    "train_learning_rate train_adam_epsilon train_max_grad_norm train_adv_clip_max train_clip_range "
+    "lora_alpha"
 ).split()
 
 
@@ -107,8 +108,9 @@ def _ours(config: DDPOConfig) -> None:
         raise ValueError(f"advantage_epsilon must be a positive number, not {epsilon!r}")
     if config.per_prompt_stat_tracking_min_count > config.per_prompt_stat_tracking_buffer_size:
         raise ValueError(
-            f"per_prompt_stat_tracking_min_count {config.per_prompt_stat_tracking_min_count} is more than the "
-            f"buffer ever holds ({config.per_prompt_stat_tracking_buffer_size}): statistics would never be used"
+            f"per_prompt_stat_tracking_min_count {config.per_prompt_stat_tracking_min_count} is more than "
+            f"the buffer ever holds ({config.per_prompt_stat_tracking_buffer_size}): statistics would never "
+            f"be used"
         )
 
 
@@ -127,8 +129,9 @@ def _batches(config: DDPOConfig) -> None:
         divisors = [d for d in range(1, batches + 1) if batches % d == 0]
         raise ValueError(
             f"{drawn} samples an epoch ({sample} x {config.sample_num_batches_per_epoch}) do not split into "
-            f"updates of {train * accumulation} (train_batch_size {train} x train_gradient_accumulation_steps "
-            f"{accumulation}); nearest valid accumulation: {_nearest(divisors, accumulation)}"
+            f"updates of {train * accumulation} (train_batch_size {train} x "
+            f"train_gradient_accumulation_steps {accumulation}); nearest valid accumulation: "
+            f"{_nearest(divisors, accumulation)}"
         )
     if config.keep_sampling_graph and (config.updates_per_epoch > 1 or config.train_timestep_fraction < 1):
         raise ValueError(

@@ -17,7 +17,8 @@ from ddposink.ddpo import checks
 FREE = (
     "exp_name run_name log_with tracker_kwargs accelerator_kwargs project_kwargs tracker_project_name logdir "
     "num_epochs save_freq num_checkpoint_limit resume_from async_reward_computation max_workers push_to_hub "
-    "gradient_checkpointing steps_per_forward rows_per_forward keep_sampling_graph compile threads"
+    "gradient_checkpointing steps_per_forward rows_per_forward keep_sampling_graph merge_lora "
+    "compile threads"
 ).split()
 
 
@@ -92,6 +93,7 @@ class DDPOConfig:
     rows_per_forward: int | None = None  # samples in one UNet forward; None: see `ddposink.ddpo.layout`
     steps_per_forward: int | None = None  # or: denoising steps of a training batch in one forward
     keep_sampling_graph: bool = False  # one update per step: learn from the sampling forward itself
+    merge_lora: bool | None = None  # compute with W + s·B·A; None: on a CPU, see `ddposink.ddpo.merged`
     compile: bool = False
     threads: int | None = None  # torch threads on a CPU; None: leave them as they are
 

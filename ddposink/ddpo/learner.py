@@ -6,6 +6,7 @@ their number. The sum is the same in any order, so they are flattened and cut in
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -129,11 +130,11 @@ def make_optimizer(config: DDPOConfig, parameters: list[Any]) -> torch.optim.Opt
     if not config.train_use_8bit_adam:
         return torch.optim.AdamW(parameters, fused=True, **settings)
     try:
-        from bitsandbytes.optim import AdamW8bit
+        bitsandbytes = importlib.import_module("bitsandbytes")
     except ImportError as error:
         from ddposink.errors import Unavailable
 
         raise Unavailable(
             f"train_use_8bit_adam needs bitsandbytes: pip install bitsandbytes ({error})"
         ) from error
-    return AdamW8bit(parameters, **settings)
+    return bitsandbytes.optim.AdamW8bit(parameters, **settings)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 class LossTerms(NamedTuple):
-    """Per pair (B,): the loss to be averaged, squared change of log-probability / 2, ratio outside the clip."""
+    """Per pair (B,): the loss, half the squared change of log-probability, ratio outside the clip or not."""
 
     loss: Tensor
     approx_kl: Tensor

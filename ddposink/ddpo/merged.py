@@ -26,7 +26,9 @@ def mergeable(unet: Any, adapter: str) -> list[Any]:
     for module in unet.modules():
         if isinstance(module, Linear) and adapter in module.lora_A:
             base = module.get_base_layer()
-            plain = isinstance(module.lora_dropout[adapter], torch.nn.Identity) and not module.use_dora[adapter]
+            plain = (
+                isinstance(module.lora_dropout[adapter], torch.nn.Identity) and not module.use_dora[adapter]
+            )
             if plain and type(base) is torch.nn.Linear and base.weight.dtype == torch.float32:
                 found.append(module)
     return found

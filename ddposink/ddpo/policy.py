@@ -94,7 +94,7 @@ class Texts:
         )
 
     def read_back(self, prompt: str) -> str:
-        """The prompt as the tokenizer gives it back, which is how statistics tell prompts apart (TRL's way)."""
+        """The prompt as the tokenizer gives it back; that is how TRL's statistics tell prompts apart."""
         return self._get(prompt)[1]
 
     def _get(self, prompt: str) -> tuple[Tensor, str]:

@@ -25,7 +25,8 @@ class Ranks:
 
             PartialState(cpu=device.type == "cpu")
         together = dist.is_available() and dist.is_initialized()
-        self.rank, self.count = (dist.get_rank(), dist.get_world_size()) if together else (0, 1)
+        self.rank: int = dist.get_rank() if together else 0
+        self.count: int = dist.get_world_size() if together else 1
 
     @property
     def first(self) -> bool:

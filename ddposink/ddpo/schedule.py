@@ -6,7 +6,7 @@ current latents and the UNet's output,
     x_{t-1} ~ N(a_t x_t + b_t u_t, σ_t²),
 
 whatever the UNet predicts (noise, velocity or the clean latents). Tables of a, b and σ replace the
-scheduler's arithmetic and its gathers in every step. Only clipped latents are not linear and take the long way.
+scheduler's arithmetic and its gathers in every step. Only clipped latents are not linear.
 """
 
 from __future__ import annotations

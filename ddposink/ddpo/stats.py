@@ -1,4 +1,4 @@
-"""From rewards to advantages: normalised over all samples, or per prompt over the last rewards of that prompt."""
+"""From rewards to advantages: normalised over all samples, or over the last rewards of each prompt."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def advantages(rewards: Floats, epsilon: float | None = None) -> Floats:
 
 
 class PromptStatistics:
-    """The last ``buffer`` rewards of each prompt; below ``least`` of them all samples' statistics are used."""
+    """The last ``buffer`` rewards of each prompt; with fewer than ``least``, all samples' are used."""
 
     def __init__(self, buffer: int, least: int, epsilon: float | None = None) -> None:
         self._buffer, self._least = buffer, least

@@ -22,6 +22,7 @@ from ddposink.ddpo.config import DDPOConfig
 from ddposink.ddpo.engine import DivergedError, Pipeline, RewardFunction, StepLog
 from ddposink.ddpo.layout import make_layout
 from ddposink.ddpo.learner import Learner, updates
+from ddposink.ddpo.merged import mergeable, merged
 from ddposink.ddpo.policy import Policy, Texts
 from ddposink.ddpo.randomness import Randomness
 from ddposink.ddpo.ranks import Ranks
@@ -50,6 +51,7 @@ class NativeEngine:
         half = HALVES[config.precision_on(self._device.type)]
         _freeze(pipeline, half, config.use_lora)
         self._original = None if config.use_lora else lora.copies(unet)
+        self._merged: list[Any] = []
         with self._working():
             weights = lora.make_trainable(unet, config)
         self._ranks.share_weights(weights.values())
@@ -81,6 +83,9 @@ class NativeEngine:
         height, width = (size, size) if isinstance(size, int) else size
         self._shape = (unet.config.in_channels, height, width)
         self._layout = make_layout(config, height * width)
+        on_cpu = self._device.type == "cpu"
+        merge = config.use_lora and (on_cpu if config.merge_lora is None else config.merge_lora)
+        self._merged = mergeable(unet, lora.ADAPTER) if merge else []
 
     def run(self, until: int) -> Iterator[StepLog]:
         """Train until ``step == until``, yielding after each step. Raises DivergedError."""
@@ -121,7 +126,7 @@ class NativeEngine:
         Draws one batch and forgets it: the engine's random state and weights are as before.
         """
         randomness = Randomness(self.config.seed, self._device)
-        with randomness.active(), torch.no_grad():
+        with randomness.active(), merged(self._merged, lora.ADAPTER), torch.no_grad():
             found = self._sample(batches=1, keep_graph=False)
             deviation = []
             for step in range(len(self._policy.schedule)):
@@ -214,7 +219,7 @@ class NativeEngine:
         if self.config.allow_tf32 and self._device.type == "cuda":
             matmul.allow_tf32 = True
         try:
-            with self._randomness.active():
+            with self._randomness.active(), merged(self._merged, lora.ADAPTER):
                 yield
         finally:
             torch.set_num_threads(threads)

@@ -48,6 +48,10 @@ class TrlEngine:
         self.pipeline = pipeline
         self.step = 0
         self._disabled = tuple(disabled)
+        self._identity = config.decisive() | {
+            "base": lora.fingerprint(pipeline.unet),
+            "prompts": list(prompts),
+        }
         classes = repaired(disabled)
         device = pipeline.unet.device
         trl_state.prepare_accelerate(device.type, _precision(config, device.type, disabled))
@@ -68,12 +72,12 @@ class TrlEngine:
     def save(self, folder: Path) -> None:
         """Write the full training state to ``folder``, at once or not at all."""
         with self._working():
-            trl_state.save(folder, self._trainer, self.config, self.step)
+            trl_state.save(folder, self._trainer, self._identity, self.step)
 
     def load(self, folder: Path) -> None:
         """Go on from ``folder``. ValueError if it is damaged or of another configuration."""
         with self._working():
-            self.step = trl_state.load(folder, self._trainer, self.config)
+            self.step = trl_state.load(folder, self._trainer, self._identity)
         self._updates = self.step * self.config.updates_per_epoch
 
     def base(self) -> AbstractContextManager[None]:

@@ -20,14 +20,16 @@ import numpy as np
 from accelerate.state import AcceleratorState, PartialState
 from safetensors import SafetensorError
 
-from ddposink.ddpo.config import DDPOConfig
 from ddposink.ddpo.trl_repairs import TRL_VERSION
 
 META = "ddposink.json"
 
 
-def save(folder: Path, trainer: Any, config: DDPOConfig, step: int) -> None:
-    """Write a checkpoint of ``step`` finished steps; ``folder`` is complete or as it was."""
+def save(folder: Path, trainer: Any, identity: dict[str, Any], step: int) -> None:
+    """Write a checkpoint of ``step`` finished steps; ``folder`` is complete or as it was.
+
+    ``identity`` is what must agree when it is loaded.
+    """
     accelerator = trainer.accelerator
     unfinished = folder.with_name(f".{folder.name}.unfinished")
     if accelerator.is_main_process:
@@ -37,25 +39,24 @@ def save(folder: Path, trainer: Any, config: DDPOConfig, step: int) -> None:
     accelerator.save_state(str(unfinished))
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        meta = _meta(trainer, config, step) | {"files": _checksums(unfinished)}
+        meta = _meta(trainer, identity, step) | {"files": _checksums(unfinished)}
         (unfinished / META).write_text(json.dumps(meta, indent=1), encoding="utf-8")
         _replace(unfinished, folder)
     accelerator.wait_for_everyone()
 
 
-def load(folder: Path, trainer: Any, config: DDPOConfig) -> int:
+def load(folder: Path, trainer: Any, identity: dict[str, Any]) -> int:
     """Restore a checkpoint and return its step. ValueError if it is damaged or another training's."""
     _recover(folder)
     meta = _read_meta(folder)
-    mine = json.loads(json.dumps(_meta(trainer, config, 0)))
+    mine = json.loads(json.dumps(_meta(trainer, identity, 0)))
     for name in ("engine", "processes"):
         if meta.get(name) != mine[name]:
             raise ValueError(f"{folder} was saved with {name} {meta.get(name)!r}, this is {mine[name]!r}")
-    for name, value in mine["config"].items():
-        if meta["config"].get(name) != value:
-            raise ValueError(
-                f"{folder} was trained with {name} {meta['config'].get(name)!r}, this is {value!r}"
-            )
+    for name, value in mine["identity"].items():
+        if (saved := meta["identity"].get(name)) != value:
+            what = f"{name} {saved!r}, this is {value!r}" if name != "prompts" else "other prompts"
+            raise ValueError(f"{folder} was trained with {what}")
     for name, checksum in meta["files"].items():
         if not (folder / name).is_file() or _checksum(folder / name) != checksum:
             raise ValueError(f"{folder} is damaged: {name} is missing or not what was saved")
@@ -63,10 +64,9 @@ def load(folder: Path, trainer: Any, config: DDPOConfig) -> int:
         trainer.accelerator.load_state(str(folder))
     except (OSError, KeyError, RuntimeError, UnpicklingError, SafetensorError) as error:
         raise ValueError(f"{folder} is damaged: {error}") from error
-    if config.per_prompt_stat_tracking:
-        size = config.per_prompt_stat_tracking_buffer_size
-        trainer.stat_tracker.stats = {
-            prompt: deque(map(np.float32, rewards), maxlen=size)
+    if statistics := getattr(trainer, "stat_tracker", None):
+        statistics.stats = {
+            prompt: deque(map(np.float32, rewards), maxlen=statistics.buffer_size)
             for prompt, rewards in meta["statistics"].items()
         }
     return meta["step"]
@@ -85,7 +85,7 @@ def prepare_accelerate(device: str, precision: str) -> None:
         AcceleratorState._reset_state()
 
 
-def _meta(trainer: Any, config: DDPOConfig, step: int) -> dict[str, Any]:
+def _meta(trainer: Any, identity: dict[str, Any], step: int) -> dict[str, Any]:
     statistics = getattr(trainer, "stat_tracker", None)
     stats = {} if statistics is None else statistics.stats
     return {
@@ -93,7 +93,7 @@ def _meta(trainer: Any, config: DDPOConfig, step: int) -> dict[str, Any]:
         "trl": TRL_VERSION,
         "step": step,
         "processes": trainer.accelerator.num_processes,
-        "config": config.decisive(),
+        "identity": identity,
         "statistics": {str(prompt): [float(r) for r in rewards] for prompt, rewards in stats.items()},
     }
 
@@ -101,8 +101,9 @@ def _meta(trainer: Any, config: DDPOConfig, step: int) -> dict[str, Any]:
 def _read_meta(folder: Path) -> dict[str, Any]:
     try:
         meta = json.loads((folder / META).read_text(encoding="utf-8"))
-        if not isinstance(meta["step"], int) or not isinstance(meta["files"], dict):
-            raise TypeError("step or files")
+        kinds = {"step": int, "files": dict, "identity": dict, "statistics": dict}
+        if odd := [name for name, kind in kinds.items() if not isinstance(meta[name], kind)]:
+            raise TypeError(f"{odd[0]} is not what was saved")
         return meta
     except FileNotFoundError:
         raise ValueError(f"{folder} holds no checkpoint of TRL's engine: {META} is missing") from None

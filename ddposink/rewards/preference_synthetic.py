@@ -2,7 +2,8 @@
 
 ``python -m ddposink.rewards.preference_synthetic --out FILE.parquet``. It exists so that all three stages of
 learning from preferences run offline. The judge is a formula with noise and stands for nobody: it likes vivid
-colours, strong contrast and a large subject in the middle.
+colours, strong contrast and a large subject in the middle. The pipeline draws one prompt much the same each
+time, so two of three pictures are recoloured and moved: a choice needs something to choose between.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import typer
 
 JUDGE = "synthetic: vivid, contrasty, large in the middle; Bradley–Terry noise"
 # Logits per unit of saturation, of luminance's standard deviation and of central coverage.
-SATURATION, CONTRAST, CENTRE = 8.0, 12.0, 4.0
+SATURATION, CONTRAST, CENTRE = 16.0, 24.0, 8.0
 TIE = 0.15  # logits closer than this are called a tie
 COLOURS = 64  # per picture, which keeps the file small
 
@@ -66,7 +67,7 @@ def from_pipeline(
     from ddposink.pipelines import PipelineRef, load_pipeline
 
     pipeline: Any = load_pipeline(PipelineRef.parse(name))
-    settings = [(6, 2.0), (10, 4.0), (20, 6.0)]
+    settings, changes = [(6, 2.0), (10, 4.0), (20, 6.0)], torch.Generator().manual_seed(seed)
     with ddim(pipeline), torch.no_grad():
         for prompt in prompts:
             drawn = []
@@ -77,8 +78,20 @@ def from_pipeline(
                     generator=[generator(prompt, seed + i) for i in each], output_type="np",
                 ).images  # fmt: skip
                 drawn += list(zip(each, images, strict=True))
-            ordered = [image for _, image in sorted(drawn, key=lambda pair: pair[0])]
-            yield prompt, (np.stack(ordered).clip(0, 1) * 255).round().astype(np.uint8)
+            ordered = np.stack([image for _, image in sorted(drawn, key=lambda pair: pair[0])])
+            varied = vary(torch.from_numpy(ordered).permute(0, 3, 1, 2).clamp(0, 1), changes)
+            yield prompt, (varied * 255).round().byte().permute(0, 2, 3, 1).numpy()
+
+
+def vary(images: Any, generator: Any) -> Any:
+    """(N, 3, H, W) in [0, 1]: every third picture as it is, the others recoloured and moved."""
+    import torch
+
+    from ddposink.augment import move, recolour
+
+    kept = torch.arange(len(images)) % 3 == 0
+    changed = recolour(move(images, generator), generator)
+    return torch.where(kept.view(-1, 1, 1, 1), images, changed)
 
 
 def from_emoji(prompts: Sequence[str], count: int, seed: int) -> Iterator[tuple[str, np.ndarray]]:

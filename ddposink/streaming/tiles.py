@@ -61,9 +61,8 @@ def _slide(
 ) -> None:
     """q (H,n,D) over keys, values (Hkv,window+n,D): query i sees i … i + window. Appends (n',H,…) pieces."""
     count = q.shape[1]
-    whole = count // TILE * TILE
-    for start, n in ((0, TILE), (whole, count - whole)):
-        stop = whole if start < whole else count
+    whole = count - count % TILE
+    for start, stop, n in ((0, whole, TILE), (whole, count, count - whole)):
         if start == stop:
             continue
         out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(

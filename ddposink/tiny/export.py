@@ -38,7 +38,7 @@ def export(
     shutil.rmtree(new, ignore_errors=True)
     assemble(vae.half(), denoiser.half(), tokenizer).save_pretrained(new, safe_serialization=True)
     # Everything shown and measured is of the pipeline as it was written.
-    pipeline = StableDiffusionPipeline.from_pretrained(new, torch_dtype=torch.float32)
+    pipeline: Any = StableDiffusionPipeline.from_pretrained(new, dtype=torch.float32)
     steps, many, shown = (2, 4, SHOWN[:2]) if quick else (25, 256, SHOWN)
     measured = {"autoencoder, all pictures: PSNR in dB": quality(pipeline.vae, image_tensor(emoji))}
     for name, guidance in (("without guidance", 1.0), (f"guidance {GUIDANCE:g}", GUIDANCE)):
@@ -54,9 +54,7 @@ def export(
     return measured
 
 
-def own_nearest(
-    pipeline: StableDiffusionPipeline, emoji: EmojiSet, guidance: float, steps: int, many: int
-) -> float:
+def own_nearest(pipeline: Any, emoji: EmojiSet, guidance: float, steps: int, many: int) -> float:
     """In percent, how often a caption's drawing is nearer to that caption's picture than to any other.
 
     ``many`` captions evenly spaced, one drawing each, squared distance of pixels.
@@ -71,8 +69,8 @@ def own_nearest(
     return 100 * right / len(chosen)
 
 
-def assemble(vae: Any, denoiser: Denoiser, tokenizer: Any) -> StableDiffusionPipeline:
-    """The parts as a pipeline in float32, without safety checker (there is nothing unsafe to draw)."""
+def assemble(vae: Any, denoiser: Denoiser, tokenizer: Any) -> Any:
+    """The parts as a `StableDiffusionPipeline` in float32, without a safety checker."""
     return StableDiffusionPipeline(
         vae=vae,
         text_encoder=denoiser.text_encoder,
@@ -96,7 +94,7 @@ def replace_folder(new: Path, target: Path) -> None:
 
 @torch.no_grad()
 def draw(
-    pipeline: StableDiffusionPipeline, prompts: Sequence[str], guidance: float, steps: int = 25, seed: int = 0
+    pipeline: Any, prompts: Sequence[str], guidance: float, steps: int = 25, seed: int = 0
 ) -> np.ndarray:
     """(N, 64, 64, 3) uint8 pictures of ``prompts``, the n-th from seed ``seed + n``."""
     pipeline.set_progress_bar_config(disable=True)

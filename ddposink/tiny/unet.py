@@ -41,7 +41,7 @@ class Denoiser(nn.Module):
         torch.manual_seed(recipe.seed)
         levels = len(recipe.channels)
         self.text_encoder = make_text_encoder(tokenizer, recipe.text_width, recipe.text_layers)
-        self.unet = UNet2DConditionModel(
+        self.unet: Any = UNet2DConditionModel(
             sample_size=8,
             in_channels=8,
             out_channels=8,

@@ -56,7 +56,7 @@ def make_vae(recipe: VaeRecipe) -> Any:
     """An `AutoencoderKL` with random weights, seeded, in channels-last layout."""
     torch.manual_seed(recipe.seed)
     blocks = len(recipe.channels)
-    vae = AutoencoderKL(
+    vae: Any = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * blocks,
         up_block_types=("UpDecoderBlock2D",) * blocks,
         block_out_channels=recipe.channels,

@@ -20,9 +20,10 @@ from ddposink.contrastive import (
     words_of,
 )
 from ddposink.emoji import EmojiSet
+from ddposink.encoder_card import recall
 from ddposink.errors import Unavailable
 from ddposink.rewards import load_reward, parse_reward
-from ddposink.train_encoder import Recipe, contrastive_loss, overlap, recall, train
+from ddposink.train_encoder import Recipe, contrastive_loss, overlap, train
 
 SHAPE = Shape(("apple", "cat", "face", "red"), size=16, channels=(8, 16), features=12, text_width=8, dim=6)
 
@@ -49,8 +50,8 @@ def test_embeddings_have_length_one_and_features_feed_them(encoder):
 def test_a_picture_is_judged_alike_in_any_batch_and_size(encoder):
     images = torch.rand(4, 3, 16, 16)
     assert torch.allclose(encoder.image(images)[2:3], encoder.image(images[2:3]), atol=1e-6)
-    large = F.interpolate(images, scale_factor=4, mode="nearest")
-    assert torch.allclose(fit(large, 16), images, atol=0.35)
+    ramp, small = (torch.linspace(0.5 / n, 1 - 0.5 / n, n).expand(1, 3, n, n) for n in (64, 16))
+    assert torch.allclose(fit(ramp, 16)[..., 1:-1], small[..., 1:-1], atol=1e-5)
     assert encoder.image(torch.rand(2, 3, 50, 30)).shape == (2, 6)
 
 
@@ -77,10 +78,7 @@ def test_a_damaged_encoder_is_told_in_one_line(encoder, tmp_path):
 
 
 def test_words():
-    assert (
-        words_of("Man's Red-Apple, №1 ÉCLAIR_x") == ["man", "s", "red", "apple", "1", "éclair", "x"] or True
-    )
-    assert words_of("Red-Apple, cat's FACE") == ["red", "apple", "cat", "s", "face"]
+    assert words_of("Red-Apple, cat's FACE_1 Éclair") == ["red", "apple", "cat", "s", "face", "1", "éclair"]
 
 
 def test_overlap_is_the_jaccard_index():
@@ -153,8 +151,7 @@ def test_training_lowers_the_loss_and_is_reproducible():
     assert np.mean(losses[0][-5:]) < np.mean(losses[0][:5]) - 0.3
 
 
-def test_the_embedded_encoder_is_as_good_as_its_card_says():
-    """Pictures as they are; needs neither the emoji nor a network: the card's pictures are in the tests."""
+def test_the_card_of_the_embedded_encoder_reports_a_usable_one():
     card = json.loads((FOLDER / "training.json").read_text(encoding="utf-8"))
     assert card["recall"]["as drawn"]["text@1"] > 0.8
     assert sum(f.stat().st_size for f in FOLDER.iterdir()) < 5e6
@@ -163,7 +160,7 @@ def test_the_embedded_encoder_is_as_good_as_its_card_says():
 @pytest.mark.assets
 def test_the_embedded_encoder_knows_its_emoji():
     from ddposink.emoji import load_emoji
-    from ddposink.train_encoder import pictures
+    from ddposink.encoder_card import pictures
 
     emoji, reward = load_emoji(), load_reward(parse_reward("alignment"))
     named = [emoji.index(c) for c in ("red apple", "tiger face", "rocket", "sunflower", "octopus")]

@@ -132,7 +132,7 @@ def test_every_part_has_the_dtype(dtype: str, saved: Path) -> None:
 
 
 def test_an_unknown_dtype_is_refused(saved: Path) -> None:
-    with pytest.raises(ValueError, match="unknown dtype 'float31' .*did you mean 'float32'"):
+    with pytest.raises(ValueError, match=r"unknown dtype 'float31' .*did you mean 'float32'"):
         load(f"path:{saved}", "float31")
 
 
@@ -170,7 +170,7 @@ def test_a_directory_that_will_not_do_is_refused_at_once(
     assert "\n" not in str(caught.value)
 
 
-def rewrite(folder: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> None:
+def rewrite(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
     from safetensors.torch import load_file, save_file
 
     file = folder / "unet" / "diffusion_pytorch_model.safetensors"
@@ -182,7 +182,7 @@ def rewrite(folder: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> 
 @pytest.mark.parametrize(
     ("harm", "said"),
     [
-        (lambda f: rewrite(f, lambda t: t.pop("conv_in.weight") and None), "lacks 1 of the .*conv_in.weight"),
+        (lambda f: rewrite(f, lambda t: t.pop("conv_in.weight")), "lacks 1 of the .*conv_in.weight"),
         (lambda f: rewrite(f, lambda t: t.update({"conv_in.weight": torch.zeros(2, 2)})), "conv_in.weight"),
         (lambda f: (f / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"cut"), "not be loaded"),
         (lambda f: (f / "text_encoder" / "config.json").unlink(), "could not be loaded"),
@@ -253,7 +253,7 @@ def test_a_hub_pipeline_that_is_not_here_is_unavailable(hub_cache: Path) -> None
 def test_an_incomplete_hub_pipeline_is_unavailable_offline(hub_cache: Path, saved: Path) -> None:
     folder = hub_layout(hub_cache, saved, "org/name")
     (folder / "vae" / "diffusion_pytorch_model.safetensors").unlink()
-    with pytest.raises(Unavailable, match="cannot be used .*has no complete weights"):
+    with pytest.raises(Unavailable, match=r"cannot be used .*has no complete weights"):
         load(f"org/name@{COMMIT}")
 
 
@@ -326,22 +326,22 @@ def test_the_byte_tokenizer_has_clips_ids() -> None:
     tokenizer = byte_tokenizer(49406, 77)
     ids = tokenizer("a é", padding="max_length").input_ids
     assert ids[0] == 49406
-    assert ids[5:] == [49407] * 72
-    assert max(ids[1:5]) < 512
+    assert ids[4:] == [49407] * 73
+    assert max(ids[1:4]) < 512  # one letter and two bytes
 
 
 def test_the_embedded_pipeline_draws_what_it_is_asked_for() -> None:
-    """Red apple and frog face: by the colour in the middle, with and without guidance."""
+    """A red apple is redder than a green one, on white, with and without guidance."""
     pipeline = load("emoji-sd")
     for guidance in (1.0, 4.0):
         generators = [torch.Generator().manual_seed(seed) for seed in (0, 1)]
         options = {"num_inference_steps": 10, "guidance_scale": guidance, "output_type": "pt"}
-        images = pipeline(["red apple", "frog face"], generator=generators, **options).images
+        images = pipeline(["red apple", "green apple"], generator=generators, **options).images
         assert images.shape == (2, 3, 64, 64)
-        apple, frog = images[:, :, 24:48, 16:48].mean((2, 3))
-        assert apple[0] > apple[1] + 0.2
-        assert frog[1] > frog[0] + 0.05
-        assert images[:, :, 0, 0].min() > 0.8  # white corners
+        red, green = images[:, :, 24:48, 16:48].mean((2, 3))
+        assert red[0] > red[1] + 0.2
+        assert green[1] > green[0] + 0.05
+        assert images[:, :, 0, 0].min() > 0.8
 
 
 def test_the_embedded_pipeline_is_small_and_says_what_it_is() -> None:

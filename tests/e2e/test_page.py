@@ -289,7 +289,7 @@ def test_matrix_path_and_trace_are_drawn(tab: Any, tuned: Path) -> None:
     page = tab().open(tuned)
     grid = page.locator("#view-matrix .grid table")
     assert grid.locator("tbody tr").count() == 2
-    assert "2" in grid.locator("tbody tr").first.inner_text()
+    assert "2.000" in grid.locator("tbody tr").first.inner_text()
     assert "−1.250" in grid.inner_text()
     assert page.locator("#view-paths path.line").count() >= 2
     assert page.locator("#view-training path.line").count() >= 2
@@ -363,10 +363,9 @@ def test_a_comparison_is_sorted_by_verdict_and_can_be_filtered(tab: Any, tmp_pat
         text = nll_series("dense", 1024) + np.float32(change)
         env = {key: ENV[key] for key in ("python", "packages", "cpu", "gpus")}
         env |= {"id": fingerprint_id(env)}
-        made = measured("dense", 1024, text) | {"env": env["id"]}
-        folders.append(
-            write_run(tmp_path / name, [made, record("dense", 2048, status="oom", reason="9 GiB")], env=env)
-        )
+        made = [measured("dense", n, text) | {"env": env["id"]} for n in (256, 512, 1024)]
+        made.append(record("dense", 2048, status="oom", reason="9 GiB"))
+        folders.append(write_run(tmp_path / name, made, env=env))
     render(folders[1], Synthetic(views=()), folders[0])  # type: ignore[arg-type]
     page = tab().open(folders[1] / "index.html")
     assert page.locator(".cards .regressed").inner_text() != "0"

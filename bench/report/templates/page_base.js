@@ -40,7 +40,7 @@ function number(value, whole = Number.isInteger(value)) {
   if (typeof value !== "number") return String(value);
   const size = Math.abs(value);
   if (size >= 1e15 || (size >= 1e12 && !whole)) return value.toPrecision(4);
-  if (whole) return grouped(value, 0);
+  if (whole || value === 0) return grouped(value, 0);
   if (size < 1e-4) return value.toExponential(2);
   return grouped(value, Math.max(0, 3 - Math.floor(Math.log10(size))));
 }

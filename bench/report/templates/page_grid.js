@@ -42,7 +42,7 @@ function gridChart(host, spec) {
 
 function gridField(field, colours) {
   if (typeof field !== "number") return el("td", { class: "none" }, field ?? "");
-  const node = el("td", {}, number(field));
+  const node = el("td", {}, number(field, false));
   const { back, ink } = colours(field);
   node.style.backgroundColor = back;
   node.style.color = ink;

@@ -82,7 +82,7 @@ def _matrix(view: View, data: RunData) -> dict[str, Any]:
     directions = {m.direction for m in metrics}
     return {
         "subtitle": subtitle(data, frame, view),
-        "notes": [*notes, f"Each row at its largest {view.x_label if view.x in frame else 'extent'}."],
+        "notes": [*notes, f"Each row at its largest {view.x.replace('_', ' ')}."],
         "direction": directions.pop() if len(directions) == 1 else "none",
         "rows": [hue_label(view, r) for r in rows],
         "columns": [with_unit(m.label, m.unit) for m in metrics],

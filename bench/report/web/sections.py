@@ -145,7 +145,7 @@ def chart_html(spec: Mapping[str, Any], runs: Sequence[RunData]) -> dict[str, An
             alt = f"{spec['title']}: {spec['yLabel']} against {spec['xLabel']}"
             alt = alt if len(runs) == 1 else f"{name}: {alt}"
             found.append({"src": png_uri(path.read_bytes()), "alt": clean(alt, 1000)})
-    wide = spec["wide"] or len(spec["panels"]) > 1
+    wide = spec["wide"] or len(spec["panels"]) > 1 or len(runs) > 1
     return {"title": spec["title"], "id": slug(spec["name"]), "pictures": found, "wide": wide}
 
 

@@ -208,7 +208,7 @@ KILLED = """
     import test_ddpo_checkpoint as here
     from ddposink.ddpo import checkpoint
     trained = here.engine()
-    trained.load({folder!r})
+    trained.load(checkpoint.Path({folder!r}))
     list(trained.run(3))
     if {moment!r} == "tensors":    # half of the new tensors are on the disk
         import safetensors.torch

@@ -71,7 +71,7 @@ def test_defaults_are_valid_and_json() -> None:
                 "sample_num_batches_per_epoch": 2,
                 "train_gradient_accumulation_steps": 5,
             },
-            r"12 samples an epoch \(6 x 2\) do not split into updates of 5 .*nearest valid accumulation: 4 or 6",
+            r"12 samples an epoch \(6 x 2\) do not split into updates of 5 .*: 4 or 6",
         ),
         ({"keep_sampling_graph": True}, "exactly one update per step"),
     ],

@@ -67,9 +67,9 @@ def test_base_is_the_untrained_pipeline(values: dict[str, Any]) -> None:
     engine = trained(**values)
     base, live = pictures(tiny_pipeline(0)), pictures(engine.pipeline)
     with engine.base():
-        assert torch.equal(pictures(engine.pipeline), base)
+        assert torch.allclose(pictures(engine.pipeline), base, atol=1e-6)
     assert torch.equal(pictures(engine.pipeline), live)
-    assert not torch.equal(live, base)
+    assert (live - base).abs().max() > 1e-4
     with pytest.raises(KeyError), engine.base():
         raise KeyError
     assert torch.equal(pictures(engine.pipeline), live)

@@ -190,7 +190,14 @@ def test_checkpoints_of_another_training_are_refused(tmp_path: Path) -> None:
     made.save(folder)
     with pytest.raises(ValueError, match=r"train_learning_rate 0\.003, this is 0\.5"):
         engine(train_learning_rate=0.5).load(folder)
+    with pytest.raises(ValueError, match="with other prompts"):
+        make_engine(CONFIG, tiny_pipeline(), brightness, ["emu"]).load(folder)
+    with pytest.raises(ValueError, match="with base '"):
+        make_engine(CONFIG, tiny_pipeline(seed=1), brightness, PROMPTS).load(folder)
     meta = json.loads((folder / "ddposink.json").read_text())
+    (folder / "ddposink.json").write_text(json.dumps(meta | {"statistics": []}))
+    with pytest.raises(ValueError, match="cannot be read"):
+        made.load(folder)
     (folder / "ddposink.json").write_text(json.dumps(meta | {"engine": "native"}))
     with pytest.raises(ValueError, match="engine 'native', this is 'trl'"):
         made.load(folder)

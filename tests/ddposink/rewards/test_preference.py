@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 
 import numpy as np
 import pyarrow as pa
@@ -236,8 +237,7 @@ def test_a_faulty_file_ends_in_one_line(tmp_path, text, words):
     done = CliRunner().invoke(app, ["train", str(tmp_path / "x.csv"), "--out", str(tmp_path / "out")])
     assert done.exit_code == 2
     assert len(done.stderr.splitlines()) == 1
-    with pytest.raises(AssertionError, match=words):
-        raise AssertionError(done.stderr)
+    assert re.search(words, done.stderr)
     assert not (tmp_path / "out").exists()
 
 

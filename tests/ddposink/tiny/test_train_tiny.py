@@ -39,7 +39,7 @@ def test_all_stages_end_in_a_pipeline_with_a_card(tmp_path: Path) -> None:
 
     code, said = run("all", "--small", "--out", tmp_path, "--target", tmp_path / "sd")
     assert code == 0, said
-    pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "sd", torch_dtype=torch.float32)
+    pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "sd", dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     assert pipeline.safety_checker is None
     assert np.asarray(pipeline("toy a", num_inference_steps=2).images[0]).shape == (64, 64, 3)

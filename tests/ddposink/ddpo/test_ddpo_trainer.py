@@ -1,0 +1,265 @@
+"""What the native engine promises beyond sameness: schedules, losses, divergence, ranks, refusals."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler
+from tiny import PROMPTS, brightness, tiny_pipeline
+
+from ddposink.ddpo import DDPOConfig, DivergedError, make_engine
+from ddposink.ddpo.loss import loss_terms
+from ddposink.ddpo.ranks import Ranks
+from ddposink.ddpo.schedule import make_schedule
+from ddposink.ddpo.stats import PromptStatistics, advantages
+from ddposink.errors import Unavailable
+
+VALUES: dict[str, Any] = {
+    "sample_num_steps": 3,
+    "sample_batch_size": 4,
+    "sample_num_batches_per_epoch": 2,
+    "train_batch_size": 4,
+    "train_learning_rate": 3e-3,
+}
+
+
+def engine(
+    reward: Any = brightness, prompts: list[str] = PROMPTS, pipeline: Any = None, **values: Any
+) -> Any:
+    return make_engine(DDPOConfig(**VALUES | values), pipeline or tiny_pipeline(0), reward, prompts)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
+@pytest.mark.parametrize("spacing", ["leading", "trailing"])
+@pytest.mark.parametrize("eta", [1.0, 0.3])
+def test_a_step_is_ddims(prediction: str, spacing: str, eta: float) -> None:
+    """Against the scheduler of the library, except the last step, where TRL clamps the previous timestep."""
+    scheduler = DDIMScheduler(
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        steps_offset=1,
+        prediction_type=prediction,
+        timestep_spacing=spacing,
+    )
+    table = make_schedule(scheduler, 7, eta, torch.device("cpu"))
+    scheduler.set_timesteps(7)
+    assert torch.equal(table.timesteps, scheduler.timesteps)
+    x, u, noise = torch.randn(3, 2, 4, 8, 8).unbind()
+    for step, time in enumerate(scheduler.timesteps[:-1]):
+        expected = scheduler.step(u, time, x, eta=eta, variance_noise=noise).prev_sample
+        mean = table.mean(step, x, u)
+        assert torch.allclose(mean + table.sigma[step] * noise, expected.float(), rtol=1e-4, atol=1e-4)
+        normal = torch.distributions.Normal(mean, table.sigma[step]).log_prob(expected.float())
+        for reduction in ("mean", "sum"):
+            reduced = getattr(normal.flatten(1), reduction)(1)
+            found = table.log_prob(torch.tensor([step, step]), mean, expected.float(), reduction)
+            assert torch.allclose(found, reduced, rtol=1e-4)
+
+
+def test_schedules_without_variance_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"timestep 0 has no variance.*steps_offset 1"):
+        engine(pipeline=tiny_pipeline(0, steps_offset=0))
+    with pytest.raises(ValueError, match="start beyond the schedule's 1000 timesteps"):
+        engine(sample_num_steps=1000)
+    with pytest.raises(ValueError, match="thresholding"):
+        engine(pipeline=tiny_pipeline(0, thresholding=True))
+
+
+def test_loss_by_hand() -> None:
+    log_prob = torch.tensor([0.3, 0.3, -0.3, -0.3, 0.0], requires_grad=True)
+    advantage = torch.tensor([1.0, -1.0, 1.0, -1.0, 9.0])
+    terms = loss_terms(log_prob, torch.zeros(5), advantage, kind="is", clip_range=0.1, advantage_max=5.0)
+    ratio = np.exp([0.3, 0.3, -0.3, -0.3, 0.0])
+    assert np.allclose(terms.loss.detach(), [-1.1, ratio[1], -ratio[2], 0.9, -5.0])
+    assert terms.clipped.tolist() == [1, 1, 1, 1, 0]
+    assert np.allclose(terms.approx_kl, [0.045] * 4 + [0])
+    terms.loss.sum().backward()
+    assert np.allclose(log_prob.grad, [0, ratio[1], -ratio[2], 0, -5.0])  # nothing pulls beyond the clip
+
+
+def test_advantages_by_hand() -> None:
+    rewards = np.array([1, 2, 3, 6], dtype=np.float32)
+    assert np.allclose(advantages(rewards), (rewards - 3) / np.std([1, 2, 3, 6]))
+    assert np.all(advantages(np.ones(3, dtype=np.float32)) == 0)
+    statistics = PromptStatistics(buffer=3, least=2)
+    first = statistics.advantages(["a", "a", "b", "a"], rewards)
+    assert np.allclose(first[[0, 1, 3]], (np.array([1, 2, 6]) - 3) / np.std([1, 2, 6]), atol=1e-4)
+    assert first[2] == pytest.approx((3 - 3) / 1.87)  # one reward is too few: all samples' statistics
+    statistics.advantages(["a", "b"], np.array([10, 5], dtype=np.float32))
+    assert statistics.state() == {"a": [2.0, 6.0, 10.0], "b": [3.0, 5.0]}
+    again = PromptStatistics(buffer=3, least=2)
+    again.restore(statistics.state())
+    news = np.array([4, 4], dtype=np.float32)
+    assert np.array_equal(again.advantages(["a", "b"], news), statistics.advantages(["a", "b"], news))
+
+
+def test_training_raises_the_reward() -> None:
+    trained = engine(
+        sample_batch_size=16, train_batch_size=16, train_learning_rate=1e-2, train_clip_range=1e-2
+    )
+    curve = [log.reward_mean for log in trained.run(20)]
+    assert np.mean(curve[-4:]) > np.mean(curve[:4]) + 0.005
+
+
+def test_before_an_update_every_ratio_is_one() -> None:
+    fresh = engine(train_learning_rate=1e-9, train_batch_size=2, rows_per_forward=3)
+    deviation = fresh.ratio_deviation()
+    assert deviation.shape == (3,)
+    assert deviation.max() < 2e-6
+    (log,) = fresh.run(1)
+    assert log.approx_kl < 1e-11
+    assert log.clip_fraction == 0
+
+
+def test_counters() -> None:
+    logs = list(engine(train_timestep_fraction=0.7, train_num_inner_epochs=2).run(2))
+    assert [log.samples for log in logs] == [8, 16]
+    assert [log.unet_forwards for log in logs] == [8 * (2 * 3 + 3 * 2 * 2 * 2), 16 * (2 * 3 + 3 * 2 * 2 * 2)]
+    assert all(log.sampling_s > 0 and log.training_s > 0 for log in logs)
+
+
+def test_divergence_has_a_name() -> None:
+    wild = engine(train_learning_rate=1e30, train_max_grad_norm=1e30)
+    with pytest.raises(
+        DivergedError, match=r"diverged in step \d: .* finite; a lower learning rate"
+    ) as caught:
+        list(wild.run(5))
+    assert caught.value.step == wild.step + 1
+
+
+@pytest.mark.parametrize(
+    ("reward", "says"),
+    [
+        (lambda images, prompts: images.mean((1, 2, 3)) / 0, "not a finite number"),
+        (lambda images, prompts: images.mean(), r"answered \(\) for 4 pictures"),
+        (lambda images, prompts: images, "answered"),
+    ],
+)
+def test_bad_rewards(reward: Any, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        list(engine(reward=reward).run(1))
+
+
+def test_the_reward_sees_pictures_and_their_prompts() -> None:
+    seen = []
+
+    def watching(images: Any, prompts: list[str]) -> Any:
+        seen.append((images.shape, images.dtype, float(images.min()), float(images.max()), prompts))
+        return brightness(images, prompts)
+
+    list(engine(reward=watching).run(1))
+    assert [s[0] for s in seen] == [(4, 3, 16, 16)] * 2
+    assert all(s[1] == torch.float32 and 0 <= s[2] < s[3] <= 1 and set(s[4]) <= set(PROMPTS) for s in seen)
+
+
+def test_refusals() -> None:
+    with pytest.raises(ValueError, match="no prompts"):
+        engine(prompts=[])
+    blind = tiny_pipeline(0)
+    blind.text_encoder = None
+    with pytest.raises(ValueError, match="the pipeline has no text_encoder"):
+        engine(pipeline=blind)
+    try:
+        import bitsandbytes  # noqa: F401
+    except ImportError:
+        with pytest.raises(Unavailable, match="pip install bitsandbytes"):
+            engine(train_use_8bit_adam=True)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"gradient_checkpointing": True},
+        {"merge_lora": False},
+        {"threads": 1},
+        {"sample_guidance_scale": 1.0, "train_cfg": False},
+    ],
+    ids=str,
+)
+def test_options_that_change_only_the_layout(values: dict[str, Any]) -> None:
+    plain = {name: value for name, value in values.items() if name.startswith(("sample", "train"))}
+    curves = [[(log.reward_mean, log.loss) for log in engine(**v).run(2)] for v in (values, plain)]
+    assert np.allclose(*curves, atol=2e-5)
+
+
+@pytest.mark.parametrize("lora", [True, False], ids=["lora", "full"])
+def test_bfloat16_learns_in_float32(lora: bool) -> None:
+    half = engine(mixed_precision="bf16", use_lora=lora, train_learning_rate=1e-3)
+    logs = list(half.run(2))
+    assert all(w.dtype == torch.float32 for w in half._learner.weights.values())
+    assert half.pipeline.vae.dtype == torch.bfloat16
+    exact = list(engine(use_lora=lora, train_learning_rate=1e-3).run(2))
+    assert logs[0].reward_mean == pytest.approx(exact[0].reward_mean, abs=2e-2)
+    assert half.ratio_deviation().max() < 5e-2
+
+
+RANK = """
+    import os, sys
+    sys.path.insert(0, {tests!r})
+    import torch
+    torch.set_num_threads(1)
+    from safetensors.torch import save_file
+    from tiny import PROMPTS, brightness, tiny_pipeline
+    from ddposink.ddpo import DDPOConfig, make_engine
+    config = DDPOConfig(sample_num_steps=3, sample_batch_size=2, train_batch_size=2, train_learning_rate=3e-3,
+                        per_prompt_stat_tracking=True, per_prompt_stat_tracking_min_count=2)
+    rank, folder = os.environ["RANK"], {folder!r}
+    def train(*, load):
+        engine = make_engine(config, tiny_pipeline(0), brightness, PROMPTS)
+        if load:
+            engine.load(__import__("pathlib").Path(folder, "checkpoint"))
+        for log in engine.run(2):
+            if engine.step == 1:
+                engine.save(__import__("pathlib").Path(folder, "checkpoint"))
+        return engine, log
+    engine, log = train(load=False)
+    resumed, again = train(load=True)
+    assert again.reward_mean == log.reward_mean
+    weights = {{n: w.detach().clone().contiguous() for n, w in engine._learner.weights.items()}}
+    assert all(torch.equal(w, resumed._learner.weights[n]) for n, w in weights.items())
+    weights["seen"] = torch.tensor([log.reward_mean, log.loss, log.samples], dtype=torch.float64)
+    save_file(weights, f"{{folder}}/{{rank}}.safetensors")
+    torch.distributed.destroy_process_group()
+"""
+
+
+def test_two_processes_stay_one_model_and_resume(tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = str(found.getsockname()[1])
+    script = textwrap.dedent(RANK).format(tests=str(Path(__file__).parent), folder=str(tmp_path))
+    common = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    common |= {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-c", script],
+            env=os.environ | common | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+        )
+        for rank in range(2)
+    ]
+    assert [process.wait(timeout=500) for process in processes] == [0, 0]
+    first, second = (load_file(tmp_path / f"{rank}.safetensors") for rank in range(2))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert first["seen"][2] == 2 * 2 * 2 * 2  # two steps of two batches of two, in two processes
+    alone = make_engine(DDPOConfig(**VALUES), tiny_pipeline(0), brightness, PROMPTS)
+    assert any(not torch.equal(w, first[n]) for n, w in alone._learner.weights.items())
+
+
+def test_one_process_needs_no_group() -> None:
+    alone = Ranks(torch.device("cpu"))
+    assert (alone.rank, alone.count, alone.first) == (0, 1, True)
+    assert alone.gather("x") == ["x"]
+    values = torch.ones(3)
+    assert alone.mean(values) is values
