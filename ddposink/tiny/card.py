@@ -123,9 +123,11 @@ UNet predicts v; one caption in ten is dropped for classifier-free guidance. All
 
 ![loss curves](loss.png)
 
-`python -m ddposink.train_tiny all` does it again from the package; weights differ in the last bits between
-machines and thread counts. Two things were different here: the decoder's first 500 or so steps followed a
-cosine of 7,000 steps in place of 3,500, and decoder and UNet were trained at the same time.
+`python -m ddposink.train_tiny all` does it again from the package; another machine or number of threads gives
+other rounding, so not the same weights to the bit. Three things were different here: the decoder's first 500 or so steps followed a
+cosine of 7,000 steps in place of 3,500; decoder and UNet were trained at the same time; and the tokenizer
+numbered rare words differently in each process then, so that the rows of the trained word embedding were
+put into today's order afterwards.
 
 ## What it can do
 

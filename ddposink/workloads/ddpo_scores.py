@@ -31,7 +31,7 @@ def evaluated(scores: Scores, base: Scores, spread: Mapping[str, float], trained
     found: Measured = {}
     for name, values in scores.items():
         gains = values - base[name]
-        figures = {
+        figures: Measured = {
             "eval": float(values.mean()),
             "gain": _samples(gains),
             "effect": effect(gains, spread[name]),

@@ -1,0 +1,161 @@
+"""Both DDPO engines side by side: samples per second at equal reward curves, and peak memory.
+
+Run with ``python -m pytest benchmarks/test_ddpo.py -o addopts= --benchmark-only``; add ``-m gpu`` on a CUDA
+device for Stable Diffusion 1.5's shapes. An epoch of 32 samples (sampling batches of 8, training batches of
+4) with 10 denoising steps at guidance 4, LoRA of rank 4, fp32, one thread.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from ddposink.ddpo import DDPOConfig, make_engine
+from ddposink.pipelines import PipelineRef, load_pipeline
+
+PROMPTS = ["cat face", "red apple", "rocket", "tiger face", "sunflower", "pear"]
+EPOCH: dict[str, Any] = {
+    "sample_num_steps": 10,
+    "sample_guidance_scale": 4.0,
+    "sample_batch_size": 8,
+    "sample_num_batches_per_epoch": 4,
+    "train_batch_size": 4,
+    "train_learning_rate": 3e-4,
+    "mixed_precision": "no",
+}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "8 updates": {},
+    "1 update": {"train_gradient_accumulation_steps": 8},
+    "1 update, sampling graph kept": {"train_gradient_accumulation_steps": 8, "keep_sampling_graph": True},
+}
+
+
+def brightness(images: Tensor, prompts: list[str]) -> Tensor:
+    return images.mean((1, 2, 3))
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def epochs(engine: str, pipeline: str, values: dict[str, Any], device: str = "cpu") -> Any:
+    """A training; each call of what is returned is one step, and answers its mean reward."""
+    config = DDPOConfig(**EPOCH | values | {"engine": engine})
+    logs = make_engine(
+        config, load_pipeline(PipelineRef.parse(pipeline), device=device), brightness, PROMPTS
+    ).run(100)
+    return lambda: next(logs)
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_native_against_trl(duel: Any, setting: str) -> None:
+    ours, peer = (epochs(engine, "emoji-sd", SETTINGS[setting]) for engine in ("native", "trl"))
+    mine: list[float] = []
+    theirs: list[float] = []
+    ratio = duel(
+        lambda: mine.append(ours().reward_mean),
+        lambda: theirs.append(peer().reward_mean),
+        against="TRL",
+        work=32,
+        unit="samples/s",
+    )
+    assert np.allclose(mine, theirs, atol=1e-4)
+    assert len(mine) > 2
+    assert ratio > 1
+
+
+MEASURED = """
+    import json, resource, sys
+    sys.path.insert(0, "benchmarks")
+    import torch, test_ddpo
+    torch.set_num_threads(1)
+    step = test_ddpo.epochs(sys.argv[1], "emoji-sd", json.loads(sys.argv[2]))
+    step(), step()
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_peak_memory(benchmark: Any, setting: str) -> None:
+    """Peak resident memory (MiB) of a process that does two epochs, per engine; see the extra info."""
+    code = "\n".join(line.strip() for line in MEASURED.splitlines())
+
+    def peak(engine: str) -> float:
+        command = [sys.executable, "-W", "ignore", "-c", code, engine, json.dumps(SETTINGS[setting])]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        return float(done.stdout.split()[-1])
+
+    theirs = peak("trl")
+    ours = benchmark.pedantic(peak, args=("native",), rounds=1)
+    benchmark.extra_info |= {"native_peak_mib": ours, "trl_peak_mib": theirs}
+    print(f"\n{setting}: peak resident memory {ours:,.0f} MiB native, {theirs:,.0f} MiB TRL")
+    if not SETTINGS[setting].get("keep_sampling_graph"):
+        assert ours < 1.05 * theirs
+
+
+def matmul_rate(dtype: torch.dtype) -> float:
+    """FLOP/s of a large matrix product on the GPU: what could be had at best."""
+    a = torch.randn(8192, 8192, device="cuda", dtype=dtype)
+    for _ in range(3):
+        a @ a
+    torch.cuda.synchronize()
+    begun = time.perf_counter()
+    for _ in range(10):
+        a @ a
+    torch.cuda.synchronize()
+    return 10 * 2 * 8192**3 / (time.perf_counter() - begun)
+
+
+def forward_flops(pipeline: Any) -> int:
+    """Operations of one UNet forward of one sample, counted by torch."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    unet = pipeline.unet
+    size, width = unet.config.sample_size, unet.config.cross_attention_dim
+    like: dict[str, Any] = {"device": unet.device, "dtype": unet.dtype}
+    latents = torch.zeros(1, unet.config.in_channels, size, size, **like)
+    text = torch.zeros(1, pipeline.tokenizer.model_max_length, width, **like)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        unet(latents, torch.ones((), device=unet.device), encoder_hidden_states=text)
+    return counter.get_total_flops()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("precision", ["bf16", "no"])
+@pytest.mark.parametrize("layout", ["as TRL", "16 rows", "16 rows, compiled"])
+def test_sd15_on_a_gpu(duel: Any, precision: str, layout: str) -> None:
+    """Stable Diffusion 1.5's shapes with random weights: time only; two updates of 8 samples, 10 steps."""
+    values: dict[str, Any] = {
+        "sample_num_batches_per_epoch": 2,
+        "sample_batch_size": 8,
+        "train_batch_size": 4,
+        "train_gradient_accumulation_steps": 2,
+        "mixed_precision": precision,
+    }
+    ours_only = {} if layout == "as TRL" else {"rows_per_forward": 16, "compile": "compiled" in layout}
+    ours = epochs("native", "random:sd15", values | ours_only, "cuda")
+    peer = epochs("trl", "random:sd15", values, "cuda")
+    logs: list[Any] = []
+    duel(lambda: logs.append(ours()), peer, against="TRL", work=16, unit="samples/s")
+    pipeline = load_pipeline(PipelineRef.parse("random:sd15"), device="cuda")
+    # Guided: 2 x 10 forwards drawn, 2 x 10 learnt from; frozen weights have no gradient, so that a backward
+    # costs one forward, not two.
+    forwards = 16 * (20 + 2 * 20) * forward_flops(pipeline)
+    seconds = min(log.sampling_s + log.training_s for log in logs)
+    rate = matmul_rate(torch.bfloat16 if precision == "bf16" else torch.float32)
+    duel.benchmark.extra_info["fraction_of_matmul_rate"] = forwards / seconds / rate
+    print(f"\n{forwards / seconds / rate:.1%} of the measured matrix-multiply rate {rate / 1e12:.1f} TFLOP/s")
