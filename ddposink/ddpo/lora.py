@@ -41,7 +41,7 @@ def _add_adapter(unet: Any, config: DDPOConfig) -> None:
     if there is None:
         layers = LoraConfig(
             r=config.lora_rank,
-            lora_alpha=config.lora_alpha,  # type: ignore[arg-type]  # a fraction is as good
+            lora_alpha=config.lora_alpha,  # a fraction is as good
             init_lora_weights="gaussian",
             target_modules=list(config.lora_targets),
         )
