@@ -1,7 +1,7 @@
 """Workloads by name. A name stands for ``module:attribute`` and is imported only when it is used.
 
-Plug-ins declare an entry point in the group ``bench.workloads``; `stream` and `ddpo` are known without one, so
-that a checkout works uninstalled. A name that two packages claim is an error, never an overwrite.
+Plug-ins declare an entry point in the group ``bench.workloads``; `stream` and `ddpo` are known without
+one, so that a checkout works uninstalled. A name that two packages claim is an error, never an overwrite.
 """
 
 from __future__ import annotations

@@ -117,3 +117,15 @@ def score(pictures: Pictures, scorers: Mapping[str, Scorer]) -> dict[str, np.nda
 def prompt_means(values: np.ndarray, pictures: Pictures) -> np.ndarray:
     """(number of prompts,): pictures of one prompt are no independent observations."""
     return np.array([values[index].mean() for index in pictures.groups.values()])
+
+
+def prompt_spread(values: np.ndarray, pictures: Pictures) -> float | None:
+    """Pooled standard deviation of pictures of one prompt; None where no prompt has two pictures.
+
+    What the noise alone does to a score, which is also all that a policy can learn from.
+    """
+    parts = [values[index] for index in pictures.groups.values() if len(index) > 1]
+    if not parts:
+        return None
+    squares = sum(float(((part - part.mean()) ** 2).sum()) for part in parts)
+    return float((squares / sum(len(part) - 1 for part in parts)) ** 0.5)

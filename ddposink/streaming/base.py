@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any, ClassVar
 
 import torch
@@ -81,6 +82,7 @@ class Stream(ABC):
     @contextmanager
     def attached(self) -> Iterator[Stream]:
         """Hook into the model's attention; feed only inside this context. May be nested."""
+        keep_freed_pages()
         outer = self._hook, self.calls_per_layer
         with torch.no_grad(), opened(self.model, _nothing) as hook:
             self._hook = hook
@@ -93,7 +95,7 @@ class Stream(ABC):
                     self._hook = None
 
     def feed(self, ids: Tensor) -> Tensor:
-        """Hidden states (n, d) of the next ``ids`` (n,).
+        """Hidden states (n, d) of the next ``ids`` (n,); decode and reference also take (B, 1), giving (B, d).
 
         Raises PolicyNotAppliedError if any layer's attention did not go through the policy.
         """
@@ -122,6 +124,17 @@ class CountedStream(Stream):
     def allocated_bytes(self) -> int:
         """The same: `torch.cat` allocates exactly what it holds."""
         return self.nbytes()
+
+
+@cache
+def keep_freed_pages() -> None:
+    """Let the C library keep activations' memory between layers instead of giving it back to the kernel.
+
+    glibc trims its heap by a threshold of twice the largest block it has unmapped so far (up to 32 MiB).
+    Left to itself, a forward may return and fault in its activations once per layer, or may not: a
+    tenth of the time on a CPU, by luck. Freeing one block just below the limit settles it.
+    """
+    torch.empty(31 * 2**20, dtype=torch.uint8)
 
 
 def _nothing(layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float, extra: dict[str, Any]) -> Tensor:

@@ -66,6 +66,8 @@ def plan_step(state: StreamState, positions: Positions, device: torch.device, dt
 class DecodeStream(RingStream):
     """Bounded policy with eviction after every token, fed one token at a time.
 
+    Several streams may go in step, one token of each per forward: ``feed`` (B, 1), hidden states (B, d).
+
     ``state`` may come from an `ExactStream`: decode goes on where parallel evaluation stopped.
     """
 
@@ -86,7 +88,7 @@ class DecodeStream(RingStream):
         state = self.state
         self.step = plan_step(state, self.positions, ids.device, self.dtype)
         hook.attend = self._attend
-        hidden = hook.forward(ids[None], torch.tensor([[state.local]], device=ids.device))
+        hidden = hook.forward(torch.atleast_2d(ids), torch.tensor([[state.local]], device=ids.device))
         place = state.seen if state.absolute else min(state.seen, state.sinks + state.window)
         state.largest_position = max(state.largest_position, place)
         state.seen += 1
@@ -95,12 +97,12 @@ class DecodeStream(RingStream):
     def _attend(
         self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float, extra: dict[str, Any]
     ) -> Tensor:
-        """q (1,H,1,D), k and v (1,Hkv,1,D) -> (1,H,1,D)."""
+        """q (B,H,1,D), k and v (B,Hkv,1,D) -> (B,H,1,D)."""
         step, memory = self.step, self.state.layer(layer, k, v)
         assert step is not None
         memory.k[:, :, -1:] = k
         memory.v[:, :, -1:] = v
-        scores = self._scores(q, memory.k, step).float() * scale  # (Hkv, G, slots)
+        scores = self._scores(q, memory.k, step).float() * scale  # (B, Hkv, G, slots)
         own = self.own_windows[layer]
         distance = (
             step.distance if own is None else step.distance.masked_fill(step.distance >= own, torch.inf)
@@ -110,25 +112,26 @@ class DecodeStream(RingStream):
         else:
             scores = scores.masked_fill(distance == torch.inf, -torch.inf)
         weights = _softmax(scores, extra.get("s_aux"))
-        out = torch.bmm(weights.to(v.dtype), memory.v[0])
+        out = weights.to(v.dtype) @ memory.v
         memory.k.index_copy_(2, step.slot, k)
         memory.v.index_copy_(2, step.slot, v)
-        return out.view(1, q.shape[1], 1, -1)
+        return out.view(*q.shape[:3], -1)
 
     def _scores(self, q: Tensor, keys: Tensor, step: Step) -> Tensor:
-        heads, kv_heads = q.shape[1], keys.shape[1]
+        batch, heads, kv_heads = q.shape[0], q.shape[1], keys.shape[1]
+        grouped = (batch, kv_heads, -1, q.shape[-1])
         if step.table is None:
-            return torch.bmm(q[0].reshape(kv_heads, -1, q.shape[-1]), keys[0].transpose(1, 2))
+            return q.reshape(grouped) @ keys.transpose(2, 3)
         assert isinstance(self.positions, Rope)
-        three = self.positions.turn(q.expand(-1, -1, 3, -1), step.table)[0]  # (H, 3, D)
-        scores = torch.bmm(three.reshape(kv_heads, -1, q.shape[-1]), keys[0].transpose(1, 2))
-        chosen = scores.view(heads, 3, -1).gather(1, step.choose.expand(heads, 1, -1))
-        return chosen.view(kv_heads, heads // kv_heads, -1)
+        three = self.positions.turn(q.expand(-1, -1, 3, -1), step.table)  # (B, H, 3, D)
+        scores = three.reshape(grouped) @ keys.transpose(2, 3)
+        chosen = scores.view(batch * heads, 3, -1).gather(1, step.choose.expand(batch * heads, 1, -1))
+        return chosen.view(batch, kv_heads, heads // kv_heads, -1)
 
 
 def _softmax(scores: Tensor, sink_logit: Tensor | None) -> Tensor:
-    """Over (Hkv, G, slots); a learned sink logit (H,) adds to the denominator only."""
+    """Over (B, Hkv, G, slots); a learned sink logit (H,) adds to the denominator only."""
     if sink_logit is None:
         return scores.softmax(-1)
-    total = torch.logaddexp(scores.logsumexp(-1), sink_logit.float().view(scores.shape[:2]))
+    total = torch.logaddexp(scores.logsumexp(-1), sink_logit.float().view(scores.shape[1:3]))
     return torch.exp(scores - total[..., None])

@@ -44,11 +44,11 @@ class Hook:
         return self.attend(layer, q, k, v, scale, extra)
 
     def forward(self, ids: Tensor, positions: Tensor) -> Tensor:
-        """Hidden states (1, L, d) of ``ids`` (1, L) at rotary ``positions`` (1, L); checks the calls."""
+        """Hidden states (B*L, d) of ``ids`` (B, L) at rotary ``positions`` (1, L); checks the calls."""
         output = self.model.base_model(input_ids=ids, position_ids=positions, use_cache=False)
         self.forwards += 1
         self.check()
-        return output.last_hidden_state[0]
+        return output.last_hidden_state.flatten(0, 1)
 
     def check(self) -> None:
         """Raise PolicyNotAppliedError unless every layer called once per forward so far."""

@@ -20,7 +20,7 @@ from ddposink.streaming.positions import Alibi, Positions
 
 
 class ReferenceStream(CountedStream):
-    """Any policy and eviction schedule, one token per forward.
+    """Any policy and eviction schedule, one token per forward, of one stream or of B in step (``feed`` (B, 1)).
 
     ``turn_ends`` (N,) bool marks the last token of each turn, for ``evict=turn``.
     """
@@ -44,7 +44,7 @@ class ReferenceStream(CountedStream):
     def _forward(self, hook: Hook, ids: Tensor) -> Tensor:
         hook.attend = self._attend
         # Rotary position 0 is the identity: the hook receives q and k before rotation.
-        hidden = hook.forward(ids[None], torch.zeros(1, 1, dtype=torch.long, device=ids.device))
+        hidden = hook.forward(torch.atleast_2d(ids), torch.zeros(1, 1, dtype=torch.long, device=ids.device))
         self.text_positions = torch.cat([self.text_positions, torch.tensor([self.seen])])
         self.seen += 1
         self._evict()

@@ -20,7 +20,9 @@ from ddposink.caches import Policy
 
 @dataclass
 class LayerState:
-    """Keys and values of one layer: each (1, Hkv, S + R + 1, D); slot S+j is ring slot j.
+    """Keys and values of one layer: each (B, Hkv, S + R + 1, D); slot S+j is ring slot j.
+
+    B is 1, or the number of streams that decode feeds in step.
 
     The last slot is scratch for decode: the newest token stands there while its query attends.
     """
@@ -66,7 +68,7 @@ class StreamState:
             slots = self.sinks + self.window + 1
 
             def empty(like: Tensor) -> Tensor:
-                return like.new_zeros(1, like.shape[1], slots, like.shape[-1])
+                return like.new_zeros(*like.shape[:2], slots, like.shape[-1])
 
             self.layers[index] = LayerState(empty(like_k), empty(like_v))
         return self.layers[index]
@@ -75,7 +77,7 @@ class StreamState:
         """Measured bytes of the keys and values of the tokens held (from the real tensors)."""
         return sum(
             self.held
-            * (s.k[0, :, 0].numel() * s.k.element_size() + s.v[0, :, 0].numel() * s.v.element_size())
+            * (s.k[:, :, 0].numel() * s.k.element_size() + s.v[:, :, 0].numel() * s.v.element_size())
             for s in self.layers.values()
         )
 

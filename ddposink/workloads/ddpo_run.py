@@ -23,7 +23,7 @@ from ddposink.ddpo import DDPOConfig, DivergedError, Engine, StepLog, make_engin
 from ddposink.diversity import pairwise_distance, vendi_score
 from ddposink.drift import kl_per_step, weight_change
 from ddposink.errors import Unavailable
-from ddposink.evaluation import Evaluator, Pictures, Scorer, prompt_means, score
+from ddposink.evaluation import Evaluator, Pictures, Scorer, prompt_means, prompt_spread, score
 from ddposink.pipelines import PipelineRef, load_pipeline
 from ddposink.prompts import load_prompts
 from ddposink.rewards import RewardError, load_reward
@@ -63,7 +63,7 @@ class Run:
     peaks: dict[str, int | Missing] = field(default_factory=dict)
     joules: float | Missing = 0.0
     base: dict[str, np.ndarray] = field(default_factory=dict)
-    spread: dict[str, float] = field(default_factory=dict)
+    spread: dict[str, float | None] = field(default_factory=dict)
     seen: list[tuple[int, np.ndarray, np.ndarray]] = field(default_factory=list)
 
     @property
@@ -148,7 +148,7 @@ def _draw(state: Run, denoising_steps: int | None = None) -> Pictures:
 def _remember_base(state: Run, pictures: Pictures) -> None:
     scores = score(pictures, state.scorers)
     state.base = {name: prompt_means(values, pictures) for name, values in scores.items()}
-    state.spread = {name: float(values.std()) for name, values in scores.items()}
+    state.spread = {name: prompt_spread(values, pictures) for name, values in scores.items()}
 
 
 def _train(state: Run, until: int, total: int, ctx: Context) -> None:
@@ -228,8 +228,8 @@ def _drift(state: Run, steps: int) -> Measured:
 def _facts(state: Run, metrics: Measured, scores: dict[str, np.ndarray]) -> dict[str, Scalar]:
     """Columns for tables and axes, and where over-optimisation has set in."""
     rest = metrics["others_effect"]
-    if not isinstance(rest, Missing) and state.spread[state.trained] > 0:
-        gains = (scores[state.trained] - state.base[state.trained]) / state.spread[state.trained]
+    if not isinstance(rest, Missing) and (spread := state.spread[state.trained]):
+        gains = (scores[state.trained] - state.base[state.trained]) / spread
         state.seen.append((state.engine.step, gains, np.array(rest.values)))  # type: ignore[union-attr]
     steps, trained, others = zip(*state.seen, strict=True) if state.seen else ((), (), ())
     return {
@@ -290,8 +290,9 @@ def _save_denoising(state: Run, counts: Sequence[int]) -> Path:
     for count in sorted({*counts, state.config.sample_num_steps}):
         tuned = score(_draw(state, count), {"": state.scorers[state.trained]})[""]
         with state.engine.base():
-            base = score(_draw(state, count), {"": state.scorers[state.trained]})[""]
-        found = effect(tuned - base, float(base.std()))
+            pictures = _draw(state, count)
+        base = score(pictures, {"": state.scorers[state.trained]})[""]
+        found = effect(tuned - base, prompt_spread(base, pictures))
         values.append(
             (count, np.nan if isinstance(found, Missing) else found.value, tuned.mean(), base.mean())
         )

@@ -21,10 +21,10 @@ OPPOSITE = {
 }
 
 
-def evaluated(scores: Scores, base: Scores, spread: Mapping[str, float], trained: str) -> Measured:
+def evaluated(scores: Scores, base: Scores, spread: Mapping[str, float | None], trained: str) -> Measured:
     """Scores, paired gains and effects of one step count on every reward.
 
-    ``spread``: standard deviation of the base model's pictures under each reward; ``trained``: the key
+    ``spread``: standard deviation of the base model's pictures of one prompt under each reward; ``trained``: the key
     of the reward trained on, `TRAINED` if it is none of those every cell is scored on. Rewards whose
     base pictures do not differ have no effect size.
     """
@@ -44,19 +44,25 @@ def evaluated(scores: Scores, base: Scores, spread: Mapping[str, float], trained
     return found
 
 
-def effect(gains: np.ndarray, spread: float) -> Samples | Missing:
-    """Gains in standard deviations of the base model's pictures; samples are prompts."""
+def effect(gains: np.ndarray, spread: float | None) -> Samples | Missing:
+    """Gains in standard deviations of the base model's pictures of one prompt."""
+    if spread is None:
+        return Missing("one picture per prompt: no spread to measure the effect by")
     if spread <= 0:
-        return Missing("the base model's pictures do not differ under this reward")
+        return Missing("the base model's pictures of a prompt do not differ under this reward")
     return _samples(gains / spread)
 
 
-def others(scores: Scores, base: Scores, spread: Mapping[str, float], trained: str) -> Samples | Missing:
+def others(
+    scores: Scores, base: Scores, spread: Mapping[str, float | None], trained: str
+) -> Samples | Missing:
     """Mean effect on the rewards that were not trained on, without the contrary of the trained one."""
-    left = [n for n in scores if n not in (trained, OPPOSITE.get(trained)) and spread[n] > 0]
-    if not left:
-        return Missing("the suite evaluates no other reward")
-    return _samples(np.mean([(scores[n] - base[n]) / spread[n] for n in left], axis=0))
+    effects = [
+        (scores[name] - base[name]) / known
+        for name in scores
+        if name not in (trained, OPPOSITE.get(trained)) and (known := spread[name])
+    ]
+    return _samples(np.mean(effects, axis=0)) if effects else Missing("no other reward has an effect size")
 
 
 def over_optimised(

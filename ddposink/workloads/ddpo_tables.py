@@ -24,7 +24,7 @@ def _evaluations() -> tuple[Metric, ...]:
             ),
             Metric(
                 f"effect_{name}", f"{words} (effect)", "SD", "higher", "near", 0.05,
-                "gain divided by the standard deviation of the base model's pictures",
+                "gain divided by the standard deviation of the base model's pictures of one prompt",
             ),
         ]  # fmt: skip
     return tuple(found)
@@ -33,7 +33,7 @@ def _evaluations() -> tuple[Metric, ...]:
 METRICS = (
     Metric("reward", "trained reward", "", "higher", "near", 0.01, "the reward trained on, held-out prompts", headline=True),
     Metric("gain", "gain in trained reward", "", "higher", "near", 0.01, "paired difference to base; samples are prompts", headline=True),
-    Metric("effect", "effect on trained reward", "SD", "higher", "near", 0.05, "gain over the base pictures' standard deviation", headline=True),
+    Metric("effect", "effect on trained reward", "SD", "higher", "near", 0.05, "gain over the standard deviation of the base pictures of one prompt", headline=True),
     Metric("others_effect", "effect on the other rewards", "SD", "higher", "near", 0.05, "mean over the rewards not trained on; opposites of the trained one excluded", headline=True),
     Metric("vendi", "effective number of pictures", "", "higher", "near", 0.1, "Vendi score of the held-out pictures in feature space", headline=True),
     Metric("distance", "distance within a prompt", "", "higher", "near", 0.01, "mean cosine distance of pictures of one prompt, in feature space"),
@@ -62,10 +62,10 @@ METRICS = (
     *_evaluations(),
 )  # fmt: skip
 
-_EFFECT = "effect on the trained reward (SD of the base pictures)"
+_EFFECT = "effect on the trained reward (SD within a prompt)"
 VIEWS = (
     View("reward-matrix", "matrix", "What training on a reward does to all of them", "steps", "effect_",
-         "scored on", "effect (SD of the base pictures)", hue="reward", where={"engine": "native"}, headline=True),
+         "scored on", "effect (SD within a prompt)", hue="reward", where={"engine": "native"}, headline=True),
     View("pictures", "pictures", "The same prompts and noise, before and after", "steps", "effect",
          "training steps", "pictures", hue="reward", series="pictures", where={"engine": "native"}, headline=True),
     View("reward-by-steps", "line", "Trained reward against training steps", "steps", "effect", "training steps",

@@ -7,7 +7,7 @@ import torch
 from ddposink import evaluation
 from ddposink.ddpo import DDPOConfig, make_engine
 from ddposink.drift import kl_per_step, weight_change
-from ddposink.evaluation import Evaluator, Pictures, prompt_means, score
+from ddposink.evaluation import Evaluator, Pictures, prompt_means, prompt_spread, score
 from ddposink.sheet import SIDE, sheet
 from tests.ddposink.ddpo.tiny import brightness, tiny_pipeline
 
@@ -43,6 +43,8 @@ def test_scores_are_averaged_within_a_prompt():
     scores = score(pictures, {"brightness": brightness})["brightness"]
     assert scores.tolist() == [0, 0.25, 0.5, 0.75]
     assert prompt_means(scores, pictures).tolist() == [0.125, 0.625]
+    assert prompt_spread(scores, pictures) == pytest.approx(0.25 / 2**0.5)
+    assert prompt_spread(scores[:2], Pictures(pictures.images[:2], ["a", "b"])) is None
 
 
 @pytest.fixture(scope="module", params=["lora", "full"])
