@@ -78,6 +78,12 @@ def _training(config: DDPOConfig) -> None:
     fraction = config.train_timestep_fraction
     if not _real(fraction) or not 0 < fraction <= 1:
         raise ValueError(f"train_timestep_fraction must lie in (0, 1], not {fraction!r}")
+    _whole("train_skip_last_steps", config.train_skip_last_steps, 0)
+    if config.train_skip_last_steps >= config.sample_num_steps:
+        raise ValueError(
+            f"train_skip_last_steps {config.train_skip_last_steps} of {config.sample_num_steps} denoising "
+            f"steps leaves none to learn from; use at most {config.sample_num_steps - 1}"
+        )
     if config.num_train_timesteps < 1:
         raise ValueError(
             f"train_timestep_fraction {fraction} of {config.sample_num_steps} denoising steps leaves none to "
@@ -94,6 +100,8 @@ def _training(config: DDPOConfig) -> None:
 
 
 def _ours(config: DDPOConfig) -> None:
+    if config.engine == "trl" and config.train_skip_last_steps:
+        raise ValueError("TRL's engine learns from all steps: train_skip_last_steps needs engine 'native'")
     if config.engine == "trl" and config.loss != "is":
         raise ValueError(
             "TRL's engine has only the loss 'is'; for the plain policy gradient use engine 'native'"
@@ -133,7 +141,8 @@ def _batches(config: DDPOConfig) -> None:
             f"train_gradient_accumulation_steps {accumulation}); nearest valid accumulation: "
             f"{_nearest(divisors, accumulation)}"
         )
-    if config.keep_sampling_graph and (config.updates_per_epoch > 1 or config.train_timestep_fraction < 1):
+    some = config.num_train_timesteps < config.sample_num_steps
+    if config.keep_sampling_graph and (config.updates_per_epoch > 1 or some):
         raise ValueError(
             f"keep_sampling_graph needs exactly one update per step on all denoising steps; these are "
             f"{config.updates_per_epoch} updates on {config.num_train_timesteps} of {config.sample_num_steps}"

@@ -31,7 +31,11 @@ class DDPOConfig:
     ``log_with``, ``tracker_*``, ``project_kwargs``, ``logdir``, ``save_freq``, ``num_checkpoint_limit``,
     ``resume_from``, ``push_to_hub``, ``async_reward_computation`` and ``max_workers`` are TRL's alone, as
     is ``num_epochs`` where an engine is told how far to run. Of ours, those below "layout" and
-    ``loss="sf"`` are the native engine's alone.
+    ``loss="sf"`` and ``train_skip_last_steps`` are the native engine's alone.
+
+    The gradient of a step's log-probability grows with one over its standard deviation. That of the last
+    steps is a twentieth of the first's, so they drown what the others have to say, though they decide
+    little about the picture; ``train_skip_last_steps`` leaves them out (0, TRL's way, learns from all).
     """
 
     # -- TRL 0.23.1 --------------------------------------------------------------------------------------
@@ -84,6 +88,7 @@ class DDPOConfig:
     lora_rank: int = 4
     lora_alpha: float = 4.0
     lora_targets: tuple[str, ...] = ("to_k", "to_q", "to_v", "to_out.0")
+    train_skip_last_steps: int = 0  # low-noise denoising steps at the end that are not learnt from, see below
     advantage_epsilon: float | None = None  # None: TRL's, 1e-8 over all samples and 1e-6 per prompt
     log_prob_reduction: Literal["mean", "sum"] = "mean"  # over the latent's dimensions; TRL's is the mean
     split_negative_prompts: bool = True  # False: TRL's behaviour, the whole string is one negative prompt
@@ -114,7 +119,7 @@ class DDPOConfig:
     @property
     def num_train_timesteps(self) -> int:
         """Denoising steps of each sample that are learnt from."""
-        return int(self.sample_num_steps * self.train_timestep_fraction)
+        return int((self.sample_num_steps - self.train_skip_last_steps) * self.train_timestep_fraction)
 
     @property
     def guided(self) -> bool:

@@ -2,8 +2,9 @@
 
 Gradients of all (sample, denoising step) pairs of an update are added up before it, so any of them may
 share a forward. Small latents leave a forward of TRL's size (``train_batch_size`` samples, one denoising
-step) mostly to overhead, so pairs are joined until a forward holds about ``POSITIONS`` latent positions;
-Stable Diffusion's 64x64 latents reach that by themselves.
+step) partly to overhead, so pairs are joined until a forward holds about so many latent positions as below.
+More would still be a little faster, but the activations kept for the backward would cost more memory than
+TRL takes. Stable Diffusion's 64x64 latents are beyond that by themselves.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 
 from ddposink.ddpo.config import DDPOConfig
 
-POSITIONS = 4096
+SAMPLING, LEARNING = 2048, 1024  # latent positions (height x width, of all samples) in a forward
 
 
 @dataclass(frozen=True)
@@ -25,10 +26,8 @@ class Layout:
 
 def make_layout(config: DDPOConfig, positions: int) -> Layout:
     """For latents of ``positions`` (height x width)."""
-    joined = config.rows_per_forward or max(1, POSITIONS // positions)
+    sampling = config.rows_per_forward or max(SAMPLING // positions, config.sample_batch_size)
+    learning = config.rows_per_forward or max(LEARNING // positions, config.train_batch_size)
     if config.steps_per_forward is not None:
         learning = config.train_batch_size * config.steps_per_forward
-    else:
-        learning = config.rows_per_forward or max(joined, config.train_batch_size)
-    sampling = config.rows_per_forward or max(joined, config.sample_batch_size)
     return Layout(min(sampling, config.samples_per_epoch), learning)

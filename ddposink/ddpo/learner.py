@@ -35,7 +35,8 @@ def updates(config: DDPOConfig, device: torch.device) -> Iterator[Pairs]:
     Samples are shuffled anew in each inner epoch, and the denoising steps of each sample on their own; the
     first ``num_train_timesteps`` of them are learnt from. Lazily: an inner epoch draws when it begins.
     """
-    count, steps, learnt = config.samples_per_epoch, config.sample_num_steps, config.num_train_timesteps
+    count, learnt = config.samples_per_epoch, config.num_train_timesteps
+    steps = config.sample_num_steps - config.train_skip_last_steps
     samples, order = torch.arange(count), torch.arange(steps).repeat(count, 1)
     per_update = config.train_batch_size * config.train_gradient_accumulation_steps
     for _ in range(config.train_num_inner_epochs):

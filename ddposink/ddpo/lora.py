@@ -16,6 +16,18 @@ from ddposink.ddpo.config import DDPOConfig
 ADAPTER = "default"
 
 
+def freeze(pipeline: Any, half: torch.dtype, lora_only: bool) -> None:
+    """Nothing but the policy has gradients, and what is only used for inference may be in half precision."""
+    for part, dtype in (
+        (pipeline.vae, half),
+        (pipeline.text_encoder, half),
+        (pipeline.unet, half if lora_only else torch.float32),
+    ):
+        part.requires_grad_(False).eval()
+        if part.dtype != dtype:
+            part.to(dtype=dtype)
+
+
 def make_trainable(unet: Any, config: DDPOConfig) -> dict[str, Tensor]:
     """Freeze ``unet``, add LoRA layers (or unfreeze it all), and return the float32 weights to learn.
 

@@ -3,8 +3,7 @@
 The two are equal but for rounding. The second needs two thin products, a scaling and an addition of
 activations per layer, and four thin products in its backward, all bound by memory; the first one small
 product of weights, and in its backward one full product, which is faster where matrices are small or
-bandwidth is scarce (a CPU). It also keeps fewer activations. Only for float32 bases: in half precision
-W + s·B·A would round the change away.
+bandwidth is scarce (a CPU). Only for float32 bases: in half precision W + s·B·A would round the change away.
 """
 
 from __future__ import annotations
@@ -18,11 +17,29 @@ from torch import Tensor
 from torch.nn import functional
 
 
-def mergeable(unet: Any, adapter: str) -> list[Any]:
-    """The LoRA layers of ``unet`` that can be merged: plain float32 linear ones without dropout."""
+class MergedLora:
+    """The LoRA layers of a UNet, computing with merged weights while it is `active`."""
+
+    def __init__(self, unet: Any, adapter: str) -> None:
+        """Takes the plain linear layers in float32 without dropout; others stay as they are."""
+        # Made once: a compiled UNet would be compiled again for every new function.
+        self.forwards = [(layer, _forward(layer, adapter)) for layer in _mergeable(unet, adapter)]
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """Inside, merged and differentiable in A and B; afterwards adapters work as peft's do."""
+        for layer, forward in self.forwards:
+            layer.forward = forward
+        try:
+            yield
+        finally:
+            for layer, _ in self.forwards:
+                del layer.forward
+
+
+def _mergeable(unet: Any, adapter: str) -> Iterator[Any]:
     from peft.tuners.lora import Linear
 
-    found = []
     for module in unet.modules():
         if isinstance(module, Linear) and adapter in module.lora_A:
             base = module.get_base_layer()
@@ -30,20 +47,7 @@ def mergeable(unet: Any, adapter: str) -> list[Any]:
                 isinstance(module.lora_dropout[adapter], torch.nn.Identity) and not module.use_dora[adapter]
             )
             if plain and type(base) is torch.nn.Linear and base.weight.dtype == torch.float32:
-                found.append(module)
-    return found
-
-
-@contextmanager
-def merged(layers: list[Any], adapter: str) -> Iterator[None]:
-    """Inside, ``layers`` compute with merged weights, differentiable in A and B; afterwards as before."""
-    for layer in layers:
-        layer.forward = _forward(layer, adapter)
-    try:
-        yield
-    finally:
-        for layer in layers:
-            del layer.forward
+                yield module
 
 
 def _forward(layer: Any, adapter: str) -> Callable[[Tensor], Tensor]:

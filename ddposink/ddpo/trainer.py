@@ -8,8 +8,8 @@ between them.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from ddposink.ddpo.config import DDPOConfig
 from ddposink.ddpo.engine import DivergedError, Pipeline, RewardFunction, StepLog
 from ddposink.ddpo.layout import make_layout
 from ddposink.ddpo.learner import Learner, updates
-from ddposink.ddpo.merged import mergeable, merged
+from ddposink.ddpo.merged import MergedLora
 from ddposink.ddpo.policy import Policy, Texts
 from ddposink.ddpo.randomness import Randomness
 from ddposink.ddpo.ranks import Ranks
@@ -49,9 +49,9 @@ class NativeEngine:
         self._randomness = Randomness(config.seed + self._ranks.rank, self._device)
         self._fingerprint = lora.fingerprint(unet)
         half = HALVES[config.precision_on(self._device.type)]
-        _freeze(pipeline, half, config.use_lora)
+        lora.freeze(pipeline, half, config.use_lora)
         self._original = None if config.use_lora else lora.copies(unet)
-        self._merged: list[Any] = []
+        self._merged: Callable[[], AbstractContextManager[None]] = nullcontext
         with self._working():
             weights = lora.make_trainable(unet, config)
         self._ranks.share_weights(weights.values())
@@ -85,7 +85,8 @@ class NativeEngine:
         self._layout = make_layout(config, height * width)
         on_cpu = self._device.type == "cpu"
         merge = config.use_lora and (on_cpu if config.merge_lora is None else config.merge_lora)
-        self._merged = mergeable(unet, lora.ADAPTER) if merge else []
+        if merge:
+            self._merged = MergedLora(unet, lora.ADAPTER).active
 
     def run(self, until: int) -> Iterator[StepLog]:
         """Train until ``step == until``, yielding after each step. Raises DivergedError."""
@@ -126,7 +127,7 @@ class NativeEngine:
         Draws one batch and forgets it: the engine's random state and weights are as before.
         """
         randomness = Randomness(self.config.seed, self._device)
-        with randomness.active(), merged(self._merged, lora.ADAPTER), torch.no_grad():
+        with randomness.active(), self._merged(), torch.no_grad():
             found = self._sample(batches=1, keep_graph=False)
             deviation = []
             for step in range(len(self._policy.schedule)):
@@ -219,7 +220,7 @@ class NativeEngine:
         if self.config.allow_tf32 and self._device.type == "cuda":
             matmul.allow_tf32 = True
         try:
-            with self._randomness.active(), merged(self._merged, lora.ADAPTER):
+            with self._randomness.active(), self._merged():
                 yield
         finally:
             torch.set_num_threads(threads)
@@ -241,15 +242,3 @@ def _check(pipeline: Pipeline, prompts: Sequence[str]) -> None:
             raise ValueError(
                 f"the pipeline has no {part}; DDPO needs a text-conditioned Stable Diffusion pipeline"
             )
-
-
-def _freeze(pipeline: Pipeline, half: torch.dtype, lora_only: bool) -> None:
-    """Nothing but the policy has gradients, and what is only used for inference may be in half precision."""
-    for part, dtype in (
-        (pipeline.vae, half),
-        (pipeline.text_encoder, half),
-        (pipeline.unet, half if lora_only else torch.float32),
-    ):
-        part.requires_grad_(False).eval()
-        if part.dtype != dtype:
-            part.to(dtype=dtype)

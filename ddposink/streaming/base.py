@@ -95,7 +95,7 @@ class Stream(ABC):
                     self._hook = None
 
     def feed(self, ids: Tensor) -> Tensor:
-        """Hidden states (n, d) of the next ``ids`` (n,); decode and reference also take (B, 1), giving (B, d).
+        """Hidden states (n, d) of the next ``ids`` (n,); decode and reference take (B, 1) too, giving (B, d).
 
         Raises PolicyNotAppliedError if any layer's attention did not go through the policy.
         """

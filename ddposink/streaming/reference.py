@@ -20,7 +20,7 @@ from ddposink.streaming.positions import Alibi, Positions
 
 
 class ReferenceStream(CountedStream):
-    """Any policy and eviction schedule, one token per forward, of one stream or of B in step (``feed`` (B, 1)).
+    """Any policy and eviction schedule, one token per forward: of one stream, or of B in step (B, 1).
 
     ``turn_ends`` (N,) bool marks the last token of each turn, for ``evict=turn``.
     """

@@ -116,7 +116,7 @@ def test_trls_default_precision_means_fp32_on_a_cpu() -> None:
 
 def test_layout() -> None:
     small = DDPOConfig(sample_batch_size=8, sample_num_batches_per_epoch=4, train_batch_size=4)
-    assert make_layout(small, 8 * 8).learning == 64
+    assert make_layout(small, 8 * 8).learning == 16
     assert make_layout(small, 8 * 8).sampling == 32  # all there is
     assert make_layout(small, 64 * 64) == make_layout(
         DDPOConfig(**small.to_dict() | {"compile": True}), 64 * 64

@@ -102,10 +102,11 @@ def test_advantages_by_hand() -> None:
     assert np.array_equal(again.advantages(["a", "b"], news), statistics.advantages(["a", "b"], news))
 
 
-def test_training_raises_the_reward() -> None:
-    trained = engine(
-        sample_batch_size=16, train_batch_size=16, train_learning_rate=1e-2, train_clip_range=1e-2
-    )
+@pytest.mark.parametrize(
+    "values", [{"train_learning_rate": 3e-2}, {"use_lora": False, "train_learning_rate": 1e-3}]
+)
+def test_training_raises_the_reward(values: dict[str, Any]) -> None:
+    trained = engine(seed=1, sample_batch_size=16, train_batch_size=16, train_clip_range=0.1, **values)
     curve = [log.reward_mean for log in trained.run(20)]
     assert np.mean(curve[-4:]) > np.mean(curve[:4]) + 0.005
 
