@@ -1,7 +1,7 @@
 """The real model on a real book: exact = decode = reference on every token, eviction running.
 
-Eight passages of the novel are eight streams. Decode and the reference feed them in step, one token
-of each per forward, because a forward of one token costs as much as one of eight.
+Sixteen passages of the novel are sixteen streams. Decode and the reference feed them in step, one token
+of each per forward: that costs twice a forward of one token, not sixteen times.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ddposink.streaming import DecodeStream, ExactStream, ReferenceStream, Strea
 from ddposink.streaming.head import Head
 
 POLICY = parse_policy("sink 4+60")
-STREAMS, TOKENS = 8, 320
+STREAMS, TOKENS = 16, 192
 
 
 def in_step(stream: Stream, model: nn.Module, ids: Tensor) -> np.ndarray:
@@ -31,6 +31,7 @@ def in_step(stream: Stream, model: nn.Module, ids: Tensor) -> np.ndarray:
 
 @pytest.mark.assets
 def test_smollm_on_a_novel_exact_equals_decode_equals_reference() -> None:
+    torch.set_num_threads(1)  # two wait for each other wherever the machine is busy
     loaded = load_model(ModelRef.parse("smollm2-135m"), "float32", "cpu")
     model, positions = loaded.model, inspect(loaded.model).positions
     assert positions is not None
@@ -40,11 +41,11 @@ def test_smollm_on_a_novel_exact_equals_decode_equals_reference() -> None:
     exact = np.stack([evaluate(ExactStream(model, POLICY, positions, 1024), one) for one in ids])
     decode = in_step(DecodeStream(model, POLICY, positions), model, ids)
     reference = in_step(ReferenceStream(model, POLICY, positions), model, ids)
-    alone = evaluate(DecodeStream(model, POLICY, positions), ids[0, :120])
+    alone = evaluate(DecodeStream(model, POLICY, positions), ids[0, :90])
 
     assert POLICY.evicts_from is not None
     assert exact[:, POLICY.evicts_from :].size >= 2000  # tokens with eviction running, all in all
     assert np.abs(decode - exact).max() < 1e-3
     assert np.abs(reference - exact).max() < 1e-3
-    assert np.abs(alone - reference[0, :119]).max() < 1e-3  # one stream by itself, 54 tokens of it evicting
+    assert np.abs(alone - reference[0, :89]).max() < 1e-3  # one stream by itself, 24 tokens of it evicting
     assert 3.0 < exact.mean() < 4.5  # a language model reading English, not noise
