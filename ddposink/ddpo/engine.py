@@ -61,6 +61,9 @@ class Engine(Protocol):
     def load(self, folder: Path) -> None:
         """Go on from ``folder``. ValueError if it is damaged or of another configuration."""
 
+    def ratio_deviation(self) -> Tensor:
+        """Largest |ratio − 1| (T,) between sampling and learning, without learning; changes nothing."""
+
     def base(self) -> AbstractContextManager[None]:
         """Inside, ``pipeline.unet`` acts as before training."""
 

@@ -42,6 +42,7 @@ from ddposink.workloads.ddpo_scores import (
 
 SHEET_PROMPTS, SHEET_SEEDS = 8, 2
 DRIFT_PICTURES = 32  # of all evaluation pictures; the divergence varies little between them
+RATIO_LIMIT = 1e-5  # in float32, before any update, the importance ratio is one but for rounding
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16, "no": None}
 
 
@@ -65,6 +66,7 @@ class Run:
     base: dict[str, np.ndarray] = field(default_factory=dict)
     spread: dict[str, float | None] = field(default_factory=dict)
     seen: list[tuple[int, np.ndarray, np.ndarray]] = field(default_factory=list)
+    ratio_deviation: float | None = None  # largest |ratio − 1| before any training
 
     @property
     def trained(self) -> str:
@@ -86,6 +88,8 @@ def run(cells: Sequence[tuple[Cell, Any]], ctx: Context) -> None:
     try:
         base = _draw(state)
         _remember_base(state, base)
+        if longest.steps:
+            _check_ratio(state)
         for cell, params in cells:
             _train(state, params.steps, longest.steps, ctx)
             pictures = _draw(state) if params.steps else base
@@ -149,6 +153,17 @@ def _remember_base(state: Run, pictures: Pictures) -> None:
     scores = score(pictures, state.scorers)
     state.base = {name: prompt_means(values, pictures) for name, values in scores.items()}
     state.spread = {name: prompt_spread(values, pictures) for name, values in scores.items()}
+
+
+def _check_ratio(state: Run) -> None:
+    """An engine whose ratio is not one before it has learnt anything would learn from its own mistakes."""
+    state.ratio_deviation = float(state.engine.ratio_deviation().max())
+    exact = state.config.precision_on(state.device.type) == "no"
+    if exact and not state.ratio_deviation <= RATIO_LIMIT:
+        raise RuntimeError(
+            f"importance ratios are {state.ratio_deviation:.2g} off one before any training (at most "
+            f"{RATIO_LIMIT:g}): sampling and learning disagree; see python -m bench doctor --ddpo"
+        )
 
 
 def _train(state: Run, until: int, total: int, ctx: Context) -> None:
@@ -244,13 +259,12 @@ def _facts(state: Run, metrics: Measured, scores: dict[str, np.ndarray]) -> dict
 
 def _conformance(state: Run) -> dict[str, Scalar]:
     trainable = [p for p in state.engine.pipeline.unet.parameters() if p.requires_grad]
-    first = state.logs[0] if state.logs else None
     return {
         "engine": type(state.engine).__name__,
         "steps_trained": state.engine.step,
         "trained_parameters": sum(p.numel() for p in trainable),
         "pictures_evaluated": len(state.evaluator.plan()),
-        "first_step_approx_kl": first.approx_kl if first else None,
+        "ratio_deviation_before_training": state.ratio_deviation,
     }
 
 
