@@ -24,7 +24,7 @@ OPPOSITE = {
 def evaluated(scores: Scores, base: Scores, spread: Mapping[str, float | None], trained: str) -> Measured:
     """Scores, paired gains and effects of one step count on every reward.
 
-    ``spread``: standard deviation of the base model's pictures of one prompt under each reward; ``trained``: the key
+    ``spread``: standard deviation of the base pictures of one prompt under each reward; ``trained``: the key
     of the reward trained on, `TRAINED` if it is none of those every cell is scored on. Rewards whose
     base pictures do not differ have no effect size.
     """

@@ -31,6 +31,7 @@ VALUES: dict[str, Any] = {
     "train_learning_rate": 3e-3,
     "per_prompt_stat_tracking": True,
     "per_prompt_stat_tracking_min_count": 2,
+    "threads": 1,  # bits depend on their number
 }
 
 
