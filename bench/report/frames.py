@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import zipfile
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from bench.workload import Metric, Scalar, View, Workload
 
 Series = NDArray[np.float64]
 OWN = ("cell", "pass_id", "label", "seed", "repeat", "status", "reason")  # every record's own fields
+MEASURED = "_measured"  # ends the name of a metric that would otherwise be taken for a parameter
 SERIES_END, SERIES_START = "series_end", "series_start"  # columns that bound a cell's part of its series
 
 
@@ -167,6 +168,7 @@ def load(folder: Path, workload: Workload | None = None) -> RunData:
     if stale := len(newest) - len(kept):
         notes.append(f"{plural(stale, 'record')} left out: the suite, or its code, no longer has these cells")
     words = _vocabulary(workload, kept)
+    words, kept = _told_apart(words, kept)
     return RunData(folder, kept, _frame(kept, words.metrics), words, suite, env, plan, planned, notes)
 
 
@@ -190,6 +192,20 @@ def _vocabulary(workload: Workload | None, records: Sequence[Record]) -> Vocabul
     if workload is None:
         return Vocabulary(metrics)
     return Vocabulary(metrics, tuple(workload.views), workload.prefix_axis, tuple(workload.published()))
+
+
+def _told_apart(words: Vocabulary, records: list[Record]) -> tuple[Vocabulary, list[Record]]:
+    """Give a metric that has the name of a parameter (a reward trained on, its value) another one."""
+    taken = {name for record in records for name in record.params}
+    new = {name: f"{name}{MEASURED}" if name in taken else name for name in words.metrics}
+    if all(old == name for old, name in new.items()):
+        return words, records
+    metrics = {new[old]: replace(metric, name=new[old]) for old, metric in words.metrics.items()}
+    renamed = [
+        record.model_copy(update={"metrics": {new[old]: value for old, value in record.metrics.items()}})
+        for record in records
+    ]
+    return replace(words, metrics=metrics), renamed
 
 
 def _frame(records: Sequence[Record], metrics: Mapping[str, Metric]) -> pd.DataFrame:

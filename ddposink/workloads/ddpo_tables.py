@@ -62,7 +62,7 @@ METRICS = (
     *_evaluations(),
 )  # fmt: skip
 
-_EFFECT = "effect on the trained reward (SD within a prompt)"
+_EFFECT = "effect (SD within a prompt)"
 VIEWS = (
     View("reward-matrix", "matrix", "What training on a reward does to all of them", "steps", "effect_",
          "scored on", "effect (SD within a prompt)", hue="reward", where={"engine": "native"}, headline=True),
@@ -71,21 +71,21 @@ VIEWS = (
     View("reward-by-steps", "line", "Trained reward against training steps", "steps", "effect", "training steps",
          _EFFECT, hue="reward", marks=("over_optimised_at",), where={"engine": "native"}, headline=True),
     View("others-by-steps", "line", "Rewards not trained on, against training steps", "steps", "others_effect",
-         "training steps", "mean effect on the other rewards (SD)", hue="reward", where={"engine": "native"}),
-    View("over-optimisation", "scatter", "Trained reward against the others: where the path turns down, the reward is hacked",
-         "effect", "others_effect", _EFFECT, "mean effect on the other rewards (SD)", hue="reward", where={"engine": "native"}),
+         "training steps", "mean effect on others (SD)", hue="reward", where={"engine": "native"}),
+    View("over-optimisation", "scatter", "Trained reward against the others",
+         "effect", "others_effect", _EFFECT, "mean effect on others (SD)", hue="reward", where={"engine": "native"}),
     View("reward-by-queries", "line", "Trained reward against reward queries", "queries", "effect", "reward queries",
          _EFFECT, hue="reward", where={"engine": "native"}),
     View("reward-by-forwards", "line", "Trained reward against UNet forwards", "forwards", "effect",
          "UNet forwards (a backward counts as two)", _EFFECT, hue="reward", where={"engine": "native"}),
     View("reward-by-seconds", "line", "Trained reward against training time", "seconds", "effect",
-         "seconds of training", _EFFECT, hue="reward"),
+         "seconds of training", _EFFECT, hue="reward", where={"engine": "native"}),
     View("reward-and-diversity", "scatter", "Reward against diversity", "effect", "vendi", _EFFECT,
          "effective number of pictures", hue="reward", where={"engine": "native"}),
     View("kl-by-steps", "line", "How far from the base model", "steps", "kl_per_step", "training steps",
          "KL from base (nats per denoising step)", hue="reward", where={"engine": "native"}),
     View("training-reward", "trace", "Reward while training, both engines", "step", "reward", "training step",
-         "mean reward of a step's samples", hue="engine", series="train"),
+         "mean reward of a step's samples", hue="engine", series="train", where={"reward": "jpeg_compressibility"}),
     View("denoising-steps", "trace", "Evaluated with other numbers of denoising steps", "denoising_steps", "effect",
          "denoising steps in evaluation", _EFFECT, hue="reward", series="denoising", where={"engine": "native"}),
 )  # fmt: skip
