@@ -87,7 +87,7 @@ def _lines(view: View, data: RunData, content: Panels) -> Figure:
         for i, (name, line) in enumerate(panel.lines.items()):
             before = list(panel.lines.values())[:i]
             shaded = _own_stretch(line, before) if view.kind == "curve" else None
-            _draw_line(axes, name, pens[name], line.up_to(10 * high), shaded)
+            _draw_line(axes, name, pens[name], line.up_to(high + 10 * (high - low)), shaded)
             if len(off := np.flatnonzero(line.y > high)):
                 worst = number(float(line.y[off].max()))
                 notes.append(f"Off the scale: {name}, up to {worst}.")

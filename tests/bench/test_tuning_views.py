@@ -114,3 +114,12 @@ def test_a_view_of_a_metric_nobody_has_is_no_error(data):
     view = dataclasses.replace(VIEW["matrix"], y="cost_")
     assert draw(view, data).why == "no cell has a metric cost_…"
     assert matrix_table(data, view) is None
+
+
+def test_values_below_zero_are_drawn_where_they_are(data, monkeypatch):
+    array = type(data).array
+    lowered = lambda self, i, series, name: array(self, i, series, name) - 9 * (name == "reward")  # noqa: E731
+    monkeypatch.setattr(type(data), "array", lowered)
+    axes = draw(VIEW["trace"], data).figure.axes[0]
+    drawn = next(line for line in axes.lines if line.get_label() == "ours")
+    assert np.allclose(drawn.get_ydata(), np.log(np.arange(1, 51)) - 9)
