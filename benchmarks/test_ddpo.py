@@ -86,14 +86,17 @@ def test_native_against_trl(duel: Any, setting: str) -> None:
     assert ratio > 1
 
 
+# Not getrusage: its maximum outlives exec, and would be that of the parent.
 MEASURED = """
-    import json, resource, sys
+    import json, sys
+    from pathlib import Path
     sys.path.insert(0, "benchmarks")
     import torch, test_ddpo
     torch.set_num_threads(1)
     step = test_ddpo.epochs(sys.argv[1], "emoji-sd", json.loads(sys.argv[2]))
     step(), step()
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    print(int(status["VmHWM"].split()[0]) / 1024)
 """
 
 

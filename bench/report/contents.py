@@ -12,7 +12,7 @@ _PANELS = {"curve": curve_panels, "line": line_panels, "scatter": scatter_panels
 
 def contents(view: View, data: RunData) -> Panels:
     """Panels of a view of kind curve, line, scatter or trace; raises NothingToDraw."""
-    key = f"{view.kind} {view.name}"
+    key = repr(view)  # not its name alone: the same view may be narrowed by another ``where``
     if key not in data.contents:
         try:
             data.contents[key] = _PANELS[view.kind](data, view)

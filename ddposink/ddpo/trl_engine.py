@@ -48,14 +48,14 @@ class TrlEngine:
         self.pipeline = pipeline
         self.step = 0
         self._disabled = tuple(disabled)
-        self._identity = config.decisive() | {
-            "base": lora.fingerprint(pipeline.unet),
-            "prompts": list(prompts),
-        }
         classes = repaired(disabled)
         device = pipeline.unet.device
         trl_state.prepare_accelerate(device.type, _precision(config, device.type, disabled))
         wrapped = around(classes.pipeline, pipeline, config)
+        self._identity = config.decisive() | {
+            "base": lora.fingerprint(pipeline.unet),
+            "prompts": list(prompts),
+        }
         self._original = None if config.use_lora else lora.copies(pipeline.unet)
         self._randomness = Randomness(config.seed, device)  # TRL seeds it again, and adds the rank
         with self._working():

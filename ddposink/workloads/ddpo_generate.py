@@ -5,6 +5,7 @@ The tuned weights are loaded the way any user of a stock pipeline would load the
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -15,7 +16,7 @@ import torch
 from bench.errors import UserError, did_you_mean
 from bench.record import Record, Status
 from bench.request import find_run
-from bench.store import RECORDS, read_records
+from bench.store import PLAN, RECORDS, read_records
 from ddposink.errors import Unavailable
 from ddposink.evaluation import Evaluator
 from ddposink.pipelines import PipelineRef, load_pipeline
@@ -75,7 +76,9 @@ def find_cell(text: str, results: Path) -> tuple[Path, Record]:
     if not run:
         raise UserError(f"{text!r} is not of the form RUN/CELL", hint="for example 'ddpo/*brisque*50'")
     folder = find_run(run, results)
-    records = {record.cell: record for record in read_records(folder / RECORDS)[0]}
+    planned = planned_cells(folder)
+    read = read_records(folder / RECORDS)[0]
+    records = {r.cell: r for r in read if planned is None or r.cell in planned}
     found = [r for r in records.values() if r.cell == wanted or r.label == wanted]
     found = found or [r for r in records.values() if fnmatchcase(r.label.casefold(), wanted.casefold())]
     if len(found) == 1:
@@ -86,6 +89,15 @@ def find_cell(text: str, results: Path) -> tuple[Path, Record]:
             f"{wanted!r} means {len(found)} cells: {'; '.join(labels[:6])}", hint="name one of them"
         )
     raise UserError(f"no cell {wanted!r} in {folder}", hint=did_you_mean(wanted, labels))
+
+
+def planned_cells(folder: Path) -> set[str] | None:
+    """Cells that the suite still has; None where the run has kept no plan."""
+    try:
+        plan = json.loads((folder / PLAN).read_text(encoding="utf-8"))
+        return {cell["id"] for work in plan["passes"] for cell in work["cells"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def weights_of(folder: Path, record: Record) -> Path:

@@ -1,0 +1,65 @@
+"""Pictures of a tuned cell beside the base model, from a run folder."""
+
+import json
+
+import pytest
+from rich.console import Console
+
+from bench.errors import UserError
+from bench.launch import LocalLauncher
+from bench.live import PlainView
+from bench.plan import make_plan
+from bench.run import Session, measure
+from bench.store import Store
+from ddposink.workloads import ddpo_generate
+from ddposink.workloads.ddpo import DdpoWorkload
+from tests.ddposink.workloads.test_ddpo_workload import pipeline, suite  # noqa: F401
+
+
+@pytest.fixture(scope="module", params=["lora", "full"])
+def run(request, pipeline, tmp_path_factory):  # noqa: F811
+    """A run in a real child; with a record of a cell that the plan no longer has."""
+    folder = tmp_path_factory.mktemp(request.param) / "results" / "t" / "20260101-000000-abcdef"
+    changes = {"use_lora": request.param == "lora", "train_learning_rate": 1e-2, "grid": {"steps": [0, 1]}}
+    plan, workload = make_plan(suite(pipeline, **changes), DdpoWorkload()), DdpoWorkload()
+    folder.mkdir(parents=True)
+    store, watcher = Store(folder), PlainView(Console(quiet=True), ())
+    session = Session("t", workload, "ddposink.workloads.ddpo:DdpoWorkload", folder, "e", timeout=300.0)
+    measure(plan.passes, session, LocalLauncher((), folder / "logs" / "s.log"), store, watcher)
+    first = next(iter(store.records.values()))
+    store.append(first.model_copy(update={"cell": "stale", "label": "tiny · jpeg_compressibility · 1"}))
+    (folder / "plan.json").write_text(json.dumps(plan.to_json()))
+    assert {str(r.status) for r in store.records.values()} == {"ok"}, [
+        r.reason for r in store.records.values()
+    ]
+    store.close()
+    return folder
+
+
+def test_base_and_tuned_pictures_differ_and_share_their_noise(run, tmp_path):
+    cell = f"{run}/tiny · jpeg_compressibility · 1"
+    paths = ddpo_generate.main(cell, ["cat", "red fox!"], results=run, out=tmp_path / "out", seeds=2)
+    names = [path.name for path in paths]
+    assert names[:4] == ["cat-0-base.png", "cat-1-base.png", "cat-0-tuned.png", "cat-1-tuned.png"]
+    assert names[4] == "red-fox-0-base.png"
+    assert names[-1] == "sheet.png"
+    base, tuned = (path.read_bytes() for path in (paths[0], paths[2]))
+    assert base != tuned
+    again = ddpo_generate.main(cell, ["cat"], results=run, out=tmp_path / "again", seeds=1)
+    assert again[0].read_bytes() == base
+    assert again[1].read_bytes() == tuned
+
+
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [
+        ("tiny · jpeg_compressibility · 0", "is the base model"),
+        ("*", "means 2 cells"),
+        ("tiny · jpeg_compresibility · 1", "no cell"),
+    ],
+)
+def test_what_cannot_be_drawn_says_why(run, cell, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        ddpo_generate.main(f"{run}/{cell}", ["cat"], results=run, out=tmp_path)
+    with pytest.raises(UserError, match="RUN/CELL"):
+        ddpo_generate.main("cell", ["cat"], results=run, out=tmp_path)
