@@ -76,7 +76,7 @@ class ReferenceStream(CountedStream):
             scores = scores.masked_fill(distance >= own, -torch.inf)
         v = v.repeat_interleave(q.shape[1] // v.shape[1], 1)
         if (logit := extra.get("s_aux")) is not None:
-            scores = torch.cat([scores, logit.float().view(1, -1, 1, 1)], -1)
+            scores = torch.cat([scores, logit.float().view(1, -1, 1, 1).expand(len(scores), -1, -1, -1)], -1)
             return scores.softmax(-1)[..., :-1].to(v.dtype) @ v
         return scores.softmax(-1).to(v.dtype) @ v
 

@@ -21,6 +21,8 @@ from ddposink.streaming import (
     open_stream,
     stream_nll,
 )
+from ddposink.streaming.head import Head
+from ddposink.verify import compare
 
 LENGTH = 230
 TOLERANCE = 1e-4  # nats, on every single token
@@ -249,3 +251,42 @@ def test_the_first_query_that_misses_a_token_is_known(policy: str, first: int | 
             evaluate(stream, ids[: length + 1])
             assert stream.held == parsed.cached(length + 1)
             assert stream.missing_from == (first if first is not None and length + 1 > first else None)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt-oss", "mpt"])
+def test_streams_in_step_equal_each_stream_alone(family: str) -> None:
+    model, policy = build(family), parse_policy("sink 2+10")
+    positions = inspect(model).positions
+    ids = torch.stack([tokens(40, seed) for seed in (1, 2, 3)])
+    for kind in (DecodeStream, ReferenceStream):
+        together, hidden = kind(model, policy, positions), []
+        with together.attached():
+            hidden = [together.feed(ids[:, t : t + 1]) for t in range(40)]
+        for row in range(3):
+            alone = kind(model, policy, positions)
+            with alone.attached():
+                expected = torch.cat([alone.feed(ids[row, t : t + 1]) for t in range(40)])
+            torch.testing.assert_close(torch.stack(hidden)[:, row], expected, atol=1e-4, rtol=1e-4)
+
+
+def test_the_models_own_check_agrees_and_names_the_ways() -> None:
+    ways = compare(build("llama"), parse_policy("sink 4+28"), tokens(90))
+    assert [way.name for way in ways] == ["exact", "decode", "reference"]
+    assert all(way.nll is not None and worst(way.nll, ways[0].nll) <= TOLERANCE for way in ways)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_tiling_the_vocabulary_changes_no_nll(bias: bool) -> None:
+    """1,300 words are three tiles, 1,100 positions two; logits far from zero must not overflow."""
+    generator = torch.Generator().manual_seed(0)
+    model = torch.nn.Module()
+    model.get_output_embeddings = lambda: project
+    project = torch.nn.Linear(16, 1300, bias=bias).requires_grad_(False)
+    project.weight.copy_(torch.randn(1300, 16, generator=generator) * 20)
+    hidden = torch.randn(1100, 16, generator=generator)
+    targets = torch.randint(0, 1300, (1100,), generator=generator)
+    hidden[5] = torch.nan
+    expected = torch.nn.functional.cross_entropy(project(hidden).double(), targets, reduction="none").float()
+    torch.testing.assert_close(
+        Head(model).nll(hidden, targets), expected, atol=2e-4, rtol=1e-5, equal_nan=True
+    )
