@@ -146,6 +146,8 @@ def _check(config: DDPOConfig, prompts: Sequence[str]) -> None:
     """ValueError for what TRL's trainer cannot do."""
     if not prompts:
         raise ValueError("there are no prompts to draw from")
+    if not config.guided:
+        raise ValueError("TRL's engine cannot sample without guidance: sample_guidance_scale must be above 1")
     if config.log_prob_reduction != "mean":
         raise ValueError("TRL's engine takes the mean log-probability: log_prob_reduction must be 'mean'")
     if config.advantage_epsilon is not None:

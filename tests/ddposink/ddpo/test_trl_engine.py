@@ -298,6 +298,8 @@ def test_what_trl_cannot_do_is_refused() -> None:
         engine(log_prob_reduction="sum")
     with pytest.raises(ValueError, match="advantage_epsilon"):
         engine(advantage_epsilon=1e-4)
+    with pytest.raises(ValueError, match="cannot sample without guidance"):
+        engine(sample_guidance_scale=1.0)
     pipeline = tiny_pipeline()
     pipeline.text_encoder = None
     with pytest.raises(ValueError, match="text encoder"):
