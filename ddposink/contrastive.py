@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ddposink.errors import Unavailable
+from ddposink.hub import one_line
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -156,8 +157,9 @@ def load_encoder(folder: Path = FOLDER, device: str = "cpu") -> Encoder:
         weights = load_file(folder / FILES[1])
         towers.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in weights.items()})
     except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise Unavailable(f"the image–text encoder in '{folder}' cannot be loaded: {reason}") from error
+        raise Unavailable(
+            f"the image–text encoder in '{folder}' cannot be loaded: {one_line(error)}"
+        ) from error
     with torch.no_grad():
         return Encoder(shape, towers, device)
 

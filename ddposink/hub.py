@@ -9,7 +9,9 @@ import json
 import os
 import socket
 import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from ddposink.errors import Unavailable
@@ -20,29 +22,45 @@ UNWANTED = ["*/*", "consolidated*"]
 PROBE_SECONDS = 3.0
 
 
-def snapshot(name: str, revision: str) -> Path:
-    """The folder with a hub model's files at ``revision``; downloads what the local cache lacks.
+def snapshot(
+    name: str,
+    revision: str,
+    *,
+    wanted: Sequence[str] = WANTED,
+    unwanted: Sequence[str] | None = UNWANTED,
+    lacks: Callable[[Path, str], str | None] | None = None,
+) -> Path:
+    """The folder with a hub repository's files at ``revision``; downloads what the local cache lacks.
 
+    ``wanted`` and ``unwanted`` are patterns of files. ``lacks`` looks at a cached folder and is told what
+    to call it: it answers with a clause on what is missing, raises ValueError for what cannot be used, or
+    answers None; by default the safetensors must all be there.
     Raises Unavailable in one line, within seconds where there is no network.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    files = {"revision": revision, "allow_patterns": WANTED, "ignore_patterns": UNWANTED}
+    files: Any = {"revision": revision, "allow_patterns": list(wanted), "ignore_patterns": unwanted}
     at = f"{name}@{revision[:12]}"
     try:
         folder = Path(snapshot_download(name, **files, local_files_only=True))
-        if has_weights(folder):
+        lacking = (lacks or _lacks_weights)(folder, at)
+        if lacking is None:
             return folder
-        lacking = f"{at} is incomplete in the local hub cache"
     except LocalEntryNotFoundError:
         lacking = f"{at} is not in the local hub cache"
+    except ValueError as error:
+        lacking = f"{at} in the local hub cache cannot be used ({one_line(error)})"
     if why := unreachable():
         raise Unavailable(f"weights not available offline: {lacking} and {why}")
     try:
         return Path(snapshot_download(name, **files))
     except Exception as error:
         raise Unavailable(f"{at} could not be downloaded: {one_line(error)}") from error
+
+
+def _lacks_weights(folder: Path, at: str) -> str | None:
+    return None if has_weights(folder) else f"{at} is incomplete in the local hub cache"
 
 
 def has_weights(folder: Path) -> bool:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from ddposink.shapes import fill_weights
+
 SHAPES: dict[str, dict[str, dict[str, Any]]] = {
     "sd15": {
         "unet": {
@@ -70,16 +72,11 @@ def byte_tokenizer(start: int, length: int) -> Any:
 
 
 def _fill(model: Any, device: str) -> Any:
-    """Small normal matrices, gains of one, biases of zero; buffers as the model makes them."""
+    """Seeded random weights; buffers as the model makes them."""
     import torch
 
-    generator = torch.Generator(device=device).manual_seed(0)
+    fill_weights(model, device)
     with torch.no_grad():
-        for label, parameter in model.named_parameters():
-            if parameter.ndim > 1:
-                parameter.normal_(0.0, 0.02, generator=generator)
-            else:
-                parameter.fill_(0.0 if label.endswith("bias") else 1.0)
         for label, buffer in model.named_buffers():
             if not label.endswith("position_ids"):
                 raise NotImplementedError(f"buffer {label} of a random model has no value")

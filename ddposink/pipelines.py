@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ddposink import hub
-from ddposink.errors import Unavailable, suggest
+from ddposink.errors import suggest
 from ddposink.pipeline_shapes import SHAPES, random_parts
 
 if TYPE_CHECKING:
@@ -196,30 +196,13 @@ def _complete(part: Path, load: Any) -> Any:
 
 
 def snapshot(name: str, revision: str) -> Path:
-    """The folder of a hub pipeline at ``revision``; downloads what the local cache lacks.
-
-    Raises Unavailable in one line, within seconds where there is no network.
-    """
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
+    """The folder of a hub pipeline at ``revision``; see `hub.snapshot`."""
     wanted = ["model_index.json", *(f"{part}/{pattern}" for part in PARTS for pattern in FILES)]
-    files = {"revision": revision, "allow_patterns": wanted, "ignore_patterns": UNWANTED}
-    at = f"{name}@{revision[:12]}"
-    try:
-        folder = Path(snapshot_download(name, **files, local_files_only=True))
-        check_folder(folder)
-        return folder
-    except LocalEntryNotFoundError:
-        lacking = f"{at} is not in the local hub cache"
-    except ValueError as error:
-        lacking = f"{at} in the local hub cache cannot be used ({hub.one_line(error)})"
-    if why := hub.unreachable():
-        raise Unavailable(f"weights not available offline: {lacking} and {why}")
-    try:
-        return Path(snapshot_download(name, **files))
-    except Exception as error:
-        raise Unavailable(f"{at} could not be downloaded: {hub.one_line(error)}") from error
+    return hub.snapshot(name, revision, wanted=wanted, unwanted=UNWANTED, lacks=_check_cached)
+
+
+def _check_cached(folder: Path, _: str) -> None:
+    check_folder(folder)
 
 
 def _hash_folder(folder: Path) -> str:

@@ -71,6 +71,14 @@ def random_model(name: str, dtype: Any, device: str) -> Any:
     with torch.device(device), no_init_weights():
         model = AutoModelForCausalLM.from_config(config, dtype=dtype)
     model.tie_weights()
+    fill_weights(model, device)
+    return model
+
+
+def fill_weights(model: Any, device: str) -> None:
+    """Seeded random weights in place: small normal matrices, gains of one, biases of zero."""
+    import torch
+
     generator = torch.Generator(device=device).manual_seed(0)
     with torch.no_grad():
         for label, parameter in model.named_parameters():
@@ -78,4 +86,3 @@ def random_model(name: str, dtype: Any, device: str) -> Any:
                 parameter.normal_(0.0, 0.02, generator=generator)
             else:
                 parameter.fill_(0.0 if label.endswith("bias") else 1.0)
-    return model

@@ -122,28 +122,32 @@ class RunData:
 
     def array(self, index: int, series: str, name: str) -> Series | None:
         """One array of the artifact ``series-….npz`` of a cell as float64, or None."""
-        for artifact in self.records[index].artifacts:
-            path = Path(artifact.path)
-            if path.suffix == ".npz" and path.stem.rsplit("-", 1)[0] == series:
-                try:
-                    file = _inside(self.folder, artifact.path)
-                    found = _load(file, file.stat().st_mtime_ns, name)
-                except (OSError, ValueError, zipfile.BadZipFile) as error:
-                    self.note(f"{artifact.path} cannot be read ({error}); its curves are missing below")
-                    return None
-                return None if found is None else found.astype(np.float64)
-        return None
+        kept = self._artifact(index, series, ".npz")
+        if kept is None:
+            return None
+        try:
+            file = _inside(self.folder, kept)
+            found = _load(file, file.stat().st_mtime_ns, name)
+        except (OSError, ValueError, zipfile.BadZipFile) as error:
+            self.note(f"{kept} cannot be read ({error}); its curves are missing below")
+            return None
+        return None if found is None else found.astype(np.float64)
 
     def picture(self, index: int, series: str) -> Path | None:
         """The file of the picture artifact ``series-….png`` of a cell, if it is there."""
+        kept = self._artifact(index, series, ".png")
+        try:
+            file = _inside(self.folder, kept) if kept else None
+        except ValueError:
+            return None
+        return file if file and file.is_file() else None
+
+    def _artifact(self, index: int, series: str, suffix: str) -> str | None:
+        """Path of a cell's artifact ``series-….suffix`` as recorded; nothing is opened."""
         for artifact in self.records[index].artifacts:
             path = Path(artifact.path)
-            if path.suffix == ".png" and path.stem.rsplit("-", 1)[0] == series:
-                try:
-                    file = _inside(self.folder, artifact.path)
-                except ValueError:
-                    return None
-                return file if file.is_file() else None
+            if path.suffix == suffix and path.stem.rsplit("-", 1)[0] == series:
+                return artifact.path
         return None
 
     def note(self, text: str) -> None:

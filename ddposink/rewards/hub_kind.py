@@ -34,27 +34,14 @@ class Repo:
 
     def fetch(self) -> Path:
         """The folder with its files, from the local cache or the hub. Raises Unavailable within seconds."""
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import LocalEntryNotFoundError
-
-        wanted = {"revision": self.revision, "allow_patterns": list(self.files)}
-        at = f"{self.name}@{self.revision[:12]}"
-        try:
-            folder = Path(snapshot_download(self.name, **wanted, local_files_only=True))
-            if not (missing := self.missing(folder)):
-                return folder
-            lacking = f"{missing} of {at} is not in the local hub cache"
-        except LocalEntryNotFoundError:
-            lacking = f"{at} is not in the local hub cache"
-        if why := hub.unreachable():
-            raise Unavailable(f"weights not available offline: {lacking} and {why}")
-        try:
-            folder = Path(snapshot_download(self.name, **wanted))
-        except Exception as error:
-            raise Unavailable(f"{at} could not be downloaded: {hub.one_line(error)}") from error
+        folder = hub.snapshot(self.name, self.revision, wanted=self.files, unwanted=None, lacks=self._lacks)
         if missing := self.missing(folder):
-            raise Unavailable(f"{at} has no file {missing}")
+            raise Unavailable(f"{self.name}@{self.revision[:12]} has no file {missing}")
         return folder
+
+    def _lacks(self, folder: Path, at: str) -> str | None:
+        missing = self.missing(folder)
+        return missing and f"{missing} of {at} is not in the local hub cache"
 
     def missing(self, folder: Path) -> str | None:
         """The first file that ``folder`` lacks."""

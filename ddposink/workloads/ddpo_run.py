@@ -17,7 +17,7 @@ import torch
 
 from bench.track.memory import MemoryTracker
 from bench.track.power import EnergyMeter
-from bench.workload import Cell, Context, Missing, Scalar, Skip
+from bench.workload import Cell, Context, Missing, Samples, Scalar, Skip
 from ddposink.contrastive import load_encoder
 from ddposink.ddpo import DDPOConfig, DivergedError, Engine, StepLog, make_engine
 from ddposink.diversity import pairwise_distance, vendi_score
@@ -218,7 +218,7 @@ def _emit(cell: Cell, params: Any, state: Run, pictures: Pictures, ctx: Context,
     ctx.emit(
         cell,
         metrics,
-        facts=_facts(state, metrics, scores),
+        facts=_facts(state, metrics),
         conformance=_conformance(state),
         artifacts=artifacts,
     )
@@ -240,12 +240,11 @@ def _drift(state: Run, steps: int) -> Measured:
     return {"kl_per_step": divergence, "weight_change": weight_change(state.engine)}
 
 
-def _facts(state: Run, metrics: Measured, scores: dict[str, np.ndarray]) -> dict[str, Scalar]:
+def _facts(state: Run, metrics: Measured) -> dict[str, Scalar]:
     """Columns for tables and axes, and where over-optimisation has set in."""
-    rest = metrics["others_effect"]
-    if not isinstance(rest, Missing) and (spread := state.spread[state.trained]):
-        gains = (scores[state.trained] - state.base[state.trained]) / spread
-        state.seen.append((state.engine.step, gains, np.array(rest.values)))  # type: ignore[union-attr]
+    own, rest = metrics["effect"], metrics["others_effect"]
+    if isinstance(own, Samples) and isinstance(rest, Samples):
+        state.seen.append((state.engine.step, np.array(own.values), np.array(rest.values)))
     steps, trained, others = zip(*state.seen, strict=True) if state.seen else ((), (), ())
     return {
         "queries": metrics["reward_queries"],  # type: ignore[dict-item]
