@@ -3,9 +3,11 @@
 Run with ``python -m pytest benchmarks/test_ddpo.py -o addopts= --benchmark-only``; add ``-m gpu`` on a CUDA
 device for Stable Diffusion 1.5's shapes. 10 denoising steps at guidance 4, LoRA of rank 4, fp32, one thread.
 
-What to expect on a CPU: most of the time is convolutions and matrix products that both engines must do, so
-the ratio depends on how small TRL's batches are (2.5 at its defaults, 1.5 to 1.7 at 8 and 4). Learning from
-the sampling forward itself saves a third of the work, and reaches 2 there too, but keeps all activations.
+What to expect on a CPU: most of the time is convolutions and matrix products that both engines must do, and
+in large forwards they already run close to the rate of a big matrix product. So the ratio depends on how
+small TRL's batches are: 2.5 at its defaults, about 1.5 at 8 and 4 or at 6 and 3, and 1.0 where TRL's own
+batches are as large as ours (the default suite). Learning from the sampling forward itself saves more of the
+work, but keeps all activations. Both engines share a process and so its allocator, whose settings ours makes.
 """
 
 from __future__ import annotations
@@ -13,13 +15,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from gpu_measures import ddpo_flops, matmul_rate
 from torch import Tensor
 
 from ddposink.ddpo import DDPOConfig, make_engine
@@ -42,6 +44,16 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "train_batch_size": 1,
     },
     "8 updates": {},
+    "the blog's batches": {"sample_batch_size": 6, "train_batch_size": 3},
+    "the default suite": {
+        "sample_num_steps": 5,
+        "sample_batch_size": 64,
+        "sample_num_batches_per_epoch": 1,
+        "train_batch_size": 16,
+        "use_lora": False,
+        "train_learning_rate": 2e-4,
+        "train_clip_range": 1e-2,
+    },
     "1 update": {"train_gradient_accumulation_steps": 8},
     "1 update, sampling graph kept": {"train_gradient_accumulation_steps": 8, "keep_sampling_graph": True},
 }
@@ -79,11 +91,11 @@ def test_native_against_trl(duel: Any, setting: str) -> None:
         against="TRL",
         work=DDPOConfig(**EPOCH | SETTINGS[setting]).samples_per_epoch,
         unit="samples/s",
-        rounds=8 if "default" in setting else 3,
+        rounds=8 if setting.startswith("TRL") else 3,
     )
     assert np.allclose(mine, theirs, atol=1e-4)
     assert len(mine) > 2
-    assert ratio > 1
+    assert ratio > (0.9 if setting == "the default suite" else 1)  # there the two are expected to be level
 
 
 # Not getrusage: its maximum outlives exec, and would be that of the parent.
@@ -118,33 +130,6 @@ def test_peak_memory(benchmark: Any, setting: str) -> None:
         assert ours < 1.05 * theirs
 
 
-def matmul_rate(dtype: torch.dtype) -> float:
-    """FLOP/s of a large matrix product on the GPU: what could be had at best."""
-    a = torch.randn(8192, 8192, device="cuda", dtype=dtype)
-    for _ in range(3):
-        a @ a
-    torch.cuda.synchronize()
-    begun = time.perf_counter()
-    for _ in range(10):
-        a @ a
-    torch.cuda.synchronize()
-    return 10 * 2 * 8192**3 / (time.perf_counter() - begun)
-
-
-def forward_flops(pipeline: Any) -> int:
-    """Operations of one UNet forward of one sample, counted by torch."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    unet = pipeline.unet
-    size, width = unet.config.sample_size, unet.config.cross_attention_dim
-    like: dict[str, Any] = {"device": unet.device, "dtype": unet.dtype}
-    latents = torch.zeros(1, unet.config.in_channels, size, size, **like)
-    text = torch.zeros(1, pipeline.tokenizer.model_max_length, width, **like)
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        unet(latents, torch.ones((), device=unet.device), encoder_hidden_states=text)
-    return counter.get_total_flops()
-
-
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("precision", ["bf16", "no"])
@@ -164,9 +149,7 @@ def test_sd15_on_a_gpu(duel: Any, precision: str, layout: str) -> None:
     logs: list[Any] = []
     duel(lambda: logs.append(ours()), peer, against="TRL", work=16, unit="samples/s")
     pipeline = load_pipeline(PipelineRef.parse("random:sd15"), device="cuda")
-    # Guided: 2 x 10 forwards drawn, 2 x 10 learnt from; frozen weights have no gradient, so that a backward
-    # costs one forward, not two.
-    forwards = 16 * (20 + 2 * 20) * forward_flops(pipeline)
+    forwards = ddpo_flops(pipeline, samples=16, denoising_steps=10)
     seconds = min(log.sampling_s + log.training_s for log in logs)
     rate = matmul_rate(torch.bfloat16 if precision == "bf16" else torch.float32)
     duel.benchmark.extra_info["fraction_of_matmul_rate"] = forwards / seconds / rate

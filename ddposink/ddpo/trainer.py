@@ -29,6 +29,7 @@ from ddposink.ddpo.ranks import Ranks
 from ddposink.ddpo.sampler import Draw, Trajectories, draw_prompts, rewards, sample
 from ddposink.ddpo.schedule import make_schedule
 from ddposink.ddpo.stats import PromptStatistics, advantages
+from ddposink.streaming.base import keep_freed_pages
 
 HALVES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -84,6 +85,8 @@ class NativeEngine:
         self._shape = (unet.config.in_channels, height, width)
         self._layout = make_layout(config, height * width)
         on_cpu = self._device.type == "cpu"
+        if on_cpu:
+            keep_freed_pages()
         merge = config.use_lora and (on_cpu if config.merge_lora is None else config.merge_lora)
         if merge:
             self._merged = MergedLora(unet, lora.ADAPTER).active

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ddposink.caches import Policy
 from ddposink.streaming.base import Stream
-from ddposink.streaming.decode import DecodeStream
+from ddposink.streaming.decode import MODES, DecodeStream
 from ddposink.streaming.dense import DenseStream
 from ddposink.streaming.exact import ExactStream
 from ddposink.streaming.families import UnsupportedPolicyError, inspect, own_windows
@@ -37,12 +37,14 @@ def open_stream(
     chunk: int = 1024,
     capacity: int = 0,
     turn_ends: Tensor | None = None,
+    decode: str = "auto",
 ) -> Choice:
     """The stream for ``policy`` on ``model``.
 
     ``evaluator="auto"`` takes exact parallel evaluation where it is exact and says why where it is not.
     Raises UnsupportedPolicyError if the policy cannot be expressed on this model, or if the evaluator
     asked for cannot be had. Schedules other than per token have one evaluator that serves as exact.
+    ``decode`` says how ring decode runs (see `DecodeStream`).
     """
     chunk = 1 if evaluator == "decode" else chunk
     support = inspect(model)
@@ -69,12 +71,13 @@ def open_stream(
             f"one forward per piece; {support.reason}",
         )
     if evaluator == "decode":
-        return Choice(DecodeStream(model, policy, positions), "token by token, asked for")
-    return Choice(ExactStream(model, policy, positions, chunk), support.reason)
+        return Choice(DecodeStream(model, policy, positions, mode=decode), "token by token, asked for")
+    return Choice(ExactStream(model, policy, positions, chunk, decode=decode), support.reason)
 
 
 __all__ = [
     "EVALUATORS",
+    "MODES",
     "Choice",
     "DecodeStream",
     "DenseStream",

@@ -67,6 +67,10 @@ class Stream(ABC):
     def allocated_bytes(self) -> int:
         """Measured bytes of all cache buffers, empty slots included."""
 
+    def reserve(self, tokens: int) -> None:
+        """So many tokens will be held at once, soon; streams of fixed size need not be told."""
+        return
+
     @abstractmethod
     def mark(self, steps: int) -> Any:
         """Whatever `rewind` needs to undo up to ``steps`` tokens fed after this."""
@@ -75,8 +79,11 @@ class Stream(ABC):
     def rewind(self, mark: Any) -> None:
         """Go back to where `mark` was taken."""
 
-    def decoder(self) -> Stream:
-        """A stream that goes on from here one token at a time, sharing this stream's cache."""
+    def decoder(self, *, eager: bool = False) -> Stream:
+        """A stream that goes on from here one token at a time, sharing this stream's cache.
+
+        ``eager`` refuses recordings (see `captured`): every operator is started by Python and can be counted.
+        """
         return self
 
     @contextmanager

@@ -9,58 +9,23 @@ the same shapes at every step: what a CUDA graph or `torch.compile` wants.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ddposink.caches import Policy
-from ddposink.streaming.hook import Hook
+from ddposink.errors import suggest
+from ddposink.streaming.captured import Advance, CannotRecordError, CapturedStep, fused
+from ddposink.streaming.families import UnsupportedPolicyError
+from ddposink.streaming.hook import Hook, alone
 from ddposink.streaming.positions import Alibi, Positions, Rope
 from ddposink.streaming.ring import RingStream
 from ddposink.streaming.state import StreamState
+from ddposink.streaming.step import Step, StepPlan
 
-
-@dataclass
-class Step:
-    """What one decode step needs besides the token; the same for all layers.
-
-    ``slot`` (1,) int64 where the new key goes · ``choose`` (1,1,slots) int64 which of the query's three
-    places scores each slot · ``distance`` (slots,) float32 from the query, +inf for empty slots ·
-    ``table`` cos and sin (3, rotary_dim / 2) of the three places.
-    """
-
-    slot: Tensor
-    choose: Tensor
-    distance: Tensor
-    table: tuple[Tensor, Tensor] | None
-
-
-def plan_step(state: StreamState, positions: Positions, device: torch.device, dtype: torch.dtype) -> Step:
-    """The step that feeds token ``state.seen``."""
-    s, r, local = state.sinks, state.window, state.local
-    slots = torch.arange(s + r + 1)
-    ring = slots - s
-    is_sink = slots < s
-    evicting = state.block > 0
-    sink_place = state.seen - s if state.absolute or not evicting else r
-    place = torch.where(
-        is_sink, sink_place, torch.where((ring < local) | ~torch.tensor(evicting), local, local + r)
-    )
-    distance = (place - ring).float()
-    if not evicting:
-        distance[slots >= state.seen] = torch.inf
-    distance[-1] = 0.0  # the scratch slot is the query's own token
-    choose = torch.where(is_sink, 2, torch.where((ring < local) | ~torch.tensor(evicting), 0, 1))
-    choose[-1] = 0
-    table = None
-    if isinstance(positions, Rope):
-        turns = torch.tensor([0, r, sink_place - local], device=positions.inv_freq.device)
-        table = positions.table(turns, dtype)
-        table = (table[0].to(device), table[1].to(device))
-    slot = torch.tensor([s + local if state.seen >= s else state.seen], device=device)
-    return Step(slot, choose.view(1, 1, -1).to(device), distance.to(device), table)
+MODES = ("auto", "eager", "graph", "compile")
 
 
 class DecodeStream(RingStream):
@@ -68,31 +33,98 @@ class DecodeStream(RingStream):
 
     Several streams may go in step, one token of each per forward: ``feed`` (B, 1), hidden states (B, d).
 
-    ``state`` may come from an `ExactStream`: decode goes on where parallel evaluation stopped.
+    ``state`` may come from an `ExactStream`: decode goes on where parallel evaluation stopped. ``mode`` is
+    one of `MODES`: ``auto`` records the step as a CUDA graph where there is CUDA and the step can be
+    recorded; ``compile`` also fuses its operators; ``graph`` and ``compile`` raise UnsupportedPolicyError
+    where they cannot be had. ``running`` says what it came to, and why, once a token has been fed.
     """
 
     path = "decode"
 
     def __init__(
-        self, model: nn.Module, policy: Policy, positions: Positions, state: StreamState | None = None
+        self,
+        model: nn.Module,
+        policy: Policy,
+        positions: Positions,
+        state: StreamState | None = None,
+        mode: str = "auto",
     ) -> None:
         super().__init__(model, policy, positions, state)
-        self.dtype = next(model.parameters()).dtype
+        if mode not in MODES:
+            raise ValueError(
+                f"unknown way to decode '{mode}'{suggest(mode, MODES)}; known: {', '.join(MODES)}"
+            )
+        weights = next(model.parameters())
+        if mode == "graph" and weights.device.type != "cuda":
+            raise UnsupportedPolicyError(f"decode=graph needs CUDA; the model is on {weights.device}")
+        self.mode = "eager" if mode == "auto" and weights.device.type != "cuda" else mode
+        self.running = self.mode
+        self.plan = StepPlan(self.state, positions, weights.device, weights.dtype)
         self.step: Step | None = None
+        self.captured: dict[torch.Size, CapturedStep] = {}
 
     def next_size(self, left: int) -> int:
         """One token."""
         return 1
 
+    def decoder(self, *, eager: bool = False) -> DecodeStream:
+        """Itself, or a stream on the same ring whose every operator is started by Python."""
+        if not eager or self.mode == "eager":
+            return self
+        return DecodeStream(self.model, self.policy, self.positions, self.state, "eager")
+
     def _forward(self, hook: Hook, ids: Tensor) -> Tensor:
-        state = self.state
-        self.step = plan_step(state, self.positions, ids.device, self.dtype)
-        hook.attend = self._attend
-        hidden = hook.forward(torch.atleast_2d(ids), torch.tensor([[state.local]], device=ids.device))
+        state, ids = self.state, torch.atleast_2d(ids)
+        if self.mode != "eager" and ids.shape not in self.captured:
+            self._capture(hook, ids)
+        if self.mode == "eager":
+            hidden = self._advance(hook, ids, torch.full((), state.seen, device=ids.device))
+        else:
+            hidden = self.captured[ids.shape](ids, state.seen)
+            hook.replayed()
         place = state.seen if state.absolute else min(state.seen, state.sinks + state.window)
         state.largest_position = max(state.largest_position, place)
         state.seen += 1
         return hidden
+
+    def _capture(self, hook: Hook, ids: Tensor) -> None:
+        """Record the step for this many streams, leaving ring and counts as they were."""
+        seen, mark, counts = self.state.seen, self.state.mark(1), hook.counts()
+        undo = partial(self.state.rewind, mark)
+        try:
+            self._advance(
+                hook, ids, torch.full((), seen, device=ids.device)
+            )  # allocates, and proves the calls
+            undo()
+            advance = self._fused() if self.mode == "compile" else partial(self._advance, hook)
+            self.captured[ids.shape] = CapturedStep(advance, ids, seen, undo)
+        except (CannotRecordError, torch._dynamo.exc.TorchDynamoException) as error:
+            why = str(error).strip().splitlines()[0]
+            if self.mode != "auto":
+                raise UnsupportedPolicyError(f"decode={self.mode}: {why}") from error
+            self.mode, self.running = "eager", f"eager: {why}"
+        else:
+            names = ["compiled"] * (self.mode == "compile") + ["CUDA graph"] * (ids.device.type == "cuda")
+            self.running = ", ".join(names)
+        finally:
+            hook.restore(counts)
+
+    def _fused(self) -> Advance:
+        """The step compiled; a hook of its own, as counting calls would compile it anew for every token."""
+        quiet = Hook(self.model, self._attend, counting=False)
+        compiled = fused(partial(self._advance, quiet))
+
+        def advance(ids: Tensor, seen: Tensor) -> Tensor:
+            with alone(quiet):
+                return compiled(ids, seen)
+
+        return advance
+
+    def _advance(self, hook: Hook, ids: Tensor, seen: Tensor) -> Tensor:
+        """The step itself: ``ids`` (B, 1) and ``seen`` () on the device; writes the ring, returns (B, d)."""
+        self.step = self.plan(seen)
+        hook.attend = self._attend
+        return hook.forward(ids, self.step.position)
 
     def _attend(
         self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float, extra: dict[str, Any]

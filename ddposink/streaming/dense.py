@@ -2,7 +2,8 @@
 
 Chunks of queries see their own chunk through a causal kernel and all earlier keys through a full
 one, merged by log-sum-exp: the numbers of one long forward without its quadratic memory. Keys lie in
-one buffer that grows by doubling. Models with sliding layers or learned positions use `library`.
+one buffer that grows by doubling, or to what was reserved. Models with sliding layers or learned
+positions use `library`.
 """
 
 from __future__ import annotations
@@ -64,13 +65,17 @@ class DenseStream(CountedStream):
         if layer in self.layers and self.layers[layer][0].shape[2] >= needed:
             return self.layers[layer]
         have = self.layers[layer][0].shape[2] if layer in self.layers else 0
-        capacity = max(self.capacity, needed, 2 * have)
+        capacity = self.capacity if self.capacity >= needed else max(needed, 2 * have)
         grown = tuple(x.new_empty(1, x.shape[1], capacity, x.shape[3]) for x in (k, v))
         if have:
             for new, old in zip(grown, self.layers[layer], strict=True):
                 new[:, :, :have] = old
         self.layers[layer] = (grown[0], grown[1])
         return self.layers[layer]
+
+    def reserve(self, tokens: int) -> None:
+        """The buffer's size when it next grows: so that it holds no more than is about to be needed."""
+        self.capacity = tokens
 
     def mark(self, steps: int) -> int:
         """How many tokens are held: later ones are simply forgotten."""

@@ -28,9 +28,11 @@ class ExactStream(RingStream):
         positions: Positions,
         chunk: int,
         state: StreamState | None = None,
+        decode: str = "auto",
     ) -> None:
         super().__init__(model, policy, positions, state)
         self.chunk = chunk
+        self._decoder = DecodeStream(model, policy, positions, self.state, decode)
 
     def next_size(self, left: int) -> int:
         """Whole blocks while a chunk holds one, else up to the end of the block."""
@@ -44,13 +46,19 @@ class ExactStream(RingStream):
         positions = segment.positions(state, ids.device)
         hidden = hook.forward(ids[None], positions)
         # The largest rotary position in use: a sink or a key of the previous block seen from here.
-        reach = 0 if state.absolute and state.block else state.window if state.block else int(positions.max())
+        reach = (
+            0
+            if state.absolute and state.block
+            else state.window
+            if state.block
+            else state.local + len(ids) - 1
+        )
         state.seen += len(ids)
         state.largest_position = max(state.largest_position, reach + state.sinks)
         if state.absolute:
             state.largest_position = state.seen - 1
         return hidden
 
-    def decoder(self) -> DecodeStream:
-        """Decode on the same ring."""
-        return DecodeStream(self.model, self.policy, self.positions, state=self.state)
+    def decoder(self, *, eager: bool = False) -> DecodeStream:
+        """Decode on the same ring, always by the same stream: what it has recorded stays recorded."""
+        return self._decoder.decoder(eager=eager)

@@ -28,10 +28,11 @@ class PolicyNotAppliedError(RuntimeError):
 
 
 class Hook:
-    """Routes every attention call of one model to ``attend`` while open; counts the calls."""
+    """Routes every attention call of one model to ``attend`` while open; counts the calls if ``counting``."""
 
-    def __init__(self, model: nn.Module, attend: Attend) -> None:
+    def __init__(self, model: nn.Module, attend: Attend, *, counting: bool = True) -> None:
         self.model = model
+        self.counting = counting
         self.attend = attend
         self.layers = int(model.config.get_text_config().num_hidden_layers)
         self.calls = [0] * self.layers
@@ -40,15 +41,30 @@ class Hook:
     def __call__(  # noqa: D102 - the registered attention function; see `Attend`
         self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float, extra: dict[str, Any]
     ) -> Tensor:
-        self.calls[layer] += 1
+        if self.counting:
+            self.calls[layer] += 1
         return self.attend(layer, q, k, v, scale, extra)
 
     def forward(self, ids: Tensor, positions: Tensor) -> Tensor:
         """Hidden states (B*L, d) of ``ids`` (B, L) at rotary ``positions`` (1, L); checks the calls."""
         output = self.model.base_model(input_ids=ids, position_ids=positions, use_cache=False)
-        self.forwards += 1
-        self.check()
+        if self.counting:
+            self.forwards += 1
+            self.check()
         return output.last_hidden_state.flatten(0, 1)
+
+    def replayed(self) -> None:
+        """A recorded forward ran once more: every layer took part, as when it was recorded and checked."""
+        self.forwards += 1
+        self.calls = [calls + 1 for calls in self.calls]
+
+    def counts(self) -> tuple[int, list[int]]:
+        """Forwards and calls per layer so far, for `restore`."""
+        return self.forwards, list(self.calls)
+
+    def restore(self, counts: tuple[int, list[int]]) -> None:
+        """Forget the forwards since ``counts``: they were trials."""
+        self.forwards, self.calls = counts
 
     def check(self) -> None:
         """Raise PolicyNotAppliedError unless every layer called once per forward so far."""
@@ -105,6 +121,16 @@ def opened(model: nn.Module, attend: Attend) -> Iterator[Hook]:
             del module.forward  # uncovers the class's own method
         if adapter is None:
             model.set_attn_implementation(before)
+
+
+@contextmanager
+def alone(hook: Hook) -> Iterator[None]:
+    """Calls go to ``hook`` meanwhile, whoever else is open: the same surroundings for every compiled call."""
+    others, _open[:] = list(_open), [hook]
+    try:
+        yield
+    finally:
+        _open[:] = others
 
 
 def _bind(forward: Callable[..., Any], module: nn.Module) -> Callable[..., Any]:

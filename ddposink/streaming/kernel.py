@@ -70,7 +70,7 @@ def _fused(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> Part:
             out, lse, *_ = torch.ops.aten._scaled_dot_product_efficient_attention(
                 q, k, v, None, True, 0.0, causal, scale=scale
             )
-            return Part(out, lse[..., : q.shape[2]])  # the kernel pads rows to a multiple of 32
+            return Part(out, lse.narrow(-1, 0, q.shape[2]))  # the kernel pads rows to a multiple of 32
         out, lse, *_ = torch.ops.aten._scaled_dot_product_flash_attention(q, k, v, 0.0, causal, scale=scale)
         return Part(out, lse)
     visible = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril() if causal else None

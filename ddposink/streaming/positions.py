@@ -36,6 +36,9 @@ class Rope:
         half = cos.shape[-1]
         source = x.to(cos.dtype)
         first, second = source[..., :half], source[..., half : 2 * half]
+        if torch.compiler.is_compiling():  # fuses this, but not writes into views
+            turned = (first * cos - second * sin, second * cos + first * sin, source[..., 2 * half :])
+            return torch.cat(turned, -1).to(x.dtype)
         out = torch.empty_like(source)
         torch.mul(first, cos, out=out[..., :half]).addcmul_(second, sin, value=-1)
         torch.mul(second, cos, out=out[..., half : 2 * half]).addcmul_(first, sin)

@@ -56,6 +56,11 @@ class StreamParams(BaseModel):
     chunk: int = Field(default=1024, ge=1, le=65536, description="tokens per forward in parallel evaluation")
     bos: bool = Field(default=False, description="feed the tokenizer's beginning-of-text token first")
     decode_tokens: int = Field(default=32, ge=1, le=4096, description="timed decode steps at each length")
+    decode: Literal["auto", "eager", "graph", "compile"] = Field(
+        default="auto",
+        description="how decode of a bounded policy runs: auto is a CUDA graph where there is CUDA; compile "
+        "also fuses its kernels; eager starts each from Python",
+    )
     measure: tuple[Part, ...] = Field(
         default=("quality", "memory", "latency", "work"),
         description="quality, memory, latency, energy, work (each in its own repetition)",
@@ -138,6 +143,7 @@ class StreamWorkload:
             "device": params.device,
             "evaluator": params.evaluator,
             "chunk": params.chunk,
+            "decode": params.decode,
             "bos": params.bos,
             "series_end": params.length - 1,
             # Index of the first query that misses a token: NLLs before it are equal under all policies.

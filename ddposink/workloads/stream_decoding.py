@@ -51,6 +51,10 @@ def decode_repetitions(params: StreamParams, state: Run) -> Measured:
     """Memory, latency, energy and work of decoding on from here, one repetition each."""
     want, metrics = set(params.measure), Measured()
     if "memory" in want:
+        if (
+            state.device.type == "cuda"
+        ):  # what reading the text has left in the allocator is not of this length
+            torch.cuda.empty_cache()
         with state.tracker as tracker, Decoding(state, WARM_UP) as step:
             for i in range(WARM_UP):
                 step(i)
@@ -63,7 +67,7 @@ def decode_repetitions(params: StreamParams, state: Run) -> Measured:
     if "energy" in want:
         metrics["energy_per_token_j"] = _energy(params, state)
     if "work" in want:
-        with Decoding(state, 1) as step:
+        with Decoding(state, 1, eager=True) as step:  # what a recording replays cannot be counted
             counts = count_work(lambda: step(0))
         metrics |= {
             "flops_per_token": counts.flops,
@@ -88,9 +92,9 @@ def _energy(params: StreamParams, state: Run) -> float | Missing:
 class Decoding:
     """Decode from here for up to ``steps`` tokens, then put the stream back where it was."""
 
-    def __init__(self, state: Run, steps: int) -> None:
+    def __init__(self, state: Run, steps: int, *, eager: bool = False) -> None:
         self.stream = state.choice.stream
-        self.decoder: Stream = self.stream.decoder()
+        self.decoder: Stream = self.stream.decoder(eager=eager)
         self.ids = state.text.ids
         self.head = state.loaded.model.get_output_embeddings()
         self.steps = steps

@@ -41,6 +41,8 @@ def run(cells: Sequence[tuple[Cell, StreamParams]], ctx: Context) -> None:
         raise Skip(str(error)) from error
     stream, total = state.choice.stream, longest.length
     at = {params.length: (cell, params) for cell, params in cells}
+    ahead = iter([*at, total])
+    stream.reserve(_room(next(ahead), longest))
     begun = time.perf_counter()
     with stream.attached():
         for stop in stream_nll(stream, state.text.ids, state.nll, list(at)):
@@ -49,7 +51,13 @@ def run(cells: Sequence[tuple[Cell, StreamParams]], ctx: Context) -> None:
             if stop.at_checkpoint and stop.fed in at:
                 cell, params = at[stop.fed]
                 _emit(cell, params, state, ctx)
+                stream.reserve(_room(next(ahead), longest))
             begun = time.perf_counter()
+
+
+def _room(length: int, params: StreamParams) -> int:
+    """Tokens held at most until ``length`` has been looked at; room for more would count as its memory."""
+    return length + WARM_UP + params.decode_tokens
 
 
 def _device(name: str) -> torch.device:
@@ -69,8 +77,8 @@ def _prepare(params: StreamParams, device: torch.device, seed: int) -> Run:
         params.parsed_policy,
         evaluator=params.evaluator,
         chunk=params.chunk,
-        capacity=params.length + WARM_UP + params.decode_tokens,
         turn_ends=text.turn_ends,
+        decode=params.decode,
     )
     nll = np.full(params.length - 1, np.nan, dtype=np.float32)
     facts = {
@@ -125,7 +133,7 @@ def _emit(cell: Cell, params: StreamParams, state: Run, ctx: Context) -> None:
         status="nan" if bad else "ok",
         reason=f"{bad} of {len(nll)} tokens have a NaN or infinite NLL" if bad else None,
         facts=state.facts | {"path": stream.path, "collapse_at": collapsed},
-        conformance=conformance,
+        conformance=conformance | {"decoded_as": getattr(stream.decoder(), "running", stream.decoder().path)},
         artifacts=artifacts,
     )
 

@@ -1,0 +1,228 @@
+#!/usr/bin/env bash
+# Runs everything that needs a GPU and leaves records, page and logs in one folder; see docs/gpu.md.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+usage() {
+  cat <<'TEXT'
+Usage: tools/gpu_evidence.sh collect [--wheels DIR]          on a machine with network
+       tools/gpu_evidence.sh install [--wheels DIR]          on the machine with the GPU, no network needed
+       tools/gpu_evidence.sh run [PART...] [--out DIR] [--cpu]
+       tools/gpu_evidence.sh parts | status [--out DIR]
+
+  collect   Download wheels of the locked dependencies, with a CUDA build of torch, into a folder.
+  install   Make a virtual environment of those wheels alone (--no-index); --system keeps the torch that
+            this machine already has and adds what is missing.
+  run       Run parts, or all that have not ended yet. A part ends within nine minutes or is stopped, and
+            goes on where it stopped when it is run again. Exit code: 0 if all parts asked for are done,
+            1 if one failed, 75 if one ran out of time (run it again).
+  parts     Print the names of the parts.
+  status    Say which parts are done.
+
+Options:
+  --wheels DIR   folder of wheels (default: wheels)
+  --venv DIR     environment made by install and used by run (default: .venv-gpu if it exists, else the
+                 python on the PATH; $PYTHON overrides both)
+  --system       with install: see packages of the system
+  --cuda TAG     with collect: a build of torch from PyTorch's own index, e.g. cu130 or cu128 (default: the
+                 build on the package index, which is one for CUDA on PyPI)
+  --no-torch     with collect: leave torch and what it needs out, for install --system
+  --python X.Y   with collect: Python version of the machine with the GPU (default: 3.11)
+  --out DIR      where evidence goes (default: gpu-evidence)
+  --seconds N    time limit of a part (default: 540)
+  --cpu          go through it all on a machine without a GPU: tests and benchmarks for a GPU are skipped,
+                 and so are the cells of the suites, each with its reason
+TEXT
+}
+
+fail() {
+  echo "gpu_evidence: $*" >&2
+  exit 2
+}
+
+# One line a part: name and what it runs. Suites are cut by cells; a suite's parts share one run.
+PARTS=(
+  tests
+  bench-llama-2-7b bench-llama-3-8b bench-smollm2-135m
+  bench-ddpo-bf16 bench-ddpo-fp32
+  memory-smollm2-135m memory-mistral-7b memory-llama-3-8b memory-llama-2-7b
+  ddpo-trl ddpo-native
+  page
+)
+
+command=${1:-}
+[ $# -gt 0 ] && shift
+wheels=wheels venv='' system='' cuda='' no_torch='' version=3.11 out=gpu-evidence limit=540 cpu=''
+asked=()
+while [ $# -gt 0 ]; do
+  case $1 in
+    --wheels | --venv | --cuda | --python | --out | --seconds)
+      [ $# -gt 1 ] || fail "$1 needs a value"
+      case $1 in
+        --wheels) wheels=$2 ;; --venv) venv=$2 ;; --cuda) cuda=$2 ;;
+        --python) version=$2 ;; --out) out=$2 ;; --seconds) limit=$2 ;;
+      esac
+      shift 2
+      ;;
+    --system) system=1 && shift ;;
+    --cpu) cpu=1 && shift ;;
+    --no-torch) no_torch=1 && shift ;;
+    -h | --help) usage && exit 0 ;;
+    -*) fail "unknown option $1; see --help" ;;
+    *) asked+=("$1") && shift ;;
+  esac
+done
+[[ $limit =~ ^[1-9][0-9]*$ ]] || fail "--seconds should be a number of seconds, not '$limit'"
+for part in ${asked[@]+"${asked[@]}"}; do
+  [[ " ${PARTS[*]} " == *" $part "* ]] || fail "unknown part '$part'; parts: ${PARTS[*]}"
+done
+
+collect() {
+  local pip=("${PYTHON:-python3}" -m pip) locked
+  mkdir -p "$wheels"
+  locked=$(mktemp)
+  grep -v '^torch==' constraints.txt >"$locked"
+  local target=(--dest "$wheels" --only-binary :all: --python-version "$version" --implementation cp
+    --platform manylinux_2_28_x86_64 --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64
+    --platform linux_x86_64)
+  if [ -z "$no_torch" ]; then
+    local torch source=()
+    torch=$(grep '^torch==' constraints.txt | cut -d' ' -f1)
+    [ -z "$cuda" ] || torch+=+$cuda source=(--extra-index-url "https://download.pytorch.org/whl/$cuda")
+    "${pip[@]}" download "${target[@]}" ${source[@]+"${source[@]}"} --constraint "$locked" "$torch"
+    if compgen -G "$wheels/torch-*+cpu-*" >/dev/null; then
+      fail "this package index has torch for CPUs only; choose a build with --cuda TAG"
+    fi
+  fi
+  # Everything else exactly as locked; what those need is in the lock.
+  "${pip[@]}" download "${target[@]}" --no-deps --requirement "$locked"
+  "${pip[@]}" download "${target[@]}" --no-deps 'setuptools>=77' wheel
+  rm -f "$locked"
+  echo "$(find "$wheels" -name '*.whl' | wc -l) wheels, $(du -sh "$wheels" | cut -f1), in $wheels"
+}
+
+install() {
+  [ -d "$wheels" ] || fail "there is no folder $wheels: make it with 'collect' on a machine with network"
+  venv=${venv:-.venv-gpu}
+  "${PYTHON:-python3}" -m venv ${system:+--system-site-packages} "$venv"
+  local pip=("$venv/bin/python" -m pip install --no-index --find-links "$wheels")
+  "${pip[@]}" 'setuptools>=77' wheel
+  "${pip[@]}" --no-build-isolation --editable '.[ddpo]' pytest pytest-benchmark pytest-timeout
+  "$venv/bin/python" -c 'import torch; print("torch", torch.__version__, "CUDA:", torch.cuda.is_available())'
+}
+
+python_of_run() {
+  if [ -n "${PYTHON:-}" ]; then
+    echo "$PYTHON"
+  elif [ -n "$venv" ]; then
+    echo "$venv/bin/python"
+  elif [ -x .venv-gpu/bin/python ]; then
+    echo .venv-gpu/bin/python
+  else
+    command -v python3
+  fi
+}
+
+# What a part runs. pytest's exit code 5 (all deselected) would be a mistake of ours and stays a failure.
+commands_of() {
+  local bench=("$python" -m pytest -o addopts= --benchmark-only -rs -s -p no:cacheprovider)
+  local suite=("$python" -m bench run --plain --retry-failed --results "$out/results")
+  case $1 in
+    tests) "$python" -m pytest tests/gpu -rs -p no:cacheprovider --junit-xml "$out/tests.xml" ;;
+    bench-ddpo-bf16) "${bench[@]}" benchmarks/test_ddpo.py -m gpu -k bf16 --benchmark-json "$out/$1.json" ;;
+    bench-ddpo-fp32) "${bench[@]}" benchmarks/test_ddpo.py -m gpu -k 'not bf16' --benchmark-json "$out/$1.json" ;;
+    bench-*) "${bench[@]}" benchmarks/test_gpu.py -k "${1#bench-}" --benchmark-json "$out/$1.json" ;;
+    memory-*) "${suite[@]}" suites/gpu-memory.yaml --only "${1#memory-}*" ;;
+    ddpo-trl) "${suite[@]}" suites/gpu-ddpo.yaml --only '* trl *' ;;
+    ddpo-native) "${suite[@]}" suites/gpu-ddpo.yaml --only '*compressibility · [0-9]*' ;;
+    page) page ;;
+  esac
+}
+
+page() {
+  local run
+  for run in "$out"/results/gpu-*/*/; do
+    [ -s "$run/records.jsonl" ] || continue
+    "$python" -m bench report "$run" || [ $? -eq 3 ] # 3: drawn, but nothing was measured
+    echo "page: ${run}index.html"
+  done
+}
+
+# A suite ends with 3 where a cell failed, as one must that does not fit the card, or where nothing was
+# measured, as without a GPU. Anywhere else it is a failure.
+ended_well() {
+  [ "$2" -eq 0 ] && return
+  [ "$2" -eq 3 ] || return
+  case $1 in
+    memory-llama-2-7b) ;;
+    memory-* | ddpo-*) [ -n "$cpu" ] ;;
+    *) false ;;
+  esac
+}
+
+run_part() {
+  local part=$1 code=0 begun=$SECONDS
+  echo "== $part (at most $limit s)"
+  # In a process group of its own, so that the time limit reaches everything; INT lets the harness tidy up.
+  timeout --signal INT --kill-after 30 "$limit" "$BASH" "$0" _part "$part" "${passed_on[@]}" \
+    >>"$out/logs/$part.log" 2>&1 || code=$?
+  tail -n 4 "$out/logs/$part.log" | sed 's/^/   /'
+  if [ "$code" -eq 124 ] || [ "$code" -eq 137 ] || [ "$code" -eq 130 ]; then
+    echo "   $part was stopped after $((SECONDS - begun)) s; run it again to go on"
+    return 75
+  elif ended_well "$part" "$code"; then
+    echo "$code, $((SECONDS - begun)) s, $(date -u +%FT%TZ)" >"$out/done/$part"
+  else
+    echo "   $part failed with exit code $code; see $out/logs/$part.log"
+    return 1
+  fi
+}
+
+run() {
+  local todo=("${PARTS[@]}") part worst=0 code
+  [ ${#asked[@]} -eq 0 ] || todo=("${asked[@]}")
+  if [ -z "$cpu" ]; then
+    "$python" -c 'import torch, sys; sys.exit(not torch.cuda.is_available())' ||
+      fail "torch of $python sees no CUDA device; --cpu goes through it all without one"
+  fi
+  mkdir -p "$out/logs" "$out/done"
+  "$python" -m bench doctor --offline >"$out/doctor.txt" 2>&1 || true
+  command -v nvidia-smi >/dev/null && nvidia-smi -q >"$out/nvidia-smi.txt" 2>&1
+  passed_on=(--out "$out" --venv "$venv")
+  for part in "${todo[@]}"; do
+    if [ ${#asked[@]} -eq 0 ] && [ "$part" != page ] && [ -e "$out/done/$part" ]; then
+      echo "== $part is done ($(cat "$out/done/$part"))"
+      continue
+    fi
+    code=0
+    run_part "$part" || code=$?
+    [ "$code" -le "$worst" ] || worst=$code
+  done
+  echo "evidence is in $out"
+  return "$worst"
+}
+
+status() {
+  local part
+  for part in "${PARTS[@]}"; do
+    if [ -e "$out/done/$part" ]; then
+      echo "done     $part ($(cat "$out/done/$part"))"
+    elif [ -e "$out/logs/$part.log" ]; then
+      echo "begun    $part"
+    else
+      echo "waiting  $part"
+    fi
+  done
+}
+
+python=$(python_of_run)
+case $command in
+  collect) collect ;;
+  install) install ;;
+  run) run ;;
+  _part) commands_of "${asked[0]}" ;;
+  parts) printf '%s\n' "${PARTS[@]}" ;;
+  status) status ;;
+  '' | -h | --help | help) usage ;;
+  *) fail "unknown command '$command'; see --help" ;;
+esac
