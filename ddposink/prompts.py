@@ -15,16 +15,29 @@ MAX_BYTES = 8 * 2**20
 MAX_PROMPTS = 100_000
 MAX_LENGTH = 1_000  # characters; text encoders cut off far earlier
 
+# What the embedded pipeline draws best (with "emoji-train" its training saw these most), and 48 more.
+_HELD_OUT = (
+    "pear", "tangerine", "dog face", "tiger face", "panda face", "frog face", "tropical fish", "octopus",
+    "tulip", "cactus", "bus", "sailboat", "doughnut", "slice of pizza", "sun with face", "soccer ball",
+)  # fmt: skip
+_HELD_OUT_MORE = (
+    "watermelon", "lemon", "banana", "pineapple", "strawberry", "peach", "cherries", "tomato",
+    "carrot", "avocado", "mushroom", "broccoli", "hot dog", "cookie", "cupcake", "lollipop",
+    "fox face", "lion face", "monkey face", "mouse face", "rabbit face", "bear face", "koala", "cow face",
+    "pig face", "owl", "parrot", "baby chick", "turtle", "crab", "spouting whale", "lady beetle",
+    "rose", "cherry blossom", "four leaf clover", "maple leaf", "evergreen tree", "palm tree", "snowman",
+    "fire", "taxi", "tractor", "bicycle", "helicopter", "balloon", "basketball and hoop", "jack-o-lantern",
+    "pouting face",
+)  # fmt: skip
+
 SETS: dict[str, tuple[str, ...]] = {
-    # Captions of the embedded pipeline. The two sets share no caption.
+    # Captions of the embedded pipeline; training and held-out sets share no caption.
     "emoji-train": (
         "red apple", "cat face", "sunflower", "automobile",
         "grinning face", "rocket", "hamburger", "penguin",
     ),
-    "emoji-heldout": (
-        "pear", "tangerine", "dog face", "tiger face", "panda face", "frog face", "tropical fish", "octopus",
-        "tulip", "cactus", "bus", "sailboat", "doughnut", "slice of pizza", "sun with face", "soccer ball",
-    ),
+    "emoji-heldout": _HELD_OUT,
+    "emoji-heldout-64": _HELD_OUT + _HELD_OUT_MORE,  # for narrower intervals
     # The common animals of the compressibility and aesthetic experiments of Black et al. 2023, section 6.
     "animals-45": (
         "cat", "dog", "horse", "monkey", "rabbit", "zebra", "spider", "bird", "sheep", "deer", "cow",

@@ -42,6 +42,7 @@ from ddposink.workloads.ddpo_scores import (
 
 SHEET_PROMPTS, SHEET_SEEDS = 8, 2
 DRIFT_PICTURES = 32  # of all evaluation pictures; the divergence varies little between them
+DENOISING_PICTURES = 64  # of all evaluation pictures, for each other number of denoising steps
 RATIO_LIMIT = 1e-5  # in float32, before any update, the importance ratio is one but for rounding
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16, "no": None}
 
@@ -145,8 +146,8 @@ def _scorers(params: Any, device: str) -> tuple[dict[str, Scorer], dict[str, str
     return found, unavailable
 
 
-def _draw(state: Run, denoising_steps: int | None = None) -> Pictures:
-    return state.evaluator.draw(denoising_steps or state.config.sample_num_steps)
+def _draw(state: Run) -> Pictures:
+    return state.evaluator.draw(state.config.sample_num_steps)
 
 
 def _remember_base(state: Run, pictures: Pictures) -> None:
@@ -299,12 +300,13 @@ def _save_weights(state: Run, steps: int) -> list[Path]:
 
 def _save_denoising(state: Run, counts: Sequence[int]) -> Path:
     """Effect on the trained reward when evaluated with other numbers of denoising steps than trained with."""
+    scorer = {"": state.scorers[state.trained]}
     values = []
     for count in sorted({*counts, state.config.sample_num_steps}):
-        tuned = score(_draw(state, count), {"": state.scorers[state.trained]})[""]
+        tuned = score(state.evaluator.draw(count, DENOISING_PICTURES), scorer)[""]
         with state.engine.base():
-            pictures = _draw(state, count)
-        base = score(pictures, {"": state.scorers[state.trained]})[""]
+            pictures = state.evaluator.draw(count, DENOISING_PICTURES)
+        base = score(pictures, scorer)[""]
         found = effect(tuned - base, prompt_spread(base, pictures))
         values.append(
             (count, np.nan if isinstance(found, Missing) else found.value, tuned.mean(), base.mean())

@@ -39,7 +39,7 @@ def evaluated(scores: Scores, base: Scores, spread: Mapping[str, float | None], 
         if name != TRAINED:
             found |= {f"{figure}_{name}": value for figure, value in figures.items()}
         if name == trained:
-            found |= {"reward": figures["eval"], "gain": figures["gain"], "effect": figures["effect"]}
+            found |= {"trained_reward": figures["eval"], "gain": figures["gain"], "effect": figures["effect"]}
     found["others_effect"] = others(scores, base, spread, trained)
     return found
 

@@ -31,7 +31,7 @@ def _evaluations() -> tuple[Metric, ...]:
 
 
 METRICS = (
-    Metric("reward", "trained reward", "", "higher", "near", 0.01, "the reward trained on, held-out prompts", headline=True),
+    Metric("trained_reward", "trained reward", "", "higher", "near", 0.01, "the reward trained on, held-out prompts", headline=True),
     Metric("gain", "gain in trained reward", "", "higher", "near", 0.01, "paired difference to base; samples are prompts", headline=True),
     Metric("effect", "effect on trained reward", "SD", "higher", "near", 0.05, "gain over the standard deviation of the base pictures of one prompt", headline=True),
     Metric("others_effect", "effect on the other rewards", "SD", "higher", "near", 0.05, "mean over the rewards not trained on; opposites of the trained one excluded", headline=True),

@@ -22,7 +22,7 @@ SPREAD = {"jpeg_compressibility": 0.5, "brisque": 2.0}
 def test_gains_are_paired_and_effects_in_spreads_of_the_base():
     scores = {"jpeg_compressibility": BASE["jpeg_compressibility"] + 1, "brisque": np.array([0.0, 1.0, 2.0])}
     found = evaluated(scores, BASE, SPREAD, "jpeg_compressibility")
-    assert found["eval_jpeg_compressibility"] == found["reward"] == -2.0
+    assert found["eval_jpeg_compressibility"] == found["trained_reward"] == -2.0
     assert found["gain_jpeg_compressibility"] == found["gain"] == Samples(1.0, (1.0, 1.0, 1.0))
     assert found["effect"] == Samples(2.0, (2.0, 2.0, 2.0))
     assert found["effect_brisque"] == Samples(0.0, (-0.5, 0.0, 0.5))
@@ -32,7 +32,7 @@ def test_gains_are_paired_and_effects_in_spreads_of_the_base():
 def test_a_reward_outside_the_evaluation_has_no_column_of_its_own():
     base, spread = BASE | {TRAINED: np.zeros(3)}, SPREAD | {TRAINED: 1.0}
     found = evaluated(base | {TRAINED: np.ones(3)}, base, spread, TRAINED)
-    assert (found["reward"], found["effect"].value) == (1.0, 1.0)
+    assert (found["trained_reward"], found["effect"].value) == (1.0, 1.0)
     assert not [name for name in found if name.endswith(TRAINED)]
 
 

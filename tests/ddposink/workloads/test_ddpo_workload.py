@@ -116,7 +116,7 @@ def test_artifacts_scores_curves_pictures_and_weights(whole):
 def test_another_run_of_the_same_cell_gives_the_same_numbers(pipeline, whole, tmp_path):
     again = measure(suite(pipeline, grid={"steps": [2]}), tmp_path).answers["jpeg_compressibility · 2"]
     before = whole.answers["jpeg_compressibility · 2"]
-    for name in ("reward", "train_reward", "loss", "kl_per_step"):
+    for name in ("trained_reward", "train_reward", "loss", "kl_per_step"):
         assert again["metrics"][name] == pytest.approx(before["metrics"][name], rel=1e-5)
 
 
