@@ -75,8 +75,9 @@ def noise(
     return found
 
 
-def calibrate(options: Options, pairs: int, console: Console, alpha: float = 0.02) -> int:
+def calibrate(options: Options, pairs: int, console: Console, alpha: float = Rule.alpha) -> int:
     """Measure the suite against itself, print and keep what was found; the exit code."""
+    rule = Rule.asked(alpha)
     request = prepare(options)
     try:
         tree: Tree = Tree("this code", toplevel(Path.cwd()))
@@ -92,7 +93,6 @@ def calibrate(options: Options, pairs: int, console: Console, alpha: float = 0.0
     ):
         measure(session, pairs, None, console)
         sides = side_of(session.base), side_of(session.head)
-    rule = Rule(alpha=alpha)
     found = noise(*sides, request.workload.metrics, request.suite.tolerances, rule)
     data = {"suite": request.suite.suite, "pairs": pairs, "alpha": alpha, "power": POWER}
     text = json.dumps(data | {"metrics": [asdict(one) for one in found]}, indent=1, allow_nan=False)

@@ -7,7 +7,7 @@ keeps its traceback.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 EXIT_CODE = 2
@@ -62,6 +62,12 @@ def did_you_mean(word: str, valid: Iterable[str]) -> str:
     near = get_close_matches(word.casefold(), by_folded, n=1, cutoff=0.6)
     listed = f"valid: {', '.join(by_folded.values())}"
     return f"did you mean {by_folded[near[0]]!r}? {listed}" if near else listed
+
+
+def listed(names: Sequence[str], most: int = 3) -> str:
+    """``a, b, c and 4 more``."""
+    left = len(names) - most
+    return ", ".join(names[:most]) + (f" and {left} more" if left > 0 else "")
 
 
 def _line_and_column(error: UserError) -> list[int]:

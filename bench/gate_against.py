@@ -18,7 +18,7 @@ from bench.env import comparable
 from bench.gate import judge
 from bench.gate_baseline import info
 from bench.gate_match import Side
-from bench.gate_rule import Rule, Verdict
+from bench.gate_rule import Verdict
 from bench.gate_run import Asked, Session, SideProcess, Tree
 from bench.gate_tree import checked_out, toplevel
 from bench.gate_verdict import GateReport, Judgement, SideInfo, Terms, assemble
@@ -51,7 +51,7 @@ def against(options: GateOptions, request: Request, folder: Path, console: Conso
 def compare(measured: Session, request: Request, options: GateOptions, console: Console) -> GateReport:
     """Add pairs and judge them, at every planned look, until everything is decided."""
     looks = _looks(options)
-    rule = Rule(alpha=options.alpha, allowance=options.allowance, looks=len(looks))
+    rule = options.rule(len(looks))
     first = measured.pairs
     known: dict[tuple[str, str], Judgement] = {}
     wanted: set[str] | None = None  # labels of the cells that are still undecided
@@ -67,15 +67,7 @@ def compare(measured: Session, request: Request, options: GateOptions, console: 
             break
         cells = {canonical([one.params, one.seed]) for one in undecided}
         wanted = {r.label for r in head.records if canonical([r.params, r.seed]) in cells}
-    terms = Terms(
-        mode="interleaved",
-        alpha=rule.alpha,
-        miss=rule.miss,
-        effect=rule.effect,
-        allowance=rule.allowance,
-        looks=rule.looks,
-        pairs=measured.pairs - first,
-    )
+    terms = Terms.of(rule, "interleaved", measured.pairs - first)
     sides = [_info(side, first) for side in (measured.base, measured.head)]
     names = (request.suite.suite, request.workload.name)
     return assemble(names, list(known.values()), (sides[0], sides[1]), terms, _notes(measured))

@@ -2,8 +2,8 @@
 
 A baseline may be anything: a run of another suite, of a newer version, cut short, or edited by hand.
 What the file format lets one check is checked (fingerprints against their ids, records against the plan,
-values against their own samples, artifacts against their hashes); a metric's value that was changed
-consistently cannot be told from a measured one.
+every record against its digest, values against their own samples, artifacts against their hashes). That
+catches accidents; whoever also computes new digests is not caught.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from bench.record import Record, Status
 from bench.report.text import clean, plural
 from bench.request import find_run
 from bench.run import FAILED
-from bench.store import ENV, PLAN, RECORDS, read_records
+from bench.store import ENV, PLAN, RECORDS, Found, read
 
 _SLACK = 1e-6  # relative; samples are stored as measured, summaries computed from them
 
@@ -48,17 +48,25 @@ def open_run(text: str, results: Path, suite: str, workload: str) -> Stored:
 
 def read_run(folder: Path, suite: str, workload: str, name: str | None = None) -> Stored:
     """Read and check a run folder; the records in the order of the file."""
-    records, damaged = read_records(folder / RECORDS)
-    plan, env = _object(folder / PLAN), _object(folder / ENV)
+    found = _read(folder / RECORDS)
+    records, damaged = found.records, found.damaged
+    plan = _object(folder / PLAN, passes=list, version=str)
+    env = _object(folder / ENV, id=str, earlier=dict, git=dict)
     if not records:
         detail = f": none of its {plural(len(damaged), 'line')} is one" if damaged else ""
         raise UserError(
             f"{folder} holds no record{detail}", hint="give the folder of a run that has measured"
         )
     _check_kind(folder, records, suite, workload)
+    _check_digests(found)
     environments = _environments(folder, env)
     _check_untouched(folder, records, plan)
     notes = []
+    if found.undigested:
+        notes.append(
+            f"{folder.name}: {plural(found.undigested, 'record')} of an older version, without a digest "
+            "that would show later edits"
+        )
     if damaged:
         notes.append(f"{folder.name}: {plural(len(damaged), 'line')} of {RECORDS} cannot be read")
     newest = {(record.cell, record.repeat): record for record in records}
@@ -104,10 +112,11 @@ def _check_kind(folder: Path, records: Iterable[Record], suite: str, workload: s
 def _environments(folder: Path, env: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Fingerprints by id; one whose content does not give its id was edited."""
     earlier = env.get("earlier") or {}
-    found = {str(data.get("id")): data for data in (env, *earlier.values()) if data.get("id")}
-    for known, data in found.items():
-        if fingerprint_id(data) != known:
-            raise UserError(_edited(folder, f"{ENV} does not match its id {clean(known, 20)}"), hint=_AGAIN)
+    known = (data for data in (env, *earlier.values()) if isinstance(data, dict))
+    found = {str(data["id"]): data for data in known if data.get("id")}
+    for name, data in found.items():
+        if fingerprint_id(data) != name:
+            raise UserError(_edited(folder, f"{ENV} does not match its id {clean(name, 20)}"), hint=_AGAIN)
     return found
 
 
@@ -116,6 +125,13 @@ _AGAIN = "measure the baseline again; records must stay as they were written"
 
 def _edited(folder: Path, how: str) -> str:
     return f"{folder} was changed after it was measured: {how}"
+
+
+def _check_digests(found: Found) -> None:
+    if found.edited:
+        first, more = found.edited[0], len(found.edited) - 1
+        others = f", and {plural(more, 'more record')} of this file" if more else ""
+        raise UserError(f"{clean(first)}{others}", hint=_AGAIN, where=first.where)
 
 
 def _check_untouched(folder: Path, records: Iterable[Record], plan: dict[str, Any]) -> None:
@@ -148,17 +164,39 @@ def _sha256(path: Path) -> str:
 
 
 def _planned(plan: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    passes = plan.get("passes")
-    cells = [c for p in passes for c in p.get("cells", [])] if isinstance(passes, list) else []
+    lists = [work.get("cells") for work in plan.get("passes") or () if isinstance(work, dict)]
+    cells = [cell for found in lists if isinstance(found, list) for cell in found]
     return {str(cell["id"]): cell for cell in cells if isinstance(cell, dict) and "id" in cell}
 
 
-def _object(path: Path) -> dict[str, Any]:
-    """A JSON object of the run; empty if there is none. Raises UserError if it is not whole."""
+def _read(path: Path) -> Found:
+    """The records of the run. Raises UserError if they cannot be read."""
+    try:
+        return read(path)
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be read: {error.strerror or error}", hint="give the folder of another run"
+        ) from error
+    except UserError as error:  # of a newer schema
+        raise UserError(
+            error.message, hint="update ddposink, or measure that run again with this version"
+        ) from error
+
+
+def _object(path: Path, **kinds: type) -> dict[str, Any]:
+    """A JSON object of the run; empty if there is none. Raises UserError if it is not whole.
+
+    ``kinds`` are the types of those of its fields that are looked at.
+    """
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read: {error}", hint=_AGAIN) from error
-    return data if isinstance(data, dict) else {}
+    if not isinstance(data, dict):
+        raise UserError(_edited(path.parent, f"{path.name} is not an object"), hint=_AGAIN)
+    for name, kind in kinds.items():
+        if not isinstance(data.get(name), kind | None):
+            raise UserError(_edited(path.parent, f"{name} of {path.name} is no {kind.__name__}"), hint=_AGAIN)
+    return data

@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from bench.errors import listed
 from bench.gate_match import Match
 from bench.gate_rule import Evidence, Rule, Verdict
 from bench.gate_verdict import Judgement
@@ -43,7 +44,7 @@ def compare(
     if metric.klass == "exact":
         return _exact(cell, metric, tolerance, values, named)
     if cell.fields:
-        reason = f"{_listed(cell.fields)} {'differs' if len(cell.fields) == 1 else 'differ'}"
+        reason = f"{listed(cell.fields)} {'differs' if len(cell.fields) == 1 else 'differ'}"
         return named(Verdict.INCOMPARABLE, reason=reason, **_means(*values))
     if metric.klass == "near":
         return _near(cell, metric, tolerance, named)
@@ -62,7 +63,7 @@ def _exact(cell: Match, metric: Metric, tolerance: float, values: list[list[floa
     if _within(difference, tolerance, max(abs(was), abs(now)), exact=True):
         return named(Verdict.PASS, **numbers)
     if cell.fields:
-        reason = f"{number(was)} → {number(now)}, but {_listed(cell.fields)} differ"
+        reason = f"{number(was)} → {number(now)}, but {listed(cell.fields)} differ"
         return named(Verdict.INCOMPARABLE, reason=reason, **numbers)
     if metric.direction == "none":
         return named(Verdict.REGRESSED, reason="any change counts: neither direction is better", **numbers)
@@ -171,7 +172,3 @@ def _within(difference: float, tolerance: float, size: float, *, exact: bool = F
 
 def _span(values: Sequence[float]) -> str:
     return f"{number(min(values))} … {number(max(values))}"
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

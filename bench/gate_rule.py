@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats as scipy_stats
 
+from bench.errors import UserError
 from bench.stats import Shift, block_bootstrap_mean, holm, mean_shift
 
 MOST_PAIRS = 1000  # beyond, no number of pairs is promised
@@ -58,6 +59,15 @@ class Rule:
     def __post_init__(self) -> None:
         if not 0 < self.alpha < 0.5 or not 0 < self.miss < 0.5:
             raise ValueError("alpha and miss must lie between 0 and 0.5")
+
+    @classmethod
+    def asked(cls, alpha: float, allowance: float = allowance, looks: int = looks) -> Rule:
+        """The rule a command line asks for. Raises UserError for what is none."""
+        if not 0 < alpha < 0.5:
+            raise UserError(f"--alpha {alpha:g}: should lie between 0 and 0.5", hint="for example 0.02")
+        if not 0 <= allowance < math.inf:
+            raise UserError(f"--allowance {allowance:g}: should be a share", hint="for example 0.25")
+        return cls(alpha=alpha, allowance=allowance, looks=looks)
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from pydantic import ValidationError
+
 from bench.errors import UserError
-from bench.record import Record
+from bench.record import SCHEMA_VERSION, Record
+from bench.report.text import clean
 
 DRIVER = Path(__file__).with_name("gate_side.py")
 LEAVE_SECONDS = 10.0
@@ -85,7 +88,13 @@ class SideProcess:
     def measure(self, number: int, repeat: int) -> list[Record]:
         """Measure a pass once, in a fresh process."""
         self._send(number=number, repeat=repeat)
-        records = [Record.model_validate_json(line) for line in self._answer("measured")["records"]]
+        lines = self._answer("measured")["records"]
+        try:
+            records = [Record.model_validate_json(line) for line in lines]
+        except ValidationError as error:
+            raise self._newer() from error
+        if any(record.schema_version > SCHEMA_VERSION for record in records):
+            raise self._newer()  # they may read alike and mean something else
         self.records += records
         return records
 
@@ -110,6 +119,12 @@ class SideProcess:
             stdin.write(json.dumps(command) + "\n")
             stdin.flush()
 
+    def _newer(self) -> UserError:
+        return UserError(
+            f"{self.tree.name} writes records that this version of bench cannot read",
+            hint="gate the older code with the newer: check out the newer one, and name the older as REF",
+        )
+
     def _answer(self, wanted: str) -> dict[str, Any]:
         for line in _pipe(self._process.stdout):
             event: dict[str, Any] = json.loads(line)
@@ -117,7 +132,7 @@ class SideProcess:
                 return event
             if event["event"] == "failed":
                 raise UserError(
-                    f"{self.tree.name} cannot be measured: {event['reason']}",
+                    f"{self.tree.name} cannot be measured: {clean(event['reason'], 500)}",
                     hint=event.get("hint") or f"see {self.log}",
                 )
         code = self._process.wait()

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from bench import session
-from bench.errors import UserError
+from bench.errors import UserError, listed
 from bench.export import verdicts
 from bench.gate import judge
 from bench.gate_against import against
@@ -45,18 +45,23 @@ class GateOptions:
     pairs: int = 6
     until_decided: bool = False
     max_pairs: int = 24
-    alpha: float = 0.02
-    allowance: float = 0.25
+    alpha: float = Rule.alpha
+    allowance: float = Rule.allowance
     accept: tuple[str, ...] = ()
     extras: tuple[str, ...] = ()
     exports: Mapping[str, Path] = field(default_factory=dict)  # format → file
     github: bool = False
+
+    def rule(self, looks: int = 1) -> Rule:
+        """The rule these options ask for. Raises UserError for what is none."""
+        return Rule.asked(self.alpha, self.allowance, looks)
 
 
 def gate(options: GateOptions, console: Console) -> int:
     """Judge, write the verdict, print it, export it; the exit code. Raises UserError."""
     _check(options)
     request = prepare(options.run)
+    verdicts.make_room(options.exports)
     started = time.monotonic()
     folder = _new_folder(options.run.results / request.suite.suite / "gates")
     try:
@@ -80,8 +85,6 @@ def conclude(
     write_atomic(folder / VERDICT, report.json_text())
     write_atomic(folder / SUMMARY, markdown(report))
     for kind, path in exports.items():
-        with clear_errors(f"cannot write {path}"):
-            path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, verdicts.render(kind, report))
     if github:
         verdicts.annotate(report)
@@ -103,12 +106,13 @@ def _check(options: GateOptions) -> None:
         raise UserError("nothing to compare with", hint="give --against REF or --baseline RUN")
     if options.baseline and options.against:
         raise UserError("--baseline and --against exclude each other", hint="give one of them")
+    if options.head == "":
+        raise UserError("--head is empty", hint="give a run, or leave --head out to measure one")
     if options.against and options.head:
         raise UserError("--head is for stored runs; --against measures both sides", hint="drop one of them")
     if options.until_decided and not options.against:
         raise UserError("--until-decided adds pairs, which --baseline has none of", hint="use --against REF")
-    if not 0 < options.alpha < 0.5:
-        raise UserError(f"--alpha {options.alpha:g}: should lie between 0 and 0.5", hint="for example 0.02")
+    options.rule()
     if options.until_decided and options.max_pairs < options.pairs:
         raise UserError(f"--max-pairs {options.max_pairs} is less than --pairs {options.pairs}")
     verdicts.check(options.exports)
@@ -131,7 +135,7 @@ def _stored(options: GateOptions, request: Request, console: Console) -> GateRep
         head = read_run(run_folders(results, suite)[0], suite, request.workload.name)
     if head.folder.resolve() == base.folder.resolve():
         raise UserError("base and head are the same run", hint="give two runs, or leave out --head")
-    rule = Rule(alpha=options.alpha, allowance=options.allowance)
+    rule = options.rule()
     wanted = {cell.label for cell in request.cells} if options.run.only else None
     judgements = judge(
         _only(base.side, wanted),
@@ -142,15 +146,7 @@ def _stored(options: GateOptions, request: Request, console: Console) -> GateRep
         rule=rule,
         accept=options.accept,
     )
-    terms = Terms(
-        mode="stored",
-        alpha=rule.alpha,
-        miss=rule.miss,
-        effect=rule.effect,
-        allowance=rule.allowance,
-        looks=rule.looks,
-        pairs=max((found.pairs for found in judgements), default=0),
-    )
+    terms = Terms.of(rule, "stored", pairs=max((found.pairs for found in judgements), default=0))
     notes = [*base.notes, *head.notes, *_environment_notes(judgements)]
     names = (suite, request.workload.name)
     return assemble(names, judgements, (base.info, head.info), terms, notes)
@@ -165,8 +161,7 @@ def _environment_notes(judgements: Sequence[Judgement]) -> list[str]:
     fields = list(dict.fromkeys(name for found in judgements for name in found.fields))
     if not fields:
         return []
-    listed = ", ".join(fields[:8]) + (f" and {len(fields) - 8} more" if len(fields) > 8 else "")
     return [
-        f"the fingerprints differ in {listed}: exact metrics may agree, nothing else is compared "
+        f"the fingerprints differ in {listed(fields, 8)}: exact metrics may agree, nothing else is compared "
         "(--accept FIELD to compare all the same)"
     ]

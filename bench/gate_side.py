@@ -25,7 +25,7 @@ class Quiet:
         self._say = say
 
     def message(self, text: str) -> None:
-        """See ``bench.run.Observer``."""
+        """See ``bench.run_pass.Observer``."""
         self._say(event="message", text=text)
 
     def __getattr__(self, name: str) -> Callable[..., None]:

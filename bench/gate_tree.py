@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tomllib
 import venv
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
@@ -20,11 +20,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from packaging.requirements import Requirement
-from packaging.specifiers import SpecifierSet
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.utils import canonicalize_name
 
-from bench.errors import UserError
+from bench.errors import UserError, did_you_mean
 from bench.gate_run import Tree
 
 PYPROJECT, CONSTRAINTS = "pyproject.toml", "constraints.txt"
@@ -55,7 +55,10 @@ def checked_out(ref: str, root: Path, extras: Sequence[str] = ()) -> Iterator[Tr
         path = Path(place) / "tree"
         _git_or_fail(root, "worktree", "add", "--detach", "--quiet", str(path), commit)
         try:
-            yield _with_packages(f"{ref} ({commit[:10]})", path, Path(place), extras)
+            wanted = needs(path, ref)
+            if extras:
+                _check_extras(extras, wanted.extras.keys() | needs(root, "the working tree").extras.keys())
+            yield _with_packages(f"{ref} ({commit[:10]})", path, Path(place), wanted, extras)
         finally:
             _git(root, "worktree", "remove", "--force", str(path))
 
@@ -70,22 +73,45 @@ class Needs:
     pins: Mapping[str, str]  # of constraints.txt: normalised name → version
 
 
-def needs(tree: Path) -> Needs:
-    """Read pyproject.toml and constraints.txt of a tree; empty where there is none."""
+def needs(tree: Path, name: str = "that ref") -> Needs:
+    """Read pyproject.toml and constraints.txt of a tree; empty where there is none. Raises UserError."""
     project: dict[str, Any] = {}
     try:
         if (tree / PYPROJECT).exists():
             project = tomllib.loads((tree / PYPROJECT).read_text(encoding="utf-8")).get("project", {})
         pinned = (tree / CONSTRAINTS).read_text(encoding="utf-8") if (tree / CONSTRAINTS).exists() else ""
     except ValueError as error:
-        raise UserError(f"{PYPROJECT} or {CONSTRAINTS} of that ref cannot be read: {error}") from error
+        raise _unreadable(name, error) from error
     pins = (line.partition("#")[0].strip().partition("==") for line in pinned.splitlines())
-    return Needs(
+    found = Needs(
         project.get("requires-python"),
         tuple(project.get("dependencies", ())),
         {name: tuple(found) for name, found in project.get("optional-dependencies", {}).items()},
         {canonicalize_name(name.strip()): version.strip() for name, equal, version in pins if equal},
     )
+    try:
+        for text in (*found.dependencies, *(text for texts in found.extras.values() for text in texts)):
+            Requirement(text)
+        SpecifierSet(found.python or "")
+    except (InvalidRequirement, InvalidSpecifier) as error:
+        raise _unreadable(name, error) from error
+    return found
+
+
+def _unreadable(name: str, error: Exception) -> UserError:
+    said = " ".join(str(error).split())[:300]
+    return UserError(
+        f"{PYPROJECT} or {CONSTRAINTS} of {name} cannot be read: {said}",
+        hint="mend it there, or give another ref",
+    )
+
+
+def _check_extras(extras: Sequence[str], known: Iterable[str]) -> None:
+    for extra in extras:
+        if extra not in known:
+            raise UserError(
+                f"--extras {extra}: {PYPROJECT} has no such extra", hint=did_you_mean(extra, known)
+            )
 
 
 def unmet(wanted: Needs, extras: Sequence[str] = ()) -> list[str]:
@@ -118,8 +144,13 @@ def unmet(wanted: Needs, extras: Sequence[str] = ()) -> list[str]:
     return sorted(set(missing))
 
 
-def _with_packages(name: str, path: Path, place: Path, extras: Sequence[str]) -> Tree:
-    wanted = needs(path)
+def _with_packages(name: str, path: Path, place: Path, wanted: Needs, extras: Sequence[str]) -> Tree:
+    here = platform.python_version()
+    if wanted.python and not SpecifierSet(wanted.python).contains(here):
+        raise UserError(
+            f"{name} cannot be built: it asks for Python {wanted.python}, this is {here}",
+            hint="run the gate with a Python that both sides support, or use --baseline RUN",
+        )
     lacking = unmet(wanted, extras)
     if not lacking:
         return Tree(name, path, prepared="the packages installed here, which are those it asks for")
@@ -130,27 +161,41 @@ def _with_packages(name: str, path: Path, place: Path, extras: Sequence[str]) ->
 
 def _build(tree: Path, place: Path, wanted: Needs, extras: Sequence[str], name: str) -> Path:
     """A virtual environment with what the tree depends on; its own source is not installed."""
-    venv.create(place, with_pip=True)
+    try:
+        venv.create(place, with_pip=True)
+    except (OSError, subprocess.SubprocessError) as error:
+        raise _not_built(name, f"no virtual environment can be made here: {error}") from error
     python = place / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
     packages = [*wanted.dependencies, *(text for extra in extras for text in wanted.extras.get(extra, ()))]
     if packages:
         pins = ["-c", CONSTRAINTS] if (tree / CONSTRAINTS).exists() else []
         command = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *pins]
-        done = subprocess.run(
-            [*command, *packages],
-            cwd=tree,
-            capture_output=True,
-            text=True,
-            timeout=BUILD_SECONDS,
-            check=False,
-        )
-        if done.returncode:
-            said = [line for line in done.stderr.splitlines() if line.startswith("ERROR:")]
-            reason = said[-1].removeprefix("ERROR: ") if said else f"pip ended with code {done.returncode}"
-            raise UserError(
-                f"{name} cannot be built: {reason}", hint="its dependencies could not be installed"
+        try:
+            done = subprocess.run(
+                [*command, *packages],
+                cwd=tree,
+                capture_output=True,
+                text=True,
+                timeout=BUILD_SECONDS,
+                check=False,
             )
+        except subprocess.TimeoutExpired as error:
+            raise _not_built(name, f"pip took more than {BUILD_SECONDS} seconds") from error
+        if done.returncode:
+            raise _not_built(name, _complaint(done))
     return python
+
+
+def _complaint(pip: subprocess.CompletedProcess[str]) -> str:
+    """Why pip gave up, in a line of its own that says more than that it did."""
+    said = [line.removeprefix("ERROR: ") for line in pip.stderr.splitlines() if line.startswith("ERROR: ")]
+    told = [line for line in said if not line.startswith("ResolutionImpossible")]
+    return told[-1] if told else f"pip ended with code {pip.returncode}"
+
+
+def _not_built(name: str, reason: str) -> UserError:
+    hint = "give a ref whose dependencies can be installed here, or use --baseline RUN"
+    return UserError(f"{name} cannot be built: {reason}", hint=hint)
 
 
 def _git(root: Path, *words: str) -> str | None:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from bench.gate_rule import Verdict
+from bench.gate_rule import Rule, Verdict
 from bench.workload import Direction, MetricClass
 
 VERDICT_VERSION = 1
@@ -55,9 +55,9 @@ class Judgement(_Frozen):
 
     @property
     def decided(self) -> bool:
-        """Whether two comparable numbers led to a verdict."""
+        """Whether two comparable numbers led to a verdict; the outcome of a cell is no number."""
         settled = self.verdict in (Verdict.PASS, Verdict.REGRESSED, Verdict.IMPROVED)
-        return settled and not self.fields
+        return settled and not self.fields and self.klass != STATUS
 
 
 class SideInfo(_Frozen):
@@ -82,6 +82,12 @@ class Terms(_Frozen):
     allowance: float
     looks: int
     pairs: int
+
+    @classmethod
+    def of(cls, rule: Rule, mode: Literal["interleaved", "stored"], pairs: int) -> Terms:
+        """The terms that a rule sets; every field but ``mode`` and ``pairs`` is one of its own."""
+        shared = {name: getattr(rule, name) for name in cls.model_fields if name not in ("mode", "pairs")}
+        return cls(mode=mode, pairs=pairs, **shared)
 
 
 class GateReport(_Frozen):
@@ -118,7 +124,8 @@ def count(judgements: Iterable[Judgement]) -> dict[Verdict, int]:
 def exit_code(judgements: Iterable[Judgement], failed_cells: int) -> int:
     """4 if anything regressed; 5 if nothing was decided; 3 if cells of head failed; else 0.
 
-    Metrics that agree although the fingerprints differ do not count as decided.
+    Neither metrics that agree although the fingerprints differ nor a cell that is measured again after it
+    had failed count as decided.
     """
     known = list(judgements)
     if any(found.verdict is Verdict.REGRESSED for found in known):

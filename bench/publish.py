@@ -28,6 +28,7 @@ from bench.report.page import COMPARISON, read
 from bench.report.text import clean, slug
 from bench.report.web.site import INDEX, render_index
 from bench.request import find_run
+from bench.several import warn
 from bench.store import ENV, PLAN, RECORDS, SUITE, read_records, write_atomic
 
 CARD = "published.json"  # what the index knows of a run
@@ -42,6 +43,7 @@ def publish(
     if site is None and repo is None:
         raise UserError("nowhere to publish to", hint="give a folder, or --to-hub ORG/NAME")
     folder = find_run(run, results)
+    warn(folder, console)
     if site is not None:
         page, note = add(folder, site)
         if note:
@@ -71,8 +73,8 @@ def add(folder: Path, site: Path) -> tuple[Path, str]:
             for part in _COPIED:
                 _copy(folder / part, made / part)
             before = _before(site, suite, name, min(r.started for r in records))
+            _write_parquet(made, records)  # before the page, which offers it
             comparison, note = _draw(made, before)
-            _write_parquet(made, records)
             write_atomic(made / CARD, json.dumps(_card(made, records, comparison, before), indent=1) + "\n")
             shutil.rmtree(made / "artifacts", ignore_errors=True)  # large, and drawn by now
             _swap(made, target)
@@ -154,6 +156,7 @@ def _card(
         "finished": max(record.finished for record in records),
         "cells": max(len(data.planned), len(data.records)),
         "statuses": dict(sorted(counts.items())),
+        "edited": len(data.edited),
         "baseline": before.name if before and comparison else None,
         "verdicts": {str(v): n for v, n in comparison.counts.items()} if comparison else {},
         "picture": plot if plot and (made / plot).is_file() else None,
@@ -167,15 +170,15 @@ def _write_parquet(made: Path, records: list[Record]) -> None:
 
 
 def _copy(source: Path, target: Path) -> None:
-    if source.is_dir():
-        shutil.copytree(source, target, symlinks=True, ignore=_no_links)
-    elif source.is_file():
+    """Copy a file, or a folder without links: they may lead anywhere, and nothing of a run is one."""
+    if source.is_file():
         shutil.copyfile(source, target)
-
-
-def _no_links(folder: str, names: list[str]) -> set[str]:
-    """Links may lead anywhere; nothing of a run is one."""
-    return {name for name in names if os.path.islink(os.path.join(folder, name))}
+    for folder, _, names in os.walk(source):
+        made = target / Path(folder).relative_to(source)
+        made.mkdir()
+        for name in names:
+            if not os.path.islink(os.path.join(folder, name)):
+                shutil.copyfile(os.path.join(folder, name), made / name)
 
 
 @contextmanager

@@ -94,7 +94,13 @@ def find_run(text: str, results: Path) -> Path:
         )
     suite = find_suite(text)
     name = load_suite(suite).suite if suite.is_file() else path.name
-    runs = run_folders(path.parent if path.is_dir() else results, name)
+    where = path.parent if path.is_dir() else results
+    runs = run_folders(where, name)
+    if not runs and path.is_dir():
+        raise UserError(
+            f"{path} is not a run folder: there is no {RECORDS} in it, and no run of {name!r} in {where}",
+            hint="give the folder of one run, e.g. results/SUITE/RUN",
+        )
     if not runs:
         known = sorted(found.name for found in results.glob("*") if run_folders(results, found.name))
         hint = did_you_mean(name, known) if known else "measure the suite first: python -m bench SUITE"

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.env import Fingerprint, comparable
-from bench.errors import UserError
+from bench.errors import UserError, listed
 from bench.store import ENV, PLAN, clear_errors, write_atomic
 
 _STAMP = "%Y%m%d-%H%M%S"
@@ -64,7 +64,7 @@ def choose_run(
         if not differing:
             _write_fingerprint(candidates[0], fingerprint, known)
             return Choice(candidates[0], resumed=True)
-        why = f"the newest run {candidates[0].name} was made with another {_listed(differing)}"
+        why = f"the newest run {candidates[0].name} was made with another {listed(differing)}"
     elif alike and not new:
         why = f"the newest run {alike[0].name} was made with another version of the workload's code"
     folder = _new_folder(results / suite, earlier)
@@ -108,10 +108,6 @@ def _load(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return data if isinstance(data, dict) else {}
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 @contextmanager

@@ -19,12 +19,14 @@ from bench.launch import LocalLauncher
 from bench.record import Status
 from bench.report.text import plural
 from bench.request import Options, Request, prepare
-from bench.run import NOT_REACHED, RETRIED, Session, exit_code, measure, remaining, tally
+from bench.run import RETRIED, Session, exit_code, measure, remaining, tally
+from bench.run_pass import NOT_REACHED
 from bench.rundir import choose_run, locked
 from bench.store import DAMAGED, PLAN, SUITE, Store, write_atomic
 from bench.workload import Pass
 
 README = "README.md"
+_MOST_NAMED = 5  # edited records
 
 
 def run(options: Options, console: Console) -> int:
@@ -82,6 +84,11 @@ def _say_what_was_found(console: Console, store: Store, request: Request) -> Non
     if store.damaged:
         lines = plural(store.damaged, "damaged line")
         _say(console, f"[yellow]warning:[/] {lines} set aside in {DAMAGED}; those cells are measured again")
+    for one in store.edited[:_MOST_NAMED]:
+        _say(console, f"[yellow]warning:[/] {escape(one.where)}: {escape(str(one))}")
+    if store.edited:
+        records = plural(len(store.edited), "edited record")
+        _say(console, f"[yellow]warning:[/] {records} set aside in {DAMAGED}; those cells are measured again")
     stale = store.records.keys() - {cell.id for cell in request.plan.cells}
     if stale:
         known = plural(len(stale), "record")

@@ -13,10 +13,12 @@ from bench.compare import Comparison
 from bench.errors import UserError
 from bench.gate_verdict import EXIT_FAILED_CELLS, EXIT_NOTHING, EXIT_PASS
 from bench.record import Status
+from bench.report.text import clean, plural
 from bench.request import find_run
-from bench.store import RECORDS, read_records
+from bench.store import RECORDS, read, read_records
 
 _MOST_ROWS = 40  # printed; the page and --markdown have more
+_MOST_NAMED = 5  # edited records
 
 
 def report(
@@ -27,7 +29,7 @@ def report(
 
     folders, base = find(runs, baseline, results)
     for folder in folders:
-        _warn_of_damage(folder, console)
+        warn(folder, console)
     if len(folders) == 1:
         if out is not None:
             raise UserError("--out is for several runs: the page of one run lies in its own folder")
@@ -110,9 +112,15 @@ def find(runs: Sequence[str], baseline: str | None, results: Path) -> tuple[list
     return folders, base
 
 
-def _warn_of_damage(folder: Path, console: Console) -> None:
-    if damaged := len(read_records(folder / RECORDS)[1]):
-        lines = "line is" if damaged == 1 else "lines are"
-        console.print(
-            f"[yellow]warning:[/] {damaged} {lines} damaged in {RECORDS} and left out", highlight=False
-        )
+def warn(folder: Path, console: Console) -> None:
+    """Say which lines of a run are no records, and which records are no longer what was measured."""
+    found = read(folder / RECORDS)
+    if found.damaged:
+        lines = "line is" if len(found.damaged) == 1 else "lines are"
+        text = f"{len(found.damaged)} {lines} damaged in {RECORDS} and left out"
+        console.print(f"[yellow]warning:[/] {text}", highlight=False)
+    for one in found.edited[:_MOST_NAMED]:
+        text = escape(f"{one.where}: {clean(one)}")
+        console.print(f"[yellow]warning:[/] {text}", soft_wrap=True, highlight=False)
+    if (more := len(found.edited) - _MOST_NAMED) > 0:
+        console.print(f"[yellow]warning:[/] and {plural(more, 'more edited record')}", highlight=False)

@@ -3,8 +3,9 @@
 ``records.jsonl`` is the source of truth; everything else in a run folder can be made again from it.
 A record is one ``write`` of one line, flushed to the disk before the run goes on, so that a
 ``kill -9`` costs at most the line being written: on opening, a line that is no record is moved to
-``records.damaged.jsonl`` and its cell is measured again. A file system that refuses to write stops
-the run with a clear sentence; what was written before stays whole.
+``records.damaged.jsonl`` and its cell is measured again, and so is a record that was edited since (its
+digest tells, see ``bench.seal``). A file system that refuses to write stops the run with a clear sentence;
+what was written before stays whole.
 """
 
 from __future__ import annotations
@@ -12,14 +13,16 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from bench.errors import UserError
 from bench.record import SCHEMA_VERSION, Record
+from bench.seal import Seal, seal_of, sealed
 
 RECORDS, DAMAGED, ENV, PLAN, SUITE = (
     "records.jsonl",
@@ -30,24 +33,66 @@ RECORDS, DAMAGED, ENV, PLAN, SUITE = (
 )
 
 
-def read_records(path: Path) -> tuple[list[Record], list[bytes]]:
-    """All records of a ``records.jsonl`` in order, and the lines that are none. Changes nothing.
+@dataclass(frozen=True)
+class Edited:
+    """A record that does not match its digest."""
+
+    path: Path
+    line: int  # counted from 1
+    record: Record
+
+    @property
+    def where(self) -> str:
+        """``FILE:LINE``."""
+        return f"{self.path}:{self.line}"
+
+    def __str__(self) -> str:
+        return (
+            f"{self.record.label!r} (cell {self.record.cell}) was edited after it was measured: "
+            f"{'it does not match its digest' if self.record.digest else 'its digest is gone'}"
+        )
+
+
+@dataclass
+class Found:
+    """What a ``records.jsonl`` holds, in the order of the file."""
+
+    records: list[Record] = field(default_factory=list)  # all of them, edited ones too
+    lines: list[bytes] = field(default_factory=list)  # of the records, as they stand
+    damaged: list[bytes] = field(default_factory=list)  # lines that are no record
+    edited: list[Edited] = field(default_factory=list)
+    undigested: int = 0  # records written before there were digests
+
+
+def read(path: Path) -> Found:
+    """Read a ``records.jsonl``, and check every record against its digest. Changes nothing.
 
     Raises UserError for records of a newer schema: they are not damaged, only not ours to read.
     """
-    records, damaged = [], []
-    for line in path.read_bytes().split(b"\n") if path.exists() else ():
+    found = Found()
+    for number, line in enumerate(path.read_bytes().split(b"\n") if path.exists() else (), start=1):
         if not line.strip():
             continue
         try:
             record = Record.model_validate_json(line)
         except ValidationError:
             _check_version(path, _schema_version(line))
-            damaged.append(line)
-        else:
-            _check_version(path, record.schema_version)  # it may read alike and mean something else
-            records.append(record)
-    return records, damaged
+            found.damaged.append(line)
+            continue
+        _check_version(path, record.schema_version)  # it may read alike and mean something else
+        found.records.append(record)
+        found.lines.append(line)
+        seal = seal_of(json.loads(line))
+        if seal is Seal.BROKEN:
+            found.edited.append(Edited(path, number, record))
+        found.undigested += seal is Seal.NONE
+    return found
+
+
+def read_records(path: Path) -> tuple[list[Record], list[bytes]]:
+    """All records of a ``records.jsonl`` in order, and the lines that are none; see ``read``."""
+    found = read(path)
+    return found.records, found.damaged
 
 
 def _check_version(path: Path, version: int) -> None:
@@ -69,18 +114,19 @@ def _schema_version(line: bytes) -> int:
 class Store:
     """The records of one run: read once, appended to by a single writer (see ``bench.rundir.locked``).
 
-    ``records`` maps a cell's id to its newest record; ``damaged`` counts lines set aside on opening.
+    ``records`` maps a cell's id to its newest record. ``damaged`` counts lines and ``edited`` names records
+    set aside on opening.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.path = folder / RECORDS
         with clear_errors(f"cannot open the records in {folder}"):
-            records, damaged = read_records(self.path)
-            self.records = {record.cell: record for record in records}
-            self.damaged = len(damaged)
-            if damaged:
-                self._set_aside(records, damaged)
+            found = read(self.path)
+            self.edited, self.damaged = found.edited, len(found.damaged)
+            if self.damaged or self.edited:
+                self._set_aside(found)
+            self.records = {record.cell: record for record in found.records}
             self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
             self._end_last_line()
 
@@ -89,6 +135,7 @@ class Store:
 
         A write that fails is undone and tried once more: a full disk may be a passing thing.
         """
+        record = sealed(record)
         line = record.model_dump_json().encode() + b"\n"
         with clear_errors(f"cannot write to {self.path}", kept=len(self.records)):
             try:
@@ -114,12 +161,18 @@ class Store:
                 os.ftruncate(self._file, size)
             raise
 
-    def _set_aside(self, records: Iterable[Record], damaged: Iterable[bytes]) -> None:
+    def _set_aside(self, found: Found) -> None:
+        """Move what is no record, or no longer the one that was measured, out of the way."""
+        bad = {id(one.record) for one in found.edited}
+        apart = [(r, line, id(r) in bad) for r, line in zip(found.records, found.lines, strict=True)]
         with open(self.folder / DAMAGED, "ab") as aside:
-            aside.writelines(line + b"\n" for line in damaged)
+            aside.writelines(line + b"\n" for line in found.damaged)
+            aside.writelines(line + b"\n" for _, line, edited in apart if edited)
             aside.flush()
             os.fsync(aside.fileno())
-        write_atomic(self.path, "".join(record.model_dump_json() + "\n" for record in records))
+        found.records = [record for record, _, edited in apart if not edited]
+        found.lines = [line for _, line, edited in apart if not edited]
+        write_atomic(self.path, b"".join(line + b"\n" for line in found.lines).decode())
 
     def _end_last_line(self) -> None:
         """A whole record whose newline was lost would otherwise run into the next one."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
@@ -30,6 +31,8 @@ def parse(texts: Iterable[str]) -> dict[str, Path]:
             raise UserError(
                 f"--export {text}: not of the form FORMAT=FILE", hint=f"formats: {', '.join(FORMATS)}"
             )
+        if name in exports:
+            raise UserError(f"--export {name} was given twice", hint="a format has one file")
         exports[name] = Path(path)
     check(exports)
     return exports
@@ -40,6 +43,20 @@ def check(exports: Iterable[str]) -> None:
     for name in exports:
         if name not in FORMATS:
             raise UserError(f"--export: unknown format {name!r}", hint=did_you_mean(name, FORMATS))
+
+
+def make_room(exports: Mapping[str, Path]) -> None:
+    """Make the folders that the files go to. Raises UserError where a file cannot be written."""
+    for name, path in exports.items():
+        problem = "is a folder" if path.is_dir() else ""
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            problem = f"cannot make its folder: {error.strerror or error}"
+        if not problem and not os.access(path.parent, os.W_OK):
+            problem = "its folder cannot be written to"
+        if problem:
+            raise UserError(f"--export {name}={path}: {problem}", hint="name another file")
 
 
 def render(name: str, report: GateReport) -> str:

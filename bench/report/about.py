@@ -28,6 +28,14 @@ def status_line(data: RunData) -> str:
     return f"{measured:,} of {plural(total, 'cell')} measured" + ("; " + ", ".join(parts) if parts else "")
 
 
+def edited_line(data: RunData) -> str:
+    """A sentence that must not be overlooked if records were edited; empty if none was."""
+    if not data.edited:
+        return ""
+    were = "was" if len(data.edited) == 1 else "were"
+    return f"{plural(len(data.edited), 'record')} {were} edited after being measured, and cannot be relied on"
+
+
 def when_line(data: RunData) -> str:
     """When the records were made and how long the passes took together."""
     if not data.records:

@@ -21,13 +21,15 @@ import yaml
 from numpy.typing import NDArray
 
 from bench.record import Record, Status
-from bench.report.text import plural
-from bench.store import DAMAGED, ENV, PLAN, RECORDS, SUITE, read_records
+from bench.report.text import clean, plural
+from bench.store import DAMAGED, ENV, PLAN, RECORDS, SUITE, Edited, read, read_records
 from bench.workload import Metric, Scalar, View, Workload
 
 Series = NDArray[np.float64]
 OWN = ("cell", "pass_id", "label", "seed", "repeat", "status", "reason")  # every record's own fields
 MEASURED = "_measured"  # ends the name of a metric that would otherwise be taken for a parameter
+EDITED = "edited after it was measured: this number is not the one that was written"
+_MOST_NAMED = 20  # edited records in the notes
 SERIES_END, SERIES_START = "series_end", "series_start"  # columns that bound a cell's part of its series
 
 
@@ -60,6 +62,7 @@ class RunData:
     notes: list[str] = field(default_factory=list)
     known: dict[Hashable, Any] = field(default_factory=dict)  # results that several tables share
     contents: dict[str, Any] = field(default_factory=dict)  # of views, see ``bench.report.contents``
+    edited: dict[str, Edited] = field(default_factory=dict)  # cell id → its record, if no longer as measured
 
     @property
     def name(self) -> str:
@@ -159,21 +162,26 @@ class RunData:
 def load(folder: Path, workload: Workload | None = None) -> RunData:
     """Read a run folder. Without a workload, metrics are named as the records name them."""
     notes: list[str] = []
-    records, damaged = read_records(folder / RECORDS)
+    file = read(folder / RECORDS)
+    records, damaged = file.records, file.damaged
     if damaged:
         notes.append(f"{plural(len(damaged), 'line')} of {RECORDS} could not be read and was left out")
     if (folder / DAMAGED).exists():
         count = sum(bool(line.strip()) for line in (folder / DAMAGED).read_bytes().split(b"\n"))
-        notes.append(f"{plural(count, 'damaged line')} set aside in {DAMAGED}; the cells were measured again")
+        lines = plural(count, "damaged or edited line")
+        notes.append(f"{lines} set aside in {DAMAGED}; the cells were measured again")
     suite, env, plan = _yaml(folder / SUITE, notes), _json(folder / ENV, notes), _json(folder / PLAN, notes)
     planned = _planned(plan)
     newest = {record.cell: record for record in records}
     kept = [newest[cell] for cell in planned if cell in newest] if planned else list(newest.values())
     if stale := len(newest) - len(kept):
         notes.append(f"{plural(stale, 'record')} left out: the suite, or its code, no longer has these cells")
+    edited = {one.record.cell: one for one in file.edited if newest[one.record.cell] is one.record}
+    notes += [f"{RECORDS} line {one.line}: {clean(one, 400)}" for one in list(edited.values())[:_MOST_NAMED]]
     words = _vocabulary(workload, kept)
     words, kept = _told_apart(words, kept)
-    return RunData(folder, kept, _frame(kept, words.metrics), words, suite, env, plan, planned, notes)
+    frame = _frame(kept, words.metrics)
+    return RunData(folder, kept, frame, words, suite, env, plan, planned, notes, edited=edited)
 
 
 def workload_name(folder: Path) -> str | None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import seaborn as sns
@@ -35,6 +37,11 @@ from bench.workload import View
 _LOG_FROM = 30.0  # colours follow the logarithm once values differ by such a factor
 _ROW = 0.42  # inches
 _MOST_COLUMNS = 64
+_WIDE = 16  # columns from which lines between fields would be most of what is seen
+_COLOURS = "crest"  # of seaborn's
+_LUMINANCE = np.array([0.299, 0.587, 0.114])
+_SMALLEST, _LARGEST = 5.5, 9.0  # points
+_EM = 0.0088  # width of a character in inches per point
 
 
 def draw_heatmap(view: View, data: RunData) -> Figure:
@@ -55,16 +62,26 @@ def draw_heatmap(view: View, data: RunData) -> Figure:
     scale = scale_for("" if view.transform else data.words.metric(view.y).unit, found)
     norm = _norm(found / scale.divisor)
     figure, grid = paper.sheet(len(groups), 1.75 + _ROW * len(rows))
+    sheets = [(values / scale.divisor, missing) for values, missing in sheets]
     for axes, (values, missing) in zip(grid, sheets, strict=True):
-        _paint(axes, values / scale.divisor, missing, norm)
-        paper.name_ticks(axes.xaxis, [i + 0.5 for i in range(len(columns))], [text(c) for c in columns])
+        _paint(axes, values, missing, norm)
+        places = range(0, len(columns), _every([text(c) for c in columns], len(groups)))
+        paper.name_ticks(axes.xaxis, [i + 0.5 for i in places], [text(columns[i]) for i in places])
         paper.name_ticks(axes.yaxis, [i + 0.5 for i in range(len(rows))], [hue_label(view, r) for r in rows])
         axes.tick_params(length=0)
         axes.tick_params(axis="y", labelrotation=0)
     metric = data.words.metric(view.y)
     name = with_unit(view.y_label, scale.unit, metric.unit)
     better = {"lower": "; lower is better", "higher": "; higher is better"}.get(metric.direction, "")
-    notes.insert(0, f"Colour and number: {name}{better}.")
+    size = _font_size(sheets, len(groups))
+    if size is None:
+        low, high = (number(float(end / scale.divisor)) for end in (found.min(), found.max()))
+        ends = f"from {low} (light) to {high} (dark)"
+        notes.insert(0, f"Colour: {name}, {ends}{better}. The numbers are in the tables.")
+    else:
+        notes.insert(0, f"Colour and number: {name}{better}.")
+        for axes, (values, missing) in zip(grid, sheets, strict=True):
+            _write_numbers(axes, values, missing, norm, size)
     if any((np.isnan(values) & (missing == "")).any() for values, missing in sheets):
         notes.append("Blank: not part of the suite.")
     titles = [panel_title(values) for values, _ in groups]
@@ -98,24 +115,47 @@ def _matrix(view: View, frame: pd.DataFrame, rows: list[Any], columns: list[Any]
 
 
 def _paint(axes: Axes, values: Array, missing: np.ndarray, norm: Normalize) -> None:
+    """The colours. Numbers come last: seaborn draws the whole sheet for every heat map on it."""
     axes.grid(visible=False)
     sns.despine(ax=axes, left=True, bottom=True)
     shown = np.where(np.isfinite(values), values, np.nan)
+    line = {"linewidths": 1.5, "linecolor": "white"} if values.shape[1] <= _WIDE else {}
     sns.heatmap(
-        shown,
-        ax=axes,
-        cmap="crest",
-        norm=norm,
-        cbar=False,
-        annot=np.vectorize(lambda v: number(float(v)), otypes=[object])(values),
-        fmt="",
-        annot_kws={"fontsize": 9},
-        linewidths=1.5,
-        linecolor="white",
+        shown, ax=axes, cmap=_COLOURS, norm=norm, cbar=False, xticklabels=False, yticklabels=False, **line
     )
     for i, j in zip(*np.nonzero(missing != ""), strict=True):
         axes.add_patch(Rectangle((j, i), 1, 1, facecolor="#f2f2f2", edgecolor="white", linewidth=1.5))
-        axes.text(j + 0.5, i + 0.5, missing[i, j], ha="center", va="center", fontsize=8.5, color=paper.GREY)
+
+
+def _write_numbers(axes: Axes, values: Array, missing: np.ndarray, norm: Normalize, size: float) -> None:
+    """Each number on its colour, light on dark; words where there is none."""
+    shades = mpl.colormaps[_COLOURS](norm(np.nan_to_num(values)))
+    for (i, j), value in np.ndenumerate(values):
+        word: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": size}
+        if np.isfinite(value):
+            dark = shades[i, j, :3] @ _LUMINANCE < 0.5
+            axes.text(j + 0.5, i + 0.5, number(float(value)), color="white" if dark else paper.INK, **word)
+        elif missing[i, j]:
+            axes.text(j + 0.5, i + 0.5, str(missing[i, j]), color=paper.GREY, **word)
+
+
+def _font_size(sheets: list[tuple[Array, np.ndarray]], panels: int) -> float | None:
+    """The size in points at which every number fits its field; None if it could not be read."""
+    texts = [number(float(v)) for values, _ in sheets for v in values[np.isfinite(values)]]
+    texts += [str(word) for _, missing in sheets for word in missing[missing != ""]]
+    size = _field_width(sheets[0][0].shape[1], panels) / (max(map(len, texts)) * _EM) if texts else _LARGEST
+    return None if size < _SMALLEST else min(size, _LARGEST)
+
+
+def _every(names: list[str], panels: int) -> int:
+    """Every how many columns there is room for a name below."""
+    wanted = max(map(len, names)) * _LARGEST * _EM + 0.1
+    return math.ceil(wanted / _field_width(len(names), panels)) if len(names) > _WIDE else 1
+
+
+def _field_width(columns: int, panels: int) -> float:
+    """Inches."""
+    return (paper.WIDTH - 2.2) / paper.grid_columns(panels) / columns
 
 
 def _norm(values: Array) -> Normalize:

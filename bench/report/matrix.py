@@ -11,7 +11,6 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from bench.record import Value
 from bench.report import figure as paper
 from bench.report import layout
 from bench.report.frames import RunData
@@ -25,13 +24,12 @@ from bench.report.panels import (
     view_rows,
 )
 from bench.report.select import identifying, longest, split
+from bench.report.spread import spread_of
 from bench.report.tables import Column, Entry, Table, name_columns, name_entries
 from bench.report.text import interval, with_unit
-from bench.stats import Interval, t_interval
 from bench.workload import View
 
 _ROW = 0.46  # inches
-_FEWEST = 3  # samples from which an interval is drawn up
 
 
 def draw_matrix(view: View, data: RunData) -> Figure:
@@ -58,7 +56,7 @@ def draw_matrix(view: View, data: RunData) -> Figure:
     unit = data.words.metric(names[0]).unit
     notes.insert(0, f"Colour and number: {with_unit(view.y_label, unit, unit)}.")
     if any(certain.any() for _, certain, _ in sheets):
-        notes.append("Bold: the 95 % interval of the mean over samples excludes zero.")
+        notes.append("Bold: the 95 % interval over samples excludes zero.")
     titles = [panel_title(values) for values, _ in groups]
     words = layout.Words(view.title, subtitle(data, frame, view), view.x_label, "", notes, titles)
     layout.finish(figure, grid, words)
@@ -89,7 +87,7 @@ def matrix_table(data: RunData, view: View) -> Table | None:
         for name in names:
             entries |= _entries(data, int(index), name)
         table.rows.append(entries)
-    table.notes.append("With 95 % t-intervals of the mean over samples, where a cell has kept them.")
+    table.notes.append("With 95 % intervals over samples, where a cell has kept them.")
     return table
 
 
@@ -102,21 +100,12 @@ def members(data: RunData, view: View) -> list[str]:
     return found
 
 
-def sample_interval(value: Value | None) -> Interval | None:
-    """The t-interval of a metric's samples if their mean is its value."""
-    if value is None or value.value is None or not value.samples or len(value.samples) < _FEWEST:
-        return None
-    if not np.isclose(np.mean(value.samples), value.value, rtol=1e-6, atol=1e-12):
-        return None
-    return t_interval(value.samples)
-
-
 def _entries(data: RunData, index: int, name: str) -> dict[str, Entry]:
     value = data.records[index].metrics.get(name)
     if value is None or value.value is None:
         return {name: Entry(None, note=data.reason(index, name))}
-    found = sample_interval(value)
-    if found is None or found.low == found.high:
+    found = spread_of(value)
+    if found is None:
         return {name: Entry(value.value)}
     text = interval(found.estimate, found.low, found.high)
     return {
@@ -144,7 +133,7 @@ def _values(
             if not measured:
                 continue
             values[i, j] = np.mean([float(v.value) for v in measured if v.value is not None])
-            limits = [sample_interval(v) for v in measured]
+            limits = [spread_of(v) for v in measured]
             certain[i, j] = all(limit is not None and limit.excludes_zero for limit in limits)
     return values, certain, [hue_label(view, hue[view.hue]) for hue, _ in groups]
 

@@ -94,6 +94,11 @@ def read(run_dir: Path, workload: Workload | None = None) -> RunData:
     if workload is None:
         workload, problem = _look_up(run_dir)
     data = load(run_dir, workload)
+    if not data.records and not data.planned and "workload" not in data.suite:  # files of the same names
+        raise UserError(
+            f"{run_dir} holds no record, no plan and no suite of ours: nothing was written there",
+            hint="give the folder of one run, e.g. results/SUITE/RUN",
+        )
     if problem:
         data.note(problem)
     return data
@@ -182,6 +187,7 @@ def _page(data: RunData, pictures: list[tuple[Picture, str]], found: Mapping[str
         data=data,
         measured=len(data.ok),
         status=about.status_line(data),
+        edited=about.edited_line(data),
         when=about.when_line(data),
         pictures=[(picture, Md(stem)) for picture, stem in pictures if picture.figure is not None],
         undrawn=[picture for picture, _ in pictures if picture.figure is None],

@@ -17,8 +17,8 @@ from bench.record import Status
 from bench.report.buckets import bucket_means, exp, fine_edges
 from bench.report.frames import RunData
 from bench.report.select import at_common_prefix, common, facets, keep, longest, matching, split, token
+from bench.report.spread import spread_of
 from bench.report.text import clean, number, plural, scale_for
-from bench.stats import bootstrap_median, t_interval
 from bench.workload import View
 
 Array = NDArray[np.float64]
@@ -159,19 +159,12 @@ def _line(
     for x, same in split(cells, [view.x]):
         values = np.array([float(v) for v in same[view.y]])
         low, high = np.nan, np.nan
-        found = data.records[int(same.index[0])].metrics.get(view.y)
-        samples = np.array(found.samples if found and found.samples else [])
         if len(values) > 1:
             low, high = values.min(), values.max()
             spreads.add("range over seeds and repeats")
-        elif len(samples) > 2 and np.isclose(samples.mean(), values[0], rtol=1e-6) and samples.std() > 0:
-            mean = t_interval(samples)
-            low, high = mean.low, mean.high
-            spreads.add("95 % interval of the mean over samples")
-        elif len(samples) > 1 and np.isclose(np.median(samples), values[0], rtol=1e-3) and samples.std() > 0:
-            limits = bootstrap_median(samples)
-            low, high = limits.low, limits.high
-            spreads.add("95 % bootstrap interval of the median")
+        elif found := spread_of(data.records[int(same.index[0])].metrics.get(view.y)):
+            low, high = found.low, found.high
+            spreads.add(found.what)
         points.append((places[token(x[view.x])], values.mean(), low, high))
     array = np.array(sorted(points), np.float64).T
     shown = [exp(a) if view.transform == "exp" else a / divisor for a in array[1:]]

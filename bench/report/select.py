@@ -116,11 +116,11 @@ def split(frame: pd.DataFrame, columns: Sequence[str]) -> list[tuple[dict[str, S
     """Rows grouped by the values of some columns, in order of appearance."""
     if not columns:
         return [({}, frame)]
-    groups: dict[Hashable, list[int]] = {}
+    groups: dict[Hashable, tuple[dict[str, Scalar], list[int]]] = {}
     for place, values in enumerate(zip(*(frame[c] for c in columns), strict=True)):
-        groups.setdefault(tuple(token(v) for v in values), []).append(place)
-    parts = [frame.take(places) for places in groups.values()]
-    return [({c: rows[c].iloc[0] for c in columns}, rows) for rows in parts]
+        first = dict(zip(columns, values, strict=True))
+        groups.setdefault(tuple(token(v) for v in values), (first, []))[1].append(place)
+    return [(first, frame.take(places)) for first, places in groups.values()]
 
 
 def pairs(data: RunData, axis: str, reference: Any, frame: pd.DataFrame) -> list[Pair]:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from bench.record import Status
-from bench.report.frames import OWN, RunData
+from bench.report.frames import EDITED, OWN, RunData
 from bench.report.select import common, extent, identifying, longest
 from bench.report.text import MISSING, Md, clean, duration, md, number, scale_for, with_unit
 from bench.workload import Metric
@@ -150,11 +150,12 @@ def metric_columns(
 
 
 def metric_entry(data: RunData, index: int, metric: str, divisor: float = 1.0) -> Entry:
-    """A cell's value of a metric, or a dash with its reason."""
+    """A cell's value of a metric, or a dash with its reason; that of an edited record says so."""
     found = data.records[index].metrics.get(metric)
     if found is None or found.value is None:
         return Entry(None, note=data.reason(index, metric))
-    return Entry(found.value, number(found.value / divisor if divisor != 1 else found.value))
+    text = number(found.value / divisor if divisor != 1 else found.value)
+    return Entry(found.value, text, EDITED if data.records[index].cell in data.edited else None)
 
 
 def reported(data: RunData, *, headline: bool = False) -> list[Metric]:
@@ -214,6 +215,7 @@ def full(data: RunData) -> Table:
         *(c for c, _ in metrics),
         *(Column(name, name, csv_only=True) for name in [*facts, *OWN] if name not in (*names, "status")),
         *(Column(f"conformance.{name}", name, csv_only=True) for name in checks),
+        *([Column("edited", "edited", csv_only=True)] if data.edited else []),
     ]
     table = Table("full", "All cells", columns)
     shown = [*facts, *OWN, *names]
@@ -221,6 +223,7 @@ def full(data: RunData) -> Table:
         entries = {name: Entry(value) for name, value in zip(shown, values, strict=True)}
         entries |= {c.key: metric_entry(data, index, c.key, divisor) for c, divisor in metrics}
         entries |= {f"conformance.{k}": Entry(v) for k, v in data.records[index].conformance.items()}
+        entries["edited"] = Entry(data.records[index].cell in data.edited)
         table.rows.append(entries)
     return table
 

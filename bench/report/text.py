@@ -17,6 +17,8 @@ _BYTE_UNITS = {"b", "byte", "bytes"}
 _PREFIXES = ("B", "KiB", "MiB", "GiB", "TiB")
 _INVISIBLE = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}  # control, direction marks, lone surrogates, breaks
 
+_MARKUP = re.compile(r"[\\`*\[\]|~$&<>_@]|://|^[-+=#]|^\d+[.)]|www|mailto|xmpp", re.IGNORECASE)  # perhaps
+
 
 class Md(str):
     """Text that is Markdown already and must not be escaped again."""
@@ -33,7 +35,9 @@ class Scale(NamedTuple):
 
 def clean(value: object, limit: int = 300) -> str:
     """One line of visible characters, at most ``limit`` long."""
-    text = "".join(" " if unicodedata.category(c) in _INVISIBLE else c for c in str(value))
+    text = str(value)
+    if not text.isprintable():  # nearly all texts are: a page has hundreds of thousands of them
+        text = "".join(" " if unicodedata.category(c) in _INVISIBLE else c for c in text)
     text = " ".join(text.split())
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
@@ -42,7 +46,10 @@ def md(value: object, limit: int = 300) -> Md:
     """Escape any text for Markdown, also inside a table cell; no markup, link or mention survives."""
     if isinstance(value, Md):
         return value
-    text = clean(value, limit).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    text = clean(value, limit)
+    if not _MARKUP.search(text):
+        return Md(text)
+    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     text = re.sub(r"([\\`*\[\]|~$])", r"\\\1", text)
     text = re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", text)
     text = re.sub(r"^([-+=#])", r"\\\1", text)
@@ -119,8 +126,8 @@ def with_unit(label: str, unit: str, declared: str = "") -> str:
     brings = bracket and own.endswith(")")
     if brings and (own[:-1] in (unit, declared) or is_bytes(own[:-1]) or own[:-1] in _PREFIXES):
         label, brings = base, ""
-    if not unit:
-        return label
+    if not unit or (brings and own[:-1].replace(" per ", "/").startswith(unit)):
+        return label  # "effect (SD within a prompt)" says of itself that it is in SD
     return f"{label}, {unit}" if brings else f"{label} ({unit})"
 
 

@@ -254,3 +254,14 @@ def test_formats_are_named_and_misspelt_ones_told():
     ):
         with pytest.raises(UserError, match=told):
             verdicts.parse([text])
+    with pytest.raises(UserError, match="--export junit was given twice"):
+        verdicts.parse(["junit=a", "junit=b"])
+
+
+def test_files_that_cannot_be_written_are_told_of_beforehand(tmp_path):
+    verdicts.make_room({"junit": tmp_path / "deep" / "gate.xml"})
+    assert (tmp_path / "deep").is_dir()
+    (tmp_path / "file").write_text("")
+    for path, told in ((tmp_path, "is a folder"), (tmp_path / "file" / "x", "cannot make its folder")):
+        with pytest.raises(UserError, match=told):
+            verdicts.make_room({"json": path})

@@ -223,6 +223,10 @@ def test_exit_codes():
     assert exit_code([undecided, ok], 0) == 0
     worse = ok.model_copy(update={"verdict": Verdict.REGRESSED})
     assert exit_code([ok, worse], 3) == 4
+    (mended,) = judged([record(status="error", reason="x")], [record({"slots": 32})])
+    assert mended.verdict is Verdict.IMPROVED
+    assert exit_code([mended], 0) == 5  # no number of it was compared with anything
+    assert exit_code([mended, ok], 0) == 0
 
 
 def test_metrics_that_nobody_declares_any_more_are_left_alone():

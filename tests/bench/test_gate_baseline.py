@@ -9,6 +9,7 @@ from gateplace import record
 from bench.env import fingerprint_id
 from bench.errors import UserError
 from bench.gate_baseline import open_run, read_run
+from bench.seal import digest
 
 
 def env(**more):
@@ -19,9 +20,10 @@ def env(**more):
 
 @pytest.fixture
 def run(tmp_path):
-    """A finished run of two cells, one with an artifact; ``change`` may edit it before it is written."""
+    """A finished run of two cells, one with an artifact; ``change`` may edit it before it is written, and
+    ``after`` its records behind their digests' back."""
 
-    def run(change=lambda records, plan, fingerprint: None, name="20260101-000000-abcdef"):
+    def run(change=lambda records, plan, fingerprint: None, name="20260101-000000-abcdef", after=None):
         folder = tmp_path / "results" / "toys" / name
         (folder / "artifacts").mkdir(parents=True)
         (folder / "artifacts" / "a.txt").write_text("hello")
@@ -35,7 +37,12 @@ def run(tmp_path):
         records[0]["artifacts"] = [{"path": "artifacts/a.txt", "sha256": sha, "bytes": 5}]
         cells = [{"id": r["cell"], "params": dict(r["params"]), "seed": 0, "repeat": 0} for r in records]
         plan = {"version": "v1", "passes": [{"id": "p", "cells": cells}]}
+        if after is not None:
+            records = [r | {"digest": digest(r)} for r in records]
+            after(records)
         lines = change(records, plan, fingerprint) or []
+        if after is None:  # with digests to match, the other checks are on their own
+            records = [r | {"digest": digest(r)} for r in records]
         text = "".join(json.dumps(r) + "\n" for r in records) + "".join(f"{line}\n" for line in lines)
         (folder / "records.jsonl").write_text(text)
         (folder / "plan.json").write_text(json.dumps(plan))
@@ -89,7 +96,9 @@ def test_a_newer_schema_is_refused(run):
     def newer(records, plan, fingerprint):
         records[1] |= {"schema_version": 99, "surprise": 1}
 
-    assert refused(run(newer)).endswith("was written by a newer version of ddposink")
+    with pytest.raises(UserError, match="was written by a newer version of ddposink") as caught:
+        read_run(run(newer), "toys", "gatetoy")
+    assert caught.value.hint == "update ddposink, or measure that run again with this version"
 
 
 @pytest.mark.parametrize(
@@ -106,6 +115,35 @@ def test_what_was_edited_by_hand_is_refused(run, edit, told):
     message = refused(run(lambda r, p, e: edit(r, p, e) and None))
     assert "was changed after it was measured" in message
     assert told in message
+
+
+def test_a_number_that_was_edited_consistently_is_refused_with_its_line(run):
+    def edit(records):
+        records[1]["metrics"]["latency"]["value"] = 4.0  # has no samples to contradict it
+
+    folder = run(after=edit)
+    with pytest.raises(UserError) as caught:
+        read_run(folder, "toys", "gatetoy")
+    assert caught.value.where == f"{folder / 'records.jsonl'}:2"
+    assert "'a 16' (cell a-16-0) was edited after it was measured" in caught.value.message
+
+
+def test_records_without_digests_are_used_and_told_of(run):
+    def older(records, plan, fingerprint):
+        for r in records:
+            r["schema_version"] = 1
+            r.pop("digest", None)
+
+    def strip(folder):
+        lines = [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
+        text = "".join(json.dumps({k: v for k, v in r.items() if k != "digest"}) + "\n" for r in lines)
+        (folder / "records.jsonl").write_text(text)
+        return folder
+
+    notes = read_run(strip(run(older)), "toys", "gatetoy").notes
+    assert notes == (
+        "20260101-000000-abcdef: 2 records of an older version, without a digest that would show later edits",
+    )
 
 
 def test_an_artifact_outside_of_the_run_is_never_opened(run, tmp_path):
@@ -130,6 +168,37 @@ def test_folders_that_are_no_run(tmp_path, run):
         open_run(str(other), tmp_path / "results", "toys", "gatetoy")
     with pytest.raises(UserError, match="no run of 'nowhere'"):
         open_run("nowhere", tmp_path / "results", "toys", "gatetoy")
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "told"),
+    [
+        ("plan.json", '{"passes": 3}', "passes of plan.json is no list"),
+        ("plan.json", '{"version": 7}', "version of plan.json is no str"),
+        ("plan.json", "[1]", "plan.json is not an object"),
+        ("env.json", '{"id": 3}', "id of env.json is no str"),
+        ("env.json", '{"id": "x", "earlier": [1]}', "earlier of env.json is no dict"),
+        ("env.json", '{"earlier": {"x": {"id": "x"}}}', "env.json does not match its id x"),
+    ],
+)
+def test_files_of_another_shape_are_refused(run, file, text, told):
+    folder = run()
+    (folder / file).write_text(text)
+    assert refused(folder) == f"{folder} was changed after it was measured: {told}"
+
+
+@pytest.mark.parametrize("passes", [[1, None], [{"cells": 3}], [{"cells": [4, {"no": "id"}]}]])
+def test_a_plan_that_names_no_cell_leaves_none_open(run, passes):
+    folder = run()
+    (folder / "plan.json").write_text(json.dumps({"passes": passes}))
+    assert read_run(folder, "toys", "gatetoy").notes == ()
+
+
+def test_records_that_cannot_be_opened_are_refused(run):
+    folder = run()
+    (folder / "records.jsonl").unlink()
+    (folder / "records.jsonl").mkdir()
+    assert refused(folder) == f"{folder / 'records.jsonl'} cannot be read: Is a directory"
 
 
 def test_half_a_plan_is_told_by_its_name(run):

@@ -17,6 +17,8 @@ from typer.testing import CliRunner
 from bench import registry
 from bench.cli import app
 from bench.gate_verdict import GateReport
+from bench.record import Record
+from bench.seal import sealed
 
 SMALL = {"grid": {"kind": ["a"], "tokens": [8]}, "repeat": 3}
 
@@ -213,11 +215,28 @@ def test_another_machine_is_nothing_to_compare_with(place):
     text = (base / "records.jsonl").read_text().replace(env["id"], fingerprint_id(env))
     env["id"] = fingerprint_id(env)
     (base / "env.json").write_text(json.dumps(env))
-    (base / "records.jsonl").write_text(text)
+    records = [sealed(Record.model_validate_json(line)) for line in text.splitlines()]
+    (base / "records.jsonl").write_text("".join(r.model_dump_json() + "\n" for r in records))
     done = bench("gate", suite, "--baseline", base, "--head", head)
     assert done.exit_code == 5, done.output
     assert "the fingerprints differ in cpu.model" in done.stdout
     assert bench("gate", suite, "--baseline", base, "--head", head, "--accept", "cpu.model").exit_code == 0
+
+
+def test_a_run_edited_by_hand_is_refused_on_either_side_with_its_line(place):
+    suite = write_suite(place, **SMALL)
+    assert bench("run", suite).exit_code == 0
+    assert bench("run", suite, "--new").exit_code == 0
+    base, head = sorted(path.parent for path in (place / "results/toys").glob("*/env.json"))
+    lines = (base / "records.jsonl").read_text().splitlines(keepends=True)
+    data = json.loads(lines[1])
+    data["metrics"]["slots"]["value"] += 1
+    (base / "records.jsonl").write_text("".join([lines[0], json.dumps(data) + "\n", *lines[2:]]))
+    for words in (("--baseline", base, "--head", head), ("--baseline", head, "--head", base)):
+        done = bench("gate", suite, *words)
+        assert done.exit_code == 2, done.output
+        assert f"records.jsonl:2: {data['label']!r} (cell {data['cell']}) was edited after" in done.stderr
+        assert "verdict" not in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -227,6 +246,9 @@ def test_another_machine_is_nothing_to_compare_with(place):
         (("--baseline", "a", "--baseline", "b"), "2 baselines were given"),
         (("--baseline", "a", "--against", "b"), "exclude each other"),
         (("--against", "b", "--head", "c"), "--head is for stored runs"),
+        (("--baseline", "a", "--head", ""), "--head is empty"),
+        (("--baseline", "a", "--allowance", "inf"), "--allowance inf: should be a share"),
+        (("--baseline", "a", "--export", "junit=."), "--export junit=.: is a folder"),
         (("--baseline", "a", "--until-decided"), "--until-decided adds pairs"),
         (("--against", "a", "--alpha", "2"), "--alpha 2: should lie between 0 and 0.5"),
         (("--against", "a", "--until-decided", "--max-pairs", "2"), "--max-pairs 2 is less than --pairs 6"),
@@ -244,6 +266,13 @@ def test_senseless_requests_get_one_clear_line(place, words, told):
     assert told in done.stderr
     assert not list((place / "results").rglob("verdict.json"))
     assert not list((place / "results").glob("toys/gates/*"))
+
+
+def test_a_calibration_at_an_impossible_level_measures_nothing(place):
+    done = bench("calibrate", write_suite(place, **SMALL), "--alpha", "0.7")
+    assert done.exit_code == 2
+    assert "--alpha 0.7: should lie between 0 and 0.5" in done.stderr
+    assert not list((place / "results").glob("toys/calibrations/*"))
 
 
 def test_runs_of_other_suites_are_refused(place):

@@ -1,6 +1,9 @@
 """The gate against known faults, in real processes on whatever machine this is."""
 
 import contextlib
+import io
+import json
+from types import SimpleNamespace
 
 import pytest
 from gateplace import HERE, Place, plug_in, tree, verdicts, write_suite
@@ -8,7 +11,7 @@ from gateplace import HERE, Place, plug_in, tree, verdicts, write_suite
 from bench.errors import UserError
 from bench.gate_baseline import read_run
 from bench.gate_rule import Verdict
-from bench.gate_run import Asked, Session, Tree
+from bench.gate_run import Asked, Session, SideProcess, Tree
 from bench.store import read_records
 
 
@@ -139,6 +142,23 @@ def test_a_driver_that_dies_is_told(tmp_path):
         session.head._process.kill()
         with pytest.raises(UserError, match="head cannot be measured: its process ended with code -9"):
             session.measure(1)
+
+
+def test_what_a_side_says_becomes_one_line(tmp_path):
+    def answered(event, ask):
+        side = SideProcess.__new__(SideProcess)
+        side.tree, side.log, side.records = Tree("old"), tmp_path / "driver.log", []
+        side._process = SimpleNamespace(stdin=io.StringIO(), stdout=io.StringIO(json.dumps(event)))
+        with pytest.raises(UserError) as caught:
+            ask(side)
+        return caught.value
+
+    failed = {"event": "failed", "reason": "RuntimeError: first\nsecond\x1b[31m", "hint": None}
+    error = answered(failed, SideProcess.await_ready)
+    assert error.message == "old cannot be measured: RuntimeError: first second [31m"
+    newer = {"event": "measured", "records": ['{"schema_version": 99, "surprise": 1}']}
+    error = answered(newer, lambda side: side.measure(0, 0))
+    assert error.message == "old writes records that this version of bench cannot read"
 
 
 def test_no_driver_outlives_its_session(tmp_path):

@@ -6,7 +6,7 @@ from importlib import metadata
 import pytest
 
 from bench.errors import UserError
-from bench.gate_tree import checked_out, needs, toplevel, unmet
+from bench.gate_tree import _complaint, checked_out, needs, toplevel, unmet
 
 HERE = metadata.version("packaging")
 
@@ -54,6 +54,50 @@ def test_a_tree_without_a_project_needs_nothing(tmp_path):
     (tmp_path / "pyproject.toml").write_text("[project")
     with pytest.raises(UserError, match=r"pyproject.toml or constraints.txt of that ref cannot be read"):
         needs(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("project", "told"),
+    [
+        ({"dependencies": ["!!no name"]}, "Expected package name"),
+        ({"python": "three"}, "Invalid specifier: 'three'"),
+        ({"extras": {"gpu": ["a b"]}}, "Expected semicolon"),
+    ],
+)
+def test_needs_that_nobody_can_read_are_refused(tmp_path, project, told):
+    with pytest.raises(UserError, match=told) as caught:
+        tree(tmp_path, **project)
+    assert "\n" not in caught.value.message
+
+
+def test_a_ref_that_needs_another_python_or_a_misspelt_extra_is_not_built(tmp_path):
+    def checked(*extras):
+        with checked_out("HEAD", tmp_path, extras) as found:
+            return found
+
+    def commit():
+        who = ("-c", "user.name=t", "-c", "user.email=t@example.org")
+        for words in (("init", "--quiet"), ("add", "--all"), ("commit", "--quiet", "--message", "x")):
+            subprocess.run(["git", *who, *words], cwd=tmp_path, check=True)
+
+    tree(tmp_path, extras={"ddpo": ["packaging"]})
+    commit()
+    assert "packages installed here" in checked("ddpo").prepared
+    with pytest.raises(UserError, match=r"--extras dppo: .* has no such extra\n  hint: did you mean 'ddpo'"):
+        checked("dppo")
+    tree(tmp_path, python=">=99")
+    commit()
+    with pytest.raises(UserError, match=r"cannot be built: it asks for Python >=99, this is 3"):
+        checked()
+
+
+def test_pip_is_quoted_with_the_line_that_says_why():
+    def said(*lines):
+        return _complaint(subprocess.CompletedProcess([], 1, "", "\n".join(lines)))
+
+    conflict = "ERROR: Cannot install a and b because these have conflicting dependencies."
+    assert said("noise", conflict, "ERROR: ResolutionImpossible: for help visit X") == conflict[7:]
+    assert said("noise") == "pip ended with code 1"
 
 
 def test_a_ref_is_checked_out_and_removed_again(tmp_path):

@@ -14,6 +14,7 @@ from bench import registry
 from bench.cli import app
 from bench.errors import UserError
 from bench.history import follow, read_runs, table_csv
+from bench.seal import sealed
 
 ENV = {"id": "e1", "git": {"commit": "a" * 40}, "python": "3.11", "cpu": {"model": "A"}}
 
@@ -100,7 +101,7 @@ def folder(tmp_path, monkeypatch):
     for i, (records, env) in enumerate(runs("latency", noisy((10, 6), (14, 6)), label="=cmd() <b>x</b>")):
         place = tmp_path / "toys" / f"run{i:02d}"
         place.mkdir(parents=True)
-        (place / "records.jsonl").write_text("".join(r.model_dump_json() + "\n" for r in records))
+        (place / "records.jsonl").write_text("".join(sealed(r).model_dump_json() + "\n" for r in records))
         (place / "env.json").write_text(json.dumps(env))
     return tmp_path / "toys"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import re
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
@@ -166,6 +167,23 @@ def test_a_heatmap_holds_values_and_statuses(whole: RunData) -> None:
     shown = float(whole.records[0].metrics["perplexity"].value or 0)
     assert f"{shown:.2f}" in texts
     assert [label.get_text() for label in axes.get_yticklabels()][:2] == ["dense", "window 1024"]
+
+
+def test_a_heatmap_too_fine_for_numbers_says_what_its_colours_mean(tmp_path: Path) -> None:
+    text, lengths = nll_series("dense", 1024), [1024 * n for n in range(1, 41)]
+    records = [
+        measured(policy, 1024, text * (1 + n / 1e5), params={"length": n}, columns={"length": n})
+        | {"cell": f"{policy}-{n}"}
+        for policy in ("sink 4+508", "sink 4+1020")
+        for n in lengths
+    ]
+    figure = drawn(VIEW["overview"], load(write_run(tmp_path / "s" / "run", records), Synthetic()))
+    axes = figure.axes[0]
+    assert len(axes.texts) == 0
+    assert any(re.match(r"Colour: perplexity, from [\d.]+ \(light\) to", text) for text in texts_of(figure))
+    boxes = [label.get_window_extent() for label in axes.get_xticklabels()]
+    assert len(boxes) >= 5
+    assert all(a.x1 < b.x0 for a, b in itertools.pairwise(boxes))
 
 
 def test_colours_belong_to_values_for_the_whole_run(whole: RunData) -> None:

@@ -63,6 +63,7 @@ def test_a_site_is_plain_files_and_publishing_again_changes_nothing(tmp_path: Pa
     assert {"index.html", ".nojekyll"} <= first.keys()
     kept = {name.rpartition("/")[2] for name in first}
     assert {"README.md", "records.jsonl", "records.parquet", "env.json", "full.csv", "published.json"} <= kept
+    assert 'download="synthetic.parquet"' in page.read_text()
     publish.add(source, site)
     assert content(site) == first
     assert [p.name for p in site.iterdir() if p.name.startswith(".staging")] == []
@@ -81,7 +82,7 @@ def test_the_index_shows_the_newest_run_and_how_it_compares(tmp_path: Path) -> N
     index = (site / "index.html").read_text()
     assert index.index("another") < index.index("synthetic/20260102") < index.index("synthetic/20260101")
     assert "equal within tolerance" in index
-    links = re.findall(r'href="([^"#]+)"', index)
+    links = re.findall(r'<a href="([^"#]+)"', index)
     assert links
     assert all((site / link).is_file() for link in links)
     second = site / "synthetic" / "20260102-000000-bbbbbb"

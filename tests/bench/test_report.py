@@ -18,11 +18,14 @@ from typing import Any
 import numpy as np
 import pytest
 from markdown_it import MarkdownIt
+from typer.testing import CliRunner
 
+from bench.cli import app
 from bench.errors import UserError
 from bench.report import comparisons, render, tables
 from bench.report.frames import load
 from bench.report.text import clean, code, interval, md, number, scale_for, slug
+from bench.seal import digest
 from tests.bench.synthetic import (
     METRICS,
     Synthetic,
@@ -361,3 +364,34 @@ def test_importing_the_package_is_cheap() -> None:
     script = f"import sys, bench.report; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_an_edited_record_is_shown_and_flagged_wherever_its_numbers_stand(tmp_path):
+    whole = [made | {"schema_version": 2} for made in (measured("dense", 512), measured("dense", 1024))]
+    sealed = [made | {"digest": digest(made)} for made in whole]
+    sealed[1]["metrics"] = {**sealed[1]["metrics"], "perplexity": value(1.25, "")}
+    folder = write_run(tmp_path / RUN, sealed)
+    text = render(folder, Synthetic()).read_text()
+    assert "**1 record was edited after being measured, and cannot be relied on; see the notes.**" in text
+    assert "records.jsonl line 2: 'dense &#64; 1024' (cell" in text
+    assert re.search(r"\| 1\.250<sup>1</sup>", text)
+    assert "edited after it was measured: this number is not the one that was written" in text
+    rows = list(csv.DictReader((folder / "tables" / "full.csv").open()))
+    assert [row["edited"] for row in rows] == ["False", "True"]
+    assert "1 record was edited" in (folder / "index.html").read_text()
+    assert load(write_run(tmp_path / "whole", sealed[:1]), Synthetic()).edited == {}
+    done = CliRunner().invoke(app, ["report", str(folder)])
+    assert done.exit_code == 0, done.output
+    assert (
+        f"records.jsonl:2: 'dense @ 1024' (cell {sealed[1]['cell']}) was edited after it was" in done.output
+    )
+
+
+def test_a_folder_of_another_project_is_refused_and_left_alone(tmp_path):
+    (tmp_path / "records.jsonl").write_text('{"name": "x", "value": 3}\n')
+    (tmp_path / "README.md").write_text("theirs")
+    (tmp_path / "plan.json").write_text('["ours", "not yours"]')
+    with pytest.raises(UserError, match="holds no record, no plan and no suite of ours"):
+        render(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["README.md", "plan.json", "records.jsonl"]
+    assert (tmp_path / "README.md").read_text() == "theirs"

@@ -6,11 +6,14 @@ import sys
 import threading
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from bench.errors import UserError
-from bench.record import Record, Status
+from bench.record import SCHEMA_VERSION, Record, Status
 from bench.rundir import choose_run, locked, run_folders
-from bench.store import DAMAGED, ENV, PLAN, RECORDS, Store, read_records, write_atomic
+from bench.seal import Seal, digest, seal_of, sealed
+from bench.store import DAMAGED, ENV, PLAN, RECORDS, Store, read, read_records, write_atomic
 
 
 def make_record(cell="c1", **changes):
@@ -47,7 +50,7 @@ def test_what_was_appended_is_read_back(tmp_path):
     filled(tmp_path, "a", "b")
     store = Store(tmp_path)
     assert list(store.records) == ["a", "b"]
-    assert store.records["a"] == make_record("a")
+    assert store.records["a"] == sealed(make_record("a"))
     assert store.damaged == 0
     assert not (tmp_path / DAMAGED).exists()
 
@@ -107,6 +110,93 @@ def test_records_of_a_newer_schema_are_left_alone(tmp_path):
     with pytest.raises(UserError, match="newer version"):
         Store(tmp_path)
     assert json.loads(path.read_text()) == newer
+
+
+def edit(path, line, old, new):
+    """Change one line of a file, as an editor would."""
+    lines = path.read_text().splitlines(keepends=True)
+    assert old in lines[line]
+    lines[line] = lines[line].replace(old, new)
+    path.write_text("".join(lines))
+
+
+def test_every_record_is_written_with_its_digest(tmp_path):
+    path = filled(tmp_path, "a", "b")
+    for line in path.read_text().splitlines():
+        data = json.loads(line)
+        assert data["schema_version"] == SCHEMA_VERSION == 2
+        assert data["digest"] == digest(data)
+    assert read(path).edited == []
+    assert read(path).undigested == 0
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"value":28', '"value":27'),
+        ('"value":28', '"value":28.0'),
+        ('"status":"ok","reason":null', '"status":"oom","reason":"none"'),
+        ('"length":8', '"length":9'),
+        ('"label":"label b"', '"label":"label c"'),
+        ('"duration_s":1.0', '"duration_s":1.5'),
+        ('"digest":"', '"digest":"0'),
+        ("digest", ""),
+    ],
+)
+def test_a_record_edited_by_hand_is_found_with_file_line_and_cell(tmp_path, old, new):
+    path = filled(tmp_path, "a", "b", "c")
+    if not new:  # the digest is taken away altogether
+        old = f',"digest":"{json.loads(path.read_text().splitlines()[1])["digest"]}"'
+    edit(path, 1, old, new)
+    found = read(path)
+    assert [record.cell for record in found.records] == ["a", "b", "c"]  # shown, not hidden
+    (one,) = found.edited
+    assert one.where == f"{path}:2"
+    assert "(cell b) was edited after it was measured" in str(one)
+    assert str(one).endswith("its digest is gone" if not new else "it does not match its digest")
+
+
+def test_reformatting_a_line_is_no_edit(tmp_path):
+    path = filled(tmp_path, "a")
+    data = json.loads(path.read_text())
+    path.write_text(json.dumps(dict(reversed(data.items())), separators=(" ,", " : ")) + "\n")
+    assert read(path).edited == []
+    assert list(Store(tmp_path).records) == ["a"]
+
+
+def test_records_from_before_there_were_digests_still_load(tmp_path):
+    path = filled(tmp_path, "a")
+    data = {k: v for k, v in json.loads(path.read_text()).items() if k != "digest"} | {"schema_version": 1}
+    path.write_text(json.dumps(data) + "\n")
+    found = read(path)
+    assert (len(found.records), found.edited, found.undigested) == (1, [], 1)
+    store = Store(tmp_path)
+    store.append(make_record("b"))
+    assert list(Store(tmp_path).records) == ["a", "b"]
+    assert json.loads(path.read_text().splitlines()[0]) == data  # left as it is
+
+
+def test_a_record_that_was_edited_is_set_aside_and_its_cell_measured_again(tmp_path):
+    path = filled(tmp_path, "a", "b")
+    before = path.read_bytes().splitlines(keepends=True)
+    edit(path, 1, '"value":28', '"value":3')
+    store = Store(tmp_path)
+    assert list(store.records) == ["a"]
+    assert [one.record.cell for one in store.edited] == ["b"]
+    assert b'"value":3,' in (tmp_path / DAMAGED).read_bytes()
+    assert path.read_bytes() == before[0]
+    assert Store(tmp_path).edited == []
+
+
+scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
+
+
+@given(st.dictionaries(st.text(), scalars, max_size=5))
+@settings(max_examples=60, deadline=None)
+def test_what_is_written_is_always_whole(columns):
+    line = sealed(make_record(columns=columns)).model_dump_json()
+    assert seal_of(json.loads(line)) is Seal.WHOLE
+    assert Record.model_validate_json(line).digest == json.loads(line)["digest"]
 
 
 def test_a_disk_that_fills_up_in_the_middle_of_a_line_keeps_the_records_before(tmp_path):

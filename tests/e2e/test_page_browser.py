@@ -324,6 +324,7 @@ def test_hostile_names_are_inert(tab: Any, tmp_path: Path) -> None:
 
 
 def test_ten_thousand_records_stay_usable(tab: Any, tmp_path: Path) -> None:
+    """Drawing is bounded in CPU time; how fast the page answers is printed (pytest -s)."""
     records, text = [], nll_series("dense", 1024)
     for i in range(10_000):  # 10 policies, 25 lengths, 40 books
         policy, length, book = f"sink 4+{508 + i % 10}", 1024 * (1 + i // 10 % 25), i // 250
@@ -339,24 +340,42 @@ def test_ten_thousand_records_stay_usable(tab: Any, tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", records, suite={"compare": None})
     begin = time.process_time()  # of this process: whatever else the machine is doing
     render(folder, Synthetic())  # type: ignore[arg-type]
-    assert time.process_time() - begin < 60
+    spent = time.process_time() - begin
+    print(f"10,000 records drawn in {spent:.1f} CPU seconds")
+    assert spent < 30
     assert (folder / "index.html").stat().st_size < 12 * 2**20
     view = tab()
     begin = time.monotonic()
     page = view.open(folder / "index.html")
-    assert time.monotonic() - begin < 10
+    print(f"opened in {time.monotonic() - begin:.2f} s")
     table = page.locator("#cell-table")
     assert table.locator("tbody tr").count() == 50
     assert "10,000 rows" in table.locator("span[role=status]").inner_text()
-    begin = time.monotonic()
-    table.locator("thead button", has_text="length").click()
+
+    def answer(what: str, selector: str, event: str, value: str = "") -> None:
+        """Print how long the page's script takes for one step of the reader."""
+        script = """([host, selector, event, value]) => {
+            const node = host.querySelector(selector);
+            if (event !== "click") node.value = value;
+            const begin = performance.now();
+            event === "click" ? node.click() : node.dispatchEvent(new Event(event));
+            document.body.getBoundingClientRect();  // and until it is laid out
+            return performance.now() - begin;
+        }"""
+        took = page.evaluate(script, [table.element_handle(), selector, event, value])
+        print(f"{what}: {took:.0f} ms")
+
+    place = table.locator("thead button").all_inner_texts().index("length")
+    answer("sort", f'[data-column="{place}"]', "click")
     assert "25,600" in table.locator("tbody tr").first.inner_text()
-    table.get_by_label("Filter All cells").fill("book")
-    table.get_by_label("Only corpus").select_option("book 17")
+    answer("first filter", "input[type=search]", "input", "book")
+    assert "10,000 rows" in table.locator("span[role=status]").inner_text()
+    answer("filter", "input[type=search]", "input", "book 17")
+    answer("choice", "select[aria-label='Only corpus']", "change", "book 17")
+    answer("filter", "input[type=search]", "input", "book")
     assert "rows 1 to 50 of 250" in table.inner_text()
     table.get_by_role("button", name="Last").click()
     assert "rows 201 to 250 of 250" in table.inner_text()
-    assert time.monotonic() - begin < 5
 
 
 def test_a_comparison_is_sorted_by_verdict_and_can_be_filtered(tab: Any, tmp_path: Path) -> None:

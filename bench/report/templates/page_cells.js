@@ -1,9 +1,11 @@
 /* All cells as one table, and one cell in full. See cells.py for how they are packed. */
 
-const CELL = { run: 0, id: 1, label: 2, status: 3, reason: 4, seed: 5, repeat: 6, env: 7, started: 8, seconds: 9, pass: 10, command: 11, params: 12, facts: 13, checks: 14, metrics: 15, artifacts: 16 };
+const CELL = { run: 0, id: 1, label: 2, status: 3, reason: 4, seed: 5, repeat: 6, env: 7, started: 8, seconds: 9, pass: 10, command: 11, params: 12, facts: 13, checks: 14, metrics: 15, artifacts: 16, edited: 17 };
 const PACKED = DATA.cells;
 const word = (i) => PACKED.words[i];
 const scalar = (packed) => (Array.isArray(packed) ? word(packed[0]) : packed);
+
+const EDITED = "edited after it was measured: its numbers are not the ones that were written";
 
 function metricValue(packed) {
   return Array.isArray(packed) ? packed[0] : packed;
@@ -35,7 +37,7 @@ function cellColumns() {
     if (new Set(PACKED.cells.map((row) => row[CELL[name]])).size > 1) columns.push(plain(name, true, (row) => row[CELL[name]]));
   }
   const status = plain("status", false, (row) => row[CELL.status]);
-  columns.push({ ...status, look: (row) => row[CELL.status], note: (row) => (row[CELL.reason] === null ? null : word(row[CELL.reason])) });
+  columns.push({ ...status, text: (row) => row[CELL.status] + (row[CELL.edited] ? " (edited)" : ""), look: (row) => (row[CELL.edited] ? "error" : row[CELL.status]), note: (row) => (row[CELL.edited] ? EDITED : row[CELL.reason] === null ? null : word(row[CELL.reason])) });
   const facets = columns.filter((column) => column.label !== "cell");
   const some = PACKED.metrics.some((metric) => metric.headline);
   PACKED.metrics.forEach((metric, i) => {
@@ -93,6 +95,7 @@ function openCell(row) {
   const copied = el("span", { role: "status", class: "small soft" });
   const copy = el("button", { type: "button", onclick: () => copyText(command, code, copied) }, "Copy");
   const parts = [
+    row[CELL.edited] ? el("p", { class: "bad" }, el("b", {}, `This record was ${EDITED}.`)) : "",
     el("p", {}, el("b", { class: row[CELL.status] }, row[CELL.status]), row[CELL.reason] === null ? "" : ": ", row[CELL.reason] === null ? "" : clipped(word(row[CELL.reason]))),
     el("p", { class: "soft small" }, `cell ${row[CELL.id]}, pass ${row[CELL.pass]}, seed ${row[CELL.seed]}, repeat ${row[CELL.repeat]}; started ${row[CELL.started].slice(0, 19).replace("T", " ")} UTC, ${number(row[CELL.seconds])} s into its pass`),
     el("h3", {}, "Measure it again"),
@@ -123,11 +126,11 @@ async function copyText(text, node, status) {
 }
 
 function allCells() {
-  const names = ["run", "cell", "label", "status", "reason", "seed", "repeat", "env", "started", "seconds"];
+  const names = ["run", "cell", "label", "status", "reason", "seed", "repeat", "env", "started", "seconds", "edited"];
   const heads = [...names, ...PACKED.params, ...PACKED.facts, ...PACKED.metrics.flatMap((m) => [`metric.${m.name}`, `metric.${m.name}.reason`])];
   const rows = PACKED.cells.map((row) => [
     DATA.runs[row[CELL.run]].name, row[CELL.id], word(row[CELL.label]), row[CELL.status], row[CELL.reason] === null ? null : word(row[CELL.reason]),
-    row[CELL.seed], row[CELL.repeat], row[CELL.env], row[CELL.started], row[CELL.seconds],
+    row[CELL.seed], row[CELL.repeat], row[CELL.env], row[CELL.started], row[CELL.seconds], row[CELL.edited],
     ...row[CELL.params].map(scalar), ...row[CELL.facts].map(scalar), ...row[CELL.metrics].flatMap((packed) => [metricValue(packed), metricNote(packed)]),
   ]);
   return { heads, rows };

@@ -14,7 +14,7 @@ class DataTable {
     this.status = el("span", { role: "status", class: "small soft" });
     this.body = el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": `Table: ${caption}` });
     this.below = el("ul", { class: "notes" });
-    this.turn = el("div", { class: "bar" });
+    this.turn = el("div", { class: "bar turn" });
     host.replaceChildren(rows.length > 8 || extras ? this.controls(extras) : el("span"), this.body, this.turn, this.below);
     this.draw();
   }

@@ -65,6 +65,7 @@ def pack(runs: Sequence[RunData]) -> dict[str, Any]:
             [_known(record.conformance.get(name), words) for name in checks],
             [_metric(record.metrics.get(m.name), words) for m in metrics],
             [[words(a.path), a.bytes, a.sha256] for a in record.artifacts],
+            record.cell in run.edited,
         ]
         for place, run in enumerate(runs)
         for record in run.records

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.record import Status
-from bench.report.about import command, status_line, topics, when_line
+from bench.report.about import command, edited_line, status_line, topics, when_line
 from bench.report.frames import RunData
 from bench.report.tables import Table
 from bench.report.text import clean, plural, slug
@@ -77,6 +77,8 @@ def cards(runs: Sequence[RunData], comparison: Compared | None) -> list[dict[str
         found.append(
             {"count": f"{total - len(run.records):,}", "text": "not yet answered", "look": "skipped"}
         )
+    if run.edited:
+        found.append({"count": f"{len(run.edited):,}", "text": "edited after measuring", "look": "error"})
     for verdict, n, words in comparison.counts if comparison else ():
         found.append({"count": f"{n:,}", "text": f"numbers {words}", "look": verdict})
     if not comparison and run.records:
@@ -129,6 +131,7 @@ def run_html(run: RunData, name: str) -> dict[str, Any]:
         "folder": clean(run.folder.name, 120),
         "status": status_line(run),
         "when": when_line(run),
+        "edited": edited_line(run),
         "machine": ("Measured on " + "; ".join(filter(None, parts)) + ".") if any(parts) else "",
         "topics": [(key.replace("_", " "), clean(text, 600)) for key, text in topics(run.env)],
         "suite_text": raw,

@@ -27,7 +27,7 @@ def render_index(cards: Sequence[Mapping[str, Any]]) -> str:
     return (
         environment()
         .get_template("site.html.j2")
-        .render(css=Markup(style), policy=policy(style, images="'self'"), suites=suites)
+        .render(css=Markup(style), policy=policy(style, images="'self' data:"), suites=suites)
     )
 
 
@@ -35,6 +35,8 @@ def _shown(card: Mapping[str, Any]) -> dict[str, Any]:
     statuses = card.get("statuses") or {}
     measured, cells = int(statuses.get("ok", 0)), int(card.get("cells", 0))
     failed = [f"{count} {status}" for status, count in statuses.items() if status != "ok"]
+    edited = int(card.get("edited") or 0)
+    failed += [f"{edited} edited after being measured"] if edited else []
     verdicts = {verdict: int((card.get("verdicts") or {}).get(verdict, 0)) for verdict in _RANK}
     found = [f"{count:,} {WORDS[verdict]}" for verdict, count in verdicts.items() if count]
     decided = verdicts[Verdict.PASS] or verdicts[Verdict.IMPROVED]
@@ -46,7 +48,7 @@ def _shown(card: Mapping[str, Any]) -> dict[str, Any]:
         "started": str(card.get("started", "")).replace("T", " ")[:16],
         "measured": f"{measured:,} of {plural(cells, 'cell')} measured"
         + (f"; {', '.join(failed)}" if failed else ""),
-        "whole": "ok" if measured and measured == cells else "error",
+        "whole": "ok" if measured and measured == cells and not edited else "error",
         "verdict": ", ".join(found),
         "look": worst,
         "baseline": card.get("baseline"),

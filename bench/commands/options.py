@@ -1,0 +1,62 @@
+"""What several commands may be asked, declared once, and how it is read."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from bench.request import Options
+
+SuiteArgument = Annotated[
+    str,
+    typer.Argument(metavar="SUITE", help="A suite file, or the name of one in suites/.", show_default=False),
+]
+RunsArgument = Annotated[
+    list[str],
+    typer.Argument(metavar="RUN...", help="Run folders, or suites (their newest runs).", show_default=False),
+]
+ResultsOption = Annotated[Path, typer.Option(help="Folder that holds all results.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Change a default parameter of the suite; may be repeated."
+    ),
+]
+DeviceOption = Annotated[
+    str | None, typer.Option(help="Short for --set device=…, e.g. cpu, cuda or cuda:1.", show_default=False)
+]
+CodeOption = Annotated[
+    bool,
+    typer.Option("--allow-code", help="Let the suite name Python functions (python:module:function)."),
+]
+OnlyOption = Annotated[
+    str | None,
+    typer.Option(metavar="GLOB", help="Only cells whose label matches, e.g. 'sink*'.", show_default=False),
+]
+WaitOption = Annotated[bool, typer.Option("--wait", help="Wait for another run of this suite.")]
+
+
+def asked(suite: str, set_: list[str] | None, device: str | None, allow_code: bool, **more: Any) -> Options:
+    """What a command wants of a suite; ``more`` are further fields of ``bench.request.Options``."""
+    from bench import request
+
+    request.allow_code(allow_code)
+    overrides = request.parse_overrides(set_ or [])
+    if device is not None:
+        overrides["device"] = device
+    found = request.find_suite(suite)
+    return request.Options(suite=found, overrides=overrides, allow_code=allow_code, **more)
+
+
+def console() -> Console:
+    """Where a command prints."""
+    from rich.console import Console
+
+    # Where nobody watches, tables need not fit a window.
+    return Console() if sys.stdout.isatty() else Console(width=160)

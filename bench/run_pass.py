@@ -1,0 +1,221 @@
+"""One pass on its way: from the child that is started to a record of every cell.
+
+A pass cannot fail, it can only end: answered cells are written the moment the child reports them, and how
+the child ended becomes the outcome of the cells it did not answer.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+from pydantic import ValidationError
+
+from bench.child import End, Event
+from bench.launch import Launcher, Running
+from bench.record import Record, Status
+from bench.store import Store
+from bench.worker import Job
+from bench.workload import Cell, Pass, Workload
+
+NOT_REACHED = "not reached: "  # begins the reason of cells that lay behind the one that failed
+
+Held = Callable[[], AbstractContextManager[None]]
+
+
+class Observer(Protocol):
+    """Who watches a run. All calls come from one thread; none may raise or take long."""
+
+    def run_started(self, passes: Sequence[Pass], kept: int) -> None:
+        """These passes will be measured; ``kept`` cells were answered before."""
+
+    def pass_started(self, work: Pass) -> None:
+        """A child for this pass is being started."""
+
+    def progress(self, work: Pass, done: int, total: int, values: Mapping[str, float]) -> None:
+        """The running pass reports progress and running values, e.g. a perplexity so far."""
+
+    def usage(self, work: Pass, usage: Mapping[str, float]) -> None:
+        """What a running child uses now; about twice a second."""
+
+    def cell_answered(self, record: Record) -> None:
+        """A record has been written."""
+
+    def pass_ended(self, work: Pass, end: End) -> None:
+        """The child of this pass is gone."""
+
+    def message(self, text: str) -> None:
+        """Something the user should know; one sentence."""
+
+    def run_ended(self) -> None:
+        """Nothing more will be reported, also after an interruption."""
+
+
+@dataclass(frozen=True)
+class Session:
+    """What all passes of one run share."""
+
+    suite: str
+    workload: Workload
+    target: str  # the workload as module:attribute, for the children
+    folder: Path
+    env: str  # fingerprint id
+    timeout: float | None = None
+    memory_limit: int | None = None
+    jobs: int = 1  # passes side by side
+
+
+@dataclass
+class PassRun:
+    """One pass on its way: which of its cells are still open, and since when."""
+
+    work: Pass
+    session: Session
+    store: Store
+    observer: Observer
+    held: Held
+    first: bool  # of the run
+    open: dict[str, Cell] = field(default_factory=dict)
+    running: Running | None = None
+    started: float = 0.0
+    startup_s: float | None = None
+
+    def begin(self, launcher: Launcher) -> None:
+        """Start the child."""
+        self.open = {cell.id: cell for cell in self.work.cells}
+        launcher.await_ready()
+        with self.held():
+            self.running = launcher.launch(self._job())
+            self.started = time.time()
+
+    def advance(self, timeout: float) -> None:
+        """Take what the child says within ``timeout`` seconds."""
+        assert self.running is not None
+        with self.held():
+            for event in self.running.poll(timeout):
+                self._take(event)
+        self.observer.usage(self.work, self.running.usage())
+
+    @property
+    def ended(self) -> bool:
+        """Whether the child is gone."""
+        return self.running is not None and self.running.end is not None
+
+    def close(self) -> End:
+        """The child is gone: give the cells it did not answer their outcome."""
+        assert self.running is not None
+        assert self.running.end is not None
+        with self.held():
+            self._give_outcome(self.running.end)
+        return self.running.end
+
+    def drain(self) -> None:
+        """Take what the child has said already."""
+        for event in self.running.poll(0) if self.running else ():
+            self._take(event)
+
+    def _job(self) -> Job:
+        folder = self.session.folder
+        return Job(
+            work=self.work,
+            target=self.session.target,
+            out=self._artifacts(),
+            root=folder,
+            log=folder / "logs" / f"{self.work.id}.log",
+            timeout=self.session.timeout,
+            memory_limit=self.session.memory_limit,
+            preload=tuple(self.session.workload.preload),
+        )
+
+    def _artifacts(self) -> Path:
+        """A clean folder that no record of an earlier attempt at this pass refers to."""
+        taken = {
+            Path(kept.path).parts[1] for record in self.store.records.values() for kept in record.artifacts
+        }
+        attempt, name = 1, self.work.id
+        while name in taken:
+            attempt += 1
+            name = f"{self.work.id}.{attempt}"
+        out = self.session.folder / "artifacts" / name
+        shutil.rmtree(out, ignore_errors=True)
+        return out
+
+    def _take(self, event: Event) -> None:
+        match event["event"]:
+            case "ready":
+                self.startup_s = event["startup_s"]
+                if event["not_preloaded"] and self.first:
+                    names = ", ".join(event["not_preloaded"])
+                    self.observer.message(
+                        f"{names} could not be imported ahead; every pass starts more slowly"
+                    )
+            case "progress":
+                self.observer.progress(self.work, event["done"], event["total"], event["values"])
+            case "cell" if event["cell"] in self.open:
+                self._answer(self.open[event["cell"]], event)
+
+    def _give_outcome(self, end: End) -> None:
+        """Give the open cells the outcome of the pass: the first one met it, the others lay behind it."""
+        status, reason = end.status, end.reason
+        if status is None or reason is None:
+            status, reason = Status.ERROR, "the workload ended without answering this cell"
+        elif self.open and status is not Status.SKIPPED:
+            first = next(iter(self.open.values()))
+            self._answer(first, {"status": status, "reason": reason})
+            reason = NOT_REACHED + reason
+        for cell in list(self.open.values()):
+            self._answer(cell, {"status": status, "reason": reason})
+
+    def _answer(self, cell: Cell, answer: Mapping[str, Any]) -> None:
+        record = self._record(cell, answer)
+        self.store.append(record)
+        del self.open[cell.id]
+        self.observer.cell_answered(record)
+
+    def _record(self, cell: Cell, answer: Mapping[str, Any]) -> Record:
+        session, finished = self.session, answer.get("finished", time.time())
+        columns = session.workload.columns(session.workload.Params.model_validate(dict(cell.params)))
+        common = {
+            "suite": session.suite,
+            "workload": session.workload.name,
+            "run": session.folder.name,
+            "cell": cell.id,
+            "pass_id": self.work.id,
+            "label": cell.label,
+            "params": dict(cell.params),
+            "seed": cell.seed,
+            "repeat": cell.repeat,
+            "env": session.env,
+            "started": _iso(self.started),
+            "finished": _iso(finished),
+            "duration_s": round(finished - self.started, 6),
+        }
+        try:
+            return Record(
+                **common,
+                columns=columns | answer.get("facts", {}),
+                status=answer["status"],
+                reason=answer["reason"],
+                metrics=answer.get("metrics", {}),
+                conformance=answer.get("conformance", {}) | self._circumstances(),
+                artifacts=answer.get("artifacts", []),
+            )
+        except ValidationError as error:
+            wrong = error.errors()[0]
+            place = ".".join(map(str, wrong["loc"]))
+            reason = f"the workload's answer is no valid record: {place}: {wrong['msg']}"
+            return Record(**common, columns=columns, status=Status.ERROR, reason=reason)
+
+    def _circumstances(self) -> dict[str, Any]:
+        side_by_side = {"passes_side_by_side": self.session.jobs} if self.session.jobs > 1 else {}
+        return {"child_startup_s": self.startup_s} | side_by_side
+
+
+def _iso(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
