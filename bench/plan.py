@@ -16,9 +16,10 @@ from bench import grid
 from bench.conditions import Rule, same
 from bench.errors import UserError, did_you_mean, raise_any
 from bench.explain import brief
+from bench.labels import tell_apart
 from bench.points import Point, accept, blame, canonical
 from bench.suite import Suite
-from bench.workload import Cell, Cost, Pass, Skip, Workload
+from bench.workload import Advising, Cell, Cost, Pass, Skip, Workload
 
 Identity = Callable[[Any], Mapping[str, str]]
 
@@ -81,7 +82,8 @@ def make_plan(suite: Suite, workload: Workload, identity: Identity | None = None
     for point, seed, repeat in kept:
         builder.add(point, seed, repeat)
     raise_any(builder.errors.values())
-    return builder.plan(_notes(suite, rules, len(kept) - len(builder.cells)))
+    merged = len(kept) - len(builder.cells)
+    return builder.plan([*_advice(workload, kept), *_notes(suite, rules, merged)])
 
 
 def _kept(suite: Suite, points: Iterable[Point], rules: Sequence[Rule]) -> Iterator[tuple[Point, int, int]]:
@@ -134,13 +136,17 @@ class _Builder:
 
     def plan(self, notes: Iterable[str]) -> Plan:
         """The finished plan."""
-        passes = [self._pass(name, members) for name, members in self._passes.items()]
+        cells = tell_apart(self.cells.values())
+        passes = [
+            self._pass(name, [(cells[cell.id], cost) for cell, cost in members])
+            for name, members in self._passes.items()
+        ]
         passes.sort(key=lambda work: work.cells[0].repeat)
         return Plan(
             suite=self.suite.suite,
             workload=self.workload.name,
             version=self._version,
-            cells=tuple(self.cells.values()),
+            cells=tuple(cells.values()),
             passes=tuple(passes),
             cost=_total(work.cost for work in passes),
             naive_cost=_total(cost for members in self._passes.values() for _, cost in members),
@@ -227,6 +233,14 @@ def _check_kept(suite: Suite, kept: Sequence[tuple[Point, int, int]]) -> Iterato
             hint = did_you_mean(str(reference), [str(value) for value in values])
             message = f"compare: no cell has {axis} = {brief(reference)}"
             yield UserError(message, hint, suite.where(("compare", "reference")))
+
+
+def _advice(workload: Workload, kept: Sequence[tuple[Point, int, int]]) -> list[str]:
+    """What the workload finds worth saying about the cells, each sentence once."""
+    if not isinstance(workload, Advising):
+        return []
+    points = {point.text: point for point, _, _ in kept}
+    return list(dict.fromkeys(note for point in points.values() for note in workload.notes(point.params)))
 
 
 def _notes(suite: Suite, rules: Sequence[Rule], merged: int) -> Iterator[str]:

@@ -39,7 +39,8 @@ def targets() -> dict[str, str]:
 def load(name: str, where: str | None = None) -> Workload:
     """Import the workload ``name``; ``where`` is the place that asked for it, for the error.
 
-    Raises UserError for an unknown name, and for a target that cannot be imported.
+    Raises UserError for an unknown name, for a target that cannot be imported, and for a workload
+    whose metrics cannot be told from its parameters.
     """
     known = targets()
     if name not in known:
@@ -50,7 +51,11 @@ def load(name: str, where: str | None = None) -> Workload:
     except (ImportError, AttributeError) as error:
         message = f"workload {name!r} ({known[name]}) cannot be imported: {error}"
         raise UserError(message, where=where) from error
-    return found() if isinstance(found, type) else found
+    workload: Workload = found() if isinstance(found, type) else found
+    if both := sorted({m.name for m in workload.metrics} & set(workload.Params.model_fields)):
+        message = f"workload {name!r} ({known[name]}): {', '.join(both)} is both a metric and a parameter"
+        raise UserError(message, hint="call the metric by another name", where=where)
+    return workload
 
 
 @cache

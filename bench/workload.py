@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from pydantic import BaseModel
 
@@ -53,7 +53,8 @@ class View:
 
     ``transform="exp"`` turns a mean NLL into a perplexity. ``marks`` names facts drawn as vertical
     lines (e.g. ``train_length``). ``where`` keeps the records whose column equals the value, or one
-    of a tuple of values.
+    of a tuple of values. ``control`` = (column, value) shows a matrix as paired differences, sample by
+    sample, to the cell that has this value there and is otherwise equal.
     """
 
     name: str
@@ -71,6 +72,7 @@ class View:
     marks: tuple[str, ...] = ()
     where: Mapping[str, Scalar | tuple[Scalar, ...]] = field(default_factory=dict)
     headline: bool = False  # the picture shown first
+    control: tuple[str, Scalar] | None = None
 
 
 @dataclass(frozen=True)
@@ -177,3 +179,11 @@ class Workload(Protocol):
 
     def run(self, work: Pass, ctx: Context) -> None:
         """Measure every cell of ``work``; child process only."""
+
+
+@runtime_checkable
+class Advising(Protocol):
+    """A workload that has something to say about cells that are legal but probably not meant."""
+
+    def notes(self, params: BaseModel) -> Sequence[str]:
+        """Sentences for the plan and the report; cheap, without torch."""

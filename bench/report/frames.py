@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import zipfile
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,6 @@ from bench.workload import Metric, Scalar, View, Workload
 
 Series = NDArray[np.float64]
 OWN = ("cell", "pass_id", "label", "seed", "repeat", "status", "reason")  # every record's own fields
-MEASURED = "_measured"  # ends the name of a metric that would otherwise be taken for a parameter
 EDITED = "edited after it was measured: this number is not the one that was written"
 _MOST_NAMED = 20  # edited records in the notes
 SERIES_END, SERIES_START = "series_end", "series_start"  # columns that bound a cell's part of its series
@@ -171,6 +170,8 @@ def load(folder: Path, workload: Workload | None = None) -> RunData:
         lines = plural(count, "damaged or edited line")
         notes.append(f"{lines} set aside in {DAMAGED}; the cells were measured again")
     suite, env, plan = _yaml(folder / SUITE, notes), _json(folder / ENV, notes), _json(folder / PLAN, notes)
+    said = plan.get("notes")
+    notes += [clean(note, 400) for note in said if isinstance(note, str)] if isinstance(said, list) else []
     planned = _planned(plan)
     newest = {record.cell: record for record in records}
     kept = [newest[cell] for cell in planned if cell in newest] if planned else list(newest.values())
@@ -179,7 +180,11 @@ def load(folder: Path, workload: Workload | None = None) -> RunData:
     edited = {one.record.cell: one for one in file.edited if newest[one.record.cell] is one.record}
     notes += [f"{RECORDS} line {one.line}: {clean(one, 400)}" for one in list(edited.values())[:_MOST_NAMED]]
     words = _vocabulary(workload, kept)
-    words, kept = _told_apart(words, kept)
+    if shadowed := sorted({n for r in kept for n in r.metrics} - set(words.metrics)):
+        notes.append(
+            f"left out: {', '.join(clean(n) for n in shadowed)}, "
+            "measured under the name of a column and declared no longer"
+        )
     frame = _frame(kept, words.metrics)
     return RunData(folder, kept, frame, words, suite, env, plan, planned, notes, edited=edited)
 
@@ -195,29 +200,16 @@ def workload_name(folder: Path) -> str | None:
 
 def _vocabulary(workload: Workload | None, records: Sequence[Record]) -> Vocabulary:
     metrics = {metric.name: metric for metric in workload.metrics} if workload else {}
+    taken = {name for record in records for name in (*record.params, *record.columns)}
     for record in records:
         for name, value in record.metrics.items():
-            if name not in metrics:
+            if name not in metrics and name not in taken:
                 metrics[name] = Metric(
                     name, name.replace("_", " "), value.unit, "none", headline=not workload
                 )
     if workload is None:
         return Vocabulary(metrics)
     return Vocabulary(metrics, tuple(workload.views), workload.prefix_axis, tuple(workload.published()))
-
-
-def _told_apart(words: Vocabulary, records: list[Record]) -> tuple[Vocabulary, list[Record]]:
-    """Give a metric that has the name of a parameter (a reward trained on, its value) another one."""
-    taken = {name for record in records for name in record.params}
-    new = {name: f"{name}{MEASURED}" if name in taken else name for name in words.metrics}
-    if all(old == name for old, name in new.items()):
-        return words, records
-    metrics = {new[old]: replace(metric, name=new[old]) for old, metric in words.metrics.items()}
-    renamed = [
-        record.model_copy(update={"metrics": {new[old]: value for old, value in record.metrics.items()}})
-        for record in records
-    ]
-    return replace(words, metrics=metrics), renamed
 
 
 def _frame(records: Sequence[Record], metrics: Mapping[str, Metric]) -> pd.DataFrame:

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from bench.report import figure as paper
 from bench.report import layout
+from bench.report.control import over_control
 from bench.report.frames import RunData
 from bench.report.panels import (
     Array,
@@ -34,6 +35,7 @@ _ROW = 0.46  # inches
 
 def draw_matrix(view: View, data: RunData) -> Figure:
     """A figure at the largest ``view.x`` of each hue; raises NothingToDraw."""
+    data = over_control(view, data)
     names = members(data, view)
     frame = longest(data, view_rows(data, view))
     notes: list[str] = []
@@ -66,6 +68,7 @@ def draw_matrix(view: View, data: RunData) -> Figure:
 def matrix_table(data: RunData, view: View) -> Table | None:
     """Every cell of a view with the whole family of metrics and their intervals."""
     try:
+        data = over_control(view, data)
         frame, names = view_rows(data, view), members(data, view)
     except NothingToDraw:
         return None

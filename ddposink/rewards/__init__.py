@@ -28,6 +28,7 @@ REWARDS = {
     "hps": "ddposink.rewards.hps:hps",
     "image_reward": "ddposink.rewards.image_reward:image_reward",
     "weighted": "ddposink.rewards.weighted:weighted",
+    "noise": "ddposink.rewards.noise:noise",
     "python": "ddposink.rewards.python:python",
 }
 

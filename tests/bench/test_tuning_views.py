@@ -7,13 +7,16 @@ import dataclasses
 import numpy as np
 import pytest
 
+from bench.record import Value
 from bench.report import render
+from bench.report.control import difference, over_control
 from bench.report.frames import load
 from bench.report.matrix import matrix_table, members
-from bench.report.panels import line_panels
+from bench.report.panels import NothingToDraw, line_panels
 from bench.report.paths import scatter_panels, trace_panels
 from bench.report.plots import draw
 from bench.report.sheets import expand
+from bench.stats import t_interval
 from tests.bench.tuning import REWARDS, STEPS, VIEWS, tuning_run, workload
 
 VIEW = {view.name: view for view in VIEWS}
@@ -123,3 +126,31 @@ def test_values_below_zero_are_drawn_where_they_are(data, monkeypatch):
     axes = draw(VIEW["trace"], data).figure.axes[0]
     drawn = next(line for line in axes.lines if line.get_label() == "ours")
     assert np.allclose(drawn.get_ydata(), np.log(np.arange(1, 51)) - 9)
+
+
+def test_a_control_is_subtracted_sample_by_sample(data):
+    view = dataclasses.replace(VIEW["matrix"], control=("reward", REWARDS[-1]))
+    table = matrix_table(data, view)
+    assert {row["reward"].value for row in table.rows} == set(REWARDS[:-1])
+    cells = {r.cell: r.metrics["effect_small_files"] for r in data.records}
+    own, control = (cells[f"ours-{place}-{STEPS[-1]}"] for place in (0, len(REWARDS) - 1))
+    last = next(r for r in table.rows if (r["reward"].value, r["steps"].value) == (REWARDS[0], STEPS[-1]))
+    gaps = np.subtract(own.samples, control.samples)
+    assert last["effect_small_files"].value == pytest.approx(gaps.mean())
+    limits = t_interval(gaps)
+    assert last["effect_small_files.low"].value == pytest.approx(limits.low)
+    drawn = [t.get_text() for t in draw(view, data).figure.axes[0].get_yticklabels()]
+    assert drawn == list(REWARDS[:-1])
+
+
+def test_a_control_that_was_not_measured_is_said(data):
+    view = dataclasses.replace(VIEW["matrix"], control=("reward", "absent"))
+    assert matrix_table(data, view) is None
+    with pytest.raises(NothingToDraw, match="no measured cell has a partner with reward = absent"):
+        over_control(view, data)
+
+
+def test_without_paired_samples_there_is_no_difference():
+    one, other = Value(value=1.0, unit="SD", samples=[1.0, 1.0]), Value(value=0.0, unit="SD", samples=[0.0])
+    assert difference(one, other).reason == "cell and control have no samples to pair"
+    assert difference(one, None).reason == "the control has no value"

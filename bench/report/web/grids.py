@@ -8,6 +8,7 @@ import pandas as pd
 
 from bench.record import Status
 from bench.report.buckets import exp
+from bench.report.control import over_control
 from bench.report.frames import RunData
 from bench.report.heatmap import check_size
 from bench.report.matrix import members
@@ -67,6 +68,7 @@ def _heatmap(view: View, data: RunData) -> dict[str, Any]:
 
 def _matrix(view: View, data: RunData) -> dict[str, Any]:
     """One row per hue and one column per metric of a family, each cell at its furthest point."""
+    data = over_control(view, data)
     frame = longest(data, view_rows(data, view))
     metrics = [data.words.metric(name) for name in members(data, view)]
     notes: list[str] = []

@@ -1,0 +1,50 @@
+"""Labels that tell the cells of a plan apart.
+
+A workload names a cell by what usually matters. A grid over anything else gives several cells the
+same label, and nobody could ask for one of them; what those cells differ in is then appended.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from bench.workload import Cell
+
+
+def tell_apart(cells: Iterable[Cell]) -> dict[str, Cell]:
+    """Cells by id; labels shared by cells of different parameters get ``(name=value, …)`` appended.
+
+    Cells that differ in seed or repeat alone keep one label: it is the same question asked again.
+    """
+    found = {cell.id: cell for cell in cells}
+    groups: dict[str, list[Cell]] = {}
+    for cell in found.values():
+        groups.setdefault(cell.label, []).append(cell)
+    for label, group in groups.items():
+        names = varying([cell.params for cell in group])
+        for cell in group if names else ():
+            own = ", ".join(f"{name}={spelt(cell.params[name])}" for name in names)
+            found[cell.id] = replace(cell, label=f"{label} ({own})")
+    return found
+
+
+def varying(params: list[Mapping[str, Any]]) -> list[str]:
+    """Names whose values are not the same in all ``params``, in the order of the first."""
+    first = {name: spelt(value) for name, value in params[0].items()}
+    different = {name for other in params for name in first if spelt(other[name]) != first[name]}
+    return [name for name in first if name in different]
+
+
+def spelt(value: Any) -> str:
+    """JSON without the quotes of a text that nothing else is written like: no two values are spelt alike."""
+    text = json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    if not isinstance(value, str) or not value.isprintable():
+        return text
+    try:
+        json.loads(value)
+    except ValueError:
+        return value
+    return text

@@ -1,0 +1,53 @@
+"""What a cell shows beyond its control: sample by sample, the difference to the cell that differs only there.
+
+A change measured before and after is not yet the work of what one meant to change. A view that names a
+control shows what is left of it when the control's change is taken away.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from bench.record import Value
+from bench.report.frames import RunData
+from bench.report.panels import NothingToDraw, view_rows
+from bench.report.select import pairs
+from bench.workload import View
+
+
+def over_control(view: View, data: RunData) -> RunData:
+    """``data`` itself, or with the view's family of metrics as paired differences to its control.
+
+    Only cells with a measured partner are kept. Raises NothingToDraw if there are none.
+    """
+    if view.control is None:
+        return data
+    axis, reference = view.control
+    rows = view_rows(data, view)
+    found = pairs(data, axis, reference, rows[rows["status"] == "ok"])
+    if not found:
+        raise NothingToDraw(f"no measured cell has a partner with {axis} = {reference}")
+    names = [name for name in data.words.metrics if name.startswith(view.y) and name in data.frame]
+    records, frame = list(data.records), data.frame.loc[[pair.cell for pair in found]].copy()
+    for cell, control in found:
+        metrics, others = records[cell].metrics, data.records[control].metrics
+        new = {name: difference(metrics[name], others.get(name)) for name in names if name in metrics}
+        records[cell] = records[cell].model_copy(update={"metrics": metrics | new})
+        for name, value in new.items():
+            frame.at[cell, name] = value.value
+    return replace(data, records=records, frame=frame)
+
+
+def difference(value: Value, control: Value | None) -> Value:
+    """Mean paired difference with its samples, or null with the reason."""
+    if value.value is None:
+        return value
+    if control is None or control.value is None:
+        return Value(value=None, unit=value.unit, reason="the control has no value")
+    a, b = value.samples or [], control.samples or []
+    if not a or len(a) != len(b):
+        return Value(value=None, unit=value.unit, reason="cell and control have no samples to pair")
+    gaps = np.subtract(a, b)
+    return Value(value=float(gaps.mean()), unit=value.unit, samples=gaps.tolist())
