@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.record import Status
+from bench.store import SCRATCH
 from bench.workload import Cell, Missing, Pass, Samples, Scalar, Workload
 
 PROGRESS_SECONDS = 0.2  # at most five progress events per second
@@ -44,6 +45,7 @@ class WorkerContext:
 
     def __init__(self, work: Pass, workload: Workload, events: Events, out: Path, root: Path) -> None:
         self.out = out
+        self.scratch = root / SCRATCH / work.id
         self._root = root
         self._events = events
         self._units = {metric.name: metric.unit for metric in workload.metrics}

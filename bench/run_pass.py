@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from bench.child import End, Event
 from bench.launch import Launcher, Running
 from bench.record import Record, Status
-from bench.store import Store
+from bench.store import SCRATCH, Store
 from bench.worker import Job
 from bench.workload import Cell, Pass, Workload
 
@@ -108,10 +108,15 @@ class PassRun:
         return self.running is not None and self.running.end is not None
 
     def close(self) -> End:
-        """The child is gone: give the cells it did not answer their outcome."""
+        """The child is gone: give the cells it did not answer their outcome.
+
+        What it kept for a next attempt goes with the last answer.
+        """
         assert self.running is not None
         assert self.running.end is not None
         with self.held():
+            if not self.open:
+                shutil.rmtree(self.session.folder / SCRATCH / self.work.id, ignore_errors=True)
             self._give_outcome(self.running.end)
         return self.running.end
 

@@ -31,6 +31,7 @@ RECORDS, DAMAGED, ENV, PLAN, SUITE = (
     "plan.json",
     "suite.yaml",
 )
+SCRATCH = "scratch"  # folder of what passes keep for their next attempt, one folder a pass
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,8 @@ def kl_per_step(engine: Engine, evaluator: Evaluator, denoising_steps: int, pict
     planned = evaluator.plan()[:pictures]
     noise = [generator(prompt, seed) for prompt, seed in planned]
     guided = evaluator.guidance > 1
-    text, negative = pipeline.encode_prompt([p for p, _ in planned], pipeline.device, 1, guided)
+    prompts, negatives = [p for p, _ in planned], [evaluator.negative(seed) for _, seed in planned]
+    text, negative = pipeline.encode_prompt(prompts, pipeline.device, 1, guided, negatives)
     states = torch.cat([negative, text]) if guided else text
     with ddim(pipeline), evaluator.precision():
         scheduler = pipeline.scheduler

@@ -42,7 +42,10 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Evaluator:
-    """How pictures are drawn; see `draw`. ``autocast`` is a dtype for the UNet or None."""
+    """How pictures are drawn; see `draw`. ``autocast`` is a dtype for the UNet or None.
+
+    The seeds of a prompt take the ``negatives`` in turn, as the samples of a training batch do.
+    """
 
     pipeline: Any  # StableDiffusionPipeline
     prompts: tuple[str, ...]
@@ -50,10 +53,15 @@ class Evaluator:
     guidance: float
     eta: float
     autocast: torch.dtype | None = None
+    negatives: tuple[str, ...] = ("",)
 
     def plan(self) -> list[tuple[str, int]]:
         """(prompt, seed) of every picture."""
         return [(prompt, seed) for prompt in self.prompts for seed in range(self.seeds)]
+
+    def negative(self, seed: int) -> str:
+        """The negative prompt of pictures of a seed; without guidance it has no effect."""
+        return self.negatives[seed % len(self.negatives)]
 
     @torch.no_grad()
     def draw(self, denoising_steps: int, limit: int | None = None) -> Pictures:
@@ -66,6 +74,7 @@ class Evaluator:
                 images.append(
                     self.pipeline(
                         prompt=[prompt for prompt, _ in part],
+                        negative_prompt=[self.negative(seed) for _, seed in part],
                         num_inference_steps=denoising_steps,
                         guidance_scale=self.guidance,
                         eta=self.eta,

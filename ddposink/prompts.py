@@ -83,6 +83,16 @@ def load_prompts(text: str) -> PromptSet:
     return PromptSet(text, SETS[text])
 
 
+def evaluation_prompts(text: str) -> PromptSet:
+    """As `load_prompts`, each prompt once.
+
+    In training a prompt that stands there twice is drawn twice as often. In evaluation it would be the
+    same pictures again (the noise hangs on prompt and seed), counted as independent ones.
+    """
+    found = load_prompts(text)
+    return PromptSet(found.name, tuple(dict.fromkeys(found.prompts)))
+
+
 def _read(path: Path) -> tuple[str, ...]:
     try:
         if path.stat().st_size > MAX_BYTES:

@@ -39,9 +39,13 @@ class EnergyMeter:
         if kind is not None:
             self.joules = Missing(f"the measured work failed with {kind.__name__}")
             return
+        self.joules = self.so_far()
+
+    def so_far(self) -> float | Missing:
+        """Joules since the ``with`` began."""
         after = self._read()
         self.seconds = time.perf_counter() - self._started
-        self.joules = self._difference(self._before, after)
+        return self._difference(self._before, after)
 
     def _read(self) -> float | Missing:
         """The counter, once all queued work is done."""

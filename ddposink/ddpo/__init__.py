@@ -1,6 +1,21 @@
-"""DDPO: fine-tuning a diffusion pipeline on a reward. Callers need `DDPOConfig` and `make_engine`."""
+"""DDPO: fine-tuning a diffusion pipeline on a reward. Callers need `DDPOConfig` and `make_engine`.
+
+Scripts written for TRL find its names in `ddposink.ddpo.trl_names`; the two classes are also here.
+"""
+
+from typing import Any
 
 from ddposink.ddpo.config import DDPOConfig
 from ddposink.ddpo.engine import DivergedError, Engine, RewardFunction, StepLog, make_engine
 
+TRL_NAMES = ("DDPOTrainer", "DefaultDDPOStableDiffusionPipeline")
 __all__ = ["DDPOConfig", "DivergedError", "Engine", "RewardFunction", "StepLog", "make_engine"]
+
+
+def __getattr__(name: str) -> Any:
+    """TRL's names need torch and diffusers, so they are imported when asked for."""
+    if name not in TRL_NAMES:
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    from ddposink.ddpo import trl_names
+
+    return getattr(trl_names, name)

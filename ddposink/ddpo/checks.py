@@ -46,6 +46,22 @@ def check(config: DDPOConfig) -> None:
     _batches(config)
 
 
+def check_prompts(given: Any) -> None:
+    """Raise ValueError unless ``given`` is a function that draws prompts, or texts to draw from."""
+    if callable(given):
+        return
+    if isinstance(given, str):
+        raise ValueError(f"the prompts are one text, whose letters would be drawn: write [{given!r}]")
+    if not isinstance(given, Iterable):
+        raise ValueError(f"prompts are a list of texts or a function that draws one, not {given!r}")
+    texts = list(given)
+    if not texts:
+        raise ValueError("there are no prompts to draw from")
+    for index, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise ValueError(f"prompt {index + 1} is no text but {text!r}")
+
+
 def check_names(given: Iterable[str], known: Sequence[str]) -> None:
     """Raise ValueError for a field that does not exist."""
     for name in given:
@@ -100,8 +116,6 @@ def _training(config: DDPOConfig) -> None:
 
 
 def _ours(config: DDPOConfig) -> None:
-    if config.engine == "trl" and config.train_skip_last_steps:
-        raise ValueError("TRL's engine learns from all steps: train_skip_last_steps needs engine 'native'")
     if config.engine == "trl" and config.loss != "is":
         raise ValueError(
             "TRL's engine has only the loss 'is'; for the plain policy gradient use engine 'native'"

@@ -7,35 +7,42 @@ those it finds out too late or never, are checked here, when the configuration i
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, field, fields
+from dataclasses import FrozenInstanceError, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
 from ddposink.ddpo import checks
 
-# Bookkeeping and layout: a checkpoint may be resumed under other values of these.
-FREE = (
+# Bookkeeping: scripts written for TRL assign it after the rest has been parsed.
+BOOKKEEPING = (
     "exp_name run_name log_with tracker_kwargs accelerator_kwargs project_kwargs tracker_project_name logdir "
-    "num_epochs save_freq num_checkpoint_limit resume_from async_reward_computation max_workers push_to_hub "
-    "gradient_checkpointing steps_per_forward rows_per_forward keep_sampling_graph merge_lora "
-    "compile threads"
+    "num_epochs save_freq num_checkpoint_limit resume_from push_to_hub"
 ).split()
+# A checkpoint may be resumed under other values of these, bookkeeping and layout.
+FREE = [
+    *BOOKKEEPING,
+    *"async_reward_computation max_workers gradient_checkpointing steps_per_forward".split(),
+    *"rows_per_forward keep_sampling_graph merge_lora compile threads".split(),
+]
 
 
-@dataclass(frozen=True)
+@dataclass
 class DDPOConfig:
     """Everything that decides a DDPO training (Black et al. 2024, arXiv 2305.13301).
 
-    Raises ValueError, one line, if the values contradict each other. Of TRL's fields the native engine
-    leaves those about trackers, hub, checkpoint folders and asynchronous rewards to its caller:
+    Raises ValueError, one line, if the values contradict each other. Frozen but for `BOOKKEEPING`.
+
+    Of TRL's fields the native engine leaves those about trackers, hub, checkpoint folders and
+    asynchronous rewards to its caller:
     ``log_with``, ``tracker_*``, ``project_kwargs``, ``logdir``, ``save_freq``, ``num_checkpoint_limit``,
     ``resume_from``, ``push_to_hub``, ``async_reward_computation`` and ``max_workers`` are TRL's alone, as
     is ``num_epochs`` where an engine is told how far to run. Of ours, those below "layout" and
-    ``loss="sf"`` and ``train_skip_last_steps`` are the native engine's alone.
+    ``loss="sf"`` are the native engine's alone.
 
     The gradient of a step's log-probability grows with one over its standard deviation. That of the last
     steps is a twentieth of the first's, so they drown what the others have to say, though they decide
     little about the picture; ``train_skip_last_steps`` leaves them out (0, TRL's way, learns from all).
+    With ``engine="trl"`` its trainer is handed trajectories without them.
     """
 
     # -- TRL 0.23.1 --------------------------------------------------------------------------------------
@@ -104,6 +111,24 @@ class DDPOConfig:
 
     def __post_init__(self) -> None:
         checks.check(self)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Only bookkeeping may change once a configuration is made; it is checked again."""
+        checks.check_names([name], list(self.__dataclass_fields__))
+        if name not in self.__dict__:  # being made
+            object.__setattr__(self, name, value)
+            return
+        if name not in BOOKKEEPING:
+            raise FrozenInstanceError(
+                f"'{name}' cannot be assigned: make a new configuration with dataclasses.replace"
+            )
+        before = self.__dict__[name]
+        self.__dict__[name] = value
+        try:
+            checks.check(self)
+        except ValueError:
+            self.__dict__[name] = before
+            raise
 
     @property
     def samples_per_epoch(self) -> int:

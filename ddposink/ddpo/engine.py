@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ddposink.ddpo import checks
 from ddposink.ddpo.config import DDPOConfig
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 RewardFunction = Callable[["Tensor", list[str]], "Tensor"]  # (B,3,H,W) in [0,1], prompts -> (B,) float32
+Prompts = Sequence[str] | Callable[[], str]  # to draw from, or a function that draws one
 Pipeline = Any  # diffusers.StableDiffusionPipeline
 
 
@@ -71,14 +73,15 @@ class Engine(Protocol):
         """Write what a stock pipeline loads: LoRA in diffusers format, or a ``unet`` folder."""
 
 
-def make_engine(
-    config: DDPOConfig, pipeline: Pipeline, reward: RewardFunction, prompts: Sequence[str]
-) -> Engine:
+def make_engine(config: DDPOConfig, pipeline: Pipeline, reward: RewardFunction, prompts: Prompts) -> Engine:
     """The engine ``config.engine`` names, at step 0.
 
-    ``pipeline`` is a StableDiffusionPipeline on its device; prompts are drawn evenly, with replacement.
+    ``pipeline`` is a StableDiffusionPipeline on its device. Prompts are drawn evenly, with replacement; a
+    function is called once a sample, and resumes where it stopped if it draws from the global generators.
     Raises ValueError for what cannot be trained on, Unavailable for what cannot be had here.
     """
+    checks.check_prompts(prompts)
+    prompts = prompts if callable(prompts) else list(prompts)
     if config.engine == "trl":
         from ddposink.ddpo.trl_engine import TrlEngine
 

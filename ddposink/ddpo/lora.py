@@ -80,14 +80,32 @@ def export(pipeline: Any, config: DDPOConfig, folder: Path) -> None:
     if not config.use_lora:
         unet.save_pretrained(folder / "unet", safe_serialization=True)
         return
+    export_layers(pipeline, folder)
+
+
+def export_layers(pipeline: Any, folder: Path) -> None:
+    """Write the LoRA layers alone, ``pytorch_lora_weights.safetensors``."""
     from peft.utils import get_peft_model_state_dict
 
     pipeline.save_lora_weights(
         folder,
-        unet_lora_layers=get_peft_model_state_dict(unet, adapter_name=ADAPTER),
-        unet_lora_adapter_metadata=unet.peft_config[ADAPTER].to_dict(),
+        unet_lora_layers=get_peft_model_state_dict(pipeline.unet, adapter_name=ADAPTER),
+        unet_lora_adapter_metadata=pipeline.unet.peft_config[ADAPTER].to_dict(),
         safe_serialization=True,
     )
+
+
+def without_lora(unet: Any) -> Any:
+    """A UNet of the same weights, shared and not copied, without adapters."""
+    names = {
+        name.replace(".base_layer.", "."): value
+        for name, value in unet.state_dict().items()
+        if "lora_" not in name
+    }
+    with torch.device("meta"):
+        plain = type(unet).from_config(unet.config)
+    plain.load_state_dict(names, assign=True)
+    return plain
 
 
 @contextmanager

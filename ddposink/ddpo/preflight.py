@@ -23,6 +23,7 @@ from ddposink.ddpo import checks
 from ddposink.ddpo.config import DDPOConfig
 from ddposink.ddpo.preflight_checks import CHECKS, Finding, NotPossible, Subject, batch_arithmetic, reduced
 from ddposink.ddpo.trl_repairs import REPAIRS
+from ddposink.devices import check_device
 from ddposink.errors import Unavailable
 
 SMALL = 20e6  # parameters of a UNet
@@ -139,6 +140,7 @@ def _load(pipeline: Any, device: str) -> Any:
         return pipeline
     from ddposink.pipelines import PipelineRef, load_pipeline
 
+    check_device(device)
     return load_pipeline(
         PipelineRef.parse(pipeline) if isinstance(pipeline, str) else pipeline, device=device
     )

@@ -23,7 +23,7 @@ from ddposink.ddpo.engine import Engine, Pipeline, make_engine
 
 PROMPTS = ("red apple", "tiger face")
 MOST_STEPS, FEW_STEPS = 10, 3  # denoising steps: where their noise matters, and where it does not
-RATIO_LIMIT = 1e-5  # |ratio - 1| that rounding explains in fp32
+RATIO_LIMIT = 1e-5  # |ratio - 1| that rounding explains in fp32, of a log-probability per latent dimension
 PIXEL_LIMIT = 1e-5  # and of a pixel in [0, 1]
 NETWORKS = ("vae", "text_encoder", "unet")
 
@@ -118,6 +118,15 @@ def batch_arithmetic(config: DDPOConfig | Mapping[str, Any]) -> Finding:
     )
 
 
+def ratio_limit(config: DDPOConfig, pipeline: Pipeline) -> float:
+    """|ratio − 1| that rounding explains in fp32: `RATIO_LIMIT`, for summed ones × dimensions."""
+    if config.log_prob_reduction == "mean":
+        return RATIO_LIMIT
+    size = pipeline.unet.config.sample_size
+    height, width = (size, size) if isinstance(size, int) else size
+    return RATIO_LIMIT * pipeline.unet.config.in_channels * height * width
+
+
 def ratio_before_update(subject: Subject) -> Finding:
     """Before the first update, learning must see the policy that sampled: every ratio is 1."""
     engine = subject.engine()
@@ -130,12 +139,12 @@ def ratio_before_update(subject: Subject) -> Finding:
         if worst in per_step
         else "the update itself"
     )
-    clip = subject.config.train_clip_range
+    clip, most = subject.config.train_clip_range, ratio_limit(subject.config, subject.pipeline)
     note = f"worst at {at}" if worst else "exactly 1"
     if not all(map(math.isfinite, [average, *per_step])):
-        return Finding(False, "nan", f"{RATIO_LIMIT:.0e}", "the ratio is not finite")
+        return Finding(False, "nan", f"{most:.0e}", "the ratio is not finite")
     if subject.precision == "no":
-        return Finding(worst <= RATIO_LIMIT, f"{worst:.1e}", f"{RATIO_LIMIT:.0e}", note)
+        return Finding(worst <= most, f"{worst:.1e}", f"{most:.0e}", note)
     times = f"{worst / clip:.2g}× the clip range {clip:g}"
     if worst <= clip:
         return Finding(True, f"{worst:.1e}", f"{clip:g}", f"{subject.precision}: {times}; {note}")

@@ -8,7 +8,7 @@ makes a training independent of whatever else draws random numbers between its s
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,9 +17,21 @@ import torch
 from torch import Tensor
 
 
-def draw_prompt(prompts: Sequence[str]) -> str:
-    """The next prompt, from Python's global generator; both engines draw theirs here."""
-    return random.choice(prompts)
+def draw_prompt(prompts: Sequence[str] | Callable[[], str]) -> str:
+    """The next prompt; both engines draw theirs here. A list is drawn from with Python's global generator.
+
+    Raises ValueError if a prompt function answers with something else than a text.
+    """
+    if not callable(prompts):
+        return random.choice(prompts)
+    if not isinstance(prompt := prompts(), str):
+        raise ValueError(f"the prompt function answered {prompt!r}, not a text")
+    return prompt
+
+
+def named(prompts: Sequence[str] | Callable[[], str]) -> list[str]:
+    """What a checkpoint knows of the prompts: the texts; of a function only that it was one."""
+    return ["(a function)"] if callable(prompts) else list(prompts)
 
 
 class Randomness:

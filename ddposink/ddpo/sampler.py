@@ -41,7 +41,7 @@ class Draw:
     keep_graph: bool = False
 
 
-def draw_prompts(prompts: Sequence[str], count: int) -> list[str]:
+def draw_prompts(prompts: Sequence[str] | Callable[[], str], count: int) -> list[str]:
     """``count`` prompts in the order TRL asks for them."""
     return [draw_prompt(prompts) for _ in range(count)]
 

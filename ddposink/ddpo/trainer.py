@@ -8,7 +8,7 @@ between them.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -19,17 +19,17 @@ from torch import Tensor
 from ddposink.ddpo import lora
 from ddposink.ddpo.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from ddposink.ddpo.config import DDPOConfig
-from ddposink.ddpo.engine import DivergedError, Pipeline, RewardFunction, StepLog
+from ddposink.ddpo.engine import DivergedError, Pipeline, Prompts, RewardFunction, StepLog
 from ddposink.ddpo.layout import make_layout
 from ddposink.ddpo.learner import Learner, updates
 from ddposink.ddpo.merged import MergedLora
 from ddposink.ddpo.policy import Policy, Texts
-from ddposink.ddpo.randomness import Randomness
+from ddposink.ddpo.randomness import Randomness, named
 from ddposink.ddpo.ranks import Ranks
 from ddposink.ddpo.sampler import Draw, Trajectories, draw_prompts, rewards, sample
 from ddposink.ddpo.schedule import make_schedule
 from ddposink.ddpo.stats import PromptStatistics, advantages
-from ddposink.streaming.base import keep_freed_pages
+from ddposink.memory import keep_freed_pages
 
 HALVES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -38,12 +38,12 @@ class NativeEngine:
     """A DDPO training of ``pipeline.unet`` in place. See `ddposink.ddpo.engine.Engine`."""
 
     def __init__(
-        self, config: DDPOConfig, pipeline: Pipeline, reward: RewardFunction, prompts: Sequence[str]
+        self, config: DDPOConfig, pipeline: Pipeline, reward: RewardFunction, prompts: Prompts
     ) -> None:
         """ValueError, Unavailable: see `make_engine`."""
-        _check(pipeline, prompts)
+        _check(pipeline)
         self.config, self.pipeline, self.step = config, pipeline, 0
-        self._reward, self._prompts = reward, list(prompts)
+        self._reward, self._prompts = reward, prompts
         unet = pipeline.unet
         self._device = unet.device
         self._ranks = Ranks(self._device)
@@ -210,7 +210,7 @@ class NativeEngine:
             random=states,
             statistics={} if self._statistics is None else self._statistics.state(),
             identity=self.config.decisive()
-            | {"processes": self._ranks.count, "base": self._fingerprint, "prompts": self._prompts},
+            | {"processes": self._ranks.count, "base": self._fingerprint, "prompts": named(self._prompts)},
         )
 
     @contextmanager
@@ -237,9 +237,7 @@ def forwards_of_a_sample(config: DDPOConfig) -> int:
     return drawn + (2 if config.keep_sampling_graph else 3) * learnt
 
 
-def _check(pipeline: Pipeline, prompts: Sequence[str]) -> None:
-    if not prompts:
-        raise ValueError("there are no prompts to draw from")
+def _check(pipeline: Pipeline) -> None:
     for part in ("unet", "vae", "text_encoder", "tokenizer", "scheduler"):
         if getattr(pipeline, part, None) is None:
             raise ValueError(

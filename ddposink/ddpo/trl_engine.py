@@ -21,8 +21,8 @@ from torch import Tensor
 
 from ddposink.ddpo import lora, trl_state
 from ddposink.ddpo.config import DDPOConfig
-from ddposink.ddpo.engine import DivergedError, Pipeline, RewardFunction, StepLog
-from ddposink.ddpo.randomness import Randomness, draw_prompt
+from ddposink.ddpo.engine import DivergedError, Pipeline, Prompts, RewardFunction, StepLog
+from ddposink.ddpo.randomness import Randomness, draw_prompt, named
 from ddposink.ddpo.trl_pipeline import around
 from ddposink.ddpo.trl_repairs import TrlClasses, repaired
 from ddposink.ddpo.trl_watch import Watched
@@ -36,12 +36,12 @@ class TrlEngine:
         config: DDPOConfig,
         pipeline: Pipeline,
         reward: RewardFunction,
-        prompts: Sequence[str],
+        prompts: Prompts,
         *,
         disabled: Sequence[str] = (),
     ) -> None:
         """``disabled`` names repairs to leave out. ValueError, Unavailable: see `make_engine`."""
-        _check(config, prompts)
+        _check(config)
         if not config.split_negative_prompts:
             disabled = [*disabled, "negative-prompts"]
         self.config = config
@@ -54,7 +54,7 @@ class TrlEngine:
         wrapped = around(classes.pipeline, pipeline, config)
         self._identity = config.decisive() | {
             "base": lora.fingerprint(pipeline.unet),
-            "prompts": list(prompts),
+            "prompts": named(prompts),
         }
         self._original = None if config.use_lora else lora.copies(pipeline.unet)
         self._randomness = Randomness(config.seed, device)  # TRL seeds it again, and adds the rank
@@ -142,10 +142,8 @@ class TrlEngine:
         )
 
 
-def _check(config: DDPOConfig, prompts: Sequence[str]) -> None:
+def _check(config: DDPOConfig) -> None:
     """ValueError for what TRL's trainer cannot do."""
-    if not prompts:
-        raise ValueError("there are no prompts to draw from")
     if not config.guided:
         raise ValueError("TRL's engine cannot sample without guidance: sample_guidance_scale must be above 1")
     if config.log_prob_reduction != "mean":
@@ -178,12 +176,14 @@ def _for_trl(reward: RewardFunction) -> Callable[..., tuple[Tensor, dict[str, An
 
 
 def _trainer(
-    classes: TrlClasses, config: DDPOConfig, device: str, reward: Any, prompts: Sequence[str], pipeline: Any
+    classes: TrlClasses, config: DDPOConfig, device: str, reward: Any, prompts: Prompts, pipeline: Any
 ) -> Any:
     values = {f.name: getattr(config, f.name) for f in fields(classes.config)}
     values["resume_from"] = ""  # the engine's caller says where from
     values["accelerator_kwargs"] = {"cpu": device == "cpu"} | config.accelerator_kwargs
-    watched = type("WatchedTrainer", (Watched, classes.trainer), {})
+    # A little more than the ratio: TRL truncates the product with the number of denoising steps.
+    values["train_timestep_fraction"] = (config.num_train_timesteps + 0.5) / config.sample_num_steps
+    watched = type("WatchedTrainer", (Watched, classes.trainer), {"skipped": config.train_skip_last_steps})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.filterwarnings("ignore", "fp16 needs a GPU")

@@ -21,6 +21,8 @@ from torch import Tensor
 from trl import DefaultDDPOStableDiffusionPipeline
 from trl.models.sd_utils import convert_state_dict_to_diffusers
 
+from ddposink.ddpo.lora import without_lora
+
 WEIGHTS = "pytorch_lora_weights.safetensors"
 
 
@@ -119,19 +121,6 @@ def load_adapter(unet: Any, state: dict[str, Tensor]) -> None:
         if value.shape != expected[name].shape:
             raise ValueError(f"{name} is {tuple(value.shape)}, not {tuple(expected[name].shape)}")
     set_peft_model_state_dict(unet, converted, adapter_name="default")
-
-
-def without_lora(unet: Any) -> Any:
-    """A UNet of the same weights, shared and not copied, without adapters."""
-    names = {
-        name.replace(".base_layer.", "."): value
-        for name, value in unet.state_dict().items()
-        if "lora_" not in name
-    }
-    with torch.device("meta"):
-        plain = type(unet).from_config(unet.config)
-    plain.load_state_dict(names, assign=True)
-    return plain
 
 
 def _rename_adapter(unet: Any, old: str, new: str) -> None:

@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate.tracking import GeneralTracker
 from torch import Tensor
 from trl import DDPOConfig, DDPOTrainer
 
+from ddposink.ddpo.trackers import NoTracker
 from ddposink.ddpo.trl_repairs_pipeline import start_accelerate
 
 NEVER = sys.maxsize
@@ -208,17 +208,3 @@ class CallsHookWithoutTracker(DDPOTrainer):
         super().__init__(*args, **kwargs)
         if not self.accelerator.trackers:
             self.accelerator.trackers = [NoTracker()]
-
-
-class NoTracker(GeneralTracker):
-    """Takes what a hook logs and keeps nothing."""
-
-    name = "none"
-    requires_logging_directory = False
-    tracker = None
-
-    def log(self, values: dict[str, Any], step: int | None = None, **kwargs: Any) -> None:
-        """Do nothing."""
-
-    def log_images(self, values: dict[str, Any], step: int | None = None, **kwargs: Any) -> None:
-        """Do nothing."""

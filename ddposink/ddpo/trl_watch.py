@@ -16,7 +16,7 @@ class Watched:  # to be mixed with a trl.DDPOTrainer
     config: Any
     sd_pipeline: Any
     calculate_loss: Any
-    _generate_samples: Any
+    skipped = 0  # denoising steps at the end of each trajectory that are not learnt from
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -36,6 +36,14 @@ class Watched:  # to be mixed with a trl.DDPOTrainer
         rewards = super().compute_rewards(*args, **kwargs)  # type: ignore[misc]
         self.sampled_at = time.perf_counter()
         return rewards
+
+    def _generate_samples(self, *args: Any, **kwargs: Any) -> Any:
+        """TRL's; without the denoising steps that are not learnt from."""
+        samples, prompts = super()._generate_samples(*args, **kwargs)  # type: ignore[misc]
+        for sample in samples if self.skipped else ():
+            for name in ("timesteps", "latents", "next_latents", "log_probs"):
+                sample[name] = sample[name][:, : -self.skipped]
+        return samples, prompts
 
     def means(self) -> dict[str, float]:
         """Each logged number, averaged over the updates since ``logged`` was cleared."""
@@ -59,7 +67,7 @@ class Watched:  # to be mixed with a trl.DDPOTrainer
             embeddings = torch.cat([rows["negative_prompt_embeds"], embeddings])
         self.sd_pipeline.unet.train()
         found = []
-        for j in range(config.sample_num_steps):
+        for j in range(rows["timesteps"].shape[1]):
             step = [rows[name][:, j] for name in ("latents", "timesteps", "next_latents", "log_probs")]
             self.calculate_loss(*step, torch.zeros(len(step[0]), device=step[0].device), embeddings)
             found.append((self._ratio - 1).abs().max())

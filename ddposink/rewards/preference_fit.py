@@ -21,6 +21,7 @@ from ddposink.contrastive import Encoder, fit
 from ddposink.errors import Unavailable
 
 STATISTICS = ("red", "green", "blue", "contrast", "saturation", "coverage", "centre", "edges")
+FEW_PROMPTS = 5  # a bootstrap over fewer pretends to know more than it does
 PENALTIES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 WEIGHTS, CARD = "head.safetensors", "preference.json"
 
@@ -139,7 +140,9 @@ def accuracy(margins: np.ndarray, choices: np.ndarray, prompts: Sequence[str], s
     """Part of the decided comparisons that the margins get right, with two 95 % intervals.
 
     Wilson's takes comparisons for independent; the bootstrap draws whole prompts and is the honest one
-    where a prompt has many comparisons. A margin of exactly zero is half right.
+    where a prompt has many comparisons. Fewer than `FEW_PROMPTS` are too few to draw from (of one prompt
+    every draw is the same): then both are Wilson's. A margin of
+    exactly zero is half right.
     """
     from scipy.stats import binomtest
 
@@ -152,8 +155,11 @@ def accuracy(margins: np.ndarray, choices: np.ndarray, prompts: Sequence[str], s
     wilson = binomtest(int(right.sum()), len(right)).proportion_ci(0.95, method="wilson")
     names, index = np.unique(np.array(prompts)[decided], return_inverse=True)
     sums, counts = np.bincount(index, right), np.bincount(index)
-    drawn = np.random.default_rng(seed).integers(len(names), size=(2000, len(names)))
-    low, high = np.quantile(sums[drawn].sum(1) / counts[drawn].sum(1), [0.025, 0.975])
+    if len(names) < FEW_PROMPTS:
+        low, high = wilson.low, wilson.high
+    else:
+        drawn = np.random.default_rng(seed).integers(len(names), size=(2000, len(names)))
+        low, high = np.quantile(sums[drawn].sum(1) / counts[drawn].sum(1), [0.025, 0.975])
     return {
         "accuracy": float(right.mean()), "comparisons": int(decided.sum()), "prompts": len(names),
         "wilson_low": float(wilson.low), "wilson_high": float(wilson.high),

@@ -9,13 +9,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from ddposink.caches import Policy
+from ddposink.memory import keep_freed_pages
 from ddposink.streaming.hook import Hook, opened
 
 
@@ -131,17 +131,6 @@ class CountedStream(Stream):
     def allocated_bytes(self) -> int:
         """The same: `torch.cat` allocates exactly what it holds."""
         return self.nbytes()
-
-
-@cache
-def keep_freed_pages() -> None:
-    """Let the C library keep activations' memory between layers instead of giving it back to the kernel.
-
-    glibc trims its heap by a threshold of twice the largest block it has unmapped so far (up to 32 MiB).
-    Left to itself, a forward may return and fault in its activations once per layer, or may not: a
-    tenth of the time on a CPU, by luck. Freeing one block just below the limit settles it.
-    """
-    torch.empty(31 * 2**20, dtype=torch.uint8)
 
 
 def _nothing(layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float, extra: dict[str, Any]) -> Tensor:

@@ -94,8 +94,10 @@ A `StableDiffusionPipeline` of 64×64 pictures, small enough to fine-tune on a C
 Diffusion where no weights can be downloaded. It draws Noto emoji from their Unicode names, and nothing else.
 
 ```python
+import torch
 from diffusers import StableDiffusionPipeline
-pipeline = StableDiffusionPipeline.from_pretrained("ddposink/data/emoji-sd")
+
+pipeline = StableDiffusionPipeline.from_pretrained("ddposink/data/emoji-sd", dtype=torch.float32)
 pipeline("red apple", num_inference_steps=25, guidance_scale=4.0).images[0]
 ```
 

@@ -18,7 +18,7 @@ from bench.workload import ALLOW_CODE, Context, Cost, Pass, Scalar, Skip
 from ddposink.ddpo.config import DDPOConfig
 from ddposink.errors import Unavailable
 from ddposink.pipelines import PipelineRef
-from ddposink.prompts import load_prompts
+from ddposink.prompts import evaluation_prompts, load_prompts
 from ddposink.rewards import RewardRef, parse_reward
 from ddposink.workloads.code import code_version
 from ddposink.workloads.ddpo_tables import EVALUATED, METRICS, VIEWS
@@ -42,7 +42,9 @@ class _Cell(BaseModel):
     reward: str = Field(description="the reward trained on, e.g. jpeg_compressibility, aesthetic, preference")
     steps: int = Field(ge=0, le=100_000, description="training steps; 0 is the pipeline as it is")
     prompts: str = Field(default="emoji-train", description="prompts trained on: a set's name or file:PATH")
-    eval_prompts: str = Field(default="emoji-heldout", description="held-out prompts: a name or file:PATH")
+    eval_prompts: str = Field(
+        default="emoji-heldout", description="held-out prompts, each evaluated once: a name or file:PATH"
+    )
     eval_seeds: int = Field(default=4, ge=1, le=1000, description="pictures per held-out prompt")
     eval_denoising_steps: tuple[int, ...] = Field(
         default=(), description="also evaluate the last step count with so many denoising steps"
@@ -55,6 +57,9 @@ class _Cell(BaseModel):
         default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N"
     )
     threads: int | None = Field(default=None, ge=1, description="CPU threads; default: torch's choice")
+    save_freq: int = Field(
+        default=10, ge=0, description="training steps between checkpoints that a killed run resumes; 0: none"
+    )
 
     @field_validator("pipeline")
     @classmethod
@@ -112,6 +117,12 @@ def reward_ref(text: str) -> RewardRef:
     return parse_reward(text, allow_python=os.environ.get(ALLOW_CODE) == "1")
 
 
+def _shared(params: Any) -> list[str]:
+    """Prompts of the evaluation that are trained on, in their order."""
+    trained = set(load_prompts(params.prompts).prompts)
+    return [prompt for prompt in evaluation_prompts(params.eval_prompts).prompts if prompt in trained]
+
+
 def _short(pipeline: str) -> str:
     """A pipeline's name for tables: of a path its last part."""
     ref = PipelineRef.parse(pipeline)
@@ -147,9 +158,12 @@ class DdpoWorkload:
 
     def version(self) -> str:
         """Hash of the code that produces the numbers."""
-        files = ("diversity.py", "drift.py", "evaluation.py", "prompts.py", "pipelines.py", "contrastive.py")
-        own = ("workloads/ddpo.py", "workloads/ddpo_run.py", "workloads/ddpo_scores.py")
-        return code_version("ddpo", "rewards", *files, *own)
+        files = (
+            "contrastive.py", "diversity.py", "drift.py", "evaluation.py", "memory.py",
+            "pipeline_shapes.py", "pipelines.py", "prompts.py", "shapes.py",
+        )  # fmt: skip
+        own = ("ddpo.py", "ddpo_run.py", "ddpo_resume.py", "ddpo_scores.py")
+        return code_version("ddpo", "rewards", *files, *(f"workloads/{name}" for name in own))
 
     def label(self, params: Any) -> str:
         """``emoji-sd · brisque · 25``; what differs from the defaults of an engine is named."""
@@ -168,6 +182,7 @@ class DdpoWorkload:
             "loss": params.loss,
             "prompts": params.prompts,
             "eval_prompts": params.eval_prompts,
+            "prompts_shared": len(_shared(params)),
             "learning_rate": params.train_learning_rate,
             "denoising_steps": params.sample_num_steps,
             "guidance": params.sample_guidance_scale,
@@ -188,8 +203,8 @@ class DdpoWorkload:
                 found |= {f"reward.{text}.{k}": v for k, v in reward_ref(text).identity().items()}
         except Unavailable as error:
             raise Skip(str(error)) from error
-        for name in ("prompts", "eval_prompts"):
-            found[f"{name}.sha256"] = load_prompts(getattr(params, name)).sha256
+        found["prompts.sha256"] = load_prompts(params.prompts).sha256
+        found["eval_prompts.sha256"] = evaluation_prompts(params.eval_prompts).sha256
         return found
 
     def cost(self, params: Any) -> Cost:
@@ -198,9 +213,22 @@ class DdpoWorkload:
         rows = 2 if config.guided else 1
         learning = 3 * (rows if config.train_cfg else 1) * config.num_train_timesteps
         per_sample = rows * config.sample_num_steps + learning * config.train_num_inner_epochs
-        pictures = len(load_prompts(params.eval_prompts).prompts) * params.eval_seeds
+        pictures = len(evaluation_prompts(params.eval_prompts).prompts) * params.eval_seeds
         evaluation = pictures * rows * config.sample_num_steps
         return Cost(params.steps * config.samples_per_epoch * per_sample + evaluation, "UNet forwards")
+
+    def notes(self, params: Any) -> list[str]:
+        """Whether evaluation prompts are trained on, and how many are left out because they repeat."""
+        found = []
+        given, once = load_prompts(params.eval_prompts), evaluation_prompts(params.eval_prompts)
+        if shared := _shared(params):
+            found.append(
+                f"not held out: {len(shared)} of {len(once.prompts)} evaluation prompts ({once.name}) "
+                f"are also trained on ({load_prompts(params.prompts).name}), for example {shared[0]!r}"
+            )
+        if left_out := len(given.prompts) - len(once.prompts):
+            found.append(f"{once.name}: every prompt is evaluated once: {left_out} repeated left out")
+        return found
 
     def published(self) -> list[dict[str, Scalar]]:
         """None that could stand beside: no paper reports these rewards on this pipeline."""

@@ -6,7 +6,7 @@ The tuned weights are loaded the way any user of a stock pipeline would load the
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from bench.errors import UserError, did_you_mean
 from bench.record import Record, Status
 from bench.request import find_run
 from bench.store import PLAN, RECORDS, read_records
+from ddposink.ddpo.config import DDPOConfig
 from ddposink.errors import Unavailable
 from ddposink.evaluation import Evaluator
 from ddposink.pipelines import PipelineRef, load_pipeline
@@ -50,13 +51,21 @@ def main(
     except (Unavailable, ValueError) as error:
         raise UserError(f"pipeline {params['pipeline']}: {error}") from error
     scale = params["sample_guidance_scale"] if guidance is None else guidance
-    evaluator = Evaluator(pipeline, tuple(prompts), seeds, scale, params["sample_eta"])
+    evaluator = Evaluator(
+        pipeline, tuple(prompts), seeds, scale, params["sample_eta"], negatives=_negatives(params)
+    )
     steps = denoising_steps or params["sample_num_steps"]
     base = evaluator.draw(steps)
     load_tuned(pipeline, weights)
     tuned = evaluator.draw(steps)
     out.mkdir(parents=True, exist_ok=True)
     return list(_write(out, prompts, seeds, (base.images, tuned.images)))
+
+
+def _negatives(params: Mapping[str, Any]) -> tuple[str, ...]:
+    """The negative prompts of the training."""
+    names = ("negative_prompts", "split_negative_prompts")
+    return tuple(DDPOConfig(**{name: params[name] for name in names if name in params}).negatives)
 
 
 def load_tuned(pipeline: Any, weights: Path) -> None:

@@ -19,7 +19,7 @@ from bench.track.memory import MemoryTracker
 from bench.track.power import EnergyMeter
 from bench.workload import Cell, Context, Missing, Samples, Scalar, Skip
 from ddposink.contrastive import load_encoder
-from ddposink.ddpo import DDPOConfig, DivergedError, Engine, StepLog, make_engine
+from ddposink.ddpo import DDPOConfig, DivergedError, Engine, make_engine
 from ddposink.diversity import pairwise_distance, vendi_score
 from ddposink.drift import kl_per_step, weight_change
 from ddposink.errors import Unavailable
@@ -30,6 +30,7 @@ from ddposink.rewards import RewardError, load_reward
 from ddposink.sheet import save_sheet
 from ddposink.workloads.ddpo import reward_ref
 from ddposink.workloads.ddpo_memory import state_bytes, state_bytes_analytic
+from ddposink.workloads.ddpo_resume import Findings, Progress, Scratch, save_points
 from ddposink.workloads.ddpo_scores import (
     TRAINED,
     Measured,
@@ -61,13 +62,10 @@ class Run:
     tracker: MemoryTracker
     device: torch.device
     out: Path
-    logs: list[StepLog] = field(default_factory=list)
-    peaks: dict[str, int | Missing] = field(default_factory=dict)
-    joules: float | Missing = 0.0
-    base: dict[str, np.ndarray] = field(default_factory=dict)
-    spread: dict[str, float | None] = field(default_factory=dict)
-    seen: list[tuple[int, np.ndarray, np.ndarray]] = field(default_factory=list)
-    ratio_deviation: float | None = None  # largest |ratio − 1| before any training
+    scratch: Scratch
+    progress: Progress = field(default_factory=Progress)
+    found: Findings = field(default_factory=Findings)
+    resumed_at: int | None = None  # training steps that an earlier attempt has done
 
     @property
     def trained(self) -> str:
@@ -82,25 +80,22 @@ def run(cells: Sequence[tuple[Cell, Any]], ctx: Context) -> None:
     if longest.threads:
         torch.set_num_threads(longest.threads)
     try:
-        state = _prepare(longest, cells[-1][0].seed, ctx.out)
+        state = _prepare(longest, cells[-1][0].seed, ctx)
     except Unavailable as error:
         raise Skip(str(error)) from error
     left = list(cells)
     try:
-        base = _draw(state)
-        _remember_base(state, base)
-        if longest.steps:
-            _check_ratio(state)
+        base = _begin(state, [params.steps for _, params in cells])
         for cell, params in cells:
             _train(state, params.steps, longest.steps, ctx)
-            pictures = _draw(state) if params.steps else base
+            pictures = base if base and not params.steps else _draw(state)
             _emit(cell, params, state, pictures, ctx, last=params.steps == longest.steps)
             left.pop(0)
     except (DivergedError, RewardError) as error:
         _give_up(left, error, ctx)
 
 
-def _prepare(params: Any, seed: int, out: Path) -> Run:
+def _prepare(params: Any, seed: int, ctx: Context) -> Run:
     device = _device(params.device)
     tracker = MemoryTracker(device)  # before the model, so that the device figure counts all we take
     ref = PipelineRef.parse(params.pipeline)
@@ -118,10 +113,11 @@ def _prepare(params: Any, seed: int, out: Path) -> Run:
         params.sample_guidance_scale,
         params.sample_eta,
         AUTOCAST[config.precision_on(device.type)],
+        tuple(config.negatives),
     )
-    encoder = load_encoder()
+    features, scratch = load_encoder().features, Scratch(ctx.scratch)
     return Run(
-        params, config, engine, evaluator, scorers, unavailable, encoder.features, tracker, device, out
+        params, config, engine, evaluator, scorers, unavailable, features, tracker, device, ctx.out, scratch
     )
 
 
@@ -146,66 +142,108 @@ def _scorers(params: Any, device: str) -> tuple[dict[str, Scorer], dict[str, str
     return found, unavailable
 
 
+def _begin(state: Run, steps: Sequence[int]) -> Pictures | None:
+    """Measure the base model and take up a training that was cut off. ``steps``: of the open cells.
+
+    The base model's pictures, or None where its scores are known and no open cell needs them.
+    """
+    prompts = len(dict.fromkeys(state.evaluator.prompts))
+    known = state.scratch.recall(state.scorers, prompts, steps)
+    state.found = known or Findings()
+    base = None
+    if known is None or 0 in steps:
+        base = _draw(state)
+        _remember_base(state, base)
+    if steps[-1]:
+        if state.found.ratio_deviation is None:
+            _check_ratio(state)
+        if progress := state.scratch.load(state.engine, min(n for n in steps if n)):
+            state.progress, state.resumed_at = progress, state.engine.step
+        if state.params.save_freq:
+            state.scratch.remember(state.found)
+    return base
+
+
 def _draw(state: Run) -> Pictures:
-    return state.evaluator.draw(state.config.sample_num_steps)
+    """The pictures of an evaluation. Raises DivergedError where training has ruined them."""
+    pictures = state.evaluator.draw(state.config.sample_num_steps)
+    odd = int((~pictures.images.isfinite().flatten(1).all(dim=1)).sum())
+    if odd:
+        what = f"{odd} of {len(pictures.prompts)} pictures drawn are not finite"
+        if not state.engine.step:
+            raise RuntimeError(f"{what} before any training; another precision may help")
+        raise DivergedError(what, state.engine.step)
+    return pictures
 
 
 def _remember_base(state: Run, pictures: Pictures) -> None:
     scores = score(pictures, state.scorers)
-    state.base = {name: prompt_means(values, pictures) for name, values in scores.items()}
-    state.spread = {name: prompt_spread(values, pictures) for name, values in scores.items()}
+    state.found.base = {name: prompt_means(values, pictures) for name, values in scores.items()}
+    state.found.spread = {name: prompt_spread(values, pictures) for name, values in scores.items()}
 
 
 def _check_ratio(state: Run) -> None:
     """An engine whose ratio is not one before it has learnt anything would learn from its own mistakes."""
-    state.ratio_deviation = float(state.engine.ratio_deviation().max())
+    deviation = state.found.ratio_deviation = float(state.engine.ratio_deviation().max())
     exact = state.config.precision_on(state.device.type) == "no"
-    if exact and not state.ratio_deviation <= RATIO_LIMIT:
+    if exact and not deviation <= RATIO_LIMIT:
         raise RuntimeError(
-            f"importance ratios are {state.ratio_deviation:.2g} off one before any training (at most "
+            f"importance ratios are {deviation:.2g} off one before any training (at most "
             f"{RATIO_LIMIT:g}): sampling and learning disagree; see python -m bench doctor --ddpo"
         )
 
 
 def _train(state: Run, until: int, total: int, ctx: Context) -> None:
-    """Train up to ``until`` steps; memory is watched and energy metered meanwhile."""
-    if state.engine.step >= until:
+    """Train up to ``until`` steps; memory is watched and energy metered meanwhile.
+
+    What a checkpoint takes counts neither as the training's time nor as its memory.
+    """
+    begin, every, done = state.engine.step, state.params.save_freq, state.progress
+    if begin >= until:
         return
-    state.tracker.restart()
+    before = done.joules
     with EnergyMeter(str(state.device)) as meter:
-        for log in state.engine.run(until):
-            state.logs.append(log)
-            state.tracker.sample()
-            values = {"reward": log.reward_mean, "kl": log.approx_kl, "clipped": log.clip_fraction}
-            ctx.progress(log.step, total, **values)
-    joules = meter.joules
-    state.joules = joules if isinstance(joules, Missing) else _sum(state.joules, joules)
-    for name, value in state.tracker.snapshot().items():
-        known = state.peaks.get(name, 0)
-        state.peaks[name] = (
-            value if isinstance(value, Missing) or isinstance(known, Missing) else max(known, value)
-        )
+        for point in save_points(begin, until, every):
+            state.tracker.restart()
+            for log in state.engine.run(point):
+                done.logs.append(log)
+                state.tracker.sample()
+                values = {"reward": log.reward_mean, "kl": log.approx_kl, "clipped": log.clip_fraction}
+                ctx.progress(log.step, total, **values)
+            _raise_peaks(done.peaks, state.tracker.snapshot())
+            if every and point % every == 0:
+                done.joules = _sum(before, meter.so_far())
+                state.scratch.save(state.engine, done)
+    done.joules = _sum(before, meter.joules)
 
 
-def _sum(a: float | Missing, b: float) -> float | Missing:
-    return a if isinstance(a, Missing) else a + b
+def _raise_peaks(peaks: dict[str, int | Missing], now: dict[str, int | Missing]) -> None:
+    for name, value in now.items():
+        known = peaks.get(name, 0)
+        peaks[name] = value if isinstance(value, Missing) or isinstance(known, Missing) else max(known, value)
+
+
+def _sum(a: float | Missing, b: float | Missing) -> float | Missing:
+    if isinstance(a, Missing) or isinstance(b, Missing):
+        return b if isinstance(b, Missing) else a
+    return a + b
 
 
 def _emit(cell: Cell, params: Any, state: Run, pictures: Pictures, ctx: Context, *, last: bool) -> None:
     """Everything that is known at this step count goes into one record."""
     raw = score(pictures, state.scorers)
     scores = {name: prompt_means(values, pictures) for name, values in raw.items()}
-    metrics = evaluated(scores, state.base, state.spread, state.trained)
+    metrics = evaluated(scores, state.found.base, state.found.spread, state.trained)
     for name, why in state.unavailable.items():
         metrics |= {f"{figure}_{name}": Missing(why) for figure in ("eval", "gain", "effect")}
     metrics |= _diversity(state, pictures) | _drift(state, params.steps)
-    metrics |= training(state.logs, state.joules)
+    metrics |= training(state.progress.logs, state.progress.joules)
     metrics |= cost_per_effect(metrics)
     metrics |= {
         "state_bytes_analytic": state_bytes_analytic(state.engine),
         "state_bytes": state_bytes(state.engine),
     }
-    metrics |= state.peaks or dict.fromkeys(
+    metrics |= state.progress.peaks or dict.fromkeys(
         ("rss_peak_bytes", "alloc_peak_bytes"), Missing("nothing trained yet")
     )
     artifacts = [
@@ -245,8 +283,11 @@ def _facts(state: Run, metrics: Measured) -> dict[str, Scalar]:
     """Columns for tables and axes, and where over-optimisation has set in."""
     own, rest = metrics["effect"], metrics["others_effect"]
     if isinstance(own, Samples) and isinstance(rest, Samples):
-        state.seen.append((state.engine.step, np.array(own.values), np.array(rest.values)))
-    steps, trained, others = zip(*state.seen, strict=True) if state.seen else ((), (), ())
+        state.found.seen.append((state.engine.step, np.array(own.values), np.array(rest.values)))
+        if state.params.save_freq:
+            state.scratch.remember(state.found)  # before the answer: an answered cell is not measured again
+    seen = state.found.seen
+    steps, trained, others = zip(*seen, strict=True) if seen else ((), (), ())
     return {
         "queries": metrics["reward_queries"],  # type: ignore[dict-item]
         "forwards": metrics["unet_forwards"],  # type: ignore[dict-item]
@@ -264,7 +305,9 @@ def _conformance(state: Run) -> dict[str, Scalar]:
         "steps_trained": state.engine.step,
         "trained_parameters": sum(p.numel() for p in trainable),
         "pictures_evaluated": len(state.evaluator.plan()),
-        "ratio_deviation_before_training": state.ratio_deviation,
+        "ratio_deviation_before_training": state.found.ratio_deviation,
+        "resumed_at_step": state.resumed_at,
+        "discarded": "; ".join(state.scratch.discarded) or None,
     }
 
 
@@ -281,7 +324,7 @@ def _save_pictures(path: Path, pictures: Pictures) -> Path:
 
 def _save_logs(state: Run) -> Path:
     """The curves of the training so far, one value per training step."""
-    rows = [dataclasses.asdict(log) for log in state.logs]
+    rows = [dataclasses.asdict(log) for log in state.progress.logs]
     arrays = {name: np.array([row[name] for row in rows]) for name in rows[0]}
     arrays |= {
         "reward": arrays.pop("reward_mean"),

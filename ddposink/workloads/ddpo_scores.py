@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
 from bench.stats import t_interval
 from bench.workload import Missing, Samples
 from ddposink.ddpo.engine import StepLog
+from ddposink.rewards import RewardRef
+from ddposink.rewards.weighted import weighted
 
 Measured = dict[str, float | int | Missing | Samples | None]
 Scores = Mapping[str, np.ndarray]  # reward → (prompts,) mean scores, prompts in order
@@ -21,12 +23,25 @@ OPPOSITE = {
 }
 
 
-def evaluated(scores: Scores, base: Scores, spread: Mapping[str, float | None], trained: str) -> Measured:
+def kinds(ref: RewardRef) -> frozenset[str]:
+    """Registered names of what a reward is made of: the parts of a weighted sum, else itself."""
+    if ref.kind != "weighted":
+        return frozenset({ref.kind})
+    return frozenset(part.kind for _, part in weighted.parts(ref.argument))
+
+
+def evaluated(
+    scores: Scores,
+    base: Scores,
+    spread: Mapping[str, float | None],
+    trained: str,
+    parts: Collection[str] = (),
+) -> Measured:
     """Scores, paired gains and effects of one step count on every reward.
 
     ``spread``: standard deviation of the base pictures of one prompt under each reward; ``trained``: the key
-    of the reward trained on, `TRAINED` if it is none of those every cell is scored on. Rewards whose
-    base pictures do not differ have no effect size.
+    of the reward trained on, `TRAINED` if it is none of those every cell is scored on; ``parts``: its
+    `kinds`, which are no side effects either. Rewards whose base pictures do not differ have no effect size.
     """
     found: Measured = {}
     for name, values in scores.items():
@@ -40,7 +55,7 @@ def evaluated(scores: Scores, base: Scores, spread: Mapping[str, float | None], 
             found |= {f"{figure}_{name}": value for figure, value in figures.items()}
         if name == trained:
             found |= {"trained_reward": figures["eval"], "gain": figures["gain"], "effect": figures["effect"]}
-    found["others_effect"] = others(scores, base, spread, trained)
+    found["others_effect"] = others(scores, base, spread, trained, parts)
     return found
 
 
@@ -54,13 +69,20 @@ def effect(gains: np.ndarray, spread: float | None) -> Samples | Missing:
 
 
 def others(
-    scores: Scores, base: Scores, spread: Mapping[str, float | None], trained: str
+    scores: Scores,
+    base: Scores,
+    spread: Mapping[str, float | None],
+    trained: str,
+    parts: Collection[str] = (),
 ) -> Samples | Missing:
-    """Mean effect on the rewards that were not trained on, without the contrary of the trained one."""
+    """Mean effect on the rewards that were not trained on.
+
+    Neither the trained one counts, nor the ``parts`` it is made of, nor the contrary of any of these.
+    """
+    own = {trained, *parts}
+    own |= {OPPOSITE[name] for name in own & OPPOSITE.keys()}
     effects = [
-        (scores[name] - base[name]) / known
-        for name in scores
-        if name not in (trained, OPPOSITE.get(trained)) and (known := spread[name])
+        (scores[name] - base[name]) / known for name in scores if name not in own and (known := spread[name])
     ]
     return _samples(np.mean(effects, axis=0)) if effects else Missing("no other reward has an effect size")
 
@@ -70,22 +92,26 @@ def over_optimised(
 ) -> int | None:
     """The step count beyond which the trained reward still rises while the other rewards fall.
 
-    trained, rest: per step count (prompts,) effects. It is where the others were best, if afterwards they
-    fell (the paired 95 % interval over prompts lies below zero) while the trained reward rose. None if
-    that has not been seen, or if there are too few prompts for an interval.
+    trained, rest: per step count (prompts,) effects. It is where the others were best, if from there to the
+    last step count the trained reward rose and the others fell: paired t-intervals over prompts, both
+    clear of zero. The best of several counts is chosen by the same numbers that are then tested, so the
+    intervals hold for all counts it was chosen from together (95 %, Bonferroni). None if that has not
+    been seen, or if there are too few prompts for an interval.
     """
     if len(steps) < 2 or len(trained[0]) < 3:
         return None
     best = int(np.argmax([values.mean() for values in rest]))
-    if best == len(steps) - 1 or not trained[-1].mean() > trained[best].mean():
+    if best == len(steps) - 1:
         return None
-    fell = t_interval(rest[-1] - rest[best])
-    return steps[best] if fell.high < 0 else None
+    level = 1 - 0.05 / (len(steps) - 1)
+    rose = t_interval(trained[-1] - trained[best], level)
+    fell = t_interval(rest[-1] - rest[best], level)
+    return steps[best] if rose.low > 0 and fell.high < 0 else None
 
 
 def training(logs: Sequence[StepLog], energy: float | Missing) -> Measured:
     """Figures of the training so far; those of the updates are means of the last `RECENT` steps."""
-    names = ("train_reward", "approx_kl", "clip_fraction", "loss", "step_s", "sampling_share")
+    names = ("train_reward", "approx_kl", "clip_fraction", "train_loss", "step_s", "sampling_share")
     if not logs:
         why = Missing("nothing has been trained yet")
         return {
@@ -101,7 +127,7 @@ def training(logs: Sequence[StepLog], energy: float | Missing) -> Measured:
         "train_reward": logs[-1].reward_mean,
         "approx_kl": float(np.mean([log.approx_kl for log in recent])),
         "clip_fraction": float(np.mean([log.clip_fraction for log in recent])),
-        "loss": float(np.mean([log.loss for log in recent])),
+        "train_loss": float(np.mean([log.loss for log in recent])),
         "step_s": Samples(float(np.median(times)), tuple(times)),
         "sampling_share": sum(log.sampling_s for log in logs) / seconds,
         "samples_per_s": samples / seconds,

@@ -7,6 +7,7 @@ from streamlike import Streamlike
 
 from bench import registry
 from bench.errors import UserError
+from bench.workload import Metric
 
 
 @pytest.fixture(autouse=True)
@@ -68,3 +69,13 @@ def test_a_target_that_cannot_be_imported_is_an_error_of_the_user(target: str):
     registry.register("broken", target)
     with pytest.raises(UserError, match=r"workload 'broken' .* cannot be imported"):
         registry.load("broken")
+
+
+class Confused(Streamlike):
+    metrics = (*Streamlike.metrics, Metric("scale", "size of the scale", ""))
+
+
+def test_a_metric_with_the_name_of_a_parameter_is_refused():
+    registry.register("confused", f"{__name__}:Confused")
+    with pytest.raises(UserError, match=r"workload 'confused' .*: scale is both a metric and a parameter"):
+        registry.load("confused")

@@ -1,6 +1,6 @@
 import pytest
 
-from ddposink.prompts import MAX_BYTES, SETS, load_prompts
+from ddposink.prompts import MAX_BYTES, SETS, evaluation_prompts, load_prompts
 
 
 def test_training_and_evaluation_prompts_are_disjoint():
@@ -49,3 +49,11 @@ def test_missing_files_and_unknown_names():
         load_prompts("file:/no/such/file")
     with pytest.raises(ValueError, match="did you mean 'emoji-train'"):
         load_prompts("emoji-trian")
+
+
+def test_repeats_are_kept_for_training_and_dropped_for_evaluation(tmp_path):
+    file = tmp_path / "p.txt"
+    file.write_text("owl\ncat\n owl \ndog\ncat\n")
+    assert load_prompts(f"file:{file}").prompts == ("owl", "cat", "owl", "dog", "cat")
+    assert evaluation_prompts(f"file:{file}").prompts == ("owl", "cat", "dog")
+    assert evaluation_prompts("emoji-heldout") == load_prompts("emoji-heldout")

@@ -226,3 +226,21 @@ def test_the_command_line_hands_everything_over(monkeypatch: pytest.MonkeyPatch)
     refused = CliRunner().invoke(app, ["doctor", "--ddpo", "emoji-sd"])
     assert refused.exit_code == 2
     assert len(asked) == 1
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:3", "gpu"])
+def test_a_device_that_is_not_here_is_one_line(
+    device: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert main("emoji-sd", device=device) == 2
+    assert f"device '{device}'" in capsys.readouterr().out
+
+
+def test_a_summed_log_probability_has_the_limit_of_its_dimensions(monkeypatch: pytest.MonkeyPatch) -> None:
+    only(monkeypatch, "ratio before update")
+    summed = replace(CONFIG, log_prob_reduction="sum", steps_per_forward=2)
+    found = preflight(tiny_pipeline(), summed)
+    assert not failed(found), found
+    assert preflight_checks.ratio_limit(summed, tiny_pipeline()) == pytest.approx(1e-5 * 4 * 8 * 8)
+    assert preflight_checks.ratio_limit(CONFIG, tiny_pipeline()) == 1e-5

@@ -162,6 +162,22 @@ def test_accuracy_and_its_intervals():
         accuracy(np.ones(2), np.full(2, 0.5), ["a", "b"], 0)
 
 
+@pytest.mark.parametrize("prompts", ["a" * 8, "aabbccdd"])
+def test_few_prompts_leave_an_interval_of_some_width(prompts):
+    found = accuracy(np.ones(8), np.ones(8), list(prompts), seed=0)
+    assert found["accuracy"] == 1
+    # Wilson 1927 for 8 of 8: 1 / (1 + z²/n)
+    assert (found["bootstrap_low"], found["bootstrap_high"]) == pytest.approx(
+        (8 / (8 + 1.96**2), 1), abs=1e-4
+    )
+
+
+def test_many_prompts_are_drawn_whole():
+    right = np.repeat([1.0, 0.0, 1.0, 1.0, 0.0, 1.0], 50) * 2 - 1
+    found = accuracy(right, np.ones(300), list(np.repeat(list("abcdef"), 50)), seed=0)
+    assert found["bootstrap_high"] - found["bootstrap_low"] > 2 * (found["wilson_high"] - found["wilson_low"])
+
+
 def test_statistics_say_what_their_names_say():
     images = torch.ones(3, 3, 16, 16)
     images[1, :, 4:12, 4:12] = torch.tensor([1.0, 0.0, 0.0]).view(3, 1, 1)

@@ -5,11 +5,13 @@ import pytest
 
 from bench.workload import Missing, Samples
 from ddposink.ddpo.engine import StepLog
+from ddposink.rewards import parse_reward
 from ddposink.workloads.ddpo_scores import (
     TRAINED,
     cost_per_effect,
     effect,
     evaluated,
+    kinds,
     others,
     over_optimised,
     training,
@@ -47,6 +49,25 @@ def test_the_contrary_of_the_trained_reward_says_nothing_new():
     assert isinstance(others(only, only, {"brisque": 1.0}, "brisque"), Missing)
 
 
+def test_the_parts_of_a_sum_and_their_contraries_are_no_side_effects():
+    text = "weighted:1*alignment-2*jpeg_compressibility"
+    parts = kinds(parse_reward(text))
+    assert parts == {"alignment", "jpeg_compressibility"}
+    gains = {"jpeg_compressibility": 8.0, "jpeg_incompressibility": -8.0, "alignment": 4.0, "brisque": 0.25}
+    base = {name: np.zeros(3) for name in (*gains, TRAINED)}
+    scores = {name: base[name] + gain for name, gain in gains.items()} | {TRAINED: np.ones(3)}
+    spread = dict.fromkeys(base, 1.0)
+    assert others(scores, base, spread, TRAINED, parts).value == 0.25
+    assert evaluated(scores, base, spread, TRAINED, parts)["others_effect"].value == 0.25
+    del scores["brisque"]
+    assert isinstance(others(scores, base, spread, TRAINED, parts), Missing)
+
+
+def test_a_simple_reward_is_its_only_part():
+    assert kinds(parse_reward("brisque")) == {"brisque"}
+    assert kinds(parse_reward("preference:synthetic")) == {"preference"}
+
+
 def test_without_spread_there_is_no_effect_size():
     assert "do not differ" in effect(np.ones(3), 0.0).reason
     assert "one picture per prompt" in effect(np.ones(3), None).reason
@@ -69,6 +90,32 @@ def test_over_optimisation_needs_a_rising_reward_and_falling_others():
     assert over_optimised([], [], []) is None
 
 
+def test_a_rise_that_its_interval_does_not_tell_from_zero_is_none():
+    steps, falling = [0, 10, 25], [around(m, seed=n) for n, m in enumerate((0.5, 0, -0.5))]
+    flat = 10 * around(0.01)  # mean 0.1, standard deviation about 1
+    assert flat.mean() > 0
+    assert over_optimised(steps, [np.zeros(12), np.zeros(12), flat], falling) is None
+    assert over_optimised(steps, [np.zeros(12), np.zeros(12), around(0.5)], falling) == 0
+
+
+def test_more_step_counts_to_choose_from_ask_for_clearer_falls():
+    noise = np.random.default_rng(7).normal(0, 1, 12)
+    noise = (noise - noise.mean()) / noise.std(ddof=1)
+    fall = noise - 2.4 / np.sqrt(12)  # t = -2.4: beyond 2.20 for one comparison, not 3.30 for ten
+    last, worse = around(9), np.full(12, -5.0)
+    assert over_optimised([0, 10], [np.zeros(12), last], [np.zeros(12), fall]) == 0
+    many = [np.zeros(12), *[worse] * 9, fall]
+    assert over_optimised(range(11), [*[np.zeros(12)] * 10, last], many) is None
+
+
+def test_where_nothing_changes_over_optimisation_is_seldom_claimed():
+    rng, claimed = np.random.default_rng(0), 0
+    rising = [around(m) for m in range(8)]
+    for _ in range(400):
+        claimed += over_optimised(range(8), rising, list(rng.normal(0, 1, (8, 12)))) is not None
+    assert claimed <= 400 * 0.05  # without the correction 10 %
+
+
 def log(step, **changes):
     fields = {
         "step": step, "reward_mean": float(step), "reward_std": 1.0, "loss": 0.1, "approx_kl": 0.2,
@@ -81,7 +128,7 @@ def log(step, **changes):
 def test_training_figures_are_of_the_last_five_steps_and_costs_of_all():
     logs = [log(1, loss=99.0), *(log(n, loss=float(n)) for n in range(2, 7))]
     found = training(logs, energy=192.0)
-    assert found["loss"] == 4.0
+    assert found["train_loss"] == 4.0
     assert found["train_reward"] == 6.0
     assert (found["reward_queries"], found["unet_forwards"], found["train_seconds"]) == (192, 600, 24.0)
     assert found["samples_per_s"] == 8.0

@@ -13,6 +13,7 @@ from bench.errors import UserError
 from bench.plan import make_plan
 from bench.suite import parse_suite
 from bench.workload import ALLOW_CODE, Missing, Skip
+from ddposink.evaluation import Evaluator
 from ddposink.workloads import ddpo_run
 from ddposink.workloads.ddpo import DdpoParams, DdpoWorkload
 from ddposink.workloads.ddpo_tables import EVALUATED
@@ -44,7 +45,8 @@ class Ctx:
     """Collects what a workload answers."""
 
     def __init__(self, out):
-        self.out, self.answers, self.shown = out, {}, []
+        self.out, self.scratch = out, out.parent / "scratch"
+        self.answers, self.shown = {}, []
         out.mkdir(parents=True, exist_ok=True)
 
     def progress(self, done, total, **values):
@@ -116,7 +118,7 @@ def test_artifacts_scores_curves_pictures_and_weights(whole):
 def test_another_run_of_the_same_cell_gives_the_same_numbers(pipeline, whole, tmp_path):
     again = measure(suite(pipeline, grid={"steps": [2]}), tmp_path).answers["jpeg_compressibility · 2"]
     before = whole.answers["jpeg_compressibility · 2"]
-    for name in ("trained_reward", "train_reward", "loss", "kl_per_step"):
+    for name in ("trained_reward", "train_reward", "train_loss", "kl_per_step"):
         assert again["metrics"][name] == pytest.approx(before["metrics"][name], rel=1e-5)
 
 
@@ -156,6 +158,46 @@ def test_a_learning_rate_that_diverges_is_nan_and_the_base_stays_measured(pipeli
     late = [found[f"jpeg_compressibility · {n}"] for n in (1, 2)]
     assert late[-1]["status"] == "nan"
     assert "diverged" in late[-1]["reason"]
+
+
+@pytest.mark.parametrize(("training", "status"), [(False, "error"), (True, "nan")])
+def test_pictures_that_are_not_finite_are_divergence_only_after_training(
+    pipeline, tmp_path, monkeypatch, training, status
+):
+    draw = Evaluator.draw
+
+    def ruined(self, *arguments):
+        pictures = draw(self, *arguments)
+        trained = any(p.abs().sum() > 0 for n, p in self.pipeline.unet.named_parameters() if "lora_B" in n)
+        if trained == training:
+            pictures.images[1, 0, 0, 0] = float("nan")
+        return pictures
+
+    monkeypatch.setattr(Evaluator, "draw", ruined)
+    # What follows would end in an error of linear algebra: none of the rewards looks at the pictures.
+    monkeypatch.setattr(ddpo_run, "score", lambda pictures, scorers: {n: np.zeros(8) for n in scorers})
+    if status == "error":
+        with pytest.raises(RuntimeError, match="1 of 8 pictures drawn are not finite before any training"):
+            measure(suite(pipeline), tmp_path)
+        return
+    found = measure(suite(pipeline), tmp_path).answers
+    assert [found[f"jpeg_compressibility · {n}"]["status"] for n in (0, 1, 2)] == ["ok", "nan", "nan"]
+    reason = found["jpeg_compressibility · 1"]["reason"]
+    assert "diverged in step 1: 1 of 8 pictures drawn are not finite" in reason
+
+
+def test_negative_prompts_are_used_in_the_evaluation_too(pipeline, tmp_path, monkeypatch):
+    asked = []
+    draw = Evaluator.draw
+
+    def watched(self, *arguments):
+        asked.append(self.negatives)
+        return draw(self, *arguments)
+
+    monkeypatch.setattr(Evaluator, "draw", watched)
+    changed = suite(pipeline, negative_prompts="dull, dark", grid={"steps": [0, 1]})
+    assert measure(changed, tmp_path).answers["jpeg_compressibility · 1"]["status"] == "ok"
+    assert set(asked) == {("dull", "dark")}
 
 
 def test_weights_that_are_not_here_skip_the_pass(pipeline, tmp_path, monkeypatch):
@@ -198,7 +240,7 @@ def test_bad_parameters_name_file_line_and_what_would_be_right(pipeline, changes
 def test_every_registered_reward_has_its_columns():
     from ddposink.rewards import REWARDS
 
-    free = {"python", "weighted"}  # no name of their own
+    free = {"python", "weighted", "noise"}  # no name of their own, or nothing to say about a picture
     assert set(EVALUATED) == set(REWARDS) - free
 
 

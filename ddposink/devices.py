@@ -1,0 +1,21 @@
+"""Whether a device that was asked for exists here, said before anything is loaded."""
+
+from __future__ import annotations
+
+import torch
+
+from ddposink.errors import Unavailable
+
+
+def check_device(device: str) -> None:
+    """Raise ValueError for what names no device, Unavailable for one that this machine has not."""
+    try:
+        wanted = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"device '{device}' is unknown: cpu, cuda or cuda:N") from error
+    if wanted.type == "cuda" and not torch.cuda.is_available():
+        raise Unavailable(f"device '{device}': this machine, or this build of torch, has no CUDA; use cpu")
+    if wanted.type == "cuda" and (wanted.index or 0) >= torch.cuda.device_count():
+        raise Unavailable(
+            f"device '{device}': there are only {torch.cuda.device_count()} here, from cuda:0 on"
+        )

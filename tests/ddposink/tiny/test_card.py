@@ -1,0 +1,29 @@
+"""What the embedded pipeline's card tells a reader to type works as it stands."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import ddposink
+from ddposink.pipelines import EMBEDDED
+from ddposink.tiny.card import CARD
+
+
+def snippet(card: str) -> str:
+    found = re.search(r"```python\n(.*?)```", card, re.DOTALL)
+    assert found
+    return found[1]
+
+
+def test_the_cards_snippet_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    code = snippet((EMBEDDED["emoji-sd"] / "README.md").read_text(encoding="utf-8"))
+    assert code == snippet(CARD)
+    monkeypatch.chdir(Path(ddposink.__file__).parents[1])
+    *lines, last = code.strip().splitlines()
+    names: dict[str, Any] = {}
+    exec("\n".join(lines), names)
+    assert eval(last, names).size == (64, 64)

@@ -1,0 +1,266 @@
+"""A training that was cut off goes on where its last checkpoint was, and answers what it would have."""
+
+import json
+import os
+import signal
+import threading
+import time
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from bench.launch import LocalLauncher
+from bench.live import PlainView
+from bench.plan import make_plan
+from bench.run import Session, remaining
+from bench.run import measure as measure_passes
+from bench.store import SCRATCH, Store
+from bench.workload import Missing
+from ddposink.ddpo import StepLog
+from ddposink.workloads import ddpo_resume
+from ddposink.workloads.ddpo import DdpoWorkload
+from ddposink.workloads.ddpo_resume import Findings, Progress, Scratch, save_points
+from tests.ddposink.workloads.test_ddpo_workload import Ctx, pipeline, suite  # noqa: F401
+
+STEPS = [0, 3, 12]
+TIMES = {"step_s", "samples_per_s", "train_seconds", "seconds_per_effect", "sampling_share", "rss_peak_bytes"}
+CURVES = ("step", "reward", "reward_std", "loss", "approx_kl", "clip_fraction", "queries", "forwards")
+
+
+class CutOff(BaseException):
+    """Ends a workload where it stands, as a kill would."""
+
+
+class Watched(Ctx):
+    """Keeps cells by step count; ``cut`` is the training step after which the workload is cut off."""
+
+    def __init__(self, folder, cut=None):
+        super().__init__(folder / f"out-{cut}")
+        self.cut = cut
+
+    def progress(self, done, total, **values):
+        super().progress(done, total, **values)
+        if done == self.cut:
+            raise CutOff
+
+    def emit(self, cell, metrics, **more):
+        self.answers[cell.params["steps"]] = {"metrics": metrics, "status": "ok", **more}
+
+
+def attempt(suite, folder, cut=None, answered=()):
+    """One attempt at the pass of ``suite``, without the step counts that are ``answered``."""
+    ctx, workload = Watched(folder, cut), DdpoWorkload()
+    (work,) = make_plan(suite, workload).passes
+    cells = tuple(cell for cell in work.cells if cell.params["steps"] not in answered)
+    try:
+        workload.run(type(work)(work.id, work.workload, cells, work.cost), ctx)
+    except CutOff:
+        assert cut is not None
+    return ctx
+
+
+def wanted(pipeline, **changes):  # noqa: F811
+    return suite(pipeline, **({"save_freq": 2, "grid": {"steps": STEPS}} | changes))
+
+
+@pytest.fixture(scope="module")
+def whole(pipeline, tmp_path_factory):  # noqa: F811
+    return attempt(wanted(pipeline), tmp_path_factory.mktemp("whole"))
+
+
+def curve(answer):
+    (path,) = [p for p in answer["artifacts"] if p.name.startswith("train-")]
+    with np.load(path) as found:
+        return {name: found[name] for name in found}
+
+
+def assert_same(answer, other):
+    """Equal to the bit, but for times and memory."""
+    for name in CURVES:
+        assert np.array_equal(curve(answer)[name], curve(other)[name]), name
+    for name in answer["metrics"].keys() - TIMES:
+        assert answer["metrics"][name] == other["metrics"][name], name
+    for facts in (answer["facts"], other["facts"]):
+        facts.pop("seconds", None)
+    assert answer["facts"] == other["facts"]
+
+
+def test_a_pass_that_is_cut_off_answers_as_if_it_had_not_been(pipeline, tmp_path, whole):  # noqa: F811
+    first = attempt(wanted(pipeline), tmp_path, cut=7)
+    assert list(first.answers) == [0, 3]
+    assert sorted(p.name for p in first.scratch.iterdir()) == ["measured.json", "step-6"]
+    logs = json.loads((first.scratch / "step-6" / "progress.json").read_text())["content"]["logs"]
+    kept = list(np.cumsum([log["sampling_s"] + log["training_s"] for log in logs]))
+    rest = attempt(wanted(pipeline), tmp_path, answered=first.answers)
+    assert [done for done, *_ in rest.shown] == list(range(7, 13))
+    last = rest.answers[12]
+    assert last["conformance"]["resumed_at_step"] == 6
+    assert last["conformance"]["discarded"] is None
+    seconds = curve(last)["seconds"]
+    assert len(last["metrics"]["step_s"].values) == len(seconds) == 12
+    assert last["facts"]["seconds"] == pytest.approx(seconds[-1], abs=1e-3)
+    assert list(seconds[:6]) == kept
+    assert last["metrics"]["rss_peak_bytes"] > 0
+    assert_same(last, whole.answers[12])
+
+
+def test_what_was_seen_of_earlier_cells_is_known_without_any_checkpoint(pipeline, tmp_path):  # noqa: F811
+    first = attempt(wanted(pipeline, save_freq=100), tmp_path, cut=4)
+    assert list(first.answers) == [0, 3]
+    found = Scratch(first.scratch).recall({"jpeg_compressibility", "brisque"}, 4, {12})
+    assert [step for step, *_ in found.seen] == [0, 3]
+    assert [step for step, *_ in Scratch(first.scratch).recall(found.base, 4, {3, 12}).seen] == [0]
+    assert found.ratio_deviation < 1e-5
+
+
+def test_no_checkpoints_are_written_where_none_are_wanted(pipeline, tmp_path):  # noqa: F811
+    ctx = attempt(wanted(pipeline, save_freq=0, grid={"steps": [0, 2]}), tmp_path)
+    assert not ctx.scratch.exists()
+
+
+def test_trls_engine_goes_on_too(pipeline, tmp_path):  # noqa: F811
+    changes = {"engine": "trl", "grid": {"steps": [3]}, "save_freq": 1}
+    reference = attempt(wanted(pipeline, **changes), tmp_path / "whole")
+    attempt(wanted(pipeline, **changes), tmp_path / "cut", cut=2)
+    rest = attempt(wanted(pipeline, **changes), tmp_path / "cut")
+    assert [done for done, *_ in rest.shown] == [2, 3]  # step 2 was reported, but not yet on the disk
+    assert_same(rest.answers[3], reference.answers[3])
+
+
+def corrupt(path):
+    path.write_bytes(path.read_bytes()[:-7] + b"0000000")
+
+
+@pytest.mark.parametrize(
+    ("damage", "note"),
+    [
+        (lambda s: corrupt(next(s.glob("step-2/engine/state-*"))), "not the file that was written"),
+        (lambda s: (s / "step-2/engine/checkpoint.json").write_text("{}"), "damaged checkpoint"),
+        (lambda s: (s / "step-2/progress.json").write_text("["), "Expecting"),
+        (lambda s: (s / "step-2/progress.json").unlink(), "No such file"),
+        (lambda s: (s / "step-2").rename(s / "step-1"), "not that of 1 steps"),
+        (lambda s: (s / "step-2").rename(s / "step-9"), "beyond step 3"),
+    ],
+    ids=["tensors", "checkpoint", "progress", "gone", "renamed", "beyond"],
+)
+def test_a_damaged_checkpoint_costs_its_steps_and_nothing_else(pipeline, tmp_path, damage, note, whole):  # noqa: F811
+    changed = wanted(pipeline, grid={"steps": [0, 3]})
+    first = attempt(changed, tmp_path, cut=3)
+    damage(first.scratch)
+    rest = attempt(changed, tmp_path, answered=first.answers)
+    assert [done for done, *_ in rest.shown] == [1, 2, 3]
+    conformance = rest.answers[3]["conformance"]
+    assert conformance["resumed_at_step"] is None
+    assert note in conformance["discarded"]
+    assert_same(rest.answers[3], whole.answers[3])
+
+
+def test_a_checkpoint_of_another_configuration_is_discarded(pipeline, tmp_path):  # noqa: F811
+    one, other = (wanted(pipeline, grid={"steps": [0, 3]}, train_learning_rate=rate) for rate in (1e-3, 1e-4))
+    first = attempt(one, tmp_path, cut=3)
+    rest = attempt(other, tmp_path, answered=first.answers)
+    assert [done for done, *_ in rest.shown] == [1, 2, 3]
+    assert "train_learning_rate 0.001" in rest.answers[3]["conformance"]["discarded"]
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"sha256": "0", "content": {}}', "[1]"])
+def test_damaged_findings_are_measured_again(tmp_path, text):
+    scratch = Scratch(tmp_path)
+    scratch.remember(Findings({"a": np.array([0.1, 1 / 3])}, {"a": None}, [], 1e-7))
+    assert scratch.recall({"a"}, 2, ()).base["a"].tolist() == [0.1, 1 / 3]
+    assert scratch.recall({"a", "b"}, 2, ()) is None  # another reward can be had now
+    scratch.remember(Findings())
+    (tmp_path / "measured.json").write_text(text)
+    assert scratch.recall((), 2, ()) is None
+    assert scratch.recall((), 2, ()) is None
+    assert len(scratch.discarded) == 2
+
+
+class Saving:
+    """An engine that only saves."""
+
+    step = 2
+
+    def save(self, folder):
+        folder.mkdir()
+
+    def load(self, folder):
+        assert folder.is_dir()
+
+
+def test_reasons_survive_and_a_full_disk_keeps_the_older_checkpoint(tmp_path, monkeypatch):
+    logs = [StepLog(n, 0.1, 0.2, 1 / 3, 0.0, 0.0, n, n, 0.1, 0.2) for n in (1, 2, 3)]
+    engine, scratch = Saving(), Scratch(tmp_path)
+    peaks = {"rss_peak_bytes": 7, "alloc_peak_bytes": Missing("no device")}
+    scratch.save(engine, Progress(logs[:2], peaks, Missing("no meter")))
+    assert scratch.load(engine, 2) == Progress(logs[:2], peaks, Missing("no meter"))
+
+    def full(*_):
+        raise OSError("no space left")
+
+    engine.step = 3
+    monkeypatch.setattr(ddpo_resume, "_write", full)
+    scratch.save(engine, Progress(logs))
+    assert [p.name for p in tmp_path.iterdir()] == ["step-2"]
+
+
+def test_save_points_are_the_multiples_on_the_way_and_the_end():
+    assert list(save_points(0, 12, 5)) == [5, 10, 12]
+    assert list(save_points(5, 10, 5)) == [10]
+    assert list(save_points(6, 7, 5)) == [7]
+    assert list(save_points(0, 12, 0)) == [12]
+
+
+class Killer(LocalLauncher):
+    """Kills the child as soon as it has written a checkpoint."""
+
+    def launch(self, job):
+        running = super().launch(job)
+        place = job.root / SCRATCH / job.work.id
+
+        def kill():
+            while not any(place.glob("step-[0-9]")) and running.end is None:
+                time.sleep(0.002)
+            if running.end is None:
+                os.kill(running._child.pid, signal.SIGKILL)
+
+        threading.Thread(target=kill, daemon=True).start()
+        return running
+
+
+class Progressing(PlainView):
+    """Keeps the steps that a run reports."""
+
+    def __init__(self):
+        super().__init__(Console(quiet=True), ())
+        self.steps = []
+
+    def progress(self, work, done, total, values):
+        self.steps.append(done)
+
+
+def test_a_killed_child_is_resumed_by_the_next_run(pipeline, tmp_path, whole):  # noqa: F811
+    plan, workload = make_plan(wanted(pipeline), DdpoWorkload()), DdpoWorkload()
+    session = Session("t", workload, "ddposink.workloads.ddpo:DdpoWorkload", tmp_path, "e", timeout=120.0)
+    store, log = Store(tmp_path), tmp_path / "logs" / "server.log"
+    measure_passes(plan.passes, session, Killer((), log), store, Progressing())
+    by_steps = {record.params["steps"]: record for record in store.records.values()}
+    assert by_steps[0].status == "ok"
+    assert by_steps[12].status == "error"
+    assert "SIGKILL" in by_steps[12].reason
+    assert any(tmp_path.glob(f"{SCRATCH}/*/step-*"))
+
+    left, seen = remaining(plan.passes, store, retry_failed=True), Progressing()
+    measure_passes(left, session, LocalLauncher((), log), store, seen)
+    last = {record.params["steps"]: record for record in store.records.values()}[12]
+    store.close()
+    assert last.status == "ok", last.reason
+    resumed_at = last.conformance["resumed_at_step"]
+    assert 2 <= resumed_at < 12
+    assert seen.steps[0] == resumed_at + 1  # fewer steps were trained
+    assert not any(tmp_path.glob(f"{SCRATCH}/*"))
+    (path,) = [tmp_path / a.path for a in last.artifacts if a.path.endswith("train-12.npz")]
+    with np.load(path) as found:
+        for name in CURVES:
+            assert np.array_equal(found[name], curve(whole.answers[12])[name]), name
