@@ -6,10 +6,14 @@ right for exactly one update per sampling. Both are means over (sample, denoisin
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from ddposink.ddpo.config import DDPOConfig
+
+RATIO_LIMIT = 1e-5  # |ratio - 1| that rounding explains in fp32, of a log-probability per latent dimension
 
 
 class LossTerms(NamedTuple):
@@ -40,3 +44,12 @@ def loss_terms(
         loss = torch.maximum(-advantage * ratio, -advantage * clipped)
     with torch.no_grad():
         return LossTerms(loss, 0.5 * change.square(), ((ratio - 1.0).abs() > clip_range).float())
+
+
+def ratio_limit(config: DDPOConfig, pipeline: Any) -> float:
+    """|ratio − 1| that rounding explains in fp32: `RATIO_LIMIT`, for summed ones × dimensions."""
+    if config.log_prob_reduction == "mean":
+        return RATIO_LIMIT
+    size = pipeline.unet.config.sample_size
+    height, width = (size, size) if isinstance(size, int) else size
+    return RATIO_LIMIT * pipeline.unet.config.in_channels * height * width

@@ -20,10 +20,10 @@ from torch import Tensor, nn
 
 from ddposink.ddpo.config import DDPOConfig
 from ddposink.ddpo.engine import Engine, Pipeline, make_engine
+from ddposink.ddpo.loss import ratio_limit
 
 PROMPTS = ("red apple", "tiger face")
 MOST_STEPS, FEW_STEPS = 10, 3  # denoising steps: where their noise matters, and where it does not
-RATIO_LIMIT = 1e-5  # |ratio - 1| that rounding explains in fp32, of a log-probability per latent dimension
 PIXEL_LIMIT = 1e-5  # and of a pixel in [0, 1]
 NETWORKS = ("vae", "text_encoder", "unet")
 
@@ -116,15 +116,6 @@ def batch_arithmetic(config: DDPOConfig | Mapping[str, Any]) -> Finding:
     return Finding(
         True, value, "divisible", f"per process; {full.num_train_timesteps} denoising steps learnt from"
     )
-
-
-def ratio_limit(config: DDPOConfig, pipeline: Pipeline) -> float:
-    """|ratio − 1| that rounding explains in fp32: `RATIO_LIMIT`, for summed ones × dimensions."""
-    if config.log_prob_reduction == "mean":
-        return RATIO_LIMIT
-    size = pipeline.unet.config.sample_size
-    height, width = (size, size) if isinstance(size, int) else size
-    return RATIO_LIMIT * pipeline.unet.config.in_channels * height * width
 
 
 def ratio_before_update(subject: Subject) -> Finding:

@@ -137,9 +137,11 @@ class DDPOTrainer:
         raise Unavailable(f"nothing is uploaded from here; saved instead: hf upload {repo_id} {folder}")
 
     def _prompt(self) -> str:
-        prompt, metadata = self.prompt_fn()
-        self._drawn.append(metadata)
-        return prompt
+        answer = self.prompt_fn()
+        if not (isinstance(answer, tuple | list) and len(answer) == 2):
+            raise ValueError(f"prompt_function must answer (prompt, metadata), not {answer!r}")
+        self._drawn.append(answer[1])
+        return answer[0]
 
     def _reward(self, images: Tensor, prompts: list[str]) -> Tensor:
         metadata = tuple(self._drawn.popleft() for _ in prompts)

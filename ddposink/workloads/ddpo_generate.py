@@ -18,6 +18,7 @@ from bench.record import Record, Status
 from bench.request import find_run
 from bench.store import PLAN, RECORDS, read_records
 from ddposink.ddpo.config import DDPOConfig
+from ddposink.devices import check_device
 from ddposink.errors import Unavailable
 from ddposink.evaluation import Evaluator
 from ddposink.pipelines import PipelineRef, load_pipeline
@@ -47,6 +48,7 @@ def main(
     params = record.params
     device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     try:
+        check_device(device)
         pipeline = load_pipeline(PipelineRef.parse(params["pipeline"]), device=device)
     except (Unavailable, ValueError) as error:
         raise UserError(f"pipeline {params['pipeline']}: {error}") from error

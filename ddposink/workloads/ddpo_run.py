@@ -20,12 +20,13 @@ from bench.track.power import EnergyMeter
 from bench.workload import Cell, Context, Missing, Samples, Scalar, Skip
 from ddposink.contrastive import load_encoder
 from ddposink.ddpo import DDPOConfig, DivergedError, Engine, make_engine
+from ddposink.ddpo.loss import ratio_limit
 from ddposink.diversity import pairwise_distance, vendi_score
 from ddposink.drift import kl_per_step, weight_change
 from ddposink.errors import Unavailable
 from ddposink.evaluation import Evaluator, Pictures, Scorer, prompt_means, prompt_spread, score
 from ddposink.pipelines import PipelineRef, load_pipeline
-from ddposink.prompts import load_prompts
+from ddposink.prompts import evaluation_prompts, load_prompts
 from ddposink.rewards import RewardError, load_reward
 from ddposink.sheet import save_sheet
 from ddposink.workloads.ddpo import reward_ref
@@ -37,6 +38,7 @@ from ddposink.workloads.ddpo_scores import (
     cost_per_effect,
     effect,
     evaluated,
+    kinds,
     over_optimised,
     training,
 )
@@ -44,7 +46,6 @@ from ddposink.workloads.ddpo_scores import (
 SHEET_PROMPTS, SHEET_SEEDS = 8, 2
 DRIFT_PICTURES = 32  # of all evaluation pictures; the divergence varies little between them
 DENOISING_PICTURES = 64  # of all evaluation pictures, for each other number of denoising steps
-RATIO_LIMIT = 1e-5  # in float32, before any update, the importance ratio is one but for rounding
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16, "no": None}
 
 
@@ -108,7 +109,7 @@ def _prepare(params: Any, seed: int, ctx: Context) -> Run:
     engine = make_engine(config, pipeline, trained, load_prompts(params.prompts).prompts)
     evaluator = Evaluator(
         pipeline,
-        load_prompts(params.eval_prompts).prompts,
+        evaluation_prompts(params.eval_prompts).prompts,
         params.eval_seeds,
         params.sample_guidance_scale,
         params.sample_eta,
@@ -186,10 +187,11 @@ def _check_ratio(state: Run) -> None:
     """An engine whose ratio is not one before it has learnt anything would learn from its own mistakes."""
     deviation = state.found.ratio_deviation = float(state.engine.ratio_deviation().max())
     exact = state.config.precision_on(state.device.type) == "no"
-    if exact and not deviation <= RATIO_LIMIT:
+    limit = ratio_limit(state.config, state.engine.pipeline)
+    if exact and not deviation <= limit:
         raise RuntimeError(
             f"importance ratios are {deviation:.2g} off one before any training (at most "
-            f"{RATIO_LIMIT:g}): sampling and learning disagree; see python -m bench doctor --ddpo"
+            f"{limit:g}): sampling and learning disagree; see python -m bench doctor --ddpo"
         )
 
 
@@ -233,7 +235,8 @@ def _emit(cell: Cell, params: Any, state: Run, pictures: Pictures, ctx: Context,
     """Everything that is known at this step count goes into one record."""
     raw = score(pictures, state.scorers)
     scores = {name: prompt_means(values, pictures) for name, values in raw.items()}
-    metrics = evaluated(scores, state.found.base, state.found.spread, state.trained)
+    parts = kinds(reward_ref(params.reward))
+    metrics = evaluated(scores, state.found.base, state.found.spread, state.trained, parts)
     for name, why in state.unavailable.items():
         metrics |= {f"{figure}_{name}": Missing(why) for figure in ("eval", "gain", "effect")}
     metrics |= _diversity(state, pictures) | _drift(state, params.steps)

@@ -30,6 +30,21 @@ def test_a_picture_depends_on_its_prompt_and_seed_and_on_nothing_else(monkeypatc
     assert not torch.allclose(drawn.images[0], drawn.images[1], atol=1e-3)
 
 
+def test_the_seeds_of_a_prompt_take_the_negative_prompts_in_turn():
+    pipeline = tiny_pipeline()
+    both, dull, dark, none = (
+        evaluator(pipeline, negatives=negatives).draw(3).images
+        for negatives in (("dull", "dark"), ("dull",), ("dark",), ("",))
+    )
+    assert torch.allclose(both[::2], dull[::2], atol=1e-6)
+    assert torch.allclose(both[1::2], dark[1::2], atol=1e-6)
+    assert (dull - none).abs().max() > 1e-3
+    assert (dull - dark).abs().max() > 1e-3
+    assert torch.equal(evaluator(pipeline).draw(3).images, none)
+    unguided = [evaluator(pipeline, guidance=1.0, negatives=(n,)).draw(3).images for n in ("", "dull")]
+    assert torch.equal(*unguided)
+
+
 def test_drawing_leaves_the_pipeline_and_the_global_noise_alone():
     pipeline = tiny_pipeline()
     scheduler, state = pipeline.scheduler, torch.get_rng_state()
@@ -63,7 +78,10 @@ def test_an_untrained_model_has_not_moved_and_a_trained_one_has(engine):
     assert kl_per_step(engine, watched, 3, 4) == pytest.approx(0, abs=1e-9)
     assert weight_change(engine) == pytest.approx(0, abs=1e-9)
     list(engine.run(2))
-    assert kl_per_step(engine, watched, 3, 4) > 1e-9
+    divergence = kl_per_step(engine, watched, 3, 4)
+    assert divergence > 1e-9
+    with_negatives = evaluator(engine.pipeline, negatives=("dull", "dark"))
+    assert kl_per_step(engine, with_negatives, 3, 4) != pytest.approx(divergence, rel=1e-6)
     assert weight_change(engine) > 1e-6
     assert not torch.allclose(watched.draw(3).images, before, atol=1e-6)
     with engine.base():

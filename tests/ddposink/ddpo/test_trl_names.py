@@ -156,6 +156,8 @@ def test_what_cannot_be_had_is_said_in_one_line(tmp_path: Path, monkeypatch: pyt
         DDPOTrainer(small(tmp_path, resume_from=str(tmp_path)), scorer, prompt_fn, tiny_pipeline())
     with pytest.raises(ValueError, match="the prompt function answered 7, not a text"):
         DDPOTrainer(small(tmp_path), scorer, lambda: (7, {}), tiny_pipeline()).train(1)
+    with pytest.raises(ValueError, match=r"must answer \(prompt, metadata\), not 'cat'"):
+        DDPOTrainer(small(tmp_path), scorer, lambda: "cat", tiny_pipeline()).train(1)  # type: ignore
 
 
 @pytest.mark.parametrize(
