@@ -1,7 +1,8 @@
 """A workload for gates: cheap, of every metric class, and made worse by settings.
 
 ``SLEEP`` seconds per token, ``LEAK`` bytes per token, ``LOSS`` nats, ``SLOTS`` slots more or less, ``JITTER``
-nats of scatter of the near metric, ``END`` how the longest cell of a pass ends (raise, oom, nan, skip).
+nats between even and odd repeats in the near metric, ``END`` how the longest cell of a pass ends (raise, oom,
+nan, skip).
 They are read from the JSON file that GATETOY_SETTINGS names, when a pass runs: a test changes one side's.
 """
 
@@ -112,7 +113,7 @@ class GateToy:
         if settings().get("END") == "nan":
             return
         quickest = min(times)  # the one that other processes have disturbed least
-        nll = 3.0 + setting("LOSS") + setting("JITTER") * random.random()
+        nll = 3.0 + setting("LOSS") + setting("JITTER") * (cell.repeat % 2 - 0.5)
         series = Path(ctx.out) / f"nll-{cell.params['tokens']}.txt"
         series.write_text(f"{nll}\n")
         metrics = {

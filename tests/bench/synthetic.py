@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import yaml
+from pydantic import BaseModel
 
 from bench.workload import Metric, View
 
@@ -103,6 +104,7 @@ TRAIN = 8192
 class Synthetic:
     """A torch-free workload declaration without code to run."""
 
+    Params = BaseModel
     metrics: tuple[Metric, ...] = METRICS
     views: tuple[View, ...] = VIEWS
     prefix_axis: str | None = "length"

@@ -93,8 +93,8 @@ def test_sides_take_turns(gate, place):
 
 
 def test_pairs_are_added_until_everything_is_decided(gate):
-    report = gate({"JITTER": 1.0}, {"JITTER": 1.0}, pairs=2, until_decided=True, max_pairs=7)
-    assert (report.terms.looks, report.terms.pairs) == (3, 7)  # a mean of noise is never decided
+    report = gate({"JITTER": 1.0}, {"JITTER": -1.0}, pairs=2, until_decided=True, max_pairs=7)
+    assert (report.terms.looks, report.terms.pairs) == (3, 7)  # now better, now worse: never decided
     report = gate({"SLEEP": 0.02}, {"SLEEP": 0.02}, pairs=3, until_decided=True, max_pairs=48)
     assert report.terms.looks == 5
     assert report.terms.pairs < 48  # sleeping takes as long however busy the machine is

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from pydantic import BaseModel
 
 from bench.workload import Metric, View
 from tests.bench.synthetic import value, write_run
@@ -40,6 +41,7 @@ STEPS = (0, 25, 50, 100)
 class Tuned:
     """A torch-free workload declaration without code to run."""
 
+    Params = BaseModel
     metrics: tuple[Metric, ...] = METRICS
     views: tuple[View, ...] = VIEWS
     prefix_axis: str | None = "steps"
