@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
+from ddposink.ddpo.layout import latent_shape
 from ddposink.streaming import Stream
 
 
@@ -110,9 +111,9 @@ def forward_flops(pipeline: Any) -> int:
     from torch.utils.flop_counter import FlopCounterMode
 
     unet = pipeline.unet
-    size, width = unet.config.sample_size, unet.config.cross_attention_dim
+    width = unet.config.cross_attention_dim
     like: dict[str, Any] = {"device": unet.device, "dtype": unet.dtype}
-    latents = torch.zeros(1, unet.config.in_channels, size, size, **like)
+    latents = torch.zeros(1, *latent_shape(unet), **like)
     text = torch.zeros(1, pipeline.tokenizer.model_max_length, width, **like)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         unet(latents, torch.ones((), device=unet.device), encoder_hidden_states=text)

@@ -6,7 +6,8 @@ random weights in bfloat16; nothing is downloaded. DDPO on a GPU is in test_ddpo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,17 @@ def exact(model: nn.Module, decode: str = "auto") -> ExactStream:
     return ExactStream(model, POLICY, inspect(model).positions, 8 * POLICY.window, decode=decode)
 
 
+@contextmanager
+def decoding(stream: ExactStream, ids: Tensor) -> Iterator[Callable[[], Tensor]]:
+    """A decode step after the context has been read and one step, which is recorded or compiled, was made."""
+    with stream.attached():
+        fill(stream, ids, CONTEXT)
+        with stream.decoder().attached() as decoder:
+            step = ring_step(decoder, ids)
+            step()
+            yield step
+
+
 def note(benchmark: Any, name: str, value: float, aim: float | None, **more: object) -> None:
     benchmark.extra_info |= {name: value, "aim": aim, **more, "device": torch.cuda.get_device_name()}
     print(f"\n{name}: {value:.3f}" + (f" (aim {aim:g})" if aim else ""), more)
@@ -54,14 +66,10 @@ def test_ring_decode_against_the_memory_bandwidth(benchmark: Any, loaded: Any, d
     """(weights + KV bytes) / copy rate is the shortest time a token can take at batch 1."""
     name, model, ids = loaded
     stream = exact(model, decode)
-    with stream.attached():
-        fill(stream, ids, CONTEXT)
-        with stream.decoder().attached() as decoder:
-            step = ring_step(decoder, ids)
-            step()
-            taken = benchmark.pedantic(
-                lambda: per_step(step, "cuda", STEPS), rounds=1, iterations=1, warmup_rounds=0
-            )
+    with decoding(stream, ids) as step:
+        taken = benchmark.pedantic(
+            lambda: per_step(step, "cuda", STEPS), rounds=1, iterations=1, warmup_rounds=0
+        )
     rate = copy_rate("cuda")
     shortest = traffic(model, stream.nbytes()) / rate
     aim = OF_THE_BOUND if "7b" in name and decode != "eager" else None
@@ -73,13 +81,8 @@ def test_ring_decode_against_the_library(benchmark: Any, loaded: Any, decode: st
     """The library's eager dense decode at the ring's budget, the least context it could be asked for."""
     name, model, ids = loaded
     theirs = per_step(library_step(model, ids, POLICY.sinks + POLICY.window), "cuda", STEPS)
-    stream = exact(model, decode)
-    with stream.attached():
-        fill(stream, ids, CONTEXT)
-        with stream.decoder().attached() as decoder:
-            step = ring_step(decoder, ids)
-            step()
-            ours = benchmark.pedantic(lambda: per_step(step, "cuda", STEPS), rounds=1)
+    with decoding(exact(model, decode), ids) as step:
+        ours = benchmark.pedantic(lambda: per_step(step, "cuda", STEPS), rounds=1)
     aim = OF_THE_LIBRARY if "7b" in name else None
     note(benchmark, "times_the_library", theirs / ours, aim, ours_ms=ours * 1e3, library_ms=theirs * 1e3)
 
@@ -91,11 +94,8 @@ def test_exact_perplexity_against_token_by_token(benchmark: Any, loaded: Any) ->
     taken = benchmark.pedantic(
         lambda: seconds(lambda: evaluate(exact(model), ids), "cuda", rounds=2, warm_up=1), rounds=1
     )
-    stream = exact(model, "eager")
-    with stream.attached():
-        fill(stream, ids, CONTEXT)
-        with stream.decoder().attached() as decoder:
-            one = per_step(ring_step(decoder, ids), "cuda", 128, rounds=2)
+    with decoding(exact(model, "eager"), ids) as step:
+        one = per_step(step, "cuda", 128, rounds=2)
     check = ids[: POLICY.sinks + POLICY.window + 200]
     near = evaluate(exact(model), check) - evaluate(DecodeStream(model, POLICY, positions), check)
     ratio = one * len(ids) / taken

@@ -1,10 +1,19 @@
-"""Whether a device that was asked for exists here, said before anything is loaded."""
+"""The device that was asked for, or why it cannot be had here, said before anything is loaded."""
 
 from __future__ import annotations
 
 import torch
 
 from ddposink.errors import Unavailable
+
+
+def chosen_device(name: str) -> torch.device:
+    """The device a suite asks for; ``auto`` is CUDA where there is any. Raises Unavailable without CUDA."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise Unavailable(f"device '{name}': no CUDA device on this machine")
+    return torch.device(name)
 
 
 def check_device(device: str) -> None:

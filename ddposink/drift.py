@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ddposink.ddpo import Engine
+from ddposink.ddpo.layout import latent_shape
 from ddposink.diversity import frobenius_norm, gaussian_kl
 from ddposink.evaluation import Evaluator, ddim, generator
 
@@ -30,8 +31,7 @@ def kl_per_step(engine: Engine, evaluator: Evaluator, denoising_steps: int, pict
     with ddim(pipeline), evaluator.precision():
         scheduler = pipeline.scheduler
         scheduler.set_timesteps(denoising_steps, device=pipeline.device)
-        size = pipeline.unet.config.sample_size
-        shape = (pipeline.unet.config.in_channels, size, size)
+        shape = latent_shape(pipeline.unet)
         latents = _normal(noise, shape, states) * scheduler.init_noise_sigma
         found = []
         for t in scheduler.timesteps:

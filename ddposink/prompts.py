@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from ddposink.errors import suggest
@@ -95,11 +96,18 @@ def evaluation_prompts(text: str) -> PromptSet:
 
 def _read(path: Path) -> tuple[str, ...]:
     try:
-        if path.stat().st_size > MAX_BYTES:
+        about = path.stat()
+        if about.st_size > MAX_BYTES:
             raise ValueError(f"prompt file {path} is larger than {MAX_BYTES // 2**20} MiB")
-        data = path.read_bytes()
+        return _parsed(path, about.st_size, about.st_mtime_ns)
     except OSError as error:
         raise ValueError(f"prompt file {path} cannot be read: {error.strerror or error}") from error
+
+
+@lru_cache(maxsize=8)
+def _parsed(path: Path, size: int, changed_ns: int) -> tuple[str, ...]:
+    """The prompts of a file as it is now; every cell of a plan asks for them several times."""
+    data = path.read_bytes()
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -1,4 +1,5 @@
-"""How many samples go through the UNet at once. It decides time and memory, never the result.
+"""The shape of the latents, and how many samples go through the UNet at once. The latter decides time and
+memory, never the result.
 
 Gradients of all (sample, denoising step) pairs of an update are added up before it, so any of them may
 share a forward. Small latents leave a forward of TRL's size (``train_batch_size`` samples, one denoising
@@ -10,6 +11,7 @@ TRL takes. Stable Diffusion's 64x64 latents are beyond that by themselves.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from ddposink.ddpo.config import DDPOConfig
 
@@ -22,6 +24,13 @@ class Layout:
 
     sampling: int
     learning: int
+
+
+def latent_shape(unet: Any) -> tuple[int, int, int]:
+    """(channels, height, width) of the latents that ``unet`` denoises."""
+    size = unet.config.sample_size
+    height, width = (size, size) if isinstance(size, int) else size
+    return unet.config.in_channels, height, width
 
 
 def make_layout(config: DDPOConfig, positions: int) -> Layout:

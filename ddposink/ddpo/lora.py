@@ -14,6 +14,7 @@ from torch import Tensor
 from ddposink.ddpo.config import DDPOConfig
 
 ADAPTER = "default"
+WEIGHTS = "pytorch_lora_weights.safetensors"  # the file as diffusers names it
 
 
 def freeze(pipeline: Any, half: torch.dtype, lora_only: bool) -> None:

@@ -6,12 +6,14 @@ right for exactly one update per sampling. Both are means over (sample, denoisin
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ddposink.ddpo.config import DDPOConfig
+from ddposink.ddpo.layout import latent_shape
 
 RATIO_LIMIT = 1e-5  # |ratio - 1| that rounding explains in fp32, of a log-probability per latent dimension
 
@@ -50,6 +52,4 @@ def ratio_limit(config: DDPOConfig, pipeline: Any) -> float:
     """|ratio − 1| that rounding explains in fp32: `RATIO_LIMIT`, for summed ones × dimensions."""
     if config.log_prob_reduction == "mean":
         return RATIO_LIMIT
-    size = pipeline.unet.config.sample_size
-    height, width = (size, size) if isinstance(size, int) else size
-    return RATIO_LIMIT * pipeline.unet.config.in_channels * height * width
+    return RATIO_LIMIT * math.prod(latent_shape(pipeline.unet))

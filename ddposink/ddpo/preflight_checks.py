@@ -18,6 +18,7 @@ import torch
 from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
 
+from ddposink.ddpo import lora
 from ddposink.ddpo.config import DDPOConfig
 from ddposink.ddpo.engine import Engine, Pipeline, make_engine
 from ddposink.ddpo.loss import ratio_limit
@@ -225,7 +226,7 @@ def _stock(subject: Subject, folder: Path, like: Pipeline) -> Pipeline:
         getattr(pipeline, name).to(getattr(like, name).dtype)
     _to_float32(pipeline)
     if subject.config.use_lora:
-        pipeline.load_lora_weights(folder, weight_name="pytorch_lora_weights.safetensors")
+        pipeline.load_lora_weights(folder, weight_name=lora.WEIGHTS)
     else:
         pipeline.unet = type(pipeline.unet).from_pretrained(folder / "unet")
     if lacking := [name for name, value in pipeline.unet.named_parameters() if value.is_meta]:

@@ -20,7 +20,7 @@ from ddposink.ddpo import lora
 from ddposink.ddpo.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from ddposink.ddpo.config import DDPOConfig
 from ddposink.ddpo.engine import DivergedError, Pipeline, Prompts, RewardFunction, StepLog
-from ddposink.ddpo.layout import make_layout
+from ddposink.ddpo.layout import latent_shape, make_layout
 from ddposink.ddpo.learner import Learner, updates
 from ddposink.ddpo.merged import MergedLora
 from ddposink.ddpo.policy import Policy, Texts
@@ -80,10 +80,8 @@ class NativeEngine:
             if config.per_prompt_stat_tracking
             else None
         )
-        size = unet.config.sample_size
-        height, width = (size, size) if isinstance(size, int) else size
-        self._shape = (unet.config.in_channels, height, width)
-        self._layout = make_layout(config, height * width)
+        self._shape = latent_shape(unet)
+        self._layout = make_layout(config, self._shape[1] * self._shape[2])
         on_cpu = self._device.type == "cpu"
         if on_cpu:
             keep_freed_pages()

@@ -28,8 +28,6 @@ from ddposink.ddpo.trackers import log, start_trackers
 from ddposink.errors import Unavailable
 from ddposink.pipelines import PipelineRef, load_pipeline
 
-LORA_FILE = "pytorch_lora_weights.safetensors"
-
 
 @dataclass
 class DDPOConfig(configuration.DDPOConfig):
@@ -60,9 +58,9 @@ class DefaultDDPOStableDiffusionPipeline:
         self.pretrained_model = pretrained_model_name
         self.sd_pipeline: Any = load_pipeline(ref)
         self.use_lora = use_lora
-        if ref.folder is not None and (ref.folder / LORA_FILE).is_file():
+        if ref.folder is not None and (ref.folder / lora.WEIGHTS).is_file():
             self.sd_pipeline.load_lora_weights(
-                ref.folder, weight_name=LORA_FILE, adapter_name=lora.ADAPTER, local_files_only=True
+                ref.folder, weight_name=lora.WEIGHTS, adapter_name=lora.ADAPTER, local_files_only=True
             )
             self.use_lora = True
 

@@ -21,9 +21,7 @@ from torch import Tensor
 from trl import DefaultDDPOStableDiffusionPipeline
 from trl.models.sd_utils import convert_state_dict_to_diffusers
 
-from ddposink.ddpo.lora import without_lora
-
-WEIGHTS = "pytorch_lora_weights.safetensors"
+from ddposink.ddpo.lora import WEIGHTS, without_lora
 
 
 class StartsAccelerate(DefaultDDPOStableDiffusionPipeline):

@@ -141,8 +141,7 @@ def accuracy(margins: np.ndarray, choices: np.ndarray, prompts: Sequence[str], s
 
     Wilson's takes comparisons for independent; the bootstrap draws whole prompts and is the honest one
     where a prompt has many comparisons. Fewer than `FEW_PROMPTS` are too few to draw from (of one prompt
-    every draw is the same): then both are Wilson's. A margin of
-    exactly zero is half right.
+    every draw is the same): then both are Wilson's. A margin of exactly zero is half right.
     """
     from scipy.stats import binomtest
 

@@ -92,9 +92,8 @@ class DecodeStream(RingStream):
         seen, mark, counts = self.state.seen, self.state.mark(1), hook.counts()
         undo = partial(self.state.rewind, mark)
         try:
-            self._advance(
-                hook, ids, torch.full((), seen, device=ids.device)
-            )  # allocates, and proves the calls
+            # Once by Python: it allocates the ring, and proves that every layer takes part.
+            self._advance(hook, ids, torch.full((), seen, device=ids.device))
             undo()
             advance = self._fused() if self.mode == "compile" else partial(self._advance, hook)
             self.captured[ids.shape] = CapturedStep(advance, ids, seen, undo)

@@ -46,17 +46,11 @@ class ExactStream(RingStream):
         positions = segment.positions(state, ids.device)
         hidden = hook.forward(ids[None], positions)
         # The largest rotary position in use: a sink or a key of the previous block seen from here.
-        reach = (
-            0
-            if state.absolute and state.block
-            else state.window
-            if state.block
-            else state.local + len(ids) - 1
-        )
+        reach = state.window if state.block else state.local + len(ids) - 1
         state.seen += len(ids)
-        state.largest_position = max(state.largest_position, reach + state.sinks)
-        if state.absolute:
-            state.largest_position = state.seen - 1
+        state.largest_position = (
+            state.seen - 1 if state.absolute else max(state.largest_position, reach + state.sinks)
+        )
         return hidden
 
     def decoder(self, *, eager: bool = False) -> DecodeStream:

@@ -159,10 +159,10 @@ class DdpoWorkload:
     def version(self) -> str:
         """Hash of the code that produces the numbers."""
         files = (
-            "contrastive.py", "diversity.py", "drift.py", "evaluation.py", "memory.py",
+            "contrastive.py", "devices.py", "diversity.py", "drift.py", "evaluation.py", "memory.py",
             "pipeline_shapes.py", "pipelines.py", "prompts.py", "shapes.py",
         )  # fmt: skip
-        own = ("ddpo.py", "ddpo_run.py", "ddpo_resume.py", "ddpo_scores.py")
+        own = ("ddpo.py", "ddpo_run.py", "ddpo_artifacts.py", "ddpo_resume.py", "ddpo_scores.py")
         return code_version("ddpo", "rewards", *files, *(f"workloads/{name}" for name in own))
 
     def label(self, params: Any) -> str:

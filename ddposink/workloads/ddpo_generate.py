@@ -18,6 +18,7 @@ from bench.record import Record, Status
 from bench.request import find_run
 from bench.store import PLAN, RECORDS, read_records
 from ddposink.ddpo.config import DDPOConfig
+from ddposink.ddpo.lora import WEIGHTS
 from ddposink.devices import check_device
 from ddposink.errors import Unavailable
 from ddposink.evaluation import Evaluator
@@ -78,7 +79,7 @@ def load_tuned(pipeline: Any, weights: Path) -> None:
         unet = UNet2DConditionModel.from_pretrained(weights / "unet", use_safetensors=True)
         pipeline.unet = unet.to(pipeline.device, pipeline.unet.dtype)
     else:
-        pipeline.load_lora_weights(weights, weight_name="pytorch_lora_weights.safetensors")
+        pipeline.load_lora_weights(weights, weight_name=WEIGHTS)
 
 
 def find_cell(text: str, results: Path) -> tuple[Path, Record]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 
 from ddposink.ddpo import Engine
+from ddposink.ddpo.layout import latent_shape
 
 ADAM_MOMENTS = 2
 
@@ -33,8 +35,7 @@ def state_bytes_analytic(engine: Engine) -> int:
     weights = sum(p.numel() * p.element_size() for module in _modules(engine) for p in module.parameters())
     trained = [p for p in engine.pipeline.unet.parameters() if p.requires_grad]
     moments = ADAM_MOMENTS * sum(p.numel() * p.element_size() for p in trained)
-    unet, config = engine.pipeline.unet.config, engine.config
-    latent = unet.in_channels * unet.sample_size**2 * 4
+    config, latent = engine.config, 4 * math.prod(latent_shape(engine.pipeline.unet))
     steps = config.sample_num_steps
     return weights + moments + config.samples_per_epoch * ((steps + 1) * latent + steps * (4 + 8))
 

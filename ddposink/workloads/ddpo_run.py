@@ -6,7 +6,6 @@ is emitted as soon as its step count is reached: what happens further on cannot 
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +20,7 @@ from bench.workload import Cell, Context, Missing, Samples, Scalar, Skip
 from ddposink.contrastive import load_encoder
 from ddposink.ddpo import DDPOConfig, DivergedError, Engine, make_engine
 from ddposink.ddpo.loss import ratio_limit
+from ddposink.devices import chosen_device
 from ddposink.diversity import pairwise_distance, vendi_score
 from ddposink.drift import kl_per_step, weight_change
 from ddposink.errors import Unavailable
@@ -28,24 +28,27 @@ from ddposink.evaluation import Evaluator, Pictures, Scorer, prompt_means, promp
 from ddposink.pipelines import PipelineRef, load_pipeline
 from ddposink.prompts import evaluation_prompts, load_prompts
 from ddposink.rewards import RewardError, load_reward
-from ddposink.sheet import save_sheet
 from ddposink.workloads.ddpo import reward_ref
+from ddposink.workloads.ddpo_artifacts import (
+    save_arrays,
+    save_denoising,
+    save_logs,
+    save_pictures,
+    save_weights,
+)
 from ddposink.workloads.ddpo_memory import state_bytes, state_bytes_analytic
 from ddposink.workloads.ddpo_resume import Findings, Progress, Scratch, save_points
 from ddposink.workloads.ddpo_scores import (
     TRAINED,
     Measured,
     cost_per_effect,
-    effect,
     evaluated,
     kinds,
     over_optimised,
     training,
 )
 
-SHEET_PROMPTS, SHEET_SEEDS = 8, 2
 DRIFT_PICTURES = 32  # of all evaluation pictures; the divergence varies little between them
-DENOISING_PICTURES = 64  # of all evaluation pictures, for each other number of denoising steps
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16, "no": None}
 
 
@@ -97,7 +100,7 @@ def run(cells: Sequence[tuple[Cell, Any]], ctx: Context) -> None:
 
 
 def _prepare(params: Any, seed: int, ctx: Context) -> Run:
-    device = _device(params.device)
+    device = chosen_device(params.device)
     tracker = MemoryTracker(device)  # before the model, so that the device figure counts all we take
     ref = PipelineRef.parse(params.pipeline)
     pipeline = load_pipeline(ref, device=str(device))
@@ -120,14 +123,6 @@ def _prepare(params: Any, seed: int, ctx: Context) -> Run:
     return Run(
         params, config, engine, evaluator, scorers, unavailable, features, tracker, device, ctx.out, scratch
     )
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise Skip(f"device '{name}': no CUDA device on this machine")
-    return torch.device(name)
 
 
 def _scorers(params: Any, device: str) -> tuple[dict[str, Scorer], dict[str, str]]:
@@ -249,14 +244,18 @@ def _emit(cell: Cell, params: Any, state: Run, pictures: Pictures, ctx: Context,
     metrics |= state.progress.peaks or dict.fromkeys(
         ("rss_peak_bytes", "alloc_peak_bytes"), Missing("nothing trained yet")
     )
+    out, engine = state.out, state.engine
     artifacts = [
-        _save_arrays(state.out / f"scores-{params.steps}.npz", raw),
-        _save_pictures(state.out / f"pictures-{params.steps}.png", pictures),
+        save_arrays(out / f"scores-{params.steps}.npz", raw),
+        save_pictures(out / f"pictures-{params.steps}.png", pictures),
     ]
     if params.steps:
-        artifacts += [_save_logs(state), *_save_weights(state, params.steps)]
+        artifacts.append(save_logs(out / f"train-{params.steps}.npz", state.progress.logs))
+        artifacts += save_weights(out / f"weights-{params.steps}", engine)
     if last and params.eval_denoising_steps and params.steps:
-        artifacts.append(_save_denoising(state, params.eval_denoising_steps))
+        counts = sorted({*params.eval_denoising_steps, state.config.sample_num_steps})
+        file, trained = out / f"denoising-{params.steps}.npz", state.scorers[state.trained]
+        artifacts.append(save_denoising(file, counts, engine, state.evaluator, trained))
     ctx.emit(
         cell,
         metrics,
@@ -312,55 +311,6 @@ def _conformance(state: Run) -> dict[str, Scalar]:
         "resumed_at_step": state.resumed_at,
         "discarded": "; ".join(state.scratch.discarded) or None,
     }
-
-
-def _save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> Path:
-    np.savez_compressed(path, **arrays)  # type: ignore[arg-type]
-    return path
-
-
-def _save_pictures(path: Path, pictures: Pictures) -> Path:
-    shown = list(pictures.groups.items())[:SHEET_PROMPTS]
-    columns = [[pictures.images[i] for i in index[:SHEET_SEEDS]] for _, index in shown]
-    return save_sheet(columns, [prompt for prompt, _ in shown], path)
-
-
-def _save_logs(state: Run) -> Path:
-    """The curves of the training so far, one value per training step."""
-    rows = [dataclasses.asdict(log) for log in state.progress.logs]
-    arrays = {name: np.array([row[name] for row in rows]) for name in rows[0]}
-    arrays |= {
-        "reward": arrays.pop("reward_mean"),
-        "queries": arrays.pop("samples"),
-        "forwards": arrays.pop("unet_forwards"),
-        "seconds": np.cumsum(arrays["sampling_s"] + arrays["training_s"]),
-    }
-    return _save_arrays(state.out / f"train-{state.engine.step}.npz", arrays)
-
-
-def _save_weights(state: Run, steps: int) -> list[Path]:
-    folder = state.out / f"weights-{steps}"
-    state.engine.export(folder)
-    return sorted(path for path in folder.rglob("*") if path.is_file())
-
-
-def _save_denoising(state: Run, counts: Sequence[int]) -> Path:
-    """Effect on the trained reward when evaluated with other numbers of denoising steps than trained with."""
-    scorer = {"": state.scorers[state.trained]}
-    values = []
-    for count in sorted({*counts, state.config.sample_num_steps}):
-        tuned = score(state.evaluator.draw(count, DENOISING_PICTURES), scorer)[""]
-        with state.engine.base():
-            pictures = state.evaluator.draw(count, DENOISING_PICTURES)
-        base = score(pictures, scorer)[""]
-        found = effect(tuned - base, prompt_spread(base, pictures))
-        values.append(
-            (count, np.nan if isinstance(found, Missing) else found.value, tuned.mean(), base.mean())
-        )
-    columns = np.array(values, dtype=np.float64).T
-    names = ("denoising_steps", "effect", "reward", "base_reward")
-    path = state.out / f"denoising-{state.engine.step}.npz"
-    return _save_arrays(path, dict(zip(names, columns, strict=True)))
 
 
 def _give_up(left: list[tuple[Cell, Any]], error: Exception, ctx: Context) -> None:

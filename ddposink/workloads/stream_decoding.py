@@ -51,9 +51,8 @@ def decode_repetitions(params: StreamParams, state: Run) -> Measured:
     """Memory, latency, energy and work of decoding on from here, one repetition each."""
     want, metrics = set(params.measure), Measured()
     if "memory" in want:
-        if (
-            state.device.type == "cuda"
-        ):  # what reading the text has left in the allocator is not of this length
+        # What reading the text has left in the allocator is not of this length.
+        if state.device.type == "cuda":
             torch.cuda.empty_cache()
         with state.tracker as tracker, Decoding(state, WARM_UP) as step:
             for i in range(WARM_UP):

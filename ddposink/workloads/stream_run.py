@@ -21,6 +21,7 @@ from bench.track.memory import MemoryTracker
 from bench.workload import Cell, Context, Scalar, Skip
 from ddposink.caches import CacheShape, Policy
 from ddposink.corpora import CorpusRef, load_stream
+from ddposink.devices import chosen_device
 from ddposink.errors import Unavailable
 from ddposink.models import LoadedModel, ModelRef, load_model
 from ddposink.streaming import PolicyNotAppliedError, open_stream, stream_nll
@@ -34,9 +35,8 @@ def run(cells: Sequence[tuple[Cell, StreamParams]], ctx: Context) -> None:
     longest = cells[-1][1]
     if longest.threads:
         torch.set_num_threads(longest.threads)
-    device = _device(longest.device)
     try:
-        state = _prepare(longest, device, cells[-1][0].seed)
+        state = _prepare(longest, chosen_device(longest.device), cells[-1][0].seed)
     except Unavailable as error:
         raise Skip(str(error)) from error
     stream, total = state.choice.stream, longest.length
@@ -58,14 +58,6 @@ def run(cells: Sequence[tuple[Cell, StreamParams]], ctx: Context) -> None:
 def _room(length: int, params: StreamParams) -> int:
     """Tokens held at most until ``length`` has been looked at; room for more would count as its memory."""
     return length + WARM_UP + params.decode_tokens
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise Skip(f"device '{name}': no CUDA device on this machine")
-    return torch.device(name)
 
 
 def _prepare(params: StreamParams, device: torch.device, seed: int) -> Run:

@@ -1,0 +1,69 @@
+"""What a `ddpo` cell leaves behind beside its numbers: scores, pictures, curves and weights, as files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from bench.workload import Missing
+from ddposink.ddpo import Engine, StepLog
+from ddposink.evaluation import Evaluator, Pictures, Scorer, prompt_spread, score
+from ddposink.sheet import save_sheet
+from ddposink.workloads.ddpo_scores import effect
+
+SHEET_PROMPTS, SHEET_SEEDS = 8, 2
+DENOISING_PICTURES = 64  # of all evaluation pictures, for each other number of denoising steps
+
+
+def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> Path:
+    """Named arrays as ``.npz``."""
+    np.savez_compressed(path, **arrays)  # type: ignore[arg-type]
+    return path
+
+
+def save_pictures(path: Path, pictures: Pictures) -> Path:
+    """The first pictures as one sheet, a column per prompt."""
+    shown = list(pictures.groups.items())[:SHEET_PROMPTS]
+    columns = [[pictures.images[i] for i in index[:SHEET_SEEDS]] for _, index in shown]
+    return save_sheet(columns, [prompt for prompt, _ in shown], path)
+
+
+def save_logs(path: Path, logs: Sequence[StepLog]) -> Path:
+    """The curves of the training so far, one value per training step."""
+    rows = [asdict(log) for log in logs]
+    arrays = {name: np.array([row[name] for row in rows]) for name in rows[0]}
+    arrays |= {
+        "reward": arrays.pop("reward_mean"),
+        "queries": arrays.pop("samples"),
+        "forwards": arrays.pop("unet_forwards"),
+        "seconds": np.cumsum(arrays["sampling_s"] + arrays["training_s"]),
+    }
+    return save_arrays(path, arrays)
+
+
+def save_weights(folder: Path, engine: Engine) -> list[Path]:
+    """What a stock pipeline loads."""
+    engine.export(folder)
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def save_denoising(
+    path: Path, counts: Iterable[int], engine: Engine, evaluator: Evaluator, trained: Scorer
+) -> Path:
+    """Effect on the trained reward when evaluated with ``counts`` denoising steps, ascending."""
+    values = []
+    for count in counts:
+        tuned = score(evaluator.draw(count, DENOISING_PICTURES), {"": trained})[""]
+        with engine.base():
+            pictures = evaluator.draw(count, DENOISING_PICTURES)
+        base = score(pictures, {"": trained})[""]
+        found = effect(tuned - base, prompt_spread(base, pictures))
+        values.append(
+            (count, np.nan if isinstance(found, Missing) else found.value, tuned.mean(), base.mean())
+        )
+    columns = np.array(values, dtype=np.float64).T
+    names = ("denoising_steps", "effect", "reward", "base_reward")
+    return save_arrays(path, dict(zip(names, columns, strict=True)))
