@@ -10,7 +10,7 @@ import os
 from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator, model_validator
 
@@ -132,12 +132,14 @@ def _short(pipeline: str) -> str:
 def _configured() -> dict[str, Any]:
     """Every setting of `DDPOConfig` under its own name and with its own default."""
     default = DDPOConfig()
-    kinds = {f.name: f.type for f in fields(DDPOConfig)}
-    types: dict[str, Any] = {"float | None": float | None, "int | None": int | None}
+    hints = get_type_hints(DDPOConfig)  # not the fields' types, which argument parsers write over
+    optional = (float | None, int | None)
     found = {}
     for name in CONFIGURED:
         value = getattr(default, name)
-        kind = types.get(str(kinds[name])) or (tuple[str, ...] if isinstance(value, tuple) else type(value))
+        kind: Any = tuple[str, ...] if isinstance(value, tuple) else type(value)
+        if hints[name] in optional:
+            kind = hints[name]
         found[name] = (kind, Field(default=value, description=f"DDPOConfig.{name}"))
     return found
 

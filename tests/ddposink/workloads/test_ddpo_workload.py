@@ -1,6 +1,8 @@
 """The `ddpo` workload end to end on a tiny random pipeline, and what it makes of failures."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -235,6 +237,19 @@ def test_bad_parameters_name_file_line_and_what_would_be_right(pipeline, changes
     with pytest.raises(UserError, match=r"t\.yaml:1:\d+: ") as error:
         make_plan(suite(pipeline, **changes), DdpoWorkload())
     assert message in str(error.value)
+
+
+def test_settings_keep_their_types_whoever_has_parsed_the_configuration():
+    code = (
+        "from transformers import HfArgumentParser\n"
+        "from ddposink.ddpo import DDPOConfig\n"
+        "HfArgumentParser(DDPOConfig)\n"
+        "from ddposink.workloads.ddpo import DdpoParams\n"
+        "cell = {'pipeline': 'emoji-sd', 'reward': 'brisque', 'steps': 1}\n"
+        "print(DdpoParams(**cell, rows_per_forward=16).rows_per_forward)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.stdout.split()[-1:] == ["16"], done.stderr
 
 
 def test_every_registered_reward_has_its_columns():
