@@ -20,7 +20,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
 COUNTS = (
     "sample_batch_size sample_num_batches_per_epoch train_batch_size train_gradient_accumulation_steps "
     "train_num_inner_epochs per_prompt_stat_tracking_buffer_size per_prompt_stat_tracking_min_count "
-    "lora_rank save_freq num_checkpoint_limit max_workers"
+    "samples_per_prompt lora_rank save_freq num_checkpoint_limit max_workers"
 ).split()
 POSITIVE = (
     "train_learning_rate train_adam_epsilon train_max_grad_norm train_adv_clip_max train_clip_range "
@@ -154,6 +154,12 @@ def _batches(config: DDPOConfig) -> None:
             f"updates of {train * accumulation} (train_batch_size {train} x "
             f"train_gradient_accumulation_steps {accumulation}); nearest valid accumulation: "
             f"{_nearest(divisors, accumulation)}"
+        )
+    if sample % config.samples_per_prompt:
+        divisors = [d for d in range(1, sample + 1) if sample % d == 0]
+        raise ValueError(
+            f"samples_per_prompt {config.samples_per_prompt} does not divide sample_batch_size {sample}; "
+            f"nearest valid: {_nearest(divisors, config.samples_per_prompt)}"
         )
     some = config.num_train_timesteps < config.sample_num_steps
     if config.keep_sampling_graph and (config.updates_per_epoch > 1 or some):

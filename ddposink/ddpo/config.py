@@ -95,6 +95,7 @@ class DDPOConfig:
     lora_rank: int = 4
     lora_alpha: float = 4.0
     lora_targets: tuple[str, ...] = ("to_k", "to_q", "to_v", "to_out.0")
+    samples_per_prompt: int = 1  # in a row, so that a sample can be compared with others of its prompt
     train_skip_last_steps: int = 0  # low-noise denoising steps at the end that are not learnt from, see below
     advantage_epsilon: float | None = None  # None: TRL's, 1e-8 over all samples and 1e-6 per prompt
     log_prob_reduction: Literal["mean", "sum"] = "mean"  # over the latent's dimensions; TRL's is the mean

@@ -92,6 +92,7 @@ def reduced(config: DDPOConfig) -> DDPOConfig:
         config,
         sample_num_steps=min(config.sample_num_steps, MOST_STEPS),
         sample_batch_size=2,
+        samples_per_prompt=min(config.samples_per_prompt, 2),
         sample_num_batches_per_epoch=2,
         train_batch_size=2,
         train_gradient_accumulation_steps=2,

@@ -17,21 +17,30 @@ import torch
 from torch import Tensor
 
 
-def draw_prompt(prompts: Sequence[str] | Callable[[], str]) -> str:
-    """The next prompt; both engines draw theirs here. A list is drawn from with Python's global generator.
+class PromptSource:
+    """Hands out prompts, each ``times`` times in a row; both engines draw theirs here.
 
-    Raises ValueError if a prompt function answers with something else than a text.
+    A list is drawn from with Python's global generator. A batch is a multiple of ``times`` (`checks`), so
+    nothing is left over between steps that a checkpoint would have to keep.
     """
-    if not callable(prompts):
-        return random.choice(prompts)
-    if not isinstance(prompt := prompts(), str):
-        raise ValueError(f"the prompt function answered {prompt!r}, not a text")
-    return prompt
 
+    def __init__(self, prompts: Sequence[str] | Callable[[], str], times: int = 1) -> None:
+        self._prompts, self._times = prompts, times
+        self._prompt, self._left = "", 0
 
-def named(prompts: Sequence[str] | Callable[[], str]) -> list[str]:
-    """What a checkpoint knows of the prompts: the texts; of a function only that it was one."""
-    return ["(a function)"] if callable(prompts) else list(prompts)
+    def draw(self) -> str:
+        """The next prompt. Raises ValueError if a prompt function answers with something else than a text."""
+        if not self._left:
+            prompt = self._prompts() if callable(self._prompts) else random.choice(self._prompts)
+            if not isinstance(prompt, str):
+                raise ValueError(f"the prompt function answered {prompt!r}, not a text")
+            self._prompt, self._left = prompt, self._times
+        self._left -= 1
+        return self._prompt
+
+    def names(self) -> list[str]:
+        """What a checkpoint knows of the prompts: the texts; of a function only that it was one."""
+        return ["(a function)"] if callable(self._prompts) else list(self._prompts)
 
 
 class Randomness:

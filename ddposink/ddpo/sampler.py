@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from ddposink.ddpo.policy import Conditions, Policy
-from ddposink.ddpo.randomness import draw_prompt
 
 Reward = Callable[[Tensor, list[str]], Tensor]
 
@@ -39,11 +38,6 @@ class Draw:
     rows: int
     guided: bool
     keep_graph: bool = False
-
-
-def draw_prompts(prompts: Sequence[str] | Callable[[], str], count: int) -> list[str]:
-    """``count`` prompts in the order TRL asks for them."""
-    return [draw_prompt(prompts) for _ in range(count)]
 
 
 def sample(

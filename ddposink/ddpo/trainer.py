@@ -24,9 +24,9 @@ from ddposink.ddpo.layout import latent_shape, make_layout
 from ddposink.ddpo.learner import Learner, updates
 from ddposink.ddpo.merged import MergedLora
 from ddposink.ddpo.policy import Policy, Texts
-from ddposink.ddpo.randomness import Randomness, named
+from ddposink.ddpo.randomness import PromptSource, Randomness
 from ddposink.ddpo.ranks import Ranks
-from ddposink.ddpo.sampler import Draw, Trajectories, draw_prompts, rewards, sample
+from ddposink.ddpo.sampler import Draw, Trajectories, rewards, sample
 from ddposink.ddpo.schedule import make_schedule
 from ddposink.ddpo.stats import PromptStatistics, advantages
 from ddposink.memory import keep_freed_pages
@@ -43,7 +43,7 @@ class NativeEngine:
         """ValueError, Unavailable: see `make_engine`."""
         _check(pipeline)
         self.config, self.pipeline, self.step = config, pipeline, 0
-        self._reward, self._prompts = reward, prompts
+        self._reward, self._prompts = reward, PromptSource(prompts, config.samples_per_prompt)
         unet = pipeline.unet
         self._device = unet.device
         self._ranks = Ranks(self._device)
@@ -165,7 +165,7 @@ class NativeEngine:
     def _sample(self, batches: int, keep_graph: bool) -> Trajectories:
         config = self.config
         self.pipeline.unet.eval()
-        prompts = draw_prompts(self._prompts, config.sample_batch_size * batches)
+        prompts = [self._prompts.draw() for _ in range(config.sample_batch_size * batches)]
         text = self._texts.conditions(prompts, config.sample_batch_size)
         draw = Draw(config.sample_batch_size, batches, self._layout.sampling, config.guided, keep_graph)
         return sample(self._policy, text, prompts, draw, self._shape)
@@ -208,7 +208,7 @@ class NativeEngine:
             random=states,
             statistics={} if self._statistics is None else self._statistics.state(),
             identity=self.config.decisive()
-            | {"processes": self._ranks.count, "base": self._fingerprint, "prompts": named(self._prompts)},
+            | {"processes": self._ranks.count, "base": self._fingerprint, "prompts": self._prompts.names()},
         )
 
     @contextmanager

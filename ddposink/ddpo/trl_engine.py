@@ -22,7 +22,7 @@ from torch import Tensor
 from ddposink.ddpo import lora, trl_state
 from ddposink.ddpo.config import DDPOConfig
 from ddposink.ddpo.engine import DivergedError, Pipeline, Prompts, RewardFunction, StepLog
-from ddposink.ddpo.randomness import Randomness, draw_prompt, named
+from ddposink.ddpo.randomness import PromptSource, Randomness
 from ddposink.ddpo.trl_pipeline import around
 from ddposink.ddpo.trl_repairs import TrlClasses, repaired
 from ddposink.ddpo.trl_watch import Watched
@@ -48,18 +48,19 @@ class TrlEngine:
         self.pipeline = pipeline
         self.step = 0
         self._disabled = tuple(disabled)
+        source = PromptSource(prompts, config.samples_per_prompt)
         classes = repaired(disabled)
         device = pipeline.unet.device
         trl_state.prepare_accelerate(device.type, _precision(config, device.type, disabled))
         wrapped = around(classes.pipeline, pipeline, config)
         self._identity = config.decisive() | {
             "base": lora.fingerprint(pipeline.unet),
-            "prompts": named(prompts),
+            "prompts": source.names(),
         }
         self._original = None if config.use_lora else lora.copies(pipeline.unet)
         self._randomness = Randomness(config.seed, device)  # TRL seeds it again, and adds the rank
         with self._working():
-            self._trainer = _trainer(classes, config, device.type, _for_trl(reward), prompts, wrapped)
+            self._trainer = _trainer(classes, config, device.type, _for_trl(reward), source, wrapped)
         self._updates = 0
 
     def run(self, until: int) -> Iterator[StepLog]:
@@ -176,7 +177,7 @@ def _for_trl(reward: RewardFunction) -> Callable[..., tuple[Tensor, dict[str, An
 
 
 def _trainer(
-    classes: TrlClasses, config: DDPOConfig, device: str, reward: Any, prompts: Prompts, pipeline: Any
+    classes: TrlClasses, config: DDPOConfig, device: str, reward: Any, source: PromptSource, pipeline: Any
 ) -> Any:
     values = {f.name: getattr(config, f.name) for f in fields(classes.config)}
     values["resume_from"] = ""  # the engine's caller says where from
@@ -187,7 +188,7 @@ def _trainer(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.filterwarnings("ignore", "fp16 needs a GPU")
-        trainer = watched(classes.config(**values), reward, lambda: (draw_prompt(prompts), {}), pipeline)
+        trainer = watched(classes.config(**values), reward, lambda: (source.draw(), {}), pipeline)
     pipeline.set_progress_bar_config(disable=True)
     return trainer
 

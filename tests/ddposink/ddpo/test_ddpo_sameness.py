@@ -30,6 +30,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "lora": {},
     "one update": {"train_gradient_accumulation_steps": 4},
     "per prompt": {"per_prompt_stat_tracking": True, "per_prompt_stat_tracking_min_count": 3},
+    "groups": {
+        "samples_per_prompt": 2,
+        "per_prompt_stat_tracking": True,
+        "per_prompt_stat_tracking_min_count": 2,
+    },
     "full": {"use_lora": False, "train_learning_rate": 1e-4},
     "inner epochs": {"train_num_inner_epochs": 2, "train_timestep_fraction": 0.5},
     "unguided learning": {"train_cfg": False},
@@ -159,7 +164,7 @@ def test_the_first_update_is_the_same(variant: str, monkeypatch: pytest.MonkeyPa
     assert any((weight != before[name]).any() for name, weight in expected.items())
 
 
-@pytest.mark.parametrize("variant", ["lora", "per prompt", "full", "inner epochs", "skipped steps"])
+@pytest.mark.parametrize("variant", ["lora", "per prompt", "groups", "full", "inner epochs", "skipped steps"])
 def test_reward_curves_agree(variant: str) -> None:
     curves = [
         [

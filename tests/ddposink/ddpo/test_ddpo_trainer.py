@@ -18,6 +18,7 @@ from tiny import PROMPTS, brightness, tiny_pipeline
 
 from ddposink.ddpo import DDPOConfig, DivergedError, make_engine
 from ddposink.ddpo.loss import loss_terms
+from ddposink.ddpo.randomness import PromptSource
 from ddposink.ddpo.ranks import Ranks
 from ddposink.ddpo.schedule import make_schedule
 from ddposink.ddpo.stats import PromptStatistics, advantages
@@ -36,6 +37,31 @@ def engine(
     reward: Any = brightness, prompts: list[str] = PROMPTS, pipeline: Any = None, **values: Any
 ) -> Any:
     return make_engine(DDPOConfig(**VALUES | values), pipeline or tiny_pipeline(0), reward, prompts)
+
+
+def test_prompts_come_in_groups() -> None:
+    drawn, asked = iter("abc"), PromptSource(["cat", "dog"], 4)
+    source = PromptSource(lambda: next(drawn), 3)
+    assert "".join(source.draw() for _ in range(9)) == "aaabbbccc"
+    groups = [[asked.draw() for _ in range(4)] for _ in range(64)]
+    assert all(len(set(group)) == 1 for group in groups)
+    assert {group[0] for group in groups} == {"cat", "dog"}
+
+
+def test_a_batch_is_made_of_whole_groups() -> None:
+    """Asking for the ratio draws a batch of its own; what training sees is not shifted by it."""
+    seen: list[list[str]] = []
+
+    def reward(images: torch.Tensor, prompts: list[str]) -> torch.Tensor:
+        seen.append(list(prompts))
+        return brightness(images, prompts)
+
+    one = engine(reward, samples_per_prompt=2)
+    one.ratio_deviation()
+    list(one.run(1))
+    assert [p[:2] for p in seen] == [[p[0]] * 2 for p in seen]
+    assert len(seen) == 2
+    assert all(p[2] == p[3] for p in seen)
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
