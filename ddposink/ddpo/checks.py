@@ -161,6 +161,10 @@ def _batches(config: DDPOConfig) -> None:
             f"samples_per_prompt {config.samples_per_prompt} does not divide sample_batch_size {sample}; "
             f"nearest valid: {_nearest(divisors, config.samples_per_prompt)}"
         )
+    if config.share_initial_noise and config.samples_per_prompt < 2:
+        raise ValueError(
+            "share_initial_noise needs groups: samples_per_prompt of at least 2, or every sample is alone"
+        )
     some = config.num_train_timesteps < config.sample_num_steps
     if config.keep_sampling_graph and (config.updates_per_epoch > 1 or some):
         raise ValueError(

@@ -43,6 +43,10 @@ class DDPOConfig:
     steps is a twentieth of the first's, so they drown what the others have to say, though they decide
     little about the picture; ``train_skip_last_steps`` leaves them out (0, TRL's way, learns from all).
     With ``engine="trl"`` its trainer is handed trajectories without them.
+
+    What a sample starts from is not the policy's doing, but decides much of its reward. Where the samples
+    of a group start from the same noise (`samples_per_prompt`, `share_initial_noise`; as in DanceGRPO, Xue
+    et al. 2025, arXiv 2505.07818), their mean is a baseline that knows prompt and noise.
     """
 
     # -- TRL 0.23.1 --------------------------------------------------------------------------------------
@@ -96,6 +100,7 @@ class DDPOConfig:
     lora_alpha: float = 4.0
     lora_targets: tuple[str, ...] = ("to_k", "to_q", "to_v", "to_out.0")
     samples_per_prompt: int = 1  # in a row, so that a sample can be compared with others of its prompt
+    share_initial_noise: bool = False  # the samples of such a group start from the same latents, see below
     train_skip_last_steps: int = 0  # low-noise denoising steps at the end that are not learnt from, see below
     advantage_epsilon: float | None = None  # None: TRL's, 1e-8 over all samples and 1e-6 per prompt
     log_prob_reduction: Literal["mean", "sum"] = "mean"  # over the latent's dimensions; TRL's is the mean

@@ -43,6 +43,11 @@ class PromptSource:
         return ["(a function)"] if callable(self._prompts) else list(self._prompts)
 
 
+def shared_noise(latents: Tensor, times: int) -> Tensor:
+    """Initial ``latents`` (B, C, H, W), of every ``times`` in a row the first's. B is a multiple of it."""
+    return latents[::times].repeat_interleave(times, dim=0)
+
+
 class Randomness:
     """A state of Python's, numpy's and torch's generators (CPU and, if used, one CUDA device)."""
 

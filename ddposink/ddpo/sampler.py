@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ddposink.ddpo.policy import Conditions, Policy
+from ddposink.ddpo.randomness import shared_noise
 
 Reward = Callable[[Tensor, list[str]], Tensor]
 
@@ -38,6 +39,7 @@ class Draw:
     rows: int
     guided: bool
     keep_graph: bool = False
+    shared: int = 1  # samples in a row that start from the same latents
 
 
 def sample(
@@ -53,6 +55,7 @@ def sample(
             latents[slot, rows] = torch.randn(
                 (draw.batch, *shape), device=device, dtype=text.embeddings.dtype
             )
+    latents[0] = shared_noise(latents[0], draw.shared)
     found = Trajectories(prompts, text, latents, torch.empty((steps, count), device=device), [])
     for start in range(0, count, draw.rows):
         rows = slice(start, min(start + draw.rows, count))

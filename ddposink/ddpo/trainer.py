@@ -167,7 +167,14 @@ class NativeEngine:
         self.pipeline.unet.eval()
         prompts = [self._prompts.draw() for _ in range(config.sample_batch_size * batches)]
         text = self._texts.conditions(prompts, config.sample_batch_size)
-        draw = Draw(config.sample_batch_size, batches, self._layout.sampling, config.guided, keep_graph)
+        draw = Draw(
+            config.sample_batch_size,
+            batches,
+            self._layout.sampling,
+            config.guided,
+            keep_graph,
+            config.samples_per_prompt if config.share_initial_noise else 1,
+        )
         return sample(self._policy, text, prompts, draw, self._shape)
 
     def _judge(self, found: Trajectories) -> tuple[Any, Any]:

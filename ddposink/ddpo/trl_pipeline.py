@@ -9,6 +9,7 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline
 from ddposink.ddpo.config import DDPOConfig
 from ddposink.ddpo.engine import Pipeline
 from ddposink.ddpo.lora import make_trainable
+from ddposink.ddpo.randomness import shared_noise
 
 
 def around(pipeline_class: Any, pipeline: Pipeline, config: DDPOConfig) -> Any:
@@ -40,6 +41,10 @@ class Given:
         self.sd_pipeline.vae.requires_grad_(False)
         self.sd_pipeline.text_encoder.requires_grad_(False)
         self.sd_pipeline.unet.requires_grad_(not config.use_lora)
+
+        if config.share_initial_noise:
+            drawn, times = self.sd_pipeline.prepare_latents, config.samples_per_prompt
+            self.sd_pipeline.prepare_latents = lambda *a, **k: shared_noise(drawn(*a, **k), times)
 
     def get_trainable_layers(self) -> Any:
         """The UNet with LoRA layers added, or as it is for full fine-tuning."""

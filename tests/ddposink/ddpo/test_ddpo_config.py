@@ -74,6 +74,7 @@ def test_defaults_are_valid_and_json() -> None:
             r"12 samples an epoch \(6 x 2\) do not split into updates of 5 .*: 4 or 6",
         ),
         ({"sample_batch_size": 12, "samples_per_prompt": 5}, "samples_per_prompt 5 .*: 4 or 6"),
+        ({"share_initial_noise": True}, "samples_per_prompt of at least 2"),
         ({"keep_sampling_graph": True}, "exactly one update per step"),
     ],
 )

@@ -32,6 +32,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "per prompt": {"per_prompt_stat_tracking": True, "per_prompt_stat_tracking_min_count": 3},
     "groups": {
         "samples_per_prompt": 2,
+        "share_initial_noise": True,
         "per_prompt_stat_tracking": True,
         "per_prompt_stat_tracking_min_count": 2,
     },
@@ -130,6 +131,8 @@ def test_a_step_is_the_same(variant: str, prediction: str, monkeypatch: pytest.M
     ours, theirs = both(VARIANTS[variant], {"prediction": prediction}, monkeypatch)
     assert ours.prompts == theirs.prompts
     near(ours.latents, theirs.latents, 1e-5)
+    first = theirs.latents[:, 0]  # of each sample
+    assert torch.equal(first[0], first[1]) == (variant == "groups")
     near(ours.log_probs, theirs.log_probs, 1e-5)
     distinct = {tuple(a.tolist()) for a in theirs.advantages}
     known = ours.advantages[0].tolist()
