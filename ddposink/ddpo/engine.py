@@ -42,7 +42,7 @@ class StepLog:
     approx_kl: float  # half the mean squared difference of log-probabilities, new against sampled
     clip_fraction: float  # part of the ratios further from 1 than the clip range
     samples: int  # samples (reward queries) drawn so far, all processes
-    unet_forwards: int  # UNet forwards of one sample so far, a backward counted as two
+    unet_forwards: int  # of one sample, so far, a backward counted as two; those saved by sharing noise too
     sampling_s: float  # wall seconds of this step's sampling and rewards
     training_s: float  # wall seconds of this step's updates
 

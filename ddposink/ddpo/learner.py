@@ -1,7 +1,9 @@
 """Updates from trajectories: which (sample, denoising step) pairs make an update, and one pass over them.
 
 TRL goes through an update's pairs a training batch and a denoising step at a time, and divides each loss by
-their number. The sum is the same in any order, so they are flattened and cut into forwards of equal size.
+their number. The sum is the same in any order, so they are flattened and cut into forwards of equal size,
+and what the UNet is asked more than once is asked only once: samples that start from the same noise share
+their first denoising step.
 """
 
 from __future__ import annotations
@@ -23,10 +25,21 @@ from ddposink.ddpo.sampler import Trajectories
 
 @dataclass(frozen=True)
 class Pairs:
-    """The pairs of one update: ``sample`` (M,) and ``step`` (M,) on the trajectories' device."""
+    """Pairs of one update, ``sample`` (M,) and ``step`` (M,)."""
 
     sample: Tensor
     step: Tensor
+
+    def __len__(self) -> int:
+        return len(self.sample)
+
+    def take(self, rows: Tensor | slice) -> Pairs:
+        """Some of them."""
+        return Pairs(self.sample[rows], self.step[rows])
+
+    def to(self, device: torch.device) -> Pairs:
+        """The same on another device."""
+        return Pairs(self.sample.to(device), self.step.to(device))
 
 
 def updates(config: DDPOConfig, device: torch.device) -> Iterator[Pairs]:
@@ -47,9 +60,23 @@ def updates(config: DDPOConfig, device: torch.device) -> Iterator[Pairs]:
         for start in range(0, count, per_update):
             rows = slice(start, start + per_update)
             chosen = order[rows, :learnt]
-            yield Pairs(
-                samples[rows, None].expand_as(chosen).flatten().to(device), chosen.flatten().to(device)
-            )
+            yield Pairs(samples[rows, None].expand_as(chosen).flatten(), chosen.flatten())
+
+
+def forwards(pairs: Pairs, source: Tensor, rows: int) -> Iterator[tuple[Pairs, Pairs, Tensor]]:
+    """Cut ``pairs`` so that the UNet sees at most ``rows`` inputs at once, each once.
+
+    ``source``: see `Trajectories`. Yields some pairs (M,), the inputs they need, named by pairs (U,), and
+    which of these each needs (M,).
+    """
+    first = torch.where(pairs.step == 0, source[pairs.sample], pairs.sample)
+    inputs, which = Pairs(first, pairs.step), torch.arange(len(pairs))
+    if not torch.equal(first, pairs.sample):
+        distinct, which = torch.unique(torch.stack([first, pairs.step]), dim=1, return_inverse=True)
+        inputs = Pairs(distinct[0], distinct[1])
+    for start in range(0, len(inputs), rows):
+        mine = ((which >= start) & (which < start + rows)).nonzero().flatten()
+        yield pairs.take(mine), inputs.take(slice(start, start + rows)), which[mine] - start
 
 
 class Learner:
@@ -63,27 +90,27 @@ class Learner:
         self.scaler = torch.amp.GradScaler(device.type, enabled=half)
 
     def update(self, found: Trajectories, advantages: Tensor, pairs: Pairs, rows: int) -> Tensor:
-        """One update from ``pairs``, ``rows`` of them in a forward.
+        """One update from ``pairs`` (on the CPU), at most ``rows`` UNet inputs in a forward.
 
         Returns (4,) on the device: mean loss, approximate KL, clip fraction, and the gradient's norm.
         """
         total = torch.zeros(3, device=advantages.device)
         if found.graph:
-            total += self._backward(self._kept(found, advantages), len(pairs.sample))
+            total += self._backward(self._kept(found, advantages), len(pairs))
         else:
-            for start in range(0, len(pairs.sample), rows):
-                few = slice(start, start + rows)
-                terms = self._terms(found, advantages, pairs.sample[few], pairs.step[few])
-                total += self._backward(terms, len(pairs.sample))
+            device = advantages.device
+            for some, inputs, which in forwards(pairs, found.source, rows):
+                terms = self._terms(found, advantages, some.to(device), inputs.to(device), which.to(device))
+                total += self._backward(terms, len(pairs))
         return torch.cat([total, self._apply()[None]])
 
-    def _terms(self, found: Trajectories, advantages: Tensor, sample: Tensor, step: Tensor) -> LossTerms:
-        log_prob = self.policy.log_prob(
-            step,
-            found.latents[step, sample],
-            found.latents[step + 1, sample],
-            found.text.take(sample).rows(self.config.train_cfg),
-        )
+    def _terms(
+        self, found: Trajectories, advantages: Tensor, pairs: Pairs, inputs: Pairs, which: Tensor
+    ) -> LossTerms:
+        text = found.text.take(inputs.sample).rows(self.config.train_cfg)
+        mean = self.policy.mean(inputs.step, found.latents[inputs.step, inputs.sample], text)[which]
+        step, sample = pairs.step, pairs.sample
+        log_prob = self.policy.log_prob(step, mean, found.latents[step + 1, sample])
         return self._loss(log_prob, found.log_probs[step, sample], advantages[sample])
 
     def _kept(self, found: Trajectories, advantages: Tensor) -> LossTerms:

@@ -60,10 +60,12 @@ class Policy:
         negative, positive = output.float().chunk(2)
         return torch.add(negative, positive - negative, alpha=self.scale)
 
-    def log_prob(self, step: Tensor, latents: Tensor, following: Tensor, text: Tensor) -> Tensor:
-        """Log-density (B,) of ``following`` given ``latents``, differentiable. ``step`` (B,): which step."""
-        output = self.output(latents, self.schedule.timesteps[step], text)
-        mean = self.schedule.mean(step, latents, output)
+    def mean(self, step: int | Tensor, latents: Tensor, text: Tensor) -> Tensor:
+        """Mean (B,C,H,W) of the latents that follow ``latents``, differentiable. ``step``: one, or (B,)."""
+        return self.schedule.mean(step, latents, self.output(latents, self.schedule.timesteps[step], text))
+
+    def log_prob(self, step: int | Tensor, mean: Tensor, following: Tensor) -> Tensor:
+        """Log-density (B,) of ``following``, given the `mean` of the step."""
         return self.schedule.log_prob(step, mean, following, self.reduction)
 
     def _autocast(self, device: str) -> AbstractContextManager[Any]:

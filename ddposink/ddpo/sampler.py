@@ -28,6 +28,7 @@ class Trajectories:
     latents: Tensor  # (T+1, N, C, H, W) float32
     log_probs: Tensor  # (T, N) float32
     graph: list[tuple[slice, Tensor]]  # rows, and their (T, rows) log-probabilities
+    source: Tensor  # (N,) on the CPU: the first sample that starts from the same latents, prompt and negative
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,9 @@ def sample(
                 (draw.batch, *shape), device=device, dtype=text.embeddings.dtype
             )
     latents[0] = shared_noise(latents[0], draw.shared)
-    found = Trajectories(prompts, text, latents, torch.empty((steps, count), device=device), [])
+    found = Trajectories(
+        prompts, text, latents, torch.empty((steps, count), device=device), [], sources(text, draw.shared)
+    )
     for start in range(0, count, draw.rows):
         rows = slice(start, min(start + draw.rows, count))
         if draw.keep_graph:
@@ -67,15 +70,29 @@ def sample(
     return found
 
 
+def sources(text: Conditions, shared: int) -> Tensor:
+    """`Trajectories.source` where the latents of every ``shared`` samples in a row are the same."""
+    samples = torch.arange(len(text.prompt))
+    if shared == 1:
+        return samples
+    inputs = torch.stack([samples // shared, text.prompt.cpu(), text.negative.cpu()])
+    _, which = torch.unique(inputs, dim=1, return_inverse=True)
+    first = torch.full((len(samples),), len(samples)).scatter_reduce(0, which, samples, "amin")
+    return first[which]
+
+
 def _denoise(policy: Policy, found: Trajectories, rows: slice, guided: bool) -> Tensor:
     """Fill in the latents of ``rows``, and return their log-probabilities (T, rows)."""
     schedule, embeddings = policy.schedule, found.text.take(rows).rows(guided)
+    first, which = torch.unique(found.source[rows], return_inverse=True)
     log_probs = []
     for step in range(len(schedule)):
-        latents = found.latents[step, rows]
-        mean = schedule.mean(step, latents, policy.output(latents, schedule.timesteps[step], embeddings))
+        if not step and len(first) < len(which):  # the first step's input is the same for many samples
+            mean = policy.mean(0, found.latents[0, first], found.text.take(first).rows(guided))[which]
+        else:
+            mean = policy.mean(step, found.latents[step, rows], embeddings)
         following = found.latents[step + 1, rows].mul_(schedule.sigma[step]).add_(mean.detach())
-        log_probs.append(schedule.log_prob(step, mean, following, policy.reduction))
+        log_probs.append(policy.log_prob(step, mean, following))
         found.log_probs[step, rows] = log_probs[-1].detach()
     return torch.stack(log_probs)
 

@@ -132,12 +132,10 @@ class NativeEngine:
             found = self._sample(batches=1, keep_graph=False)
             deviation = []
             for step in range(len(self._policy.schedule)):
-                log_prob = self._policy.log_prob(
-                    torch.full((len(found.prompts),), step, device=self._device),
-                    found.latents[step],
-                    found.latents[step + 1],
-                    found.text.rows(self.config.train_cfg),
-                )
+                which = torch.full((len(found.prompts),), step, device=self._device)
+                text = found.text.rows(self.config.train_cfg)
+                mean = self._policy.mean(which, found.latents[step], text)
+                log_prob = self._policy.log_prob(which, mean, found.latents[step + 1])
                 deviation.append(((log_prob - found.log_probs[step]).exp() - 1).abs().max())
         return torch.stack(deviation).cpu()
 
