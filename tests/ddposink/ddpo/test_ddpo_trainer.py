@@ -14,12 +14,17 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler
+from hypothesis import given
+from hypothesis import strategies as st
 from tiny import PROMPTS, brightness, tiny_pipeline
 
 from ddposink.ddpo import DDPOConfig, DivergedError, make_engine
+from ddposink.ddpo.learner import Pairs, forwards
 from ddposink.ddpo.loss import loss_terms
+from ddposink.ddpo.policy import Conditions
 from ddposink.ddpo.randomness import PromptSource
 from ddposink.ddpo.ranks import Ranks
+from ddposink.ddpo.sampler import sources
 from ddposink.ddpo.schedule import make_schedule
 from ddposink.ddpo.stats import PromptStatistics, advantages
 from ddposink.errors import Unavailable
@@ -62,6 +67,47 @@ def test_a_batch_is_made_of_whole_groups() -> None:
     assert [p[:2] for p in seen] == [[p[0]] * 2 for p in seen]
     assert len(seen) == 2
     assert all(p[2] == p[3] for p in seen)
+
+
+@given(st.integers(1, 4), st.integers(1, 6), st.integers(1, 3), st.integers(1, 9), st.integers(0, 99))
+def test_every_pair_is_learnt_from_once(
+    times: int, groups: int, negatives: int, rows: int, seed: int
+) -> None:
+    """The cut forwards hold all pairs, and each pair the UNet input it would have had alone."""
+    count = times * groups
+    torch.manual_seed(seed)
+    text = Conditions(
+        torch.zeros(9, 1, 1),
+        torch.randint(5, (groups,)).repeat_interleave(times) + negatives,
+        torch.arange(count) % negatives,
+    )
+    source = sources(text, times)
+    noise = torch.arange(count) // times
+    for one in (noise, text.prompt, text.negative):
+        assert torch.equal(one[source], one)
+    assert (source <= torch.arange(count)).all()
+    pairs = Pairs(torch.arange(count).repeat(2), torch.arange(2).repeat_interleave(count))
+    pairs = pairs.take(torch.randperm(2 * count)[: 2 * count - 1])
+    seen, asked = [], 0
+    for some, inputs, which in forwards(pairs, source, rows):
+        assert 0 < len(inputs) <= rows
+        asked += len(inputs)
+        needed = inputs.take(which)
+        assert torch.equal(needed.step, some.step)
+        assert torch.equal(needed.sample, torch.where(some.step == 0, source[some.sample], some.sample))
+        seen += list(zip(some.sample.tolist(), some.step.tolist(), strict=True))
+    assert sorted(seen) == sorted(zip(pairs.sample.tolist(), pairs.step.tolist(), strict=True))
+    first = {int(source[n]) for n, t in seen if not t}
+    assert asked == len(first) + sum(t for _, t in seen)
+
+
+def test_shared_noise_saves_forwards() -> None:
+    one = engine(samples_per_prompt=4, share_initial_noise=True, train_gradient_accumulation_steps=2)
+    rows, unet = [], one.pipeline.unet
+    unet.register_forward_pre_hook(lambda _, inputs: rows.append(len(inputs[0])))
+    list(one.run(1))
+    sampled, learnt = (2 + 8 + 8), (2 + 8 + 8)  # 2 groups of 4 samples, 3 denoising steps
+    assert sum(rows) == 2 * (sampled + learnt)  # guided
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
