@@ -31,12 +31,38 @@ _HELD_OUT_MORE = (
     "pouting face",
 )  # fmt: skip
 
+# Captions at random from animals, food, places, objects and activities, but for those above.
+_TRAIN_MANY = (
+    "school", "red gift envelope", "guitar", "pinata", "police cars revolving light", "cheese wedge",
+    "spiral shell", "notebook with decorative cover", "mountain railway", "falafel",
+    "teacup without handle", "blue book", "motorcycle", "candle", "bow and arrow", "hotel", "hair pick",
+    "brick", "broken chain", "one-piece swimsuit", "banknote with yen sign", "oncoming automobile",
+    "probing cane", "spaghetti", "love hotel", "carousel horse", "magic wand", "lotus", "musical score",
+    "roller skate", "takeout box", "bridge at night", "airplane departure",
+    "high-speed train with bullet nose", "wrapped present", "green salad", "pretzel", "page facing up",
+    "school satchel", "glass of milk", "drop of blood", "purse", "fountain", "lime", "page with curl",
+    "beach with umbrella", "ear of rice", "tram car", "hook", "dragon face", "screwdriver", "banjo",
+    "department store", "guide dog", "honey pot", "green book", "ballet shoes", "dress", "kangaroo",
+    "t-rex", "timer clock", "mobile phone", "camping", "deer", "butter", "safety pin", "bar of soap",
+    "sparkles", "spider", "womans sandal", "long drum", "pistol", "first place medal", "skunk", "butterfly",
+    "scooter", "droplet", "canned food", "mirror ball", "umbrella with rain drops", "alembic",
+    "fried shrimp", "optical disc", "womans clothes", "pager", "european castle", "carpentry saw",
+    "card file box", "glowing star", "postbox", "tornado", "balance scale",
+    "closed mailbox with raised flag", "desert island", "window", "custard", "stadium", "umbrella", "broom",
+    "flag in hole", "fog", "reminder ribbon", "clock face four oclock", "martial arts uniform", "onion",
+    "pea pod", "field hockey stick and ball", "leaf fluttering in wind", "waning crescent moon symbol",
+    "envelope", "bank", "hatching chick", "donkey", "monkey", "wastebasket", "wing",
+    "clock face five oclock", "roller coaster", "flower playing cards", "printer", "cocktail glass",
+    "snow-capped mountain", "fly", "snake", "passenger ship", "beans", "bomb", "elephant",
+)  # fmt: skip
+
 SETS: dict[str, tuple[str, ...]] = {
     # Captions of the embedded pipeline; training and held-out sets share no caption.
     "emoji-train": (
         "red apple", "cat face", "sunflower", "automobile",
         "grinning face", "rocket", "hamburger", "penguin",
     ),
+    "emoji-train-128": _TRAIN_MANY,
     "emoji-heldout": _HELD_OUT,
     "emoji-heldout-64": _HELD_OUT + _HELD_OUT_MORE,  # for narrower intervals
     # The common animals of the compressibility and aesthetic experiments of Black et al. 2023, section 6.

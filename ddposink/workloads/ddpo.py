@@ -133,7 +133,7 @@ def _configured() -> dict[str, Any]:
     """Every setting of `DDPOConfig` under its own name and with its own default."""
     default = DDPOConfig()
     hints = get_type_hints(DDPOConfig)  # not the fields' types, which argument parsers write over
-    optional = (float | None, int | None)
+    optional = (float | None, int | None, bool | None)
     found = {}
     for name in CONFIGURED:
         value = getattr(default, name)

@@ -159,4 +159,4 @@ def test_the_real_package_has_the_projects_prompts() -> None:
 
     loaded = load_emoji()
     assert len(loaded) == 1_412
-    assert {*SETS["emoji-train"], *SETS["emoji-heldout-64"]} <= set(loaded.captions)
+    assert {*SETS["emoji-train"], *SETS["emoji-train-128"], *SETS["emoji-heldout-64"]} <= set(loaded.captions)

@@ -5,9 +5,11 @@ from ddposink.prompts import MAX_BYTES, SETS, evaluation_prompts, load_prompts
 
 def test_training_and_evaluation_prompts_are_disjoint():
     assert not set(SETS["emoji-train"]) & set(SETS["emoji-heldout-64"])
+    assert not set(SETS["emoji-train-128"]) & set(SETS["emoji-heldout-64"])
     assert set(SETS["emoji-heldout"]) < set(SETS["emoji-heldout-64"])
     assert not set(SETS["animals-45"]) & set(SETS["animals-heldout"])
     assert (len(SETS["animals-45"]), len(SETS["emoji-heldout-64"])) == (45, 64)
+    assert len(SETS["emoji-train-128"]) == 128
 
 
 @pytest.mark.parametrize("name", list(SETS))

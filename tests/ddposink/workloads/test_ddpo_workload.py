@@ -246,10 +246,11 @@ def test_settings_keep_their_types_whoever_has_parsed_the_configuration():
         "HfArgumentParser(DDPOConfig)\n"
         "from ddposink.workloads.ddpo import DdpoParams\n"
         "cell = {'pipeline': 'emoji-sd', 'reward': 'brisque', 'steps': 1}\n"
-        "print(DdpoParams(**cell, rows_per_forward=16).rows_per_forward)"
+        "made = DdpoParams(**cell, rows_per_forward=16, merge_lora=False)\n"
+        "print(made.rows_per_forward, made.merge_lora)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-    assert done.stdout.split()[-1:] == ["16"], done.stderr
+    assert done.stdout.split()[-2:] == ["16", "False"], done.stderr
 
 
 def test_every_registered_reward_has_its_columns():
