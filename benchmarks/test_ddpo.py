@@ -60,7 +60,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "train_skip_last_steps": 2,
         "samples_per_prompt": 16,
         "share_initial_noise": True,
-        "train_learning_rate": 5e-3,
+        "train_learning_rate": 8e-3,
         "train_clip_range": 1e-2,
         "lora_targets": TARGETS,
     },
