@@ -164,8 +164,8 @@ class DdpoWorkload:
             "contrastive.py", "devices.py", "diversity.py", "drift.py", "evaluation.py", "memory.py",
             "pipeline_shapes.py", "pipelines.py", "prompts.py", "shapes.py",
         )  # fmt: skip
-        own = ("ddpo.py", "ddpo_run.py", "ddpo_artifacts.py", "ddpo_resume.py", "ddpo_scores.py")
-        return code_version("ddpo", "rewards", *files, *(f"workloads/{name}" for name in own))
+        own = ("", "_run", "_prepare", "_artifacts", "_resume", "_scores")
+        return code_version("ddpo", "rewards", *files, *(f"workloads/ddpo{name}.py" for name in own))
 
     def label(self, params: Any) -> str:
         """``emoji-sd · brisque · 25``; what differs from the defaults of an engine is named."""

@@ -6,28 +6,21 @@ is emitted as soon as its step count is reached: what happens further on cannot 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
-from bench.track.memory import MemoryTracker
 from bench.track.power import EnergyMeter
 from bench.workload import Cell, Context, Missing, Samples, Scalar, Skip
-from ddposink.contrastive import load_encoder
-from ddposink.ddpo import DDPOConfig, DivergedError, Engine, make_engine
+from ddposink.ddpo import DivergedError
 from ddposink.ddpo.loss import ratio_limit
-from ddposink.devices import chosen_device
 from ddposink.diversity import pairwise_distance, vendi_score
 from ddposink.drift import kl_per_step, weight_change
 from ddposink.errors import Unavailable
-from ddposink.evaluation import Evaluator, Pictures, Scorer, prompt_means, prompt_spread, score
-from ddposink.pipelines import PipelineRef, load_pipeline
-from ddposink.prompts import evaluation_prompts, load_prompts
-from ddposink.rewards import RewardError, load_reward
+from ddposink.evaluation import Pictures, prompt_means, prompt_spread, score
+from ddposink.rewards import RewardError
 from ddposink.workloads.ddpo import reward_ref
 from ddposink.workloads.ddpo_artifacts import (
     save_arrays,
@@ -37,9 +30,9 @@ from ddposink.workloads.ddpo_artifacts import (
     save_weights,
 )
 from ddposink.workloads.ddpo_memory import state_bytes, state_bytes_analytic
-from ddposink.workloads.ddpo_resume import Findings, Progress, Scratch, save_points
+from ddposink.workloads.ddpo_prepare import Run, prepare
+from ddposink.workloads.ddpo_resume import Findings, save_points
 from ddposink.workloads.ddpo_scores import (
-    TRAINED,
     Measured,
     cost_per_effect,
     evaluated,
@@ -49,33 +42,6 @@ from ddposink.workloads.ddpo_scores import (
 )
 
 DRIFT_PICTURES = 32  # of all evaluation pictures; the divergence varies little between them
-AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16, "no": None}
-
-
-@dataclass
-class Run:
-    """Everything the cells of a pass share."""
-
-    params: Any
-    config: DDPOConfig
-    engine: Engine
-    evaluator: Evaluator
-    scorers: dict[str, Scorer]
-    unavailable: dict[str, str]
-    features: Callable[[torch.Tensor], torch.Tensor]
-    tracker: MemoryTracker
-    device: torch.device
-    out: Path
-    scratch: Scratch
-    progress: Progress = field(default_factory=Progress)
-    found: Findings = field(default_factory=Findings)
-    resumed_at: int | None = None  # training steps that an earlier attempt has done
-
-    @property
-    def trained(self) -> str:
-        """Key of the reward trained on among the scores."""
-        name = self.params.reward
-        return reward_ref(name).kind if name in self.params.evaluate else TRAINED
 
 
 def run(cells: Sequence[tuple[Cell, Any]], ctx: Context) -> None:
@@ -84,7 +50,7 @@ def run(cells: Sequence[tuple[Cell, Any]], ctx: Context) -> None:
     if longest.threads:
         torch.set_num_threads(longest.threads)
     try:
-        state = _prepare(longest, cells[-1][0].seed, ctx)
+        state = prepare(longest, cells[-1][0].seed, ctx)
     except Unavailable as error:
         raise Skip(str(error)) from error
     left = list(cells)
@@ -97,45 +63,6 @@ def run(cells: Sequence[tuple[Cell, Any]], ctx: Context) -> None:
             left.pop(0)
     except (DivergedError, RewardError) as error:
         _give_up(left, error, ctx)
-
-
-def _prepare(params: Any, seed: int, ctx: Context) -> Run:
-    device = chosen_device(params.device)
-    tracker = MemoryTracker(device)  # before the model, so that the device figure counts all we take
-    ref = PipelineRef.parse(params.pipeline)
-    pipeline = load_pipeline(ref, device=str(device))
-    config = params.config(seed)
-    scorers, unavailable = _scorers(params, str(device))
-    trained = load_reward(reward_ref(params.reward), device=str(device))
-    if params.reward not in params.evaluate:
-        scorers[TRAINED] = trained
-    engine = make_engine(config, pipeline, trained, load_prompts(params.prompts).prompts)
-    evaluator = Evaluator(
-        pipeline,
-        evaluation_prompts(params.eval_prompts).prompts,
-        params.eval_seeds,
-        params.sample_guidance_scale,
-        params.sample_eta,
-        AUTOCAST[config.precision_on(device.type)],
-        tuple(config.negatives),
-    )
-    features, scratch = load_encoder().features, Scratch(ctx.scratch)
-    return Run(
-        params, config, engine, evaluator, scorers, unavailable, features, tracker, device, ctx.out, scratch
-    )
-
-
-def _scorers(params: Any, device: str) -> tuple[dict[str, Scorer], dict[str, str]]:
-    """The rewards of the evaluation by name, and why others cannot be had here."""
-    found: dict[str, Scorer] = {}
-    unavailable = {}
-    for text in params.evaluate:
-        ref = reward_ref(text)
-        try:
-            found[ref.kind] = load_reward(ref, device=device)
-        except Unavailable as error:
-            unavailable[ref.kind] = str(error)
-    return found, unavailable
 
 
 def _begin(state: Run, steps: Sequence[int]) -> Pictures | None:

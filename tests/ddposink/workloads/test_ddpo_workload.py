@@ -16,7 +16,7 @@ from bench.plan import make_plan
 from bench.suite import parse_suite
 from bench.workload import ALLOW_CODE, Missing, Skip
 from ddposink.evaluation import Evaluator
-from ddposink.workloads import ddpo_run
+from ddposink.workloads import ddpo_prepare, ddpo_run
 from ddposink.workloads.ddpo import DdpoParams, DdpoWorkload
 from ddposink.workloads.ddpo_tables import EVALUATED
 from tests.ddposink.ddpo.tiny import tiny_pipeline
@@ -136,13 +136,13 @@ def test_a_reward_that_returns_nan_ends_the_cell_and_keeps_the_batch(pipeline, t
 
     from ddposink.rewards import checked
 
-    load = ddpo_run.load_reward
+    load = ddpo_prepare.load_reward
 
     def broken(ref, device):
         reward = load(ref, device=device)
         return checked(reward.name, reward.info, Broken(reward)) if ref.kind == "brisque" else reward
 
-    monkeypatch.setattr(ddpo_run, "load_reward", broken)
+    monkeypatch.setattr(ddpo_prepare, "load_reward", broken)
     changed = suite(pipeline, evaluate=["jpeg_compressibility"], grid={"reward": ["brisque"]})
     found = measure(changed, tmp_path).answers
     assert [(found[f"brisque · {n}"]["status"]) for n in (0, 1, 2)] == ["nan", "nan", "nan"] or [
@@ -208,7 +208,7 @@ def test_weights_that_are_not_here_skip_the_pass(pipeline, tmp_path, monkeypatch
     def absent(ref, device):
         raise Unavailable(f"{ref} cannot be had offline")
 
-    monkeypatch.setattr(ddpo_run, "load_reward", absent)
+    monkeypatch.setattr(ddpo_prepare, "load_reward", absent)
     with pytest.raises(Skip, match="cannot be had offline"):
         measure(suite(pipeline), tmp_path)
 

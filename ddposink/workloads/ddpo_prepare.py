@@ -1,0 +1,92 @@
+"""What the cells of a `ddpo` pass share: pipeline, engine, evaluator, rewards. In the child only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench.track.memory import MemoryTracker
+from bench.workload import Context
+from ddposink.contrastive import load_encoder
+from ddposink.ddpo import DDPOConfig, Engine, make_engine
+from ddposink.devices import chosen_device
+from ddposink.errors import Unavailable
+from ddposink.evaluation import Evaluator, Scorer
+from ddposink.pipelines import PipelineRef, load_pipeline
+from ddposink.prompts import evaluation_prompts, load_prompts
+from ddposink.rewards import load_reward
+from ddposink.workloads.ddpo import reward_ref
+from ddposink.workloads.ddpo_resume import Findings, Progress, Scratch
+from ddposink.workloads.ddpo_scores import TRAINED
+
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16, "no": None}
+
+
+@dataclass
+class Run:
+    """Everything the cells of a pass share."""
+
+    params: Any
+    config: DDPOConfig
+    engine: Engine
+    evaluator: Evaluator
+    scorers: dict[str, Scorer]
+    unavailable: dict[str, str]
+    features: Callable[[torch.Tensor], torch.Tensor]
+    tracker: MemoryTracker
+    device: torch.device
+    out: Path
+    scratch: Scratch
+    progress: Progress = field(default_factory=Progress)
+    found: Findings = field(default_factory=Findings)
+    resumed_at: int | None = None  # training steps that an earlier attempt has done
+
+    @property
+    def trained(self) -> str:
+        """Key of the reward trained on among the scores."""
+        name = self.params.reward
+        return reward_ref(name).kind if name in self.params.evaluate else TRAINED
+
+
+def prepare(params: Any, seed: int, ctx: Context) -> Run:
+    """Load everything. Raises Unavailable for what cannot be had here."""
+    device = chosen_device(params.device)
+    tracker = MemoryTracker(device)  # before the model, so that the device figure counts all we take
+    ref = PipelineRef.parse(params.pipeline)
+    pipeline = load_pipeline(ref, device=str(device))
+    config = params.config(seed)
+    scorers, unavailable = _scorers(params, str(device))
+    trained = load_reward(reward_ref(params.reward), device=str(device))
+    if params.reward not in params.evaluate:
+        scorers[TRAINED] = trained
+    engine = make_engine(config, pipeline, trained, load_prompts(params.prompts).prompts)
+    evaluator = Evaluator(
+        pipeline,
+        evaluation_prompts(params.eval_prompts).prompts,
+        params.eval_seeds,
+        params.sample_guidance_scale,
+        params.sample_eta,
+        AUTOCAST[config.precision_on(device.type)],
+        tuple(config.negatives),
+    )
+    features, scratch = load_encoder().features, Scratch(ctx.scratch)
+    return Run(
+        params, config, engine, evaluator, scorers, unavailable, features, tracker, device, ctx.out, scratch
+    )
+
+
+def _scorers(params: Any, device: str) -> tuple[dict[str, Scorer], dict[str, str]]:
+    """The rewards of the evaluation by name, and why others cannot be had here."""
+    found: dict[str, Scorer] = {}
+    unavailable = {}
+    for text in params.evaluate:
+        ref = reward_ref(text)
+        try:
+            found[ref.kind] = load_reward(ref, device=device)
+        except Unavailable as error:
+            unavailable[ref.kind] = str(error)
+    return found, unavailable
