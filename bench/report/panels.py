@@ -144,6 +144,7 @@ def line_panels(data: RunData, view: View) -> Panels:
             lines[hue_label(view, hue[view.hue])] = line
             spreads |= spread
         panels.append(Panel(panel_title(values), lines, _marks(part, view)))
+    notes += _whose(rows, view)
     if spreads:
         notes.append("Bars: " + ", ".join(sorted(spreads)) + ".")
     below = subtitle(data, rows, view)
@@ -210,6 +211,21 @@ def panel_rows(
 def _marks(rows: pd.DataFrame, view: View) -> dict[str, list[float]]:
     names = [name for name in view.marks if name in rows]
     return {name: sorted({float(v) for v in rows[name] if numeric(v)}) for name in names}
+
+
+def _whose(rows: pd.DataFrame, view: View) -> list[str]:
+    """Which lines a mark belongs to, where it is not all of them."""
+    notes = []
+    for name in (name for name in view.marks if name in rows):
+        found = {
+            hue_label(view, hue[view.hue]): sorted({float(v) for v in cells[name] if numeric(v)})
+            for hue, cells in split(rows, [view.hue])
+        }
+        if len({tuple(values) for values in found.values()}) > 1:
+            each = [f"{hue} at {value:,.10g}" for hue, values in found.items() for value in values]
+            words = name.replace("_", " ").removesuffix(" at").capitalize()
+            notes.append(f"{words}: {', '.join(each)}.")
+    return notes
 
 
 def _stops(data: RunData, frame: pd.DataFrame, view: View) -> list[str]:

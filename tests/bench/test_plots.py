@@ -121,6 +121,14 @@ def test_a_mark_is_a_labelled_vertical_line(whole: RunData) -> None:
     assert not [line for line in drawn(far, whole).axes[0].lines if line.get_label() == "_mark"]
 
 
+def test_a_mark_of_some_lines_says_whose_it_is(whole: RunData) -> None:
+    view = dataclasses.replace(VIEW["latency"], where=MAIN, marks=("budget", "train_length"))
+    named = [note for note in line_panels(whole, view).notes if note.startswith(("Budget", "Train"))]
+    assert named == [
+        "Budget: window 1024 at 1,024, window 512 at 512, sink 4+1020 at 1,024, sink 4+508 at 512."
+    ]
+
+
 def test_a_failed_cell_ends_its_line_and_is_named(whole: RunData) -> None:
     figure = drawn(VIEW["memory"], whole)
     line = lines_of(figure.axes[0])["dense"]
