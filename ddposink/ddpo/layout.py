@@ -13,9 +13,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
 from ddposink.ddpo.config import DDPOConfig
 
 SAMPLING, LEARNING = 2048, 1024  # latent positions (height x width, of all samples) in a forward
+
+
+DECODING = 65536  # pixels decoded at once on a CPU; with more the activations leave the caches
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,13 @@ def latent_shape(unet: Any) -> tuple[int, int, int]:
     size = unet.config.sample_size
     height, width = (size, size) if isinstance(size, int) else size
     return unet.config.in_channels, height, width
+
+
+def decoded_at_once(latents: Tensor, blocks: int) -> int:
+    """How many of ``latents`` (B, C, H, W) a decoder of so many blocks takes at once; a GPU takes all."""
+    if latents.device.type != "cpu":
+        return len(latents)
+    return max(1, DECODING // (latents.shape[2] * latents.shape[3] * 4 ** (blocks - 1)))
 
 
 def make_layout(config: DDPOConfig, positions: int) -> Layout:

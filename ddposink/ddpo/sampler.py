@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ddposink.ddpo.layout import decoded_at_once
 from ddposink.ddpo.policy import Conditions, Policy
 from ddposink.ddpo.randomness import shared_noise
 
@@ -101,8 +102,12 @@ def _denoise(policy: Policy, found: Trajectories, rows: slice, guided: bool) -> 
 def pictures(pipeline: Any, latents: Tensor) -> Tensor:
     """Decode latents (B,C,H,W) to pictures (B,3,H',W') in [0, 1], float32."""
     vae = pipeline.vae
-    decoded = vae.decode((latents / vae.config.scaling_factor).to(vae.dtype), return_dict=False)[0]
-    return (decoded.float() * 0.5 + 0.5).clamp(0, 1)
+    rows = decoded_at_once(latents, len(vae.config.block_out_channels))
+    found = []
+    for some in (latents / vae.config.scaling_factor).to(vae.dtype).split(rows):
+        decoded = vae.decode(some, return_dict=False)[0]
+        found.append((decoded.float() * 0.5 + 0.5).clamp(0, 1))
+    return torch.cat(found)
 
 
 def rewards(pipeline: Any, found: Trajectories, reward: Reward, batch: int) -> Tensor:

@@ -85,6 +85,7 @@ class NativeEngine:
         on_cpu = self._device.type == "cpu"
         if on_cpu:
             keep_freed_pages()
+            pipeline.vae.to(memory_format=torch.channels_last)  # a sixth faster; the UNet gains nothing
         merge = config.use_lora and (on_cpu if config.merge_lora is None else config.merge_lora)
         if merge:
             self._merged = MergedLora(unet, lora.ADAPTER).active
