@@ -140,12 +140,13 @@ def _batches(config: DDPOConfig) -> None:
     """TRL's arithmetic; the number of processes cancels out."""
     sample, train = config.sample_batch_size, config.train_batch_size
     accumulation, drawn = config.train_gradient_accumulation_steps, config.samples_per_epoch
-    if sample % train:
-        divisors = [d for d in range(1, sample + 1) if sample % d == 0]
-        raise ValueError(
-            f"train_batch_size {train} does not divide sample_batch_size {sample}; nearest valid: "
-            f"{_nearest(divisors, train)}"
-        )
+    for name in ("train_batch_size", "samples_per_prompt"):
+        if sample % (value := getattr(config, name)):
+            divisors = [d for d in range(1, sample + 1) if sample % d == 0]
+            raise ValueError(
+                f"{name} {value} does not divide sample_batch_size {sample}; nearest valid: "
+                f"{_nearest(divisors, value)}"
+            )
     if drawn % (train * accumulation):
         batches = drawn // train
         divisors = [d for d in range(1, batches + 1) if batches % d == 0]
@@ -154,12 +155,6 @@ def _batches(config: DDPOConfig) -> None:
             f"updates of {train * accumulation} (train_batch_size {train} x "
             f"train_gradient_accumulation_steps {accumulation}); nearest valid accumulation: "
             f"{_nearest(divisors, accumulation)}"
-        )
-    if sample % config.samples_per_prompt:
-        divisors = [d for d in range(1, sample + 1) if sample % d == 0]
-        raise ValueError(
-            f"samples_per_prompt {config.samples_per_prompt} does not divide sample_batch_size {sample}; "
-            f"nearest valid: {_nearest(divisors, config.samples_per_prompt)}"
         )
     if config.share_initial_noise and config.samples_per_prompt < 2:
         raise ValueError(
