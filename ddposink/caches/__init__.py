@@ -10,6 +10,7 @@ from functools import lru_cache
 
 from ddposink.caches.base import CacheShape, Evict, Policy
 from ddposink.caches.dense import Dense
+from ddposink.caches.schedule import Schedule
 from ddposink.caches.sink import Sink
 from ddposink.caches.window import Window
 from ddposink.errors import suggest
@@ -40,4 +41,4 @@ def parse_policy(text: str) -> Policy:
     return policy.from_text("".join(sizes), **options)
 
 
-__all__ = ["POLICIES", "CacheShape", "Dense", "Evict", "Policy", "Sink", "Window", "parse_policy"]
+__all__ = ["POLICIES", "CacheShape", "Dense", "Evict", "Policy", "Schedule", "Sink", "Window", "parse_policy"]

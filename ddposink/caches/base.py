@@ -12,8 +12,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
-Positions = str  # "cache" | "absolute"
-POSITIONS = ("cache", "absolute")
+from ddposink.errors import suggest
+
+Positions = str  # one of POSITIONS
+POSITIONS = ("cache", "absolute", "library")
 
 
 @dataclass(frozen=True)
@@ -74,10 +76,12 @@ def _falcon_kv_heads(config: Mapping[str, Any], heads: int) -> int:
 
 @dataclass(frozen=True)
 class Evict:
-    """When tokens leave: after every token, every ``every`` tokens (chunk), or at turn ends.
+    """When tokens leave: after every token, every ``every`` tokens (chunk), or by turns of the text.
 
-    ``per`` is "token" (StreamingLLM's evaluation), "chunk" or "turn" (its chat demo evicts once per
-    turn; a turn of a text stream ends where the tokenizer's text has a blank line).
+    ``per`` is "token" (StreamingLLM's evaluation), "chunk", "turn" (room is made before a turn, as in
+    StreamingLLM's chat demo) or "after-turn" (the cache is cut back once a turn has been read). A turn
+    ends with the end-of-turn token of the tokenizer's chat template where the text has any, else with a
+    blank line.
     """
 
     per: str = "token"
@@ -85,19 +89,25 @@ class Evict:
 
     @classmethod
     def parse(cls, text: str) -> Evict:
-        """``token``, ``chunk:N`` or ``turn``. Raises ValueError."""
+        """``token``, ``chunk:N``, ``turn`` or ``after-turn``. Raises ValueError."""
         if text == "token":
             return cls()
-        if text == "turn":
-            return cls("turn", 0)
+        if text in ("turn", "after-turn"):
+            return cls(text, 0)
         if match := re.fullmatch(r"chunk:(\d+)", text):
             if int(match[1]) < 1:
                 raise ValueError("evict=chunk:N needs N of at least 1")
             return cls("chunk", int(match[1]))
-        raise ValueError(f"unknown eviction schedule '{text}' (token, chunk:N or turn)")
+        known = ("token", "turn", "after-turn", "chunk:N")
+        raise ValueError(f"unknown eviction schedule '{text}'{suggest(text, known)} ({', '.join(known)})")
 
     def __str__(self) -> str:
         return f"chunk:{self.every}" if self.per == "chunk" else self.per
+
+    @property
+    def by_turns(self) -> bool:
+        """Whether the text decides when tokens leave."""
+        return self.per in ("turn", "after-turn")
 
 
 @dataclass(frozen=True)
@@ -106,7 +116,8 @@ class Policy:
 
     ``positions``: ``cache`` numbers keys by their place in the cache, as StreamingLLM does (the
     distance to a sink stops growing once eviction starts); ``absolute`` keeps text positions, so
-    that sinks recede for ever.
+    that sinks recede for ever; ``library`` evicts from the model library's own cache and leaves keys as they
+    were made, a new token standing at the last place of the cache: all there is for learned positions.
     """
 
     kind: ClassVar[str]
@@ -136,12 +147,12 @@ class Policy:
         Evicting per token the query of token S+R still sees everything (S+R cached tokens and itself).
         """
         budget = self.budget
-        if budget is None or self.evict.per == "turn":
+        if budget is None or self.evict.by_turns:
             return None
         return (budget // self.evict.every + 1) * self.evict.every
 
     def cached(self, length: int) -> int:
-        """Tokens held after ``length`` tokens were fed (for ``evict=turn`` at most: right after a turn)."""
+        """Tokens held after ``length`` tokens were fed (by turns: at most, right after a turn)."""
         start = self.evicts_from
         if start is None or length < start:
             return min(length, self.sinks + self.window) if start is None else length
@@ -150,12 +161,13 @@ class Policy:
     def nbytes(self, shape: CacheShape, length: int) -> int:
         """Analytic bytes of keys and values held after ``length`` tokens.
 
-        A bounded policy keeps its budget in every layer; an unbounded one is capped where the model
-        has a sliding window of its own (the library's sliding layers hold window - 1 tokens).
+        Layers with a sliding window of the model's own need, and hold, window - 1 tokens, unless a bounded
+        policy keeps fewer recent ones: then its budget, of which the sinks may be in sight.
         """
         kept = self.cached(length)
         per_layer = (
-            kept if own is None or self.bounded else min(kept, own - 1) for own in shape.layer_windows
+            kept if own is None or (self.bounded and own - 1 > self.window) else min(kept, own - 1)
+            for own in shape.layer_windows
         )
         return sum(shape.bytes_per_token_layer * tokens for tokens in per_layer)
 

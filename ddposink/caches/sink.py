@@ -11,7 +11,10 @@ from ddposink.caches.base import Policy
 
 @dataclass(frozen=True)
 class Sink(Policy):
-    """The first ``sinks`` tokens and the last ``window`` ones; budget = sinks + window slots."""
+    """The first ``sinks`` tokens and the last ``window`` ones; budget = sinks + window slots.
+
+    Many sinks make a pinned prompt: ``sink 512+256``.
+    """
 
     kind: ClassVar[str] = "sink"
 
@@ -21,11 +24,6 @@ class Sink(Policy):
             raise ValueError(f"window must be at least 1 token, got {self.window}")
         if self.sinks < 0:
             raise ValueError(f"sinks must not be negative, got {self.sinks}")
-        if self.sinks > self.window:
-            raise ValueError(
-                f"sinks ({self.sinks}) larger than the window ({self.window}): "
-                f"write 'sink SINKS+WINDOW', e.g. 'sink 4+1020'"
-            )
 
     @property
     def label(self) -> str:

@@ -1,4 +1,4 @@
-"""Streaming evaluation: which stream measures a policy on a model, and why that one."""
+"""Streaming evaluation: open the stream that measures a policy on a model, and prove it."""
 
 from __future__ import annotations
 
@@ -11,12 +11,21 @@ from ddposink.streaming.base import Stream
 from ddposink.streaming.decode import MODES, DecodeStream
 from ddposink.streaming.dense import DenseStream
 from ddposink.streaming.exact import ExactStream
-from ddposink.streaming.families import UnsupportedPolicyError, inspect, own_windows
-from ddposink.streaming.hook import PolicyNotAppliedError, probe
+from ddposink.streaming.examine import check_text_positions, inspect, length_limit
+from ddposink.streaming.kinds import choose
 from ddposink.streaming.library import LibraryStream
 from ddposink.streaming.perplexity import evaluate, stream_nll
+from ddposink.streaming.positions import Layout
+from ddposink.streaming.proof import prove
 from ddposink.streaming.reference import ReferenceStream
+from ddposink.streaming.refusals import (
+    NotProvenError,
+    PolicyNotAppliedError,
+    UnsupportedModelError,
+    UnsupportedPolicyError,
+)
 from ddposink.streaming.schedule import ScheduledStream
+from ddposink.streaming.trunk import Trunk
 
 EVALUATORS = ("auto", "exact", "decode", "reference")
 
@@ -38,41 +47,24 @@ def open_stream(
     capacity: int = 0,
     turn_ends: Tensor | None = None,
     decode: str = "auto",
+    length: int = 0,
 ) -> Choice:
-    """The stream for ``policy`` on ``model``.
+    """The stream for ``policy`` on ``model``, proven on a few tokens (see `proof`).
 
-    ``evaluator="auto"`` takes exact parallel evaluation where it is exact and says why where it is not.
-    Raises UnsupportedPolicyError if the policy cannot be expressed on this model, or if the evaluator
-    asked for cannot be had. Schedules other than per token have one evaluator that serves as exact.
+    ``evaluator="auto"`` takes exact parallel evaluation. Raises UnsupportedPolicyError if the policy cannot
+    be expressed on this model, at this ``length`` of text, or if the evaluator asked for cannot be had;
+    UnsupportedModelError if the model is none that can be streamed; NotProvenError if the stream does not
+    give the model's own numbers. Schedules other than per token have one evaluator that serves as exact.
     ``decode`` says how ring decode runs (see `DecodeStream`).
     """
-    chunk = 1 if evaluator == "decode" else chunk
-    support = inspect(model)
-    if support.path == "exact" and (why := probe(model)) is not None:
-        raise PolicyNotAppliedError(why)
-    if support.positions is None:
-        if evaluator in ("exact", "reference"):
-            raise UnsupportedPolicyError(f"no {evaluator} evaluation on this model: {support.reason}")
-        return Choice(LibraryStream(model, policy, chunk), support.reason)
-    positions = support.positions
-    if evaluator == "reference":
-        return Choice(ReferenceStream(model, policy, positions, turn_ends), "plain StreamingLLM, asked for")
-    if not policy.bounded:
-        if any(own is not None for own in own_windows(model)):
-            return Choice(
-                LibraryStream(model, policy, chunk), "dense on a model with sliding layers of its own"
-            )
-        return Choice(DenseStream(model, positions, chunk, capacity), f"dense in chunks; {support.reason}")
-    if policy.evict.per != "token":
-        if evaluator == "decode":
-            raise UnsupportedPolicyError(f"decode evicts after every token; '{policy}' does not")
-        return Choice(
-            ScheduledStream(model, policy, positions, chunk, turn_ends),
-            f"one forward per piece; {support.reason}",
-        )
-    if evaluator == "decode":
-        return Choice(DecodeStream(model, policy, positions, mode=decode), "token by token, asked for")
-    return Choice(ExactStream(model, policy, positions, chunk, decode=decode), support.reason)
+    trunk = Trunk.of(model)
+    check_text_positions(model, policy, length)
+    support = inspect(model, policy.sinks + policy.window if policy.bounded else 0)
+    kind = choose(model, policy, support, evaluator, capacity, decode)
+    step = 1 if evaluator == "decode" else chunk
+    stream = kind.make(policy, kind.layout or Layout({}), step, turn_ends)
+    prove(kind.prove or kind.make, policy, trunk, kind.layout)
+    return Choice(stream, kind.reason)
 
 
 __all__ = [
@@ -83,13 +75,16 @@ __all__ = [
     "DenseStream",
     "ExactStream",
     "LibraryStream",
+    "NotProvenError",
     "PolicyNotAppliedError",
     "ReferenceStream",
     "ScheduledStream",
     "Stream",
+    "UnsupportedModelError",
     "UnsupportedPolicyError",
     "evaluate",
     "inspect",
+    "length_limit",
     "open_stream",
     "stream_nll",
 ]

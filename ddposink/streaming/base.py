@@ -16,7 +16,10 @@ from torch import Tensor, nn
 
 from ddposink.caches import Policy
 from ddposink.memory import keep_freed_pages
+from ddposink.streaming.head import Head
 from ddposink.streaming.hook import Hook, opened
+from ddposink.streaming.positions import Layout
+from ddposink.streaming.trunk import Trunk
 
 
 class Stream(ABC):
@@ -25,10 +28,13 @@ class Stream(ABC):
     policy: Policy
     path: ClassVar[str]  # "exact" | "decode" | "reference" | …: goes into the record
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, layout: Layout | None = None) -> None:
         self.model = model
+        self.trunk = Trunk.of(model)
+        self.head = Head.of(self.trunk)
+        self.layout = layout or Layout({})
         self._hook: Hook | None = None
-        self.calls_per_layer = 0
+        self.calls_per_layer: int | None = 0  # attention calls of every layer; None where they are not known
 
     @property
     @abstractmethod
@@ -64,8 +70,16 @@ class Stream(ABC):
         """Measured bytes of the keys and values held, from the real tensors."""
 
     @abstractmethod
+    def predicted_bytes(self) -> int:
+        """What `nbytes` must be: bytes of a token in every layer, times the tokens the policy keeps there."""
+
+    @abstractmethod
     def allocated_bytes(self) -> int:
         """Measured bytes of all cache buffers, empty slots included."""
+
+    def state_bytes(self) -> int:
+        """Measured bytes of what is carried besides keys and values (recurrent and convolution states)."""
+        return 0
 
     def reserve(self, tokens: int) -> None:
         """So many tokens will be held at once, soon; streams of fixed size need not be told."""
@@ -91,7 +105,7 @@ class Stream(ABC):
         """Hook into the model's attention; feed only inside this context. May be nested."""
         keep_freed_pages()
         outer = self._hook, self.calls_per_layer
-        with torch.no_grad(), opened(self.model, _nothing) as hook:
+        with torch.no_grad(), opened(self.trunk, _nothing, self.layout.layers) as hook:
             self._hook = hook
             try:
                 yield self
@@ -120,9 +134,17 @@ class CountedStream(Stream):
     held: int = 0
     largest_position: int = 0
 
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__(model)
+    def __init__(self, model: nn.Module, layout: Layout | None = None) -> None:
+        super().__init__(model, layout)
         self.layers: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def kept(self) -> int:
+        """Tokens that the policy keeps after those fed so far."""
+        return self.policy.cached(self.seen)
+
+    def predicted_bytes(self) -> int:
+        """Bytes of one token in all layers, times the tokens kept."""
+        return self.kept() * sum(layer.token_bytes for layer in self.layout.layers.values())
 
     def nbytes(self) -> int:
         """Measured bytes of the cached keys and values."""

@@ -16,13 +16,15 @@ in vain: the work is exactly R + 1 + S keys per token.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ddposink.streaming.kernel import Part, attend, attend_masked, merge
-from ddposink.streaming.positions import Alibi, Positions, Rope
+from ddposink.streaming.positions import Alibi, Layout, Positions, Rope
+from ddposink.streaming.sliding import TailAttention
 from ddposink.streaming.state import LayerState, Segment, StreamState
 from ddposink.streaming.tiles import attend_tiles
 
@@ -30,23 +32,26 @@ from ddposink.streaming.tiles import attend_tiles
 class BlockAttention:
     """Attention over one segment for all layers; tables shared by the layers are built once."""
 
-    def __init__(
-        self, state: StreamState, positions: Positions, own_windows: list[int | None], segment: Segment
-    ) -> None:
+    def __init__(self, state: StreamState, layout: Layout, segment: Segment) -> None:
         self.state = state
         self.segment = segment
-        self.own_windows = own_windows
-        self.positions = positions
+        self.layout = layout
         self.start = state.local
         self.length = state.window if segment.blocks else segment.tokens  # queries per block
-        self.tables: dict[str, Any] = {}
+        self.tables: dict[tuple[str, int], Any] = {}
+        self.positions: Positions
+        self.softcap: float | None = None
 
     def __call__(
         self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float, extra: dict[str, Any]
     ) -> Tensor:
-        """q (1,H,n,D), k and v (1,Hkv,n,D) rotated at local positions -> (1,H,n,D)."""
+        """q (1,H,n,D), k (1,Hkv,n,D) rotated at local positions, v (1,Hkv,n,Dv) -> (1,H,n,Dv)."""
         memory = self.state.layer(layer, k, v)
-        own = self.own_windows[layer]
+        self.positions, own = self.layout[layer].positions, self.layout[layer].window
+        self.softcap = extra.get("softcap")
+        if (tail := self.state.tails.get(layer)) is not None:
+            attention = TailAttention(self.state, self.segment, tail, self.positions, self._turn_back)
+            return attention(memory, q, k, v, scale, extra)
         # In cache positions no key is further than S + R; a wider window of the model's own never cuts.
         reach = None if self.state.absolute else self.state.sinks + self.state.window
         if own is not None and (reach is None or own <= reach):
@@ -62,7 +67,8 @@ class BlockAttention:
         self, memory: LayerState, q: Tensor, k: Tensor, v: Tensor, scale: float, sink_logit: Tensor | None
     ) -> Tensor:
         state, blocks = self.state, max(1, self.segment.blocks)
-        if q.device.type == "cpu" and isinstance(self.positions, Rope) and state.block > 0:
+        fused = q.device.type == "cpu" and isinstance(self.positions, Rope) and self.softcap is None
+        if fused and state.block > 0:
             parts = [attend_tiles(state, memory, q, k, v, scale, self._turn_back)]
             return merge(parts + self._sinks(memory, q, scale, blocks=1), sink_logit)
         qb, kb, vb = (_to_blocks(x, blocks) for x in (q, k, v))
@@ -80,7 +86,7 @@ class BlockAttention:
         """Keys in the queries' own frame; ``at`` (M,) are the keys' positions there."""
         if isinstance(self.positions, Alibi):
             return attend(q, k, v, scale, causal=causal, slopes=self.positions.slopes, key_positions=at)
-        return attend(q, k, v, scale, causal=causal)
+        return attend(q, k, v, scale, causal=causal, softcap=self.softcap)
 
     def _previous_triangle(
         self, memory: LayerState, q: Tensor, k: Tensor, v: Tensor, scale: float, local: Tensor
@@ -132,7 +138,7 @@ class BlockAttention:
         else:
             q = self._turn_to_sinks(q)
         visible = None if own is None else distance < own
-        part = attend_masked(q, memory.k[:, :, :s], memory.v[:, :, :s], scale, visible, bias)
+        part = attend_masked(q, memory.k[:, :, :s], memory.v[:, :, :s], scale, visible, bias, self.softcap)
         return [Part(_to_blocks(part.out, blocks), _to_blocks(part.lse[..., None], blocks)[..., 0])]
 
     # -- turns -----------------------------------------------------------------------------------
@@ -152,21 +158,22 @@ class BlockAttention:
     def _turn_to_sinks(self, q: Tensor) -> Tensor:
         if self.state.block == 0:
             return q
-        if "sinks" not in self.tables:
-            turn = self._sink_frame(q) - self._local(q)
-            self.tables["sinks"] = self.positions.table(turn, q.dtype)  # type: ignore[union-attr]
-        return self.positions.turn(q, self.tables["sinks"])  # type: ignore[union-attr]
+        return self._turned("sinks", q, lambda: self._sink_frame(q) - self._local(q))
 
     def _turn_back(self, k: Tensor) -> Tensor:
         """Keys of the previous block seen from the current one: R further away."""
-        if isinstance(self.positions, Alibi):
-            return k
-        if "back" not in self.tables:
-            turn = torch.tensor([-self.state.window], device=k.device)
-            self.tables["back"] = self.positions.table(turn, k.dtype)
-        return self.positions.turn(k, self.tables["back"])
+        return self._turned("back", k, lambda: torch.tensor([-self.state.window], device=k.device))
 
-    # -- layers with a sliding window of the model's own --------------------------------------------
+    def _turned(self, name: str, x: Tensor, by: Callable[[], Tensor]) -> Tensor:
+        """``x`` turned by the layer's rotation; layers that share it share the table."""
+        rope = self.positions
+        if isinstance(rope, Alibi) or not len(rope.inv_freq):
+            return x
+        if (name, id(rope)) not in self.tables:
+            self.tables[name, id(rope)] = rope.table(by(), x.dtype)
+        return rope.turn(x, self.tables[name, id(rope)])
+
+    # -- layers whose own window cuts some sinks only --------------------------------------------------------
 
     def _banded(
         self,
@@ -198,7 +205,7 @@ class BlockAttention:
         bias = None
         if isinstance(self.positions, Alibi):
             bias = self.positions.slopes.view(-1, 1, 1) * at
-        parts = [attend_masked(qb, keys, values, scale, visible, bias)]
+        parts = [attend_masked(qb, keys, values, scale, visible, bias, self.softcap)]
         parts += self._sinks(memory, q, scale, blocks, own)
         return _from_blocks(merge(parts, sink_logit))
 

@@ -18,12 +18,13 @@ from torch import Tensor, nn
 from ddposink.caches import Policy
 from ddposink.errors import suggest
 from ddposink.streaming.captured import Advance, CannotRecordError, CapturedStep, fused
-from ddposink.streaming.families import UnsupportedPolicyError
 from ddposink.streaming.hook import Hook, alone
-from ddposink.streaming.positions import Alibi, Positions, Rope
+from ddposink.streaming.kernel import capped
+from ddposink.streaming.positions import Alibi, Layout, Positions, Rope
+from ddposink.streaming.refusals import UnsupportedPolicyError
 from ddposink.streaming.ring import RingStream
 from ddposink.streaming.state import StreamState
-from ddposink.streaming.step import Step, StepPlan
+from ddposink.streaming.step import Slots, Step, StepPlan, Turns
 
 MODES = ("auto", "eager", "graph", "compile")
 
@@ -45,11 +46,11 @@ class DecodeStream(RingStream):
         self,
         model: nn.Module,
         policy: Policy,
-        positions: Positions,
+        layout: Layout,
         state: StreamState | None = None,
         mode: str = "auto",
     ) -> None:
-        super().__init__(model, policy, positions, state)
+        super().__init__(model, policy, layout, state)
         if mode not in MODES:
             raise ValueError(
                 f"unknown way to decode '{mode}'{suggest(mode, MODES)}; known: {', '.join(MODES)}"
@@ -59,8 +60,11 @@ class DecodeStream(RingStream):
             raise UnsupportedPolicyError(f"decode=graph needs CUDA; the model is on {weights.device}")
         self.mode = "eager" if mode == "auto" and weights.device.type != "cuda" else mode
         self.running = self.mode
-        self.plan = StepPlan(self.state, positions, weights.device, weights.dtype)
-        self.step: Step | None = None
+        self.plan = StepPlan(self.state, weights.device)
+        self.turns = Turns(layout, weights.dtype)
+        self.rotation = {index: id(layer.positions) for index, layer in layout.layers.items()}
+        self.step: Step
+        self.tables: dict[int, tuple[Tensor, Tensor]] = {}
         self.captured: dict[torch.Size, CapturedStep] = {}
 
     def next_size(self, left: int) -> int:
@@ -71,7 +75,7 @@ class DecodeStream(RingStream):
         """Itself, or a stream on the same ring whose every operator is started by Python."""
         if not eager or self.mode == "eager":
             return self
-        return DecodeStream(self.model, self.policy, self.positions, self.state, "eager")
+        return DecodeStream(self.model, self.policy, self.layout, self.state, "eager")
 
     def _forward(self, hook: Hook, ids: Tensor) -> Tensor:
         state, ids = self.state, torch.atleast_2d(ids)
@@ -110,7 +114,7 @@ class DecodeStream(RingStream):
 
     def _fused(self) -> Advance:
         """The step compiled; a hook of its own, as counting calls would compile it anew for every token."""
-        quiet = Hook(self.model, self._attend, counting=False)
+        quiet = Hook(self.trunk, self._attend, self.layout.layers, counting=False)
         compiled = fused(partial(self._advance, quiet))
 
         def advance(ids: Tensor, seen: Tensor) -> Tensor:
@@ -122,41 +126,50 @@ class DecodeStream(RingStream):
     def _advance(self, hook: Hook, ids: Tensor, seen: Tensor) -> Tensor:
         """The step itself: ``ids`` (B, 1) and ``seen`` () on the device; writes the ring, returns (B, d)."""
         self.step = self.plan(seen)
+        self.tables = self.turns(self.step.places)
         hook.attend = self._attend
         return hook.forward(ids, self.step.position)
 
     def _attend(
         self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float, extra: dict[str, Any]
     ) -> Tensor:
-        """q (B,H,1,D), k and v (B,Hkv,1,D) -> (B,H,1,D)."""
-        step, memory = self.step, self.state.layer(layer, k, v)
-        assert step is not None
+        """q (B,H,1,D), k (B,Hkv,1,D), v (B,Hkv,1,Dv) -> (B,H,1,Dv)."""
+        memory, one = self.state.layer(layer, k, v), self.layout[layer]
+        tail = self.state.tails.get(layer)
+        slots = self.step.ring if tail is None else self.step.tails[tail]
         memory.k[:, :, -1:] = k
         memory.v[:, :, -1:] = v
-        scores = self._scores(q, memory.k, step).float() * scale  # (B, Hkv, G, slots)
-        own = self.own_windows[layer]
-        distance = (
-            step.distance if own is None else step.distance.masked_fill(step.distance >= own, torch.inf)
-        )
-        if isinstance(self.positions, Alibi):
-            scores = scores - self.positions.slopes.view(k.shape[1], -1, 1) * distance
+        raw = self._scores(q, memory.k, slots, self.tables.get(self.rotation[layer]), one.positions)
+        scores = capped(raw.float() * scale, extra.get("softcap"))  # (B, Hkv, G, slots)
+        distance = slots.distance
+        if tail is None and one.window is not None:
+            distance = distance.masked_fill(distance >= one.window, torch.inf)
+        if isinstance(one.positions, Alibi):
+            scores = scores - one.positions.slopes.view(k.shape[1], -1, 1) * distance
         else:
             scores = scores.masked_fill(distance == torch.inf, -torch.inf)
         weights = _softmax(scores, extra.get("s_aux"))
         out = weights.to(v.dtype) @ memory.v
-        memory.k.index_copy_(2, step.slot, k)
-        memory.v.index_copy_(2, step.slot, v)
+        memory.k.index_copy_(2, slots.slot, k)
+        memory.v.index_copy_(2, slots.slot, v)
         return out.view(*q.shape[:3], -1)
 
-    def _scores(self, q: Tensor, keys: Tensor, step: Step) -> Tensor:
+    def _scores(
+        self,
+        q: Tensor,
+        keys: Tensor,
+        slots: Slots,
+        table: tuple[Tensor, Tensor] | None,
+        positions: Positions,
+    ) -> Tensor:
         batch, heads, kv_heads = q.shape[0], q.shape[1], keys.shape[1]
         grouped = (batch, kv_heads, -1, q.shape[-1])
-        if step.table is None:
+        if table is None:  # biases instead of turns, or no positions at all
             return q.reshape(grouped) @ keys.transpose(2, 3)
-        assert isinstance(self.positions, Rope)
-        three = self.positions.turn(q.expand(-1, -1, 3, -1), step.table)  # (B, H, 3, D)
+        assert isinstance(positions, Rope)
+        three = positions.turn(q.expand(-1, -1, 3, -1), table)  # (B, H, 3, D)
         scores = three.reshape(grouped) @ keys.transpose(2, 3)
-        chosen = scores.view(batch * heads, 3, -1).gather(1, step.choose.expand(batch * heads, 1, -1))
+        chosen = scores.view(batch * heads, 3, -1).gather(1, slots.choose.expand(batch * heads, 1, -1))
         return chosen.view(batch, kv_heads, heads // kv_heads, -1)
 
 

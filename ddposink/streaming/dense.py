@@ -17,7 +17,7 @@ from ddposink.caches import Dense
 from ddposink.streaming.base import CountedStream
 from ddposink.streaming.hook import Hook
 from ddposink.streaming.kernel import attend, merge
-from ddposink.streaming.positions import Alibi, Positions
+from ddposink.streaming.positions import Alibi, Layout
 
 
 class DenseStream(CountedStream):
@@ -25,10 +25,9 @@ class DenseStream(CountedStream):
 
     path = "exact"
 
-    def __init__(self, model: nn.Module, positions: Positions, chunk: int, capacity: int = 0) -> None:
-        super().__init__(model)
+    def __init__(self, model: nn.Module, layout: Layout, chunk: int, capacity: int = 0) -> None:
+        super().__init__(model, layout)
         self.policy = Dense()
-        self.positions = positions
         self.chunk = chunk
         self.capacity = capacity
 
@@ -51,13 +50,14 @@ class DenseStream(CountedStream):
         keys, values = self._room(layer, k, v, past + fresh)
         keys[:, :, past : past + fresh] = k
         values[:, :, past : past + fresh] = v
-        slopes = self.positions.slopes if isinstance(self.positions, Alibi) else None
-        own_at = torch.arange(fresh, device=q.device)
-        parts = [attend(q, k, v, scale, causal=True, slopes=slopes, key_positions=own_at)]
+        positions, cap = self.layout[layer].positions, extra.get("softcap")
+        slopes = positions.slopes if isinstance(positions, Alibi) else None
+        at = torch.arange(-past, fresh, device=q.device)
+        parts = [attend(q, k, v, scale, causal=True, slopes=slopes, key_positions=at[past:], softcap=cap)]
         if past:
-            past_at = torch.arange(-past, 0, device=q.device)
+            k_past, v_past = keys[:, :, :past], values[:, :, :past]
             parts.append(
-                attend(q, keys[:, :, :past], values[:, :, :past], scale, slopes=slopes, key_positions=past_at)
+                attend(q, k_past, v_past, scale, slopes=slopes, key_positions=at[:past], softcap=cap)
             )
         return merge(parts, extra.get("s_aux"))
 

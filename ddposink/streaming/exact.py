@@ -8,7 +8,7 @@ from ddposink.caches import Policy
 from ddposink.streaming.blocks import BlockAttention
 from ddposink.streaming.decode import DecodeStream
 from ddposink.streaming.hook import Hook
-from ddposink.streaming.positions import Positions
+from ddposink.streaming.positions import Layout
 from ddposink.streaming.ring import RingStream
 from ddposink.streaming.state import StreamState, next_segment
 
@@ -25,14 +25,14 @@ class ExactStream(RingStream):
         self,
         model: nn.Module,
         policy: Policy,
-        positions: Positions,
+        layout: Layout,
         chunk: int,
         state: StreamState | None = None,
         decode: str = "auto",
     ) -> None:
-        super().__init__(model, policy, positions, state)
+        super().__init__(model, policy, layout, state)
         self.chunk = chunk
-        self._decoder = DecodeStream(model, policy, positions, self.state, decode)
+        self._decoder = DecodeStream(model, policy, layout, self.state, decode)
 
     def next_size(self, left: int) -> int:
         """Whole blocks while a chunk holds one, else up to the end of the block."""
@@ -42,7 +42,7 @@ class ExactStream(RingStream):
         state = self.state
         segment = next_segment(state, len(ids), self.chunk)
         assert segment.tokens == len(ids), "feed what next_size asked for"
-        hook.attend = BlockAttention(state, self.positions, self.own_windows, segment)
+        hook.attend = BlockAttention(state, self.layout, segment)
         positions = segment.positions(state, ids.device)
         hidden = hook.forward(ids[None], positions)
         # The largest rotary position in use: a sink or a key of the previous block seen from here.

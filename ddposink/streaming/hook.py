@@ -10,76 +10,77 @@ projection. Whichever way, every layer must call exactly once per forward: anyth
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-# (layer index, q (B,H,L,D), k (B,Hkv,L,D), v, scale, extra keyword arguments) -> (B,H,L,D)
+from ddposink.streaming.refusals import PolicyNotAppliedError
+from ddposink.streaming.trunk import Trunk
+
+# (layer index, q (B,H,L,D), k (B,Hkv,L,D), v (B,Hkv,L,Dv), scale, extra keyword arguments) -> (B,H,L,Dv)
 Attend = Callable[[int, Tensor, Tensor, Tensor, float, dict[str, Any]], Tensor]
 NAME = "ddposink"
 
 
-class PolicyNotAppliedError(RuntimeError):
-    """The attention hook was not called once per layer: the numbers would be of another policy."""
-
-
 class Hook:
-    """Routes every attention call of one model to ``attend`` while open; counts the calls if ``counting``."""
+    """Routes every attention call of one model to ``attend`` while open; counts the calls if ``counting``.
 
-    def __init__(self, model: nn.Module, attend: Attend, *, counting: bool = True) -> None:
-        self.model = model
+    ``layers`` are the indices of the layers that have attention: each must call once per forward.
+    """
+
+    def __init__(self, trunk: Trunk, attend: Attend, layers: Iterable[int], *, counting: bool = True) -> None:
+        self.trunk = trunk
         self.counting = counting
         self.attend = attend
-        self.layers = int(model.config.get_text_config().num_hidden_layers)
-        self.calls = [0] * self.layers
+        self.calls = dict.fromkeys(layers, 0)
         self.forwards = 0
 
     def __call__(  # noqa: D102 - the registered attention function; see `Attend`
         self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float, extra: dict[str, Any]
     ) -> Tensor:
         if self.counting:
-            self.calls[layer] += 1
+            self.calls[layer] = self.calls.get(layer, 0) + 1
         return self.attend(layer, q, k, v, scale, extra)
 
     def forward(self, ids: Tensor, positions: Tensor) -> Tensor:
-        """Hidden states (B*L, d) of ``ids`` (B, L) at rotary ``positions`` (1, L); checks the calls."""
-        output = self.model.base_model(input_ids=ids, position_ids=positions, use_cache=False)
+        """Hidden states (B*L, d) of ``ids`` (B, L) at rotary ``positions`` (B or 1, L); checks the calls."""
+        hidden = self.trunk.hidden(ids, positions)
         if self.counting:
             self.forwards += 1
             self.check()
-        return output.last_hidden_state.flatten(0, 1)
+        return hidden.flatten(0, 1)
 
     def replayed(self) -> None:
         """A recorded forward ran once more: every layer took part, as when it was recorded and checked."""
         self.forwards += 1
-        self.calls = [calls + 1 for calls in self.calls]
+        self.calls = {layer: calls + 1 for layer, calls in self.calls.items()}
 
-    def counts(self) -> tuple[int, list[int]]:
+    def counts(self) -> tuple[int, dict[int, int]]:
         """Forwards and calls per layer so far, for `restore`."""
-        return self.forwards, list(self.calls)
+        return self.forwards, dict(self.calls)
 
-    def restore(self, counts: tuple[int, list[int]]) -> None:
+    def restore(self, counts: tuple[int, dict[int, int]]) -> None:
         """Forget the forwards since ``counts``: they were trials."""
-        self.forwards, self.calls = counts
+        self.forwards, self.calls = counts[0], dict(counts[1])
 
     def check(self) -> None:
         """Raise PolicyNotAppliedError unless every layer called once per forward so far."""
-        wrong = [i for i, calls in enumerate(self.calls) if calls != self.forwards]
-        if wrong:
+        wrong = [layer for layer, calls in self.calls.items() if calls != self.forwards]
+        if wrong or not self.calls:
+            first = f" (first: {wrong[0]}, {self.calls[wrong[0]]} times)" if wrong else ""
             raise PolicyNotAppliedError(
-                f"attention hook: {len(wrong)} of {self.layers} layers (first: {wrong[0]}) were called "
-                f"{self.calls[wrong[0]]} times in {self.forwards} forwards; the cache policy was not applied"
+                f"attention hook: {len(wrong)} of {len(self.calls)} layers{first} were not called once "
+                f"in each of {self.forwards} forwards; the cache policy was not applied"
             )
 
 
 _open: list[Hook] = []
 
 
-def _dispatch(
+def dispatch(
     module: nn.Module,
     query: Tensor,
     key: Tensor,
@@ -90,25 +91,29 @@ def _dispatch(
     **extra: Any,
 ) -> tuple[Tensor, None]:
     """The function registered with the library: (B,H,L,D) in, (B,L,H,D) out."""
-    scale = module.head_dim**-0.5 if scaling is None else scaling
-    out = _open[-1](module.layer_idx, query, key, value, scale, extra)
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    out = _open[-1](module.layer_idx, query, key, value, scale, extra | {"mask": attention_mask})
     return out.transpose(1, 2), None
 
 
-AttentionInterface.register(NAME, _dispatch)
+AttentionInterface.register(NAME, dispatch)
 
 
 @contextmanager
-def opened(model: nn.Module, attend: Attend) -> Iterator[Hook]:
-    """Route ``model``'s attention to ``attend``; restores everything on exit."""
-    hook = Hook(model, attend)
+def opened(trunk: Trunk, attend: Attend, layers: Iterable[int] = (), *, name: str = NAME) -> Iterator[Hook]:
+    """Route the attention of a model to ``attend``; restores everything on exit.
+
+    ``name`` is the attention implementation that the model believes to use. Without ``layers``, whichever
+    layers call are those that must go on calling.
+    """
+    model, hook = trunk.model, Hook(trunk, attend, layers)
     adapter = _ADAPTERS.get(model.config.model_type)
     before = model.config._attn_implementation
     adapted: list[nn.Module] = []
     _open.append(hook)
     try:
         if adapter is None:
-            model.set_attn_implementation(NAME)
+            model.set_attn_implementation(name)
         else:
             name, forward = adapter
             adapted = [m for m in model.modules() if type(m).__name__ == name and "forward" not in vars(m)]
@@ -180,22 +185,3 @@ _ADAPTERS: dict[str, tuple[str, Callable[..., Any]]] = {
     "mpt": ("MptAttention", _mpt),
     "bloom": ("BloomAttention", _bloom),
 }
-
-
-@torch.no_grad()
-def probe(model: nn.Module) -> str | None:
-    """None if the hook is called once per layer on this model, else why it is not."""
-    seen: list[int] = []
-
-    def attend(layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float, extra: dict[str, Any]) -> Tensor:
-        seen.append(layer)
-        return q.new_zeros(*q.shape[:-1], v.shape[-1])
-
-    try:
-        with opened(model, attend) as hook:
-            device = next(model.parameters()).device
-            ids = torch.zeros(1, 2, dtype=torch.long, device=device)
-            hook.forward(ids, torch.arange(2, device=device)[None])
-    except PolicyNotAppliedError as error:
-        return str(error)
-    return None

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 @dataclass
@@ -31,32 +31,47 @@ def attend(
     causal: bool = False,
     slopes: Tensor | None = None,
     key_positions: Tensor | None = None,
+    softcap: float | None = None,
 ) -> Part:
-    """Softmax attention of ``q`` (B,H,L,D) over ``k``, ``v`` (B,Hkv,M,D), with its log-sum-exp.
+    """Softmax attention of ``q`` (B,H,L,D) over ``k`` (B,Hkv,M,D), ``v`` (B,Hkv,M,Dv), with its log-sum-exp.
 
-    ``causal`` needs L == M. With ``slopes`` (H,) the ALiBi term ``slopes[h] * key_positions[m]`` is
-    added to every score (Press et al. 2022); it rides in one extra head dimension, so the kernel
-    stays an ordinary one. Scores are softmaxed in float32 by every kernel.
+    ``causal`` needs L == M. ``softcap`` bounds scores as Gemma 2 does (see `attend_masked`). With ``slopes``
+    (H,) the ALiBi term ``slopes[h] * key_positions[m]`` is added to every score (Press et al. 2022); it
+    rides in one extra head dimension, so the kernel stays an ordinary one. Scores
+    are softmaxed in float32 by every kernel.
     """
+    if softcap is not None:
+        return attend_masked(q, k, v, scale, _triangle(q, k) if causal else None, softcap=softcap)
     if slopes is None:
-        return _fused(q, k, v, scale, causal)
+        return _fused(*padded(q, k, v), scale, causal, v.shape[-1])
     assert key_positions is not None
     pad = 1 if q.device.type == "cpu" else 8  # CUDA kernels want head dimensions in multiples of 8
     extra_q = q.new_zeros(*q.shape[:-1], pad)
     extra_q[..., 0] = (slopes / scale).view(1, -1, 1)
     extra_k = k.new_zeros(*k.shape[:-1], pad)
     extra_k[..., 0] = key_positions
-    part = _fused(
-        torch.cat([q, extra_q], -1),
-        torch.cat([k, extra_k], -1),
-        torch.cat([v, v.new_zeros(*v.shape[:-1], pad)], -1),
-        scale,
-        causal,
-    )
-    return Part(part.out[..., : v.shape[-1]], part.lse)
+    wide_q, wide_k = torch.cat([q, extra_q], -1), torch.cat([k, extra_k], -1)
+    return _fused(*padded(wide_q, wide_k, v), scale, causal, v.shape[-1])
 
 
-def _fused(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> Part:
+def padded(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The same with heads of one size, as kernels want them: zeros change neither scores nor values."""
+    size = max(k.shape[-1], v.shape[-1])
+    q, k, v = (x if x.shape[-1] == size else nn.functional.pad(x, (0, size - x.shape[-1])) for x in (q, k, v))
+    return q, k, v
+
+
+def _fused(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool, size: int | None = None) -> Part:
+    """Attention by one kernel; of every output only the first ``size`` dimensions."""
+    part = _kernel(q, k, v, scale, causal)
+    return part if size in (None, v.shape[-1]) else Part(part.out[..., :size], part.lse)
+
+
+def _triangle(q: Tensor, k: Tensor) -> Tensor:
+    return torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril()
+
+
+def _kernel(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> Part:
     if q.device.type == "cpu":
         out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
             q, k, v, 0.0, causal, scale=scale
@@ -73,21 +88,27 @@ def _fused(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> Part:
             return Part(out, lse.narrow(-1, 0, q.shape[2]))  # the kernel pads rows to a multiple of 32
         out, lse, *_ = torch.ops.aten._scaled_dot_product_flash_attention(q, k, v, 0.0, causal, scale=scale)
         return Part(out, lse)
-    visible = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril() if causal else None
-    return attend_masked(q, k, v, scale, visible)
+    return attend_masked(q, k, v, scale, _triangle(q, k) if causal else None)
 
 
 def attend_masked(
-    q: Tensor, k: Tensor, v: Tensor, scale: float, visible: Tensor | None = None, bias: Tensor | None = None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    scale: float,
+    visible: Tensor | None = None,
+    bias: Tensor | None = None,
+    softcap: float | None = None,
 ) -> Part:
     """The plain form, O(L*M) memory: ``visible`` (…,L,M) bool, ``bias`` (…,H,L,M) added to scores.
 
-    A row that sees nothing has a log-sum-exp of -inf and a zero output.
+    ``softcap`` c first turns a score x into c·tanh(x/c) (Gemma 2). A row that sees nothing has a
+    log-sum-exp of -inf and a zero output.
     """
     groups = q.shape[1] // k.shape[1]
     if groups > 1:
         k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
-    scores = (q @ k.transpose(-1, -2)).float() * scale
+    scores = capped((q @ k.transpose(-1, -2)).float() * scale, softcap)
     if bias is not None:
         scores = scores + bias
     if visible is not None:
@@ -95,6 +116,11 @@ def attend_masked(
     lse = torch.logsumexp(scores, -1)
     weights = torch.exp(scores - lse.masked_fill(lse == -torch.inf, 0.0)[..., None])
     return Part(weights.to(v.dtype) @ v, lse)
+
+
+def capped(scores: Tensor, softcap: float | None) -> Tensor:
+    """Scores bounded by ``softcap``, where there is one."""
+    return scores if softcap is None else torch.tanh(scores / softcap) * softcap
 
 
 def merge(parts: list[Part], sink_logit: Tensor | None = None) -> Tensor:

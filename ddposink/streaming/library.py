@@ -1,13 +1,14 @@
-"""The fall-back: the model library's own cache, with whole tokens evicted from it.
+"""The model on the library's own cache: dense as it is, or with whole tokens evicted from that cache.
 
-For models whose keys cannot be re-based (learned absolute positions, unknown families). Keys stay as
-the model made them. Under a bounded policy a new token is given position min(t, S+R): with learned
-positions that is the last one the cache has room for (semantics named ``stuck``); nothing else can be
-expressed, and it is recorded as what it is. Dense is simply the model.
+For models whose keys cannot be re-based, or that cache something else than keys and values (latents,
+recurrent state). Dense is simply the model. A bounded policy is another matter: keys stay as the model made
+them and a new token is given position min(t, S+R), so it is no StreamingLLM, and it runs only under a name
+that says so: ``positions=library``.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -17,31 +18,54 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from ddposink.caches import Policy
-from ddposink.streaming.base import CountedStream, Stream
-from ddposink.streaming.families import UnsupportedPolicyError, own_windows
+from ddposink.streaming.base import Stream
 from ddposink.streaming.hook import Hook
+from ddposink.streaming.refusals import UnsupportedPolicyError
+
+KEYS = ("keys", "values", "indexer_keys")  # of one token each: what a cache holds per token
 
 
-class LibraryStream(CountedStream):
-    """Dense in chunks, or a bounded policy one token at a time, on ``DynamicCache``."""
+class LibraryStream(Stream):
+    """Dense in chunks, or a bounded policy with ``positions=library`` one token at a time."""
 
     path = "library"
+    seen: int = 0
+    held: int = 0
+    largest_position: int = 0
 
     def __init__(self, model: nn.Module, policy: Policy, chunk: int) -> None:
         super().__init__(model)
-        if policy.bounded and any(own is not None for own in own_windows(model)):
-            raise UnsupportedPolicyError(
-                "this model has sliding layers of its own and is not in the table of verified families: "
-                "a bounded policy on top of them would not be the policy it is called"
-            )
-        if policy.bounded and (policy.positions != "cache" or policy.evict.per != "token"):
-            raise UnsupportedPolicyError(
-                f"'{policy}' needs keys that can be re-based; on this model only 'evict=token' with the "
-                f"default positions can be measured (by decode)"
-            )
         self.policy = policy
         self.chunk = 1 if policy.bounded else chunk
         self.cache = DynamicCache(config=model.config)
+        self.counter = _Counter(model)
+        self.costs = self._one_token()
+        if policy.bounded:
+            self._check_policy()
+
+    @torch.no_grad()
+    def _one_token(self) -> list[tuple[int, int | None]]:
+        """Bytes that one token takes in every layer of the cache, and the layer's own window in tokens."""
+        cache, one = DynamicCache(config=self.model.config), torch.zeros(1, 1, dtype=torch.long)
+        self.trunk.hidden(one.to(self.trunk.device), one.to(self.trunk.device), cache)
+        return [(_token_bytes(layer), getattr(layer, "sliding_window", None)) for layer in cache.layers]
+
+    def _check_policy(self) -> None:
+        if self.policy.positions != "library" or self.policy.evict.per != "token":
+            raise UnsupportedPolicyError(
+                f"'{self.policy}' needs keys that can be re-based; the library's own cache is evicted under "
+                f"the name 'positions=library', after every token"
+            )
+        if "position_ids" not in inspect.signature(self.trunk.body.forward).parameters:
+            raise UnsupportedPolicyError(
+                "this model counts positions by itself: it cannot be told the cache's"
+            )
+        odd = {type(layer).__name__ for layer in self.cache.layers} - {"DynamicLayer"}
+        if odd:
+            raise UnsupportedPolicyError(
+                f"this model's cache has layers that are no plain keys and values "
+                f"({', '.join(sorted(odd))}): a policy on top of them would be no policy it could be called"
+            )
 
     def next_size(self, left: int) -> int:
         """One token, or a chunk when dense."""
@@ -49,63 +73,132 @@ class LibraryStream(CountedStream):
 
     @contextmanager
     def attached(self) -> Iterator[Stream]:
-        """Nothing to hook: the model runs as it is."""
-        with torch.no_grad():
+        """Nothing to replace: the model runs as it is, its attention modules are only counted."""
+        with torch.no_grad(), self.counter:
             yield self
 
     def feed(self, ids: Tensor) -> Tensor:
-        """Hidden states (n, d); the attention hook is not used here, the cache itself is checked."""
+        """Hidden states (n, d) of the next ``ids`` (n,); the cache itself is checked."""
         start = min(self.seen, self.policy.sinks + self.policy.window) if self.policy.bounded else self.seen
         positions = torch.arange(start, start + len(ids), device=ids.device)[None]
         with torch.no_grad():
-            output = self.model.base_model(
-                input_ids=ids[None], past_key_values=self.cache, use_cache=True, **self._position(positions)
-            )
+            hidden = self.trunk.hidden(ids[None], positions, self.cache)[0]
         self.seen += len(ids)
         self.held += len(ids)
-        self.largest_position = int(positions[0, -1])
-        self._evict()
-        held = {layer.keys.shape[2] for layer in self.cache.layers} if self.policy.bounded else {self.held}
-        if held != {self.held}:
-            raise RuntimeError(
-                f"the cache holds {sorted(held)} tokens per layer, the policy says {self.held}"
-            )
-        self.calls_per_layer += 1
-        return output.last_hidden_state[0]
-
-    def _position(self, positions: Tensor) -> dict[str, Tensor]:
-        # MPT and BLOOM count by themselves; OPT counts from a mask unless told.
-        return {} if self.model.config.model_type in ("mpt", "bloom") else {"position_ids": positions}
+        self.largest_position = max(self.largest_position, int(positions[0, -1]))
+        if self.policy.bounded:
+            self._evict()
+        self.calls_per_layer = self.counter.calls
+        return hidden
 
     def _forward(self, hook: Hook, ids: Tensor) -> Tensor:
         raise RuntimeError("LibraryStream feeds the model directly")
 
     def _evict(self) -> None:
         sinks, window = self.policy.sinks, self.policy.window
-        if not self.policy.bounded or self.held <= sinks + window:
-            return
         for layer in self.cache.layers:
-            lo = layer.keys.shape[2] - window
-            layer.keys = torch.cat([layer.keys[:, :, :sinks], layer.keys[:, :, lo:]], 2)
-            layer.values = torch.cat([layer.values[:, :, :sinks], layer.values[:, :, lo:]], 2)
-        self.held = sinks + window
+            if layer.keys.shape[2] > sinks + window:
+                lo = layer.keys.shape[2] - window
+                layer.keys = torch.cat([layer.keys[:, :, :sinks], layer.keys[:, :, lo:]], 2)
+                layer.values = torch.cat([layer.values[:, :, :sinks], layer.values[:, :, lo:]], 2)
+        self.held = min(self.held, sinks + window)
+        held = {layer.keys.shape[2] for layer in self.cache.layers}
+        if held != {self.held}:
+            raise RuntimeError(
+                f"the cache holds {sorted(held)} tokens per layer, the policy says {self.held}"
+            )
 
     def mark(self, steps: int) -> tuple[Any, ...]:
-        """References suffice: the library replaces tensors when it appends."""
-        layers = [dict(vars(layer)) for layer in self.cache.layers]
-        return self.seen, self.held, self.largest_position, layers
+        """Keys are replaced by the library when it appends, states are written in place: those are copied."""
+        layers = [_frozen(vars(layer)) for layer in self.cache.layers]
+        return self.seen, self.held, self.largest_position, layers, self.counter.calls
 
     def rewind(self, mark: tuple[Any, ...]) -> None:
         """Undo the tokens fed since ``mark``."""
-        self.seen, self.held, self.largest_position, layers = mark
+        self.seen, self.held, self.largest_position, layers, self.counter.calls = mark
+        self.calls_per_layer = self.counter.calls
+        del self.cache.layers[len(layers) :]  # a cache without a configuration grows layer by layer
         for layer, attributes in zip(self.cache.layers, layers, strict=True):
-            vars(layer).update(attributes)
+            vars(layer).clear()
+            vars(layer).update(_frozen(attributes))
 
     def nbytes(self) -> int:
-        """Measured bytes of the cached keys and values."""
+        """Measured bytes of the keys and values held, or of the latents in their place."""
+        return sum(_token_bytes(layer) for layer in self.cache.layers)
+
+    def predicted_bytes(self) -> int:
+        """What one token takes, times the tokens held; sliding layers of the library hold window - 1."""
+        return sum(cost * (self.held if own is None else min(self.held, own - 1)) for cost, own in self.costs)
+
+    def state_bytes(self) -> int:
+        """Measured bytes of recurrent and convolution states, whose size does not depend on the text."""
         return sum(
-            x.numel() * x.element_size()
+            _size(state)
             for layer in self.cache.layers
-            if layer.keys is not None
-            for x in (layer.keys, layer.values)
+            for name in ("conv_states", "recurrent_states")
+            for state in getattr(layer, name, {}).values()
         )
+
+    def allocated_bytes(self) -> int:
+        """The same: the library allocates exactly what it holds."""
+        return self.nbytes()
+
+
+class _Counter:
+    """Counts the calls of every attention module while open: the same number for all, or it is no number."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._modules = [
+            module
+            for name, module in model.named_modules()
+            if isinstance(getattr(module, "layer_idx", None), int)
+            and "attention" in type(module).__name__.lower()
+        ]
+        self._handles: list[Any] = []
+        self._depth = 0  # a stream may be attached again inside its own context
+        self._counts: dict[int, int] = {}
+
+    @property
+    def calls(self) -> int | None:
+        """Calls of each attention module so far; None if there is none, or they differ."""
+        counts = set(self._counts.values()) if self._counts else set()
+        return counts.pop() if len(counts) == 1 else None
+
+    @calls.setter
+    def calls(self, value: int | None) -> None:
+        self._counts = dict.fromkeys(self._counts, value or 0)
+
+    def __enter__(self) -> None:
+        self._depth += 1
+        if self._depth == 1:
+            self._handles = [module.register_forward_hook(self._count) for module in self._modules]
+
+    def __exit__(self, *_: Any) -> None:
+        self._depth -= 1
+        if not self._depth:
+            while self._handles:
+                self._handles.pop().remove()
+
+    def _count(self, module: nn.Module, *_: Any) -> None:
+        self._counts[module.layer_idx] = self._counts.get(module.layer_idx, 0) + 1
+
+
+def _frozen(attributes: dict[str, Any]) -> dict[str, Any]:
+    """A copy to come back to: tensors in dictionaries (recurrent states) are written in place, so cloned."""
+    return {
+        name: {key: _cloned(one) for key, one in value.items()} if isinstance(value, dict) else value
+        for name, value in attributes.items()
+    }
+
+
+def _cloned(value: Any) -> Any:
+    return value.clone() if isinstance(value, Tensor) else value
+
+
+def _token_bytes(layer: Any) -> int:
+    """Measured bytes of what a cache layer holds per token."""
+    return sum(_size(getattr(layer, name, None)) for name in KEYS)
+
+
+def _size(value: Any) -> int:
+    return value.numel() * value.element_size() if isinstance(value, Tensor) else 0

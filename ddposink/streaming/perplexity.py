@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from ddposink.streaming.base import Stream
-from ddposink.streaming.head import Head
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,6 @@ def stream_nll(
     total = len(ids)
     if len(nll) != total - 1:
         raise ValueError(f"nll must have {total - 1} entries for {total} tokens, got {len(nll)}")
-    head = Head(stream.model)
     stops = [c for c in sorted({*checkpoints, total}) if stream.seen < c <= total]
     for stop in stops:
         while stream.seen < stop:
@@ -43,7 +41,7 @@ def stream_nll(
             scored = min(size, total - 1 - start)  # the last token of all has no successor
             if scored:
                 targets = ids[start + 1 : start + 1 + scored]
-                nll[start : start + scored] = head.nll(hidden[:scored], targets).cpu().numpy()
+                nll[start : start + scored] = stream.head.nll(hidden[:scored], targets).cpu().numpy()
             yield Stop(stream.seen, stream.seen == stop)
 
 

@@ -6,8 +6,8 @@ from torch import nn
 
 from ddposink.caches import Policy
 from ddposink.streaming.base import Stream
-from ddposink.streaming.families import check_budget, own_windows
-from ddposink.streaming.positions import Positions
+from ddposink.streaming.examine import check_budget
+from ddposink.streaming.positions import Layout
 from ddposink.streaming.state import Mark, StreamState
 
 
@@ -15,14 +15,12 @@ class RingStream(Stream):
     """A bounded policy that evicts after every token, on a `StreamState` (new, or going on from another)."""
 
     def __init__(
-        self, model: nn.Module, policy: Policy, positions: Positions, state: StreamState | None = None
+        self, model: nn.Module, policy: Policy, layout: Layout, state: StreamState | None = None
     ) -> None:
         check_budget(model, policy.sinks + policy.window)
-        super().__init__(model)
+        super().__init__(model, layout)
         self.policy = policy
-        self.positions = positions
-        self.state = state or StreamState.for_policy(policy)
-        self.own_windows = own_windows(model)
+        self.state = state or StreamState.for_policy(policy, layout.windows)
 
     @property
     def seen(self) -> int:
@@ -46,6 +44,14 @@ class RingStream(Stream):
     def rewind(self, mark: Mark) -> None:
         """Undo the tokens fed since ``mark``."""
         self.state.rewind(mark)
+
+    def predicted_bytes(self) -> int:
+        """Bytes of one token, times the budget, or in layers with a tail its length."""
+        budget, tails = self.state.sinks + self.state.window, self.state.tails
+        return sum(
+            layer.token_bytes * min(self.seen, tails.get(index, budget))
+            for index, layer in self.layout.layers.items()
+        )
 
     def nbytes(self) -> int:
         """Measured bytes of keys and values held."""

@@ -1,7 +1,9 @@
-"""Eviction per chunk or per turn: the cache is cut only when a piece of text has been fed.
+"""Eviction per chunk or per turn: the cache is cut only between pieces of text.
 
-Between evictions the cache grows, so a chunk is one ordinary forward: full attention over what is
-cached, a causal triangle over itself. Keys are kept before rotation and rotated to their place in the
+Within a piece the cache grows, so it is one ordinary forward (or several, of no consequence): full attention
+over what is cached, a causal triangle over itself. ``chunk:N`` and ``after-turn`` cut the cache back to the
+budget once a piece has been fed; ``turn`` makes room before a turn is fed, as StreamingLLM's chat does, so
+that the budget is never exceeded. Keys are kept before rotation and rotated to their place in the
 cache at every forward, as StreamingLLM does; with pieces of one token this is StreamingLLM's own
 schedule and a second opinion on the block algorithm.
 """
@@ -13,18 +15,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ddposink.caches import Policy
+from ddposink.caches import Policy, Schedule
 from ddposink.streaming.base import CountedStream
-from ddposink.streaming.families import UnsupportedPolicyError, check_budget, own_windows
+from ddposink.streaming.examine import check_budget
 from ddposink.streaming.hook import Hook
 from ddposink.streaming.kernel import attend, merge
-from ddposink.streaming.positions import Alibi, Positions, Rope
+from ddposink.streaming.positions import Alibi, Layout, Rope
+from ddposink.streaming.refusals import UnsupportedPolicyError
 
 
 class ScheduledStream(CountedStream):
-    """A bounded policy whose ``evict`` is ``chunk:N`` or ``turn`` (or token: pieces of one).
+    """A bounded policy whose ``evict`` is ``chunk:N``, ``turn`` or ``after-turn`` (or token: pieces of one).
 
-    ``turn_ends`` (N,) bool marks the last token of each turn. ``chunk`` bounds a forward; a turn longer
+    ``turn_ends`` (N,) bool marks the last token of each turn. ``chunk`` bounds a forward; a piece longer
     than that takes several forwards without eviction between them.
     """
 
@@ -34,26 +37,25 @@ class ScheduledStream(CountedStream):
         self,
         model: nn.Module,
         policy: Policy,
-        positions: Positions,
+        layout: Layout,
         chunk: int,
         turn_ends: Tensor | None = None,
     ) -> None:
         check_budget(model, policy.sinks + policy.window)
-        super().__init__(model)
-        if any(own is not None for own in own_windows(model)):
+        super().__init__(model, layout)
+        if layout.sliding:
             raise UnsupportedPolicyError(
                 f"evict={policy.evict} on a model with sliding layers of its own is not supported: the cache "
                 f"outgrows the budget between evictions; use evict=token"
             )
-        if policy.evict.per == "turn" and turn_ends is None:
+        if policy.evict.by_turns and turn_ends is None:
             raise UnsupportedPolicyError(
-                "evict=turn needs a corpus whose turns are known (a tokenizer's text)"
+                f"evict={policy.evict} needs a corpus whose turns are known (a tokenizer's text)"
             )
         self.policy = policy
-        self.positions = positions
         self.chunk = chunk
-        self.turn_ends = None if turn_ends is None else turn_ends.cpu()
-        self._tables: dict[str, Any] = {}
+        self.schedule = Schedule(policy, None if turn_ends is None else turn_ends.cpu().numpy())
+        self._tables: dict[Any, Any] = {}
         self._evicted_at: int | None = None
 
     @property
@@ -61,16 +63,16 @@ class ScheduledStream(CountedStream):
         """The first query after the first eviction, whatever the text made it."""
         return self._evicted_at if self._evicted_at is not None and self.seen > self._evicted_at else None
 
+    def kept(self) -> int:
+        """Tokens that the schedule keeps after those fed so far."""
+        return self.schedule.held(self.seen)
+
     def next_size(self, left: int) -> int:
-        """Up to the next eviction, the chunk size or the end."""
-        if self.policy.evict.per == "turn":
-            assert self.turn_ends is not None
-            ends = torch.nonzero(self.turn_ends[self.seen : self.seen + min(left, self.chunk)])
-            return int(ends[0]) + 1 if len(ends) else min(left, self.chunk)
-        every = self.policy.evict.every
-        return min(left, self.chunk, every - self.seen % every)
+        """Up to the end of the piece, the chunk size or the end."""
+        return min(left, self.chunk, self.schedule.piece_end(self.seen) - self.seen)
 
     def _forward(self, hook: Hook, ids: Tensor) -> Tensor:
+        self._keep(self.schedule.kept_before(self.seen, self.held))
         self._tables = {}
         self._fresh = len(ids)
         hook.attend = self._attend
@@ -78,7 +80,7 @@ class ScheduledStream(CountedStream):
         self.largest_position = max(self.largest_position, self._place_of_queries()[-1])
         self.seen += len(ids)
         self.held += len(ids)
-        self._evict()
+        self._keep(self.schedule.kept_after(self.seen, self.held))
         return hidden
 
     def _place_of_queries(self) -> range:
@@ -98,42 +100,39 @@ class ScheduledStream(CountedStream):
         slots = torch.arange(held, device=q.device)
         if self.policy.positions == "absolute":
             slots = torch.where(slots < self.policy.sinks, slots, slots + (self.seen - held))
-        if isinstance(self.positions, Rope):
-            q, k = (self._rotate("own", queries, x) for x in (q, k))
-        slopes = self.positions.slopes if isinstance(self.positions, Alibi) else None
+        positions, cap = self.layout[layer].positions, extra.get("softcap")
+        rope = positions if isinstance(positions, Rope) else None
+        slopes = positions.slopes if isinstance(positions, Alibi) else None
         origin = queries[0]
-        parts = [attend(q, k, v, scale, causal=True, slopes=slopes, key_positions=queries - origin)]
-        if past is not None:
-            k_past, v_past = past
-            if isinstance(self.positions, Rope):
-                k_past = self._rotate("past", slots, k_past)
-            parts.append(attend(q, k_past, v_past, scale, slopes=slopes, key_positions=slots - origin))
+        q, k = (self._rotate("own", rope, queries, x) for x in (q, k))
+        parts = [
+            attend(q, k, v, scale, causal=True, slopes=slopes, key_positions=queries - origin, softcap=cap)
+        ]
+        if past is not None and past[0].shape[2]:
+            k_past, v_past = self._rotate("past", rope, slots, past[0]), past[1]
+            at = slots - origin
+            parts.append(attend(q, k_past, v_past, scale, slopes=slopes, key_positions=at, softcap=cap))
         return merge(parts, extra.get("s_aux"))
 
-    def _rotate(self, what: str, positions: Tensor, x: Tensor) -> Tensor:
-        assert isinstance(self.positions, Rope)
-        if what not in self._tables:
-            self._tables[what] = self.positions.table(positions, x.dtype)
-        return self.positions.turn(x, self._tables[what])
+    def _rotate(self, what: str, rope: Rope | None, positions: Tensor, x: Tensor) -> Tensor:
+        if rope is None or not len(rope.inv_freq):
+            return x
+        if (what, id(rope)) not in self._tables:
+            self._tables[what, id(rope)] = rope.table(positions, x.dtype)
+        return rope.turn(x, self._tables[what, id(rope)])
 
-    def _evict(self) -> None:
-        sinks, window = self.policy.sinks, self.policy.window
-        if self.held <= sinks + window or not self._due():
+    def _keep(self, count: int) -> None:
+        """Hold only the sinks and the most recent tokens, ``count`` in all."""
+        if count >= self.held:
             return
-        lo = self.held - window
+        sinks = min(self.policy.sinks, count)
+        lo = self.held - (count - sinks)
         self.layers = {
             i: (torch.cat([k[:, :, :sinks], k[:, :, lo:]], 2), torch.cat([v[:, :, :sinks], v[:, :, lo:]], 2))
             for i, (k, v) in self.layers.items()
         }
-        self.held = sinks + window
-        self._evicted_at = self._evicted_at or self.seen
-
-    def _due(self) -> bool:
-        if self.policy.evict.per == "turn":
-            assert self.turn_ends is not None
-            # Decoding past the end of the known text goes on with the last turn.
-            return self.seen <= len(self.turn_ends) and bool(self.turn_ends[self.seen - 1])
-        return self.seen % self.policy.evict.every == 0
+        self.held = count
+        self._evicted_at = self.seen if self._evicted_at is None else self._evicted_at
 
     def mark(self, steps: int) -> tuple[Any, ...]:
         """References suffice: tensors are replaced, never written to."""

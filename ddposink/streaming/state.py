@@ -2,15 +2,20 @@
 
 The text is cut into sinks (positions 0 … S-1) and blocks of exactly R tokens. A token's *local*
 position is its index in its block, i = (t - S) mod R; its key is rotated there once and stays so for
-life. Sinks are rotated at -S … -1, so block 0 and the sinks together are a plain causal prefix.
+life. Sinks stand at -S … -1, so block 0 and the sinks together are a plain causal prefix. (The model is
+given local positions plus S: distances are the same, and no model is asked for a negative position.)
 Ring slot j holds the key of local position j: of the current block for j < i, of the previous block
 for j >= i. Parallel evaluation and decode share this state, so either can go on where the other
 stopped. No position ever exceeds 2R + S, whatever the length of the text.
+
+A layer whose own sliding window lies inside the policy's never sees a sink or an older token again: it
+holds a *tail*, the last (own window - 1) tokens, and nothing else, in a ring indexed by text position.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -22,9 +27,9 @@ from ddposink.caches import Policy
 class LayerState:
     """Keys and values of one layer: each (B, Hkv, S + R + 1, D); slot S+j is ring slot j.
 
-    B is 1, or the number of streams that decode feeds in step.
-
-    The last slot is scratch for decode: the newest token stands there while its query attends.
+    Of a layer with a tail of m tokens: (B, Hkv, m + 1, D), text position t in slot t mod m. B is 1, or the
+    number of streams that decode feeds in step. The last slot is scratch for decode: the newest token stands
+    there while its query attends.
     """
 
     k: Tensor
@@ -33,7 +38,10 @@ class LayerState:
 
 @dataclass
 class StreamState:
-    """The state of one stream under one policy. ``seen`` counts the tokens fed so far."""
+    """The state of one stream under one policy. ``seen`` counts the tokens fed so far.
+
+    ``tails`` gives the length of the tail of every layer that has one.
+    """
 
     sinks: int
     window: int
@@ -41,11 +49,20 @@ class StreamState:
     seen: int = 0
     largest_position: int = 0
     layers: dict[int, LayerState] = field(default_factory=dict)
+    tails: Mapping[int, int] = field(default_factory=dict)
 
     @classmethod
-    def for_policy(cls, policy: Policy) -> StreamState:
-        """Empty state for a bounded policy that evicts after every token."""
-        return cls(policy.sinks, policy.window, policy.positions == "absolute")
+    def for_policy(cls, policy: Policy, windows: Mapping[int, int | None] | None = None) -> StreamState:
+        """Empty state for a bounded policy that evicts after every token.
+
+        ``windows``: the model's own sliding window of every layer, in tokens.
+        """
+        tails = {
+            layer: tail
+            for layer, own in (windows or {}).items()
+            if (tail := tail_of(own, policy.window)) is not None
+        }
+        return cls(policy.sinks, policy.window, policy.positions == "absolute", tails=tails)
 
     @property
     def block(self) -> int:
@@ -59,13 +76,17 @@ class StreamState:
 
     @property
     def held(self) -> int:
-        """Tokens whose keys are in the cache."""
+        """Tokens whose keys are in the cache (of layers without a tail)."""
         return min(self.seen, self.sinks + self.window)
+
+    def held_in(self, layer: int) -> int:
+        """Tokens whose keys ``layer`` holds."""
+        return min(self.seen, self.tails.get(layer, self.sinks + self.window))
 
     def layer(self, index: int, like_k: Tensor, like_v: Tensor) -> LayerState:
         """The buffers of a layer, allocated on first use with the shape of its keys and values."""
         if index not in self.layers:
-            slots = self.sinks + self.window + 1
+            slots = self.tails.get(index, self.sinks + self.window) + 1
 
             def empty(like: Tensor) -> Tensor:
                 return like.new_zeros(*like.shape[:2], slots, like.shape[-1])
@@ -76,9 +97,9 @@ class StreamState:
     def nbytes(self) -> int:
         """Measured bytes of the keys and values of the tokens held (from the real tensors)."""
         return sum(
-            self.held
+            self.held_in(index)
             * (s.k[:, :, 0].numel() * s.k.element_size() + s.v[:, :, 0].numel() * s.v.element_size())
-            for s in self.layers.values()
+            for index, s in self.layers.items()
         )
 
     def allocated_bytes(self) -> int:
@@ -87,30 +108,50 @@ class StreamState:
             s.k.numel() * s.k.element_size() + s.v.numel() * s.v.element_size() for s in self.layers.values()
         )
 
+    def slots(self, text: Tensor, layer: int) -> Tensor:
+        """Where ``layer`` keeps the tokens at ``text`` (n,) positions."""
+        if layer in self.tails:
+            return text % self.tails[layer]
+        return torch.where(text < self.sinks, text, self.sinks + (text - self.sinks) % self.window)
+
     def mark(self, steps: int) -> Mark:
-        """A copy of the ring slots that the next ``steps`` tokens will overwrite."""
+        """A copy of the slots that the next ``steps`` tokens will overwrite."""
         text = torch.arange(self.seen, self.seen + min(steps, self.sinks + self.window))
-        ring = self.sinks + (text - self.sinks) % self.window
-        slots = torch.where(text < self.sinks, text, ring).unique()
         kept = {}
         for index, layer in self.layers.items():
-            at = slots.to(layer.k.device)
-            kept[index] = LayerState(layer.k.index_select(2, at), layer.v.index_select(2, at))
-        return Mark(self.seen, self.largest_position, slots, kept)
+            at = self.slots(text, index).unique().to(layer.k.device)
+            kept[index] = Kept(at, layer.k.index_select(2, at), layer.v.index_select(2, at))
+        return Mark(self.seen, self.largest_position, kept)
 
     def rewind(self, mark: Mark) -> None:
         """Undo the tokens fed since ``mark`` was taken."""
         for index, kept in mark.layers.items():
-            layer = self.layers[index]
-            at = mark.slots.to(layer.k.device)
-            layer.k.index_copy_(2, at, kept.k)
-            layer.v.index_copy_(2, at, kept.v)
+            self.layers[index].k.index_copy_(2, kept.slots, kept.k)
+            self.layers[index].v.index_copy_(2, kept.slots, kept.v)
         self.seen, self.largest_position = mark.seen, mark.largest_position
 
     def clone(self) -> StreamState:
         """An independent copy (to decode from here without disturbing the stream)."""
         layers = {i: LayerState(s.k.clone(), s.v.clone()) for i, s in self.layers.items()}
-        return StreamState(self.sinks, self.window, self.absolute, self.seen, self.largest_position, layers)
+        return replace(self, layers=layers)
+
+
+def tail_of(own: int | None, window: int) -> int | None:
+    """Tokens that a layer with the model's ``own`` window needs beside its query; None: all of the policy's.
+
+    A query sees keys closer than ``own``. While these are all recent ones (own - 1 <= ``window``), sinks are
+    out of sight from the first eviction on.
+    """
+    return own - 1 if own is not None and 1 <= own - 1 <= window else None
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What stood in ``slots`` (n,) of one layer."""
+
+    slots: Tensor
+    k: Tensor
+    v: Tensor
 
 
 @dataclass(frozen=True)
@@ -119,8 +160,7 @@ class Mark:
 
     seen: int
     largest_position: int
-    slots: Tensor
-    layers: dict[int, LayerState]
+    layers: dict[int, Kept]
 
 
 @dataclass(frozen=True)
@@ -131,10 +171,10 @@ class Segment:
     blocks: int  # 0: within one block; >= 1: that many whole blocks, starting at local position 0
 
     def positions(self, state: StreamState, device: torch.device) -> Tensor:
-        """Local rotary positions (1, tokens)."""
+        """Rotary positions (1, tokens): local ones, counted from the first sink so that none is negative."""
         if self.blocks:
-            return torch.arange(state.window, device=device).repeat(self.blocks)[None]
-        return torch.arange(self.tokens, device=device)[None] + state.local
+            return torch.arange(state.window, device=device).repeat(self.blocks)[None] + state.sinks
+        return torch.arange(self.tokens, device=device)[None] + state.local + state.sinks
 
 
 def next_segment(state: StreamState, left: int, chunk: int) -> Segment:

@@ -15,7 +15,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from ddposink.streaming.kernel import Part
+from ddposink.streaming.kernel import Part, padded
 from ddposink.streaming.state import LayerState, StreamState
 
 TILE = 32  # the kernel's smallest query blocking; fastest of 32 … 1020 where measured
@@ -36,6 +36,8 @@ def attend_tiles(
     ``turn_back`` puts keys one block further away. The carried ``memory`` is not written.
     """
     s, window, local, count = state.sinks, state.window, state.local, q.shape[2]
+    if k.shape[3] != v.shape[3]:
+        return _of_one_size(state, memory, q, k, v, scale, turn_back)
     size = min(count, window)
     keys = k.new_empty(k.shape[1], window + size, k.shape[3])
     values = v.new_empty(v.shape[1], window + size, v.shape[3])
@@ -54,6 +56,24 @@ def attend_tiles(
         values[:, window:] = v[0, :, done : done + size]
         _slide(q[0, :, done : done + size], keys, values, scale, window, outs, lses)
     return Part(torch.cat(outs).transpose(0, 1)[None], torch.cat(lses).transpose(0, 1)[None])
+
+
+def _of_one_size(
+    state: StreamState,
+    memory: LayerState,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    scale: float,
+    turn_back: Callable[[Tensor], Tensor],
+) -> Part:
+    """The same for keys and values of different sizes (latent attention): padded, and cut again."""
+    size = k.shape[3]
+    held = LayerState(*padded(memory.k, memory.k, memory.v)[1:])
+    part = attend_tiles(
+        state, held, *padded(q, k, v), scale, lambda x: padded(x, turn_back(x[..., :size]), v)[1]
+    )
+    return Part(part.out[..., : v.shape[3]], part.lse)
 
 
 def _slide(

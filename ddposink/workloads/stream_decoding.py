@@ -38,11 +38,11 @@ class Run:
 
     params: StreamParams
     loaded: LoadedModel
-    choice: Choice
     text: Text
     tracker: MemoryTracker
     nll: np.ndarray
     device: torch.device
+    choice: Choice = field(init=False)  # of the reading that is going on
     feed_seconds: float = 0.0
     facts: dict[str, Scalar] = field(default_factory=dict)
 
@@ -95,7 +95,6 @@ class Decoding:
         self.stream = state.choice.stream
         self.decoder: Stream = self.stream.decoder(eager=eager)
         self.ids = state.text.ids
-        self.head = state.loaded.model.get_output_embeddings()
         self.steps = steps
 
     def __enter__(self) -> Any:
@@ -109,7 +108,7 @@ class Decoding:
         """Feed one token and compute its logits, as a chat would."""
         token = (self.start + i) % len(self.ids)  # at the end of the text go on from its beginning
         hidden = self.decoder.feed(self.ids[token : token + 1])
-        self.head(hidden)
+        self.stream.head.logits(hidden)
 
     def __exit__(self, *error: Any) -> None:
         self.inner.__exit__(*error)

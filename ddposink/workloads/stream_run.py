@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,14 @@ import torch
 from torch import Tensor
 
 from bench.track.memory import MemoryTracker
-from bench.workload import Cell, Context, Scalar, Skip
-from ddposink.caches import CacheShape, Policy
+from bench.workload import Cell, Context, Missing, Scalar, Skip
+from ddposink.caches import Schedule
 from ddposink.corpora import CorpusRef, load_stream
 from ddposink.devices import chosen_device
 from ddposink.errors import Unavailable
 from ddposink.models import LoadedModel, ModelRef, load_model
-from ddposink.streaming import PolicyNotAppliedError, open_stream, stream_nll
-from ddposink.workloads.stream import ITEMSIZE, RANDOM_TOKENS, StreamParams
+from ddposink.streaming import Choice, PolicyNotAppliedError, length_limit, open_stream, stream_nll
+from ddposink.workloads.stream import RANDOM_TOKENS, StreamParams
 from ddposink.workloads.stream_decoding import WARM_UP, Run, Text, decode_repetitions
 from ddposink.workloads.stream_quality import Measured, collapse, quality, refused, running
 
@@ -39,13 +40,36 @@ def run(cells: Sequence[tuple[Cell, StreamParams]], ctx: Context) -> None:
         state = _prepare(longest, chosen_device(longest.device), cells[-1][0].seed)
     except Unavailable as error:
         raise Skip(str(error)) from error
-    stream, total = state.choice.stream, longest.length
-    at = {params.length: (cell, params) for cell, params in cells}
+    for group in _readings(cells, length_limit(state.loaded.model)):
+        _read(group, state, ctx)
+
+
+Cells = Sequence[tuple[Cell, StreamParams]]
+
+
+def _readings(cells: Cells, limit: int | None) -> list[Cells]:
+    """Cells that one reading of the text answers.
+
+    Where dense attention's rotary frequencies depend on the length of the text, nothing longer than ``limit``
+    contains anything shorter: such a length is read on its own, in one forward.
+    """
+    if limit is None or cells[0][1].parsed_policy.bounded:
+        return [cells]
+    within = [pair for pair in cells if pair[1].length <= limit]
+    return [one for one in (within, *([pair] for pair in cells if pair[1].length > limit)) if one]
+
+
+def _read(cells: Cells, state: Run, ctx: Context) -> None:
+    """Read the text once, up to the longest of ``cells``, and emit each as its length is reached."""
+    longest = cells[-1][1]
+    total, at = longest.length, {params.length: (cell, params) for cell, params in cells}
+    state.choice, state.feed_seconds = _open(longest, state), 0.0
+    stream = state.choice.stream
     ahead = iter([*at, total])
     stream.reserve(_room(next(ahead), longest))
     begun = time.perf_counter()
     with stream.attached():
-        for stop in stream_nll(stream, state.text.ids, state.nll, list(at)):
+        for stop in stream_nll(stream, state.text.ids[:total], state.nll[: total - 1], list(at)):
             state.feed_seconds += time.perf_counter() - begun
             ctx.progress(stop.fed, total, **(running(state.nll, stop.fed) if state.text.corpus else {}))
             if stop.at_checkpoint and stop.fed in at:
@@ -60,18 +84,32 @@ def _room(length: int, params: StreamParams) -> int:
     return length + WARM_UP + params.decode_tokens
 
 
+def _open(params: StreamParams, state: Run) -> Choice:
+    """The stream for a reading of ``params.length`` tokens, proven."""
+    model, policy = state.loaded.model, params.parsed_policy
+    limit = length_limit(model)
+    alone = limit is not None and not policy.bounded and params.length > limit
+    choice = open_stream(
+        model,
+        policy,
+        evaluator=params.evaluator,
+        chunk=params.length if alone else params.chunk,
+        turn_ends=state.text.turn_ends,
+        decode=params.decode,
+        length=params.length,
+    )
+    if not alone:
+        return choice
+    why = (
+        f"one forward of all tokens: rotary frequencies depend on the length beyond {limit}; {choice.reason}"
+    )
+    return replace(choice, reason=why)
+
+
 def _prepare(params: StreamParams, device: torch.device, seed: int) -> Run:
     tracker = MemoryTracker(device)  # before the model, so that the device figure counts all we take
     loaded = load_model(ModelRef.parse(params.model), params.dtype, str(device))
     text = _text(params, loaded, device, seed)
-    choice = open_stream(
-        loaded.model,
-        params.parsed_policy,
-        evaluator=params.evaluator,
-        chunk=params.chunk,
-        turn_ends=text.turn_ends,
-        decode=params.decode,
-    )
     nll = np.full(params.length - 1, np.nan, dtype=np.float32)
     facts = {
         "train_length": loaded.train_length,
@@ -79,7 +117,7 @@ def _prepare(params: StreamParams, device: torch.device, seed: int) -> Run:
         "threads": torch.get_num_threads(),
         **loaded.facts,
     }
-    return Run(params, loaded, choice, text, tracker, nll, device, facts=facts)
+    return Run(params, loaded, text, tracker, nll, device, facts=facts)
 
 
 def _text(params: StreamParams, loaded: LoadedModel, device: torch.device, seed: int) -> Text:
@@ -109,7 +147,8 @@ def _emit(cell: Cell, params: StreamParams, state: Run, ctx: Context) -> None:
     stream = state.choice.stream
     conformance = _conformance(params, state)
     metrics: Measured = {"kv_bytes": stream.nbytes(), "kv_bytes_allocated": stream.allocated_bytes()}
-    metrics["kv_bytes_analytic"] = int(conformance["kv_bytes_predicted"])  # type: ignore[arg-type]
+    metrics["kv_bytes_analytic"] = stream.predicted_bytes()
+    metrics["state_bytes"] = stream.state_bytes() or Missing("this model carries keys and values only")
     nll, corpus = state.nll[: params.length - 1], state.text.corpus
     metrics |= (
         refused() if corpus is None else quality(nll, stream.missing_from, params.parsed_policy, corpus)
@@ -133,13 +172,10 @@ def _emit(cell: Cell, params: StreamParams, state: Run, ctx: Context) -> None:
 def _conformance(params: StreamParams, state: Run) -> dict[str, Scalar]:
     """Proof that the policy was applied; raises PolicyNotAppliedError where it was not."""
     stream, policy = state.choice.stream, params.parsed_policy
-    config = state.loaded.model.config.get_text_config().to_dict()
-    shape = CacheShape.from_config(config, ITEMSIZE[params.dtype])
-    if policy.evict.per == "turn":
-        expected = held_after_turns(policy, state.text.turn_ends, stream.seen)
-        predicted = expected * shape.bytes_per_token_layer * shape.layers
-    else:
-        expected, predicted = policy.cached(stream.seen), policy.nbytes(shape, stream.seen)
+    expected, predicted = policy.cached(stream.seen), stream.predicted_bytes()
+    if policy.evict.by_turns:
+        assert state.text.turn_ends is not None
+        expected = Schedule(policy, state.text.turn_ends.numpy()).held(stream.seen)
     if stream.held != expected or stream.nbytes() != predicted:
         raise PolicyNotAppliedError(
             f"after {stream.seen} tokens the cache holds {stream.held} tokens in {stream.nbytes()} bytes; "
@@ -159,15 +195,6 @@ def _conformance(params: StreamParams, state: Run) -> dict[str, Scalar]:
         "corpus_convention": corpus.convention if corpus else "uniform random token ids, seeded",
         "books": len([b for b in corpus.books if b[1] < stream.seen]) if corpus else None,
     }
-
-
-def held_after_turns(policy: Policy, turn_ends: Tensor | None, seen: int) -> int:
-    """Tokens held after ``seen`` tokens when eviction happens at turn ends only."""
-    assert turn_ends is not None
-    budget, held, last = policy.sinks + policy.window, 0, 0
-    for end in (int(i) + 1 for i in turn_ends[:seen].nonzero()):
-        held, last = min(held + end - last, budget), end
-    return held + seen - last
 
 
 def _save(nll: np.ndarray, length: int, folder: Path) -> Path:

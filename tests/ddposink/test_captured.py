@@ -14,9 +14,8 @@ from ddposink.streaming import ExactStream, UnsupportedPolicyError, inspect
 from ddposink.streaming import decode as decoding
 from ddposink.streaming.captured import CapturedStep
 from ddposink.streaming.decode import DecodeStream
-from ddposink.streaming.positions import Rope
 from ddposink.streaming.state import StreamState
-from ddposink.streaming.step import Step, StepPlan
+from ddposink.streaming.step import Slots, Step, StepPlan
 
 IDS = torch.randint(0, VOCAB, (80,), generator=torch.Generator().manual_seed(0))
 POLICIES = ["window 7", "sink 1+6", "sink 4+9", "sink 3+5 positions=absolute"]
@@ -28,7 +27,7 @@ def decoded(stream: DecodeStream, begin: int, end: int) -> Tensor:
         return torch.cat([stream.feed(IDS[t : t + 1]) for t in range(begin, end)])
 
 
-def plain_step(state: StreamState, rope: Rope) -> Step:
+def plain_step(state: StreamState) -> Step:
     """The same, slot by slot, as one would explain it."""
     s, r, t = state.sinks, state.window, state.seen
     evicting = t - s >= r
@@ -44,30 +43,53 @@ def plain_step(state: StreamState, rope: Rope) -> Step:
             place, which = state.local, 0
         choose.append(which)
         distance.append(float(place - at) if evicting or slot < t else float("inf"))
-    turns = torch.tensor([0, r, sink_place - state.local])
     return Step(
-        torch.tensor([[state.local]]),
-        torch.tensor([s + state.local]),
+        torch.tensor([[state.local + s]]),
+        torch.tensor([0, r, sink_place - state.local]),
+        Slots(
+            torch.tensor([s + state.local]),
+            torch.tensor([*choose, 0]).view(1, 1, -1),
+            torch.tensor([*distance, 0.0]),
+        ),
+    )
+
+
+def plain_tail(state: StreamState, tail: int) -> Slots:
+    """The slots of a layer that holds the last ``tail`` tokens, by asking for each which token it holds."""
+    t, evicting = state.seen, state.seen - state.sinks >= state.window
+    choose, distance = [], []
+    for slot in range(tail):
+        text = max((u for u in range(t) if u % tail == slot and u >= t - tail), default=None)
+        distance.append(float("inf") if text is None else float(t - text))
+        choose.append(int(evicting and text is not None and t - text > state.local))
+    return Slots(
+        torch.tensor([t % tail]),
         torch.tensor([*choose, 0]).view(1, 1, -1),
         torch.tensor([*distance, 0.0]),
-        rope.table(turns, torch.float32),
     )
 
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_a_planned_step_equals_the_plain_one(policy: str) -> None:
-    rope = Rope(torch.tensor([1.0, 0.1, 0.01]))
-    state = StreamState.for_policy(parse_policy(policy))
-    plan = StepPlan(state, rope, torch.device("cpu"), torch.float32)
+    parsed = parse_policy(policy)
+    state = StreamState.for_policy(parsed, {0: None, 1: 4, 2: parsed.window + 1, 3: 2})
+    assert state.tails == {1: 3, 2: parsed.window, 3: 1}
+    plan = StepPlan(state, torch.device("cpu"))
     for seen in range(60):
         state.seen = seen
-        found, expected = plan(torch.tensor(seen)), plain_step(state, rope)
+        found, expected = plan(torch.tensor(seen)), plain_step(state)
         assert torch.equal(found.position, expected.position), seen
-        assert torch.equal(found.slot, expected.slot), seen
-        filled = expected.distance.isfinite()  # which place scores an empty slot does not matter
-        assert torch.equal(found.choose[0, 0, filled], expected.choose[0, 0, filled]), seen
-        assert torch.equal(found.distance, expected.distance), seen
-        torch.testing.assert_close(found.table, expected.table, atol=0, rtol=0)
+        assert torch.equal(found.places, expected.places), seen
+        assert_same_slots(found.ring, expected.ring, seen)
+        for tail in state.tails.values():
+            assert_same_slots(found.tails[tail], plain_tail(state, tail), seen)
+
+
+def assert_same_slots(found: Slots, expected: Slots, seen: int) -> None:
+    assert torch.equal(found.slot, expected.slot), seen
+    filled = expected.distance.isfinite()  # which place scores an empty slot does not matter
+    assert torch.equal(found.choose[0, 0, filled], expected.choose[0, 0, filled]), seen
+    assert torch.equal(found.distance, expected.distance), seen
 
 
 @pytest.mark.parametrize("policy", POLICIES)

@@ -20,7 +20,6 @@ from ddposink.caches import parse_policy
 from ddposink.streaming import DenseStream, ExactStream, inspect
 from ddposink.streaming.decode import DecodeStream
 from ddposink.streaming.kernel import _fused
-from ddposink.streaming.positions import Alibi, Rope
 
 ELSEWHERE = torch.device("meta")
 # The number of tokens routed to an expert is data.
@@ -48,18 +47,19 @@ class Recording(TorchDispatchMode):
 
 
 def elsewhere(family: str, dtype: torch.dtype = torch.bfloat16) -> tuple[nn.Module, Any]:
-    """A model without values and its positions; those of ALiBi are read off values."""
-    with ELSEWHERE:
-        model = build(family)
+    """A model that has lost its values, and its layout: read off while it had them."""
+    model = build(family)
+    layout = inspect(model).positions
+    assert layout is not None
     for module in model.modules():  # not Module.to: frequencies stay float32, as in a loaded model
         for name, old in module._parameters.items():
             if old is not None:
-                module._parameters[name] = nn.Parameter(old.to(dtype), requires_grad=False)
-    if family in ("mpt", "bloom"):
-        return model, Alibi(torch.ones(4, device=ELSEWHERE))
-    positions = inspect(model).positions
-    assert isinstance(positions, Rope)
-    return model, positions
+                new = old.to(ELSEWHERE, dtype)
+                module._parameters[name] = nn.Parameter(new, requires_grad=False)
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                module._buffers[name] = buffer.to(ELSEWHERE)
+    return model, layout.to(ELSEWHERE)
 
 
 def tokens(n: int) -> Tensor:

@@ -1,0 +1,78 @@
+"""When a bounded policy lets tokens go, as a function of the text: pure, one number in, one number out.
+
+A text is fed in pieces (a token, a chunk, a turn). ``evict=turn`` makes room before a piece; all other
+schedules cut the cache back to the budget after one.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ddposink.caches.base import Policy
+
+
+class Schedule:
+    """The pieces of a text under a bounded ``policy``.
+
+    ``turn_ends`` (N,) bool marks the last token of every turn. A turn longer than the window is cut into
+    pieces of at most ``window`` tokens when room is made for it beforehand, or it could not fit. The last
+    turn ends with the text; what is decoded past that comes in pieces of a window.
+    """
+
+    def __init__(self, policy: Policy, turn_ends: np.ndarray | None = None) -> None:
+        self.policy = policy
+        known = np.zeros(0, dtype=bool) if turn_ends is None else turn_ends
+        self._ends = np.union1d(np.flatnonzero(known) + 1, [len(known)] if len(known) else [])
+
+    def piece_start(self, seen: int) -> int:
+        """Where the piece that token ``seen`` belongs to begins."""
+        if not self.policy.evict.by_turns:
+            return seen - seen % self.policy.evict.every
+        turn = self._turn_start(seen)
+        if self.policy.evict.per == "turn":
+            return seen - (seen - turn) % self.policy.window
+        return turn
+
+    def piece_end(self, seen: int) -> int:
+        """Where the piece that token ``seen`` belongs to ends; past the known text, anywhere."""
+        if not self.policy.evict.by_turns:
+            return self.piece_start(seen) + self.policy.evict.every
+        index = int(np.searchsorted(self._ends, seen, side="right"))
+        end = int(self._ends[index]) if index < len(self._ends) else seen + self.policy.window
+        if self.policy.evict.per == "turn":
+            return min(end, self.piece_start(seen) + self.policy.window)
+        return end
+
+    def kept_before(self, seen: int, held: int) -> int:
+        """Tokens of the ``held`` ones to keep when token ``seen`` is about to be fed."""
+        if self.policy.evict.per != "turn" or seen != self.piece_start(seen):
+            return held
+        coming = self.piece_end(seen) - seen
+        return min(held, self.policy.sinks + self.policy.window - coming)
+
+    def kept_after(self, seen: int, held: int) -> int:
+        """Tokens of the ``held`` ones to keep once ``seen`` tokens have been fed."""
+        if self.policy.evict.per == "turn" or not self._complete(seen):
+            return held
+        return min(held, self.policy.sinks + self.policy.window)
+
+    def held(self, seen: int) -> int:
+        """Tokens held after ``seen`` tokens: piece by piece, as they are fed."""
+        held, at = 0, 0
+        while at < seen:
+            held = self.kept_before(at, held)
+            step = min(self.piece_end(at), seen) - at
+            held, at = held + step, at + step
+            held = self.kept_after(at, held)
+        return held
+
+    def _turn_start(self, seen: int) -> int:
+        index = int(np.searchsorted(self._ends, seen, side="right"))
+        return int(self._ends[index - 1]) if index else 0
+
+    def _complete(self, seen: int) -> bool:
+        """Whether a piece ends with the token fed last."""
+        if not self.policy.evict.by_turns:
+            return seen % self.policy.evict.every == 0
+        index = int(np.searchsorted(self._ends, seen))
+        return index < len(self._ends) and int(self._ends[index]) == seen
