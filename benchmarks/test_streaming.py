@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from bench.track.work import count_work
+from benchmarks.plain import ConcatenatingStream
 from ddposink.caches import parse_policy
 from ddposink.corpora import CorpusRef, load_stream
 from ddposink.models import ModelRef, load_model
-from ddposink.streaming import DecodeStream, ExactStream, ReferenceStream, evaluate, inspect, stream_nll
+from ddposink.streaming import DecodeStream, ExactStream, evaluate, inspect, stream_nll
 
 POLICY = parse_policy("sink 4+1020")
 CHUNK = 1024
@@ -40,8 +41,8 @@ def test_exact_against_token_by_token_reference(duel: Any, smollm: Any) -> None:
     ours, peer = [], []
     duel(
         lambda: ours.append(evaluate(exact(model), ids)),
-        lambda: peer.append(evaluate(ReferenceStream(model, POLICY, inspect(model).positions), ids)),
-        against="the token-by-token reference",
+        lambda: peer.append(evaluate(ConcatenatingStream(model, POLICY, inspect(model).positions), ids)),
+        against="the token-by-token peer",
         work=1100,
         unit="tok/s",
         rounds=1,
@@ -127,12 +128,13 @@ def _filled(model: nn.Module, ids: Tensor) -> ExactStream:
     return stream
 
 
-def _reference_from(filled: ExactStream) -> ReferenceStream:
-    """The plain reference after the same 1,024 tokens, without a minute of feeding them one by one."""
-    reference = ReferenceStream(filled.model, POLICY, filled.positions)
-    back = filled.positions.table(-torch.arange(-POLICY.sinks, POLICY.window), torch.float32)
+def _peer_from(filled: ExactStream) -> ConcatenatingStream:
+    """The plain peer after the same 1,024 tokens, without a minute of feeding them one by one."""
+    reference = ConcatenatingStream(filled.model, POLICY, filled.layout)
     for i, layer in filled.state.layers.items():
-        reference.layers[i] = (filled.positions.turn(layer.k[:, :, :-1], back), layer.v[:, :, :-1].clone())
+        rope = filled.layout[i].positions
+        back = rope.table(-torch.arange(POLICY.sinks + POLICY.window), torch.float32)
+        reference.layers[i] = (rope.turn(layer.k[:, :, :-1], back), layer.v[:, :, :-1].clone())
     reference.seen = reference.held = filled.seen
     reference.text_positions = torch.arange(filled.seen)
     return reference
@@ -159,7 +161,7 @@ def test_ring_decode_at_window_1024(duel: Any, smollm: Any, peer: str) -> None:
         _steps(filled.decoder(), ids, model, STEPS)
 
     if peer == "reference":
-        reference = _reference_from(filled)
+        reference = _peer_from(filled)
         start = reference.mark(STEPS)
         decoder = filled.decoder()
         with reference.attached():

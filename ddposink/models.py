@@ -152,6 +152,7 @@ def _pretrained(folder: Path, dtype: Any, device: str) -> tuple[Any, Any]:
     if not hub.has_weights(folder):
         raise Unavailable(f"'{folder}' has no complete safetensors weights; pickled weights are refused")
     common = {"trust_remote_code": False, "local_files_only": True}
+    _check_streamable(folder)
     load = {"dtype": dtype, "use_safetensors": True, "output_loading_info": True}
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, **common)
@@ -162,6 +163,28 @@ def _pretrained(folder: Path, dtype: Any, device: str) -> tuple[Any, Any]:
     if missing := sorted(info["missing_keys"]):
         raise Unavailable(f"'{folder}' lacks {len(missing)} of the model's weights, e.g. {missing[0]}")
     return model.to(device), tokenizer
+
+
+def _check_streamable(folder: Path) -> None:
+    """Refuse, before any weight is read, what is no causal decoder with a cache of keys and values."""
+    from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
+
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        kind = config.model_type
+        if config.is_encoder_decoder:
+            raise Unavailable(f"'{folder}' ({kind}) is an encoder-decoder model: it has no stream of its own")
+        if type(config) not in AutoModelForCausalLM._model_mapping:
+            raise Unavailable(f"'{folder}' ({kind}) is no causal language model that the library knows")
+        stateful = getattr(AutoModelForCausalLM._model_mapping[type(config)], "_is_stateful", False)
+        layers = DynamicCache(config=config).layers
+    except (OSError, ValueError, KeyError, AttributeError, ImportError) as error:
+        raise Unavailable(f"'{folder}' could not be loaded: {hub.one_line(error)}") from error
+    recurrent = sum(hasattr(layer, "recurrent_states") for layer in layers)
+    if recurrent == sum(not hasattr(layer, "keys") for layer in layers) == len(layers):
+        raise Unavailable(f"'{folder}' ({kind}) has no attention layers, so no KV cache to measure")
+    if stateful and not recurrent:
+        raise Unavailable(f"'{folder}' ({kind}) carries a state of its own that is no KV cache")
 
 
 def _local_folder(ref: ModelRef, progress: Progress | None) -> Path:

@@ -28,6 +28,7 @@ from ddposink.streaming.trunk import Trunk
 
 MASKED = f"{NAME}_masked"  # like NAME, but the model builds masks, which tell what they are
 REACH = 1 << 20  # tokens: a model's own window is looked for within this distance
+UNDERSTOOD = ("mask", "s_aux", "position_ids")  # tensors that an attention may be given besides q, k, v
 TOKENS = 6  # different tokens that are shown at every position
 POSITIONS = (0, 1, 3, 8, 21, 55, 144, 377, 987)  # ratios below 3 keep measured angles unambiguous
 # Frequencies that depend on the length: they are what they are only while positions stay below it.
@@ -103,6 +104,7 @@ def _first_forward(trunk: Trunk) -> dict[int, Call]:
     masks = _Masks()
 
     def attend(layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float, extra: dict[str, Any]) -> Tensor:
+        _refuse_more(layer, q, k, extra)
         window = _window(trunk, extra.get("mask"), masks, layer)
         calls[layer] = Call(window, sum(x[:, :, 0].numel() * x.element_size() for x in (k, v)))
         return _itself(q, v)
@@ -124,6 +126,17 @@ def _first_forward(trunk: Trunk) -> dict[int, Call]:
     return dict(sorted(calls.items()))
 
 
+def _refuse_more(layer: int, q: Tensor, k: Tensor, extra: dict[str, Any]) -> None:
+    """Attention over more than the tokens fed, or with tensors that are not understood here."""
+    if k.shape[2] != q.shape[2]:
+        raise UnsupportedModelError(f"layer {layer} attends to {k.shape[2]} keys of {q.shape[2]} tokens")
+    odd = [name for name, value in extra.items() if isinstance(value, Tensor) and name not in UNDERSTOOD]
+    if odd:
+        raise UnsupportedModelError(
+            f"the attention of layer {layer} takes '{odd[0]}', which is not understood"
+        )
+
+
 def _itself(q: Tensor, v: Tensor) -> Tensor:
     """Every query attends to its own token only: (B,H,L,Dv)."""
     return v.repeat_interleave(q.shape[1] // v.shape[1], 1)
@@ -139,8 +152,9 @@ def _window(trunk: Trunk, mask: Tensor | None, masks: _Masks, layer: int) -> int
         return _window_of(masks.functions[number - 1], layer, trunk.device)
     config = trunk.model.config.get_text_config().to_dict()
     limited = [key for key, value in config.items() if ("window" in key or "chunk" in key) and value]
-    hidden = mask[..., 0, 1] if mask.dtype is torch.bool else mask[..., 0, 1] >= 0
-    if limited or mask.shape[-2:] != (2, 2) or bool(hidden.any()):
+    causal = torch.ones(2, 2, dtype=torch.bool, device=mask.device).tril()
+    as_bool = mask if mask.dtype is torch.bool else mask == 0
+    if limited or mask.shape[-2:] != (2, 2) or bool((as_bool != causal).any()):
         raise UnsupportedModelError(f"layer {layer} has a mask of its own that is no sliding window")
     return None
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from ddposink.caches import Policy
+from ddposink.caches import Evict, Policy
 from ddposink.streaming.base import Stream
 from ddposink.streaming.decode import DecodeStream
 from ddposink.streaming.dense import DenseStream
@@ -89,10 +89,19 @@ def _without_layout(model: nn.Module, policy: Policy, reason: str, evaluator: st
         raise UnsupportedPolicyError(f"no {evaluator} evaluation on this model: {reason}")
     if policy.bounded:
         raise UnsupportedPolicyError(
-            f"'{policy}' cannot be measured on this model: {reason}. The library's own cache, whose keys "
-            f"stay as they were made, is another policy: '{policy.kind} … positions=library'"
+            f"'{policy}' cannot be measured on this model: {reason}{_way_out(model, policy)}"
         )
     return _library(model, reason)
+
+
+def _way_out(model: nn.Module, policy: Policy) -> str:
+    """The name under which something can be measured all the same, if there is any."""
+    other = replace(policy, positions="library", evict=Evict())
+    try:
+        LibraryStream(model, other, 1)
+    except UnsupportedPolicyError:
+        return ""
+    return f"; the library's own cache, whose keys stay as they were made, is another policy: '{other}'"
 
 
 def _dense(model: nn.Module, layout: Layout, reason: str, capacity: int) -> Kind:

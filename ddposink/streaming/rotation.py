@@ -36,10 +36,12 @@ def find_rotation(
     if not bool(moved.any()):
         return Rope(torch.zeros(0, device=seen.device))
     for candidates in (_of_the_model(seen.shape[-1], buffers), _of_the_angles(at, seen, moved)):
-        errors = [(_unexplained(rope, at, seen), rope) for rope in candidates]
-        error, best = min(errors, key=lambda pair: pair[0], default=(math.inf, None))
-        if error <= tolerance:
-            return best
+        fitting = [
+            (error, rope) for rope in candidates if (error := _unexplained(rope, at, seen)) <= tolerance
+        ]
+        if fitting:  # a measured span may be too wide, with frequencies that are nothing but noise
+            narrow = min(len(rope.inv_freq) for _, rope in fitting)
+            return min((x for x in fitting if len(x[1].inv_freq) == narrow), key=lambda x: x[0])[1]
     return None
 
 
