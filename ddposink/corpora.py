@@ -106,8 +106,10 @@ class TokenStream:
     convention: str
 
 
-def load_stream(ref: CorpusRef, tokenizer: Any, max_tokens: int, bos: bool = False) -> TokenStream:
-    """The first ``max_tokens`` tokens of a corpus.
+def load_stream(
+    ref: CorpusRef, tokenizer: Any, max_tokens: int, bos: bool = False, spare: int = 0
+) -> TokenStream:
+    """The first ``max_tokens`` tokens of a corpus, and up to ``spare`` more if it has them.
 
     Raises ValueError if it is empty, not text, or shorter than asked (saying how long it is), and
     Unavailable if it cannot be had here.
@@ -133,7 +135,7 @@ def load_stream(ref: CorpusRef, tokenizer: Any, max_tokens: int, bos: bool = Fal
         pieces.append(_encode(text + newline, tokenizer))
         text_tokens += len(pieces[-1][0])
         count += len(pieces[-1][0])
-        if count >= max_tokens:
+        if count >= max_tokens + spare:
             break
     if text_tokens == 0:
         raise ValueError(f"corpus '{ref.name}' is empty")
@@ -143,7 +145,7 @@ def load_stream(ref: CorpusRef, tokenizer: Any, max_tokens: int, bos: bool = Fal
             f"choose a shorter length or a longer corpus"
         )
     ids, byte_steps, word_steps = (
-        np.concatenate(column)[:max_tokens] for column in zip(*pieces, strict=True)
+        np.concatenate(column)[: max_tokens + spare] for column in zip(*pieces, strict=True)
     )
     start = "BOS first; " if bos else "no BOS; "
     return TokenStream(ids, np.cumsum(byte_steps), np.cumsum(word_steps), books, start + ref.convention)

@@ -16,13 +16,14 @@ class Schedule:
 
     ``turn_ends`` (N,) bool marks the last token of every turn. A turn longer than the window is cut into
     pieces of at most ``window`` tokens when room is made for it beforehand, or it could not fit. The last
-    turn ends with the text; what is decoded past that comes in pieces of a window.
+    such turn ends with the text; what is decoded past that comes in pieces of a window.
     """
 
     def __init__(self, policy: Policy, turn_ends: np.ndarray | None = None) -> None:
         self.policy = policy
         known = np.zeros(0, dtype=bool) if turn_ends is None else turn_ends
-        self._ends = np.union1d(np.flatnonzero(known) + 1, [len(known)] if len(known) else [])
+        last = [len(known)] if len(known) and policy.evict.per == "turn" else []
+        self._ends = np.union1d(np.flatnonzero(known) + 1, last).astype(np.int64)
 
     def piece_start(self, seen: int) -> int:
         """Where the piece that token ``seen`` belongs to begins."""

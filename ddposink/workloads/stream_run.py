@@ -12,11 +12,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from bench.track.memory import MemoryTracker
 from bench.workload import Cell, Context, Missing, Scalar, Skip
@@ -26,6 +24,7 @@ from ddposink.devices import chosen_device
 from ddposink.errors import Unavailable
 from ddposink.models import LoadedModel, ModelRef, load_model
 from ddposink.streaming import Choice, PolicyNotAppliedError, length_limit, open_stream, stream_nll
+from ddposink.turns import turn_ends
 from ddposink.workloads.stream import RANDOM_TOKENS, StreamParams
 from ddposink.workloads.stream_decoding import WARM_UP, Run, Text, decode_repetitions
 from ddposink.workloads.stream_quality import Measured, collapse, quality, refused, running
@@ -127,19 +126,14 @@ def _text(params: StreamParams, loaded: LoadedModel, device: torch.device, seed:
         return Text(
             torch.randint(0, vocabulary, (params.length,), generator=generator).to(device), None, None
         )
-    corpus = load_stream(CorpusRef.parse(params.corpus), loaded.tokenizer, params.length, bos=params.bos)
+    policy = params.parsed_policy
+    # Room is made for the turn that is coming, so its end must be known, whatever length is asked for.
+    ahead = policy.window if policy.evict.per == "turn" else 0
+    ref = CorpusRef.parse(params.corpus)
+    corpus = load_stream(ref, loaded.tokenizer, params.length, bos=params.bos, spare=ahead)
+    ends = turn_ends(corpus.ids, loaded.tokenizer) if policy.evict.by_turns else None
     ids = torch.from_numpy(np.ascontiguousarray(corpus.ids[: params.length]))
-    turn_ends = _turn_ends(ids, loaded.tokenizer) if params.parsed_policy.evict.per == "turn" else None
-    return Text(ids.to(device), corpus, turn_ends)
-
-
-def _turn_ends(ids: Tensor, tokenizer: Any) -> Tensor:
-    """(N,) bool: tokens that end a paragraph, i.e. complete a blank line."""
-    texts = {int(i): tokenizer.decode([int(i)]) for i in ids.unique()}
-    blank = torch.tensor([texts[int(i)].replace(" ", "").endswith("\n\n") for i in ids])
-    newline = torch.tensor([texts[int(i)].replace(" ", "").endswith("\n") for i in ids])
-    blank[1:] |= newline[1:] & newline[:-1]
-    return blank
+    return Text(ids.to(device), corpus, None if ends is None else torch.from_numpy(ends))
 
 
 def _emit(cell: Cell, params: StreamParams, state: Run, ctx: Context) -> None:
