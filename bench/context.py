@@ -17,10 +17,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.record import Status
-from bench.store import SCRATCH
+from bench.status import Status
 from bench.workload import Cell, Missing, Pass, Samples, Scalar, Workload
 
+SCRATCH = "scratch"  # folder of what passes keep for their next attempt, one folder a pass
 PROGRESS_SECONDS = 0.2  # at most five progress events per second
 
 

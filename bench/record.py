@@ -3,23 +3,13 @@
 from __future__ import annotations
 
 import math
-from enum import StrEnum
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
+from bench.status import Status
+
 SCHEMA_VERSION = 2  # 1: records without a digest
-
-
-class Status(StrEnum):
-    """How a cell ended. Everything but ``ok`` carries a one-line reason."""
-
-    OK = "ok"
-    OOM = "oom"
-    TIMEOUT = "timeout"
-    ERROR = "error"
-    NAN = "nan"
-    SKIPPED = "skipped"
 
 
 class _Frozen(BaseModel):

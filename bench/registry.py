@@ -2,6 +2,7 @@
 
 Plug-ins declare an entry point in the group ``bench.workloads``; `stream` and `ddpo` are known without
 one, so that a checkout works uninstalled. A name that two packages claim is an error, never an overwrite.
+The version of a plug-in is best made by ``bench.version.code_version(__name__)``.
 """
 
 from __future__ import annotations

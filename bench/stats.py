@@ -16,24 +16,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats as scipy_stats
 
+from bench.intervals import Interval, t_interval
+
 _MOST_BLOCKS = 4096  # more would cost time and gain nothing: longer blocks than needed do no harm
 _CHUNK = 4_000_000  # indices drawn at once: bounds memory at about 100 MB, whatever the series length
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A point estimate between two limits. ``n`` counts observations, ``block`` is the block length."""
-
-    estimate: float
-    low: float
-    high: float
-    n: int
-    block: int | None = None
-
-    @property
-    def excludes_zero(self) -> bool:
-        """Whether zero lies outside the limits."""
-        return self.low > 0 or self.high < 0
 
 
 @dataclass(frozen=True)
@@ -153,15 +139,6 @@ def paired_block_bootstrap(
     with np.errstate(invalid="ignore"):
         difference = left - right
     return block_bootstrap_mean(difference, block=block, resamples=resamples, level=level, seed=seed)
-
-
-def t_interval(values: ArrayLike, level: float = 0.95) -> Interval:
-    """Student's interval of the mean of independent values, at least two."""
-    x = np.asarray(values, np.float64)
-    if len(x) < 2:
-        raise ValueError(f"a t-interval needs at least two values, got {len(x)}")
-    half = scipy_stats.t.ppf(0.5 + level / 2, len(x) - 1) * x.std(ddof=1) / math.sqrt(len(x))
-    return Interval(float(x.mean()), float(x.mean() - half), float(x.mean() + half), len(x))
 
 
 def paired_log_ratio(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> Interval:

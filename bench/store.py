@@ -31,7 +31,6 @@ RECORDS, DAMAGED, ENV, PLAN, SUITE = (
     "plan.json",
     "suite.yaml",
 )
-SCRATCH = "scratch"  # folder of what passes keep for their next attempt, one folder a pass
 
 
 @dataclass(frozen=True)

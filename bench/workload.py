@@ -8,71 +8,16 @@ or a reward is. Only `run` is executed in a child process, where torch may be im
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from pydantic import BaseModel
 
-Direction = Literal["lower", "higher", "none"]
-MetricClass = Literal["exact", "near", "noisy"]
-ViewKind = Literal["curve", "line", "heatmap", "matrix", "scatter", "trace", "pictures"]
+from bench.declarations import Metric, View
+
 ALLOW_CODE = "BENCH_ALLOW_CODE"  # environment: "1" if the command line lets parameters name code
 Scalar = str | int | float | bool | None
-
-
-@dataclass(frozen=True)
-class Metric:
-    """One measured quantity. Declared once; drives table arrows, plot axes and the gate.
-
-    ``tolerance``: for ``exact`` and ``near`` the largest absolute difference that still counts as
-    equal; for ``noisy`` the smallest relative effect worth reporting.
-    """
-
-    name: str
-    label: str
-    unit: str
-    direction: Direction = "lower"
-    klass: MetricClass = "near"
-    tolerance: float = 0.0
-    help: str = ""
-    headline: bool = False  # shown in the first table
-
-
-@dataclass(frozen=True)
-class View:
-    """One picture, described rather than drawn.
-
-    kind ``curve``   x = index into the series artifact ``series`` (bucketed means of it are drawn)
-    kind ``line``    x = a column (parameter or fact), y = a metric, one line per ``hue``
-    kind ``heatmap`` rows = ``hue``, columns = ``x``, colour = ``y``
-    kind ``matrix``  rows = ``hue``, columns = the metrics whose names start with ``y``, at the largest ``x``
-    kind ``scatter`` x and y are metrics (or columns), one path per ``hue``
-    kind ``trace``   ``series`` names an artifact of equally long named arrays; x and y are two of them
-    kind ``pictures`` picture artifacts named ``series``; cells that differ only in ``x`` share a slider
-
-    ``transform="exp"`` turns a mean NLL into a perplexity. ``marks`` names facts drawn as vertical
-    lines (e.g. ``train_length``). ``where`` keeps the records whose column equals the value, or one
-    of a tuple of values. ``control`` = (column, value) shows a matrix as paired differences, sample by
-    sample, to the cell that has this value there and is otherwise equal.
-    """
-
-    name: str
-    kind: ViewKind
-    title: str
-    x: str
-    y: str
-    x_label: str
-    y_label: str
-    hue: str = "policy"
-    series: str | None = None
-    transform: Literal["exp"] | None = None
-    log_x: bool = False
-    log_y: bool = False
-    marks: tuple[str, ...] = ()
-    where: Mapping[str, Scalar | tuple[Scalar, ...]] = field(default_factory=dict)
-    headline: bool = False  # the picture shown first
-    control: tuple[str, Scalar] | None = None
 
 
 @dataclass(frozen=True)
@@ -161,7 +106,7 @@ class Workload(Protocol):
     preload: tuple[str, ...]  # modules the fork server imports before any child starts
 
     def version(self) -> str:
-        """Hash of the code that produces the numbers; part of every cell id."""
+        """Hash of the code that produces the numbers; part of every cell id. See `bench.version`."""
 
     def label(self, params: BaseModel) -> str:
         """Short name of a cell for tables and the live view."""

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 
+from bench.declarations import Direction
 from bench.gate_show import change, evidence
 from bench.gate_verdict import STATUS, GateReport
 from bench.report.text import clean
-from bench.workload import Direction
 
 
 def render_smaller(report: GateReport) -> str:

@@ -15,7 +15,11 @@ from typing import Any
 from ddposink.errors import Unavailable, suggest
 
 TRL_VERSION = "0.23.1"  # the last release with DDPOTrainer; what the repairs were written against
-OVERRIDES = "ddposink.ddpo.trl_repairs_"
+OVERRIDES = {  # where overrides are, in full: the version of a workload follows names of modules
+    "trainer": "ddposink.ddpo.trl_repairs_trainer",
+    "pipeline": "ddposink.ddpo.trl_repairs_pipeline",
+    "scorer": "ddposink.ddpo.trl_repairs_scorer",
+}
 
 
 @dataclass(frozen=True)
@@ -157,4 +161,4 @@ def _stack(base: type, targets: list[str | None]) -> type:
 
 def _override(target: str) -> Any:
     module, _, attribute = target.partition(":")
-    return getattr(import_module(OVERRIDES + module), attribute)
+    return getattr(import_module(OVERRIDES[module]), attribute)

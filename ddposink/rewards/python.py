@@ -5,13 +5,10 @@ The function takes images (B, 3, H, W) in [0, 1] and B prompts, and returns (B,)
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import re
-import sys
-from importlib.machinery import PathFinder
-from pathlib import Path
 
+from bench.version import find_module, source_hash
 from ddposink.rewards.base import RewardFunction, RewardInfo, RewardKind
 
 
@@ -31,7 +28,7 @@ class Python(RewardKind):
         if not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*", argument):
             raise ValueError("write python:package.module:function")
         module = argument.partition(":")[0]
-        if _file(module) is None:
+        if find_module(module) is None:
             raise ValueError(f"there is no module '{module}' on the Python path")
         return argument
 
@@ -40,9 +37,8 @@ class Python(RewardKind):
         return True
 
     def identity(self, argument: str) -> dict[str, str]:
-        """Hash of the module's file; what the module imports does not count."""
-        file = _file(argument.partition(":")[0])
-        return {"sha256": hashlib.sha256(file.read_bytes()).hexdigest()} if file else {}
+        """Hash of the module's source, and of what it imports of its package and from beside it."""
+        return {"sha256": source_hash(argument.partition(":")[0])}
 
     def load(self, argument: str, device: str) -> RewardFunction:
         """Import the function. Raises ValueError if there is none."""
@@ -51,17 +47,6 @@ class Python(RewardKind):
         if not callable(function):
             raise ValueError(f"module '{module}' has no function '{name}'")
         return function
-
-
-def _file(module: str) -> Path | None:
-    """The file of ``module``, found without running any package on the way."""
-    path: list[str] | None = list(sys.path)
-    found = None
-    for name in module.split("."):
-        if path is None or (found := PathFinder.find_spec(name, path)) is None:
-            return None
-        path = list(found.submodule_search_locations) if found.submodule_search_locations else None
-    return Path(found.origin) if found and found.origin else None
 
 
 python = Python()

@@ -14,15 +14,17 @@ from typing import Any, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator, model_validator
 
+from bench.version import code_version
 from bench.workload import ALLOW_CODE, Context, Cost, Pass, Scalar, Skip
+from ddposink.contrastive import encoder_sha256
 from ddposink.ddpo.config import DDPOConfig
 from ddposink.errors import Unavailable
 from ddposink.pipelines import PipelineRef
 from ddposink.prompts import evaluation_prompts, load_prompts
 from ddposink.rewards import RewardRef, parse_reward
-from ddposink.workloads.code import code_version
 from ddposink.workloads.ddpo_tables import EVALUATED, METRICS, VIEWS
 
+TABLES = "ddposink.workloads.ddpo_tables"  # how metrics are shown: no number changes with it
 NEEDED = ("diffusers", "peft", "trl")
 # Fields of the configuration that a suite says in its own words, or that only matter outside of one.
 _OWN = (
@@ -159,13 +161,8 @@ class DdpoWorkload:
     preload = ("ddposink.workloads.ddpo_run",)
 
     def version(self) -> str:
-        """Hash of the code that produces the numbers."""
-        files = (
-            "contrastive.py", "devices.py", "diversity.py", "drift.py", "evaluation.py", "memory.py",
-            "pipeline_shapes.py", "pipelines.py", "prompts.py", "shapes.py",
-        )  # fmt: skip
-        own = ("", "_run", "_prepare", "_artifacts", "_resume", "_scores")
-        return code_version("ddpo", "rewards", *files, *(f"workloads/ddpo{name}.py" for name in own))
+        """Hash of the code that produces the numbers, a subclass's own included."""
+        return code_version(__name__, type(self).__module__, shown=[TABLES], metrics=self.metrics)
 
     def label(self, params: Any) -> str:
         """``emoji-sd · brisque · 25``; what differs from the defaults of an engine is named."""
@@ -198,11 +195,12 @@ class DdpoWorkload:
         }
 
     def identity(self, params: Any) -> dict[str, str]:
-        """Revision or sha256 of pipeline, rewards and prompts; raises Skip if they cannot be identified."""
+        """Revision or sha256 of pipeline, rewards, encoder and prompts; raises Skip if one is unknown."""
         try:
             found = {f"pipeline.{k}": v for k, v in PipelineRef.parse(params.pipeline).identity().items()}
             for text in dict.fromkeys((params.reward, *params.evaluate)):
                 found |= {f"reward.{text}.{k}": v for k, v in reward_ref(text).identity().items()}
+            found["encoder.sha256"] = encoder_sha256()  # tells the diversity of every cell's pictures
         except Unavailable as error:
             raise Skip(str(error)) from error
         found["prompts.sha256"] = load_prompts(params.prompts).sha256

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
-from bench.stats import t_interval
+from bench.intervals import t_interval
 from bench.workload import Missing, Samples
 from ddposink.ddpo.engine import StepLog
 from ddposink.rewards import RewardRef

@@ -12,14 +12,15 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from bench.version import code_version
 from bench.workload import Context, Cost, Pass, Scalar, Skip
 from ddposink.caches import Policy, parse_policy
 from ddposink.corpora import CorpusRef
 from ddposink.errors import Unavailable
 from ddposink.models import ModelRef
-from ddposink.workloads.code import code_version
 from ddposink.workloads.stream_tables import METRICS, VIEWS
 
+TABLES = "ddposink.workloads.stream_tables"  # how metrics are shown: no number changes with it
 RANDOM_TOKENS = "random-tokens"
 ITEMSIZE = {"float32": 4, "bfloat16": 2, "float16": 2}
 Part = Literal["quality", "memory", "latency", "energy", "work"]
@@ -116,10 +117,8 @@ class StreamWorkload:
     preload = ("ddposink.workloads.stream_run",)
 
     def version(self) -> str:
-        """Hash of the code that produces the numbers."""
-        own = [f"workloads/stream{part}.py" for part in ("", "_run", "_decoding", "_quality")]
-        data = ("assets.py", "novels.py", "models.py", "shapes.py", "hub.py", "corpora.py", "pg19.py")
-        return code_version("caches", "streaming", *own, *data)
+        """Hash of the code that produces the numbers, a subclass's own included."""
+        return code_version(__name__, type(self).__module__, shown=[TABLES], metrics=self.metrics)
 
     def label(self, params: StreamParams) -> str:
         """``smollm2-135m · sink 4+1020 · 16,384``."""

@@ -112,6 +112,31 @@ def test_naming_a_module_does_not_import_it(module):
     assert "mypackage" not in sys.modules
 
 
+def test_a_module_is_identified_with_all_that_it_imports_from_beside_it(module, tmp_path):
+    def identity():
+        return parse_reward("python:myreward:bright", allow_python=True).identity()
+
+    (tmp_path / "myreward.py").write_text(f"import mypackage.inner, scipy, helpers\n{MODULE}")
+    (tmp_path / "helpers.py").write_text("from mypackage import deeper")
+    (tmp_path / "mypackage" / "deeper.py").write_text("x = 1")
+    before = identity()
+    assert before == identity()
+    for name in (
+        "myreward.py",
+        "helpers.py",
+        "mypackage/__init__.py",
+        "mypackage/inner.py",
+        "mypackage/deeper.py",
+    ):
+        text = (tmp_path / name).read_text()
+        (tmp_path / name).write_text(text + "\n# nothing else\n")
+        assert identity() == before
+        (tmp_path / name).write_text(text + "\ny = 2\n")
+        assert identity() != before
+        (tmp_path / name).write_text(text)
+    assert "mypackage" not in sys.modules
+
+
 def test_misspelt_code_is_told(module):
     for text, words in [
         ("python:", "write python:package.module:function"),

@@ -1,0 +1,73 @@
+"""What a workload declares of its answers: the metrics and how they are judged, the pictures to be drawn.
+
+All of it is for the parent, which draws, compares and gates; a child takes no more than names and units of
+metrics from it. That is why the version of a workload leaves this module out (`bench.version`): no number
+changes with it. It is imported as part of `bench.workload`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from bench.workload import Scalar
+
+Direction = Literal["lower", "higher", "none"]
+MetricClass = Literal["exact", "near", "noisy"]
+ViewKind = Literal["curve", "line", "heatmap", "matrix", "scatter", "trace", "pictures"]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One measured quantity. Declared once; drives table arrows, plot axes and the gate.
+
+    ``tolerance``: for ``exact`` and ``near`` the largest absolute difference that still counts as
+    equal; for ``noisy`` the smallest relative effect worth reporting.
+    """
+
+    name: str
+    label: str
+    unit: str
+    direction: Direction = "lower"
+    klass: MetricClass = "near"
+    tolerance: float = 0.0
+    help: str = ""
+    headline: bool = False  # shown in the first table
+
+
+@dataclass(frozen=True)
+class View:
+    """One picture, described rather than drawn.
+
+    kind ``curve``   x = index into the series artifact ``series`` (bucketed means of it are drawn)
+    kind ``line``    x = a column (parameter or fact), y = a metric, one line per ``hue``
+    kind ``heatmap`` rows = ``hue``, columns = ``x``, colour = ``y``
+    kind ``matrix``  rows = ``hue``, columns = the metrics whose names start with ``y``, at the largest ``x``
+    kind ``scatter`` x and y are metrics (or columns), one path per ``hue``
+    kind ``trace``   ``series`` names an artifact of equally long named arrays; x and y are two of them
+    kind ``pictures`` picture artifacts named ``series``; cells that differ only in ``x`` share a slider
+
+    ``transform="exp"`` turns a mean NLL into a perplexity. ``marks`` names facts drawn as vertical
+    lines (e.g. ``train_length``). ``where`` keeps the records whose column equals the value, or one
+    of a tuple of values. ``control`` = (column, value) shows a matrix as paired differences, sample by
+    sample, to the cell that has this value there and is otherwise equal.
+    """
+
+    name: str
+    kind: ViewKind
+    title: str
+    x: str
+    y: str
+    x_label: str
+    y_label: str
+    hue: str = "policy"
+    series: str | None = None
+    transform: Literal["exp"] | None = None
+    log_x: bool = False
+    log_y: bool = False
+    marks: tuple[str, ...] = ()
+    where: Mapping[str, Scalar | tuple[Scalar, ...]] = field(default_factory=dict)
+    headline: bool = False  # the picture shown first
+    control: tuple[str, Scalar] | None = None

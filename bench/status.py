@@ -1,0 +1,16 @@
+"""How a cell ended: all that a child knows of records, apart so that their layout is no part of its code."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Status(StrEnum):
+    """How a cell ended. Everything but ``ok`` carries a one-line reason."""
+
+    OK = "ok"
+    OOM = "oom"
+    TIMEOUT = "timeout"
+    ERROR = "error"
+    NAN = "nan"
+    SKIPPED = "skipped"
