@@ -1,4 +1,4 @@
-"""StreamingLLM's decode as everybody writes it: `torch.cat`, evict, rotate the whole cache again at every step.
+"""StreamingLLM's decode as everybody writes it: `torch.cat`, evict, rotate the whole cache again.
 
 The peer that ring decode and exact evaluation are timed against, and a second opinion on rotary models: it
 rotates with the model's own rotary module. Slow and plain on purpose; token by token only.
@@ -18,7 +18,7 @@ from ddposink.streaming.positions import Alibi, Layout, Positions
 
 
 class ConcatenatingStream(CountedStream):
-    """A policy that evicts after every token or is dense, one token per forward: of one stream, or of B in step."""
+    """Dense, or a policy that evicts after every token: one stream, or B in step, a token per forward."""
 
     path = "concatenating"
 

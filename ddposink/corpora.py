@@ -22,6 +22,7 @@ from urllib.parse import parse_qsl
 from ddposink import pg19
 from ddposink.errors import suggest
 from ddposink.novels import NOVELS, novel
+from ddposink.reading import Book, Tokens, first_tokens
 
 if TYPE_CHECKING:
     import numpy as np
@@ -71,12 +72,9 @@ class CorpusRef:
         if self.kind == "novels":
             return {"sha256": _digest("".join(sha for _, _, sha in NOVELS.values()).encode())}
         if self.kind == "file":
-            return {"sha256": _digest(Path(self.name).read_bytes())}
+            return {"sha256": _file_digest(Path(self.name))}
         if self.kind == "folder":
-            parts = (
-                f.name.encode() + b"\0" + _digest(f.read_bytes()).encode()
-                for f in _txt_files(Path(self.name))
-            )
+            parts = (f.name.encode() + b"\0" + _file_digest(f).encode() for f in _txt_files(Path(self.name)))
             return {"sha256": _digest(b"".join(parts))}
         return {"repository": pg19.REPO, "revision": self.revision or "newest; recorded when read"}
 
@@ -95,13 +93,15 @@ class CorpusRef:
 @dataclass(frozen=True)
 class TokenStream:
     """``ids`` (N,) int64; ``byte_end`` and ``word_end`` (N,) int64: UTF-8 bytes of text covered and
-    whitespace words begun up to and including each token; ``books`` name and first token; ``convention``
-    one line.
+    whitespace words begun up to and including each token; ``target`` (N,) bool: whether predicting the token
+    says something of the text (a BOS that was put there does not); ``books`` name and first token;
+    ``convention`` one line.
     """
 
     ids: np.ndarray
     byte_end: np.ndarray
     word_end: np.ndarray
+    target: np.ndarray
     books: list[tuple[str, int]]
     convention: str
 
@@ -111,8 +111,8 @@ def load_stream(
 ) -> TokenStream:
     """The first ``max_tokens`` tokens of a corpus, and up to ``spare`` more if it has them.
 
-    Raises ValueError if it is empty, not text, or shorter than asked (saying how long it is), and
-    Unavailable if it cannot be had here.
+    No more of it is read and tokenised than these need. Raises ValueError if it is empty, not text (as far as
+    it is read), or shorter than asked (saying how long it is), and Unavailable if it cannot be had here.
     """
     import numpy as np
 
@@ -123,19 +123,23 @@ def load_stream(
         raise ValueError("this tokenizer does not say which text a token covers: it has no tokenizer.json")
     if ref.kind == "pg19":
         ref = replace(ref, revision=pg19.resolve(ref.revision))
-    pieces = [_special(bos_id)] if bos else []
+    zero, wanted = np.zeros(1, dtype=np.int64), max_tokens + spare
+    special = Tokens(zero + (bos_id or 0), zero, zero)
+    pieces, targets = ([special], [zero > 0]) if bos else ([], [])
     newline = "\n" if ref.separator == "newline" else ""
     count, text_tokens = len(pieces), 0
     books: list[tuple[str, int]] = []
-    for name, text in read_books(ref):
+    for book in read_books(ref):
         if books and ref.separator == "bos":
-            pieces.append(_special(bos_id))
+            pieces.append(special)
+            targets.append(zero > 0)
             count += 1
-        books.append((name, count))
-        pieces.append(_encode(text + newline, tokenizer))
-        text_tokens += len(pieces[-1][0])
-        count += len(pieces[-1][0])
-        if count >= max_tokens + spare:
+        books.append((book.name, count))
+        pieces.append(first_tokens(book, max(1, wanted - count), tokenizer, newline))
+        targets.append(np.ones(len(pieces[-1].ids), dtype=bool))
+        text_tokens += len(pieces[-1].ids)
+        count += len(pieces[-1].ids)
+        if count >= wanted:
             break
     if text_tokens == 0:
         raise ValueError(f"corpus '{ref.name}' is empty")
@@ -145,53 +149,35 @@ def load_stream(
             f"choose a shorter length or a longer corpus"
         )
     ids, byte_steps, word_steps = (
-        np.concatenate(column)[: max_tokens + spare] for column in zip(*pieces, strict=True)
+        np.concatenate([getattr(piece, column) for piece in pieces])[:wanted]
+        for column in ("ids", "byte_steps", "word_steps")
     )
-    start = "BOS first; " if bos else "no BOS; "
-    return TokenStream(ids, np.cumsum(byte_steps), np.cumsum(word_steps), books, start + ref.convention)
+    return TokenStream(
+        ids,
+        np.cumsum(byte_steps),
+        np.cumsum(word_steps),
+        np.concatenate(targets)[:wanted],
+        books,
+        ("BOS first; " if bos else "no BOS; ") + ref.convention,
+    )
 
 
-def _special(token: int) -> tuple[Any, Any, Any]:
-    import numpy as np
-
-    return np.array([token]), np.array([0]), np.array([0])
-
-
-def _encode(text: str, tokenizer: Any) -> tuple[Any, Any, Any]:
-    """ids, bytes and words that each token adds, each (n,) int64."""
-    import numpy as np
-
-    encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    ids = np.asarray(encoding["input_ids"], dtype=np.int64)
-    if not len(ids):
-        return ids, ids, ids
-    # A character split over several tokens has the same offsets in each: the first one counts it.
-    ends = np.maximum.accumulate(np.asarray(encoding["offset_mapping"], dtype=np.int64)[:, 1])
-    ends[-1] = len(text)
-    characters = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
-    widths = 1 + (characters > 0x7F) + (characters > 0x7FF) + (characters > 0xFFFF)
-    spaces = np.frombuffer("".join("\1" if c.isspace() else "\0" for c in text).encode(), dtype=np.uint8) == 1
-    begins = ~spaces & np.concatenate([[True], spaces[:-1]])
-    byte_at = np.concatenate([[0], np.cumsum(widths)])
-    word_at = np.concatenate([[0], np.cumsum(begins)])
-    return ids, np.diff(byte_at[ends], prepend=0), np.diff(word_at[ends], prepend=0)
-
-
-def read_books(ref: CorpusRef) -> Iterator[tuple[str, str]]:
-    """Name and text of each book in order, at most ``ref.books``."""
+def read_books(ref: CorpusRef) -> Iterator[Book]:
+    """The books in order, at most ``ref.books``; a book is read when its text is asked for."""
     if ref.kind == "novel":
-        found: Iterator[tuple[str, str]] = iter([(ref.name, novel(ref.name))])
+        found: Iterator[Book] = iter([Book.of(ref.name, novel(ref.name))])
     elif ref.kind == "novels":
-        found = ((name, novel(name)) for name in NOVELS)
+        found = (Book.of(name, novel(name)) for name in NOVELS)
     elif ref.kind == "file":
-        found = iter([(Path(ref.name).name, _read(Path(ref.name)))])
+        found = iter([Book.file(Path(ref.name))])
     elif ref.kind == "folder":
         files = _txt_files(Path(ref.name))
         if not files:
             raise ValueError(f"folder '{ref.name}' holds no .txt file")
-        found = ((file.name, _read(file)) for file in files)
+        found = (Book.file(file) for file in files)
     else:
-        found = pg19.books(pg19.resolve(ref.revision), ref.name.partition("/")[2])
+        texts = pg19.books(pg19.resolve(ref.revision), ref.name.partition("/")[2])
+        found = (Book.of(name, text) for name, text in texts)
     for index, book in enumerate(found):
         if ref.books is not None and index >= ref.books:
             return
@@ -200,16 +186,6 @@ def read_books(ref: CorpusRef) -> Iterator[tuple[str, str]]:
 
 def _txt_files(folder: Path) -> list[Path]:
     return sorted(f for f in folder.iterdir() if f.suffix == ".txt" and f.is_file())
-
-
-def _read(path: Path) -> str:
-    data = path.read_bytes()
-    if b"\0" in data:
-        raise ValueError(f"'{path}' is not text: it contains NUL bytes")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"'{path}' is not UTF-8 text: {error.reason} at byte {error.start}") from error
 
 
 def _options(query: str) -> dict[str, Any]:
@@ -232,3 +208,9 @@ def _options(query: str) -> dict[str, Any]:
 
 def _digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
+
+
+def _file_digest(path: Path) -> str:
+    """sha256 of a file that may be larger than memory."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

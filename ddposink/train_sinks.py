@@ -53,7 +53,7 @@ def read_data(
     """Tokenizer, training ids (N,) and held-out ids (tokens,), BOS first where the recipe has one."""
     apart = CorpusRef.parse(held_out)
     books = read_books(CorpusRef.parse(corpus))
-    texts = [text for name, text in books if name != Path(apart.name).name]
+    texts = [book.whole() for book in books if book.name != Path(apart.name).name]
     folder = out / "tokenizer"
     if not (folder / "tokenizer.json").is_file():
         make_tokenizer(texts, recipe).save_pretrained(folder)

@@ -23,6 +23,7 @@ from ddposink.streaming.refusals import (
     PolicyNotAppliedError,
     UnsupportedModelError,
     UnsupportedPolicyError,
+    refusing_what_does_not_run,
 )
 from ddposink.streaming.schedule import ScheduledStream
 from ddposink.streaming.trunk import Trunk
@@ -57,14 +58,15 @@ def open_stream(
     give the model's own numbers. Schedules other than per token have one evaluator that serves as exact.
     ``decode`` says how ring decode runs (see `DecodeStream`).
     """
-    trunk = Trunk.of(model)
-    check_text_positions(model, policy, length)
-    support = inspect(model, policy.sinks + policy.window if policy.bounded else 0)
-    kind = choose(model, policy, support, evaluator, capacity, decode)
-    step = 1 if evaluator == "decode" else chunk
-    stream = kind.make(policy, kind.layout or Layout({}), step, turn_ends)
-    prove(kind.prove or kind.make, policy, trunk, kind.layout)
-    return Choice(stream, kind.reason)
+    with refusing_what_does_not_run():
+        trunk = Trunk.of(model)
+        check_text_positions(model, policy, length)
+        support = inspect(model, policy.sinks + policy.window if policy.bounded else 0)
+        kind = choose(model, policy, support, evaluator, capacity, decode)
+        step = 1 if evaluator == "decode" else chunk
+        stream = kind.make(policy, kind.layout or Layout({}), step, turn_ends)
+        prove(kind.prove or kind.make, policy, trunk, kind.layout)
+        return Choice(stream, kind.reason)
 
 
 __all__ = [

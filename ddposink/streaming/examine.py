@@ -22,7 +22,13 @@ from transformers import AttentionInterface, AttentionMaskInterface, DynamicCach
 from ddposink.caches import Policy
 from ddposink.streaming.hook import NAME, dispatch, opened
 from ddposink.streaming.positions import Alibi, AttentionLayer, Layout, Positions, Rope
-from ddposink.streaming.refusals import PolicyNotAppliedError, UnsupportedModelError, UnsupportedPolicyError
+from ddposink.streaming.refusals import (
+    FAILURES,
+    PolicyNotAppliedError,
+    UnsupportedModelError,
+    UnsupportedPolicyError,
+    line,
+)
 from ddposink.streaming.rotation import TOLERANCE, find_rotation, frequency_buffers
 from ddposink.streaming.trunk import Trunk
 
@@ -114,12 +120,12 @@ def _first_forward(trunk: Trunk) -> dict[int, Call]:
         with opened(trunk, attend, name=MASKED) as hook:
             two = torch.arange(2, device=trunk.device)[None]
             hook.forward(torch.zeros_like(two), two)
-    except (AttributeError, TypeError, IndexError, KeyError, ValueError, RuntimeError) as error:
-        if isinstance(error, UnsupportedModelError | PolicyNotAppliedError):
-            raise
+    except (UnsupportedModelError, PolicyNotAppliedError):
+        raise
+    except FAILURES as error:
         kind = type(trunk.model).__name__
         raise UnsupportedModelError(
-            f"{kind} does not run with its attention replaced: {_line(error)}"
+            f"{kind} does not run with its attention replaced: {line(error)}"
         ) from error
     finally:
         _collect.pop()
@@ -230,7 +236,7 @@ def _show(trunk: Trunk, at: list[int]) -> dict[int, Heads]:
     except (IndexError, RuntimeError) as error:
         if isinstance(error, PolicyNotAppliedError):
             raise
-        raise UnsupportedModelError(f"positions up to {at[-1]:,} cannot be had: {_line(error)}") from error
+        raise UnsupportedModelError(f"positions up to {at[-1]:,} cannot be had: {line(error)}") from error
     return seen
 
 
@@ -337,8 +343,3 @@ def _kind(positions: Positions) -> str:
     style = "interleaved " * positions.interleaved
     at = f" from dimension {positions.start}" * bool(positions.start)
     return f"rotary positions re-based ({pairs} {style}pairs{at})"
-
-
-def _line(error: BaseException) -> str:
-    text = (str(error).strip().splitlines() or ["no reason given"])[0][:160]
-    return f"{type(error).__name__}: {text}"

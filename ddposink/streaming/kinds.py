@@ -18,7 +18,7 @@ from ddposink.streaming.examine import Support
 from ddposink.streaming.library import LibraryStream
 from ddposink.streaming.positions import Layout
 from ddposink.streaming.reference import ReferenceStream
-from ddposink.streaming.refusals import UnsupportedPolicyError
+from ddposink.streaming.refusals import FAILURES, UnsupportedPolicyError
 from ddposink.streaming.schedule import ScheduledStream
 from ddposink.streaming.trunk import Trunk
 
@@ -99,7 +99,7 @@ def _way_out(model: nn.Module, policy: Policy) -> str:
     other = replace(policy, positions="library", evict=Evict())
     try:
         LibraryStream(model, other, 1)
-    except UnsupportedPolicyError:
+    except (UnsupportedPolicyError, *FAILURES):
         return ""
     return f"; the library's own cache, whose keys stay as they were made, is another policy: '{other}'"
 

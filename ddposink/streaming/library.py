@@ -81,8 +81,9 @@ class LibraryStream(Stream):
         """Hidden states (n, d) of the next ``ids`` (n,); the cache itself is checked."""
         start = min(self.seen, self.policy.sinks + self.policy.window) if self.policy.bounded else self.seen
         positions = torch.arange(start, start + len(ids), device=ids.device)[None]
-        with torch.no_grad():
-            hidden = self.trunk.hidden(ids[None], positions, self.cache)[0]
+        with torch.no_grad():  # dense is the model as it is: it counts by itself
+            told = positions if self.policy.bounded else None
+            hidden = self.trunk.hidden(ids[None], told, self.cache)[0]
         self.seen += len(ids)
         self.held += len(ids)
         self.largest_position = max(self.largest_position, int(positions[0, -1]))

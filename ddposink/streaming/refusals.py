@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class UnsupportedModelError(ValueError):
     """This model cannot be streamed; the message says why."""
@@ -17,3 +20,27 @@ class PolicyNotAppliedError(RuntimeError):
 
 class NotProvenError(RuntimeError):
     """A stream does not give the numbers of the model itself; the message has both."""
+
+
+REFUSALS = (UnsupportedModelError, UnsupportedPolicyError, PolicyNotAppliedError, NotProvenError)
+# How models fail that want other inputs, another cache or other attention than they are given.
+FAILURES = (AttributeError, IndexError, KeyError, TypeError, ValueError, NotImplementedError, RuntimeError)
+
+
+@contextmanager
+def refusing_what_does_not_run() -> Iterator[None]:
+    """A model that fails on the few tokens of an opening is refused with its error, not a crash."""
+    try:
+        yield
+    except REFUSALS:
+        raise
+    except FAILURES as error:
+        if type(error).__name__ in ("OutOfMemoryError", "AcceleratorError") or "memory" in str(error).lower():
+            raise  # of the machine, not of the model
+        raise UnsupportedModelError(f"this model does not run as a stream: {line(error)}") from error
+
+
+def line(error: BaseException) -> str:
+    """The first line of an error, with its kind."""
+    text = (str(error).strip().splitlines() or ["no reason given"])[0][:160]
+    return f"{type(error).__name__}: {text}"

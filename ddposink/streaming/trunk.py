@@ -46,9 +46,10 @@ class Trunk:
     def hidden(self, ids: Tensor, positions: Tensor | None, cache: Any = None) -> Tensor:
         """Hidden states (B, L, d) of ``ids`` (B, L) at ``positions`` (B or 1, L), where the model takes any.
 
-        ``cache`` is one of the library's caches to read and extend, None for none.
+        None leaves counting to the model. ``cache`` is one of the library's, read and extended.
         """
-        arguments = {"position_ids": positions} if "position_ids" in self._accepted else {}
+        told = positions is not None and "position_ids" in self._accepted
+        arguments: dict[str, Any] = {"position_ids": positions} if told else {}
         if cache is not None:
             arguments["past_key_values"] = cache
         return self.body(input_ids=ids, use_cache=cache is not None, **arguments).last_hidden_state

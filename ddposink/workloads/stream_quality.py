@@ -18,16 +18,21 @@ REFUSED = (
 def quality(nll: np.ndarray, missing_from: int | None, policy: Policy, corpus: TokenStream) -> Measured:
     """Figures of the NLLs (L-1,) of L tokens fed; index 0 is the prediction of the second token.
 
+    Only targets of the corpus count: a BOS that was put between books predicts nothing of the text.
     ``missing_from``: index of the first query that missed an earlier token, None if none did.
     """
-    nll, fed = nll.astype(np.float64), len(nll) + 1
+    fed = len(nll) + 1
+    target = corpus.target[1:fed]
+    every, nll = nll.astype(np.float64), nll[target].astype(np.float64)
+    if not len(nll):
+        return refused("no token of the text is scored")
     metrics: Measured = {
         "nll": float(nll.mean()),
         "perplexity": exp(float(nll.mean())),
         "scored_tokens": len(nll),
         "nonfinite_tokens": int((~np.isfinite(nll)).sum()),
     }
-    post = nll[missing_from:] if missing_from is not None else nll[:0]
+    post = every[missing_from:][target[missing_from:]] if missing_from is not None else nll[:0]
     if len(post):
         metrics |= {"nll_post": float(post.mean()), "perplexity_post": exp(float(post.mean()))}
     else:
@@ -45,9 +50,9 @@ def quality(nll: np.ndarray, missing_from: int | None, policy: Policy, corpus: T
     return metrics
 
 
-def refused() -> Measured:
-    """Random weights: their perplexity says nothing and is not reported."""
-    return dict.fromkeys(REFUSED, Missing("random weights: their perplexity says nothing"))
+def refused(why: str = "random weights: their perplexity says nothing") -> Measured:
+    """Figures of quality that are not reported, and why."""
+    return dict.fromkeys(REFUSED, Missing(why))
 
 
 def exp(mean: float) -> float | Missing:

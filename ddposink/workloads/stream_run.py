@@ -143,20 +143,22 @@ def _emit(cell: Cell, params: StreamParams, state: Run, ctx: Context) -> None:
     metrics: Measured = {"kv_bytes": stream.nbytes(), "kv_bytes_allocated": stream.allocated_bytes()}
     metrics["kv_bytes_analytic"] = stream.predicted_bytes()
     metrics["state_bytes"] = stream.state_bytes() or Missing("this model carries keys and values only")
-    nll, corpus = state.nll[: params.length - 1], state.text.corpus
+    corpus, nll = state.text.corpus, state.nll[: params.length - 1]
+    if corpus is not None:  # what is no target has no NLL, in the series as in the means
+        nll = np.where(corpus.target[1 : params.length], nll, np.float32(np.nan))
     metrics |= (
         refused() if corpus is None else quality(nll, stream.missing_from, params.parsed_policy, corpus)
     )
     metrics["eval_tokens_per_s"] = params.length / state.feed_seconds
     metrics |= decode_repetitions(params, state)
     artifacts = [] if corpus is None else [_save(nll, params.length, ctx.out)]
-    bad = 0 if corpus is None else int((~np.isfinite(nll)).sum())
-    collapsed = None if corpus is None else collapse(nll, params.parsed_policy)
+    bad = 0 if corpus is None else int(metrics["nonfinite_tokens"])  # type: ignore[arg-type]
+    collapsed = None if corpus is None else collapse(state.nll[: params.length - 1], params.parsed_policy)
     ctx.emit(
         cell,
         metrics,
         status="nan" if bad else "ok",
-        reason=f"{bad} of {len(nll)} tokens have a NaN or infinite NLL" if bad else None,
+        reason=f"{bad} of {metrics['scored_tokens']} tokens have a NaN or infinite NLL" if bad else None,
         facts=state.facts | {"path": stream.path, "collapse_at": collapsed},
         conformance=conformance | {"decoded_as": getattr(stream.decoder(), "running", stream.decoder().path)},
         artifacts=artifacts,
@@ -192,7 +194,7 @@ def _conformance(params: StreamParams, state: Run) -> dict[str, Scalar]:
 
 
 def _save(nll: np.ndarray, length: int, folder: Path) -> Path:
-    """Per-token NLL, float32, compressed; index 0 is the prediction of the second token."""
+    """Per-token NLL, float32, compressed; index 0 predicts the second token, NaN where that is no target."""
     path = folder / f"nll-{length}.npz"
     np.savez_compressed(path, nll=nll)
     return path

@@ -17,6 +17,7 @@ from ddposink import hub, pg19
 from ddposink.corpora import CorpusRef, TokenStream, load_stream
 from ddposink.errors import Unavailable
 from ddposink.novels import NOVELS, novel
+from ddposink.reading import encode
 
 BOS = "<s>"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -74,10 +75,9 @@ def assert_counts_match(stream: TokenStream, text: str) -> None:
 
 @given(st.text(alphabet=st.sampled_from("the cat\n\t é–漢😀 "), min_size=1, max_size=40))
 def test_bytes_and_words_of_every_token_on_any_text(text: str) -> None:
-    from ddposink.corpora import _encode
-
-    ids, byte_steps, word_steps = _encode(text, TOKENIZER)
-    stream = TokenStream(ids, np.cumsum(byte_steps), np.cumsum(word_steps), [("x", 0)], "")
+    found = encode(text, TOKENIZER)
+    steps = np.cumsum(found.byte_steps), np.cumsum(found.word_steps)
+    stream = TokenStream(found.ids, *steps, np.ones(len(found.ids), dtype=bool), [("x", 0)], "")
     assert_counts_match(stream, text)
 
 

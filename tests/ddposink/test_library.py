@@ -109,7 +109,11 @@ def test_rewinding_restores_recurrent_state(name: str) -> None:
                 stream.feed(text[token : token + 1])
             stream.rewind(mark)
         _assert_same(before, [vars(layer) for layer in stream.cache.layers])
-        assert (stream.seen, stream.held, stream.calls_per_layer) == (40, 40, 1 if stream.calls_per_layer else None)
+        assert (stream.seen, stream.held, stream.calls_per_layer) == (
+            40,
+            40,
+            1 if stream.calls_per_layer else None,
+        )
         hidden = stream.feed(text[40:])
         logits = stream.head.logits(hidden[:-1])
     found = torch.nn.functional.cross_entropy(logits, text[41:], reduction="none").numpy()

@@ -29,7 +29,9 @@ def test_the_budget_is_never_exceeded_and_room_is_made_before_a_turn(
         before = held
         held = schedule.kept_before(seen, held)
         if held < before:  # only a turn, or a window of one, makes room
-            assert seen == 0 or seen >= len(ends) or ends[seen - 1] or (seen - schedule.piece_start(seen)) == 0
+            assert (
+                seen == 0 or seen >= len(ends) or ends[seen - 1] or (seen - schedule.piece_start(seen)) == 0
+            )
         held += 1
         assert held <= sinks + window
         assert held == schedule.held(seen + 1)
@@ -51,7 +53,9 @@ def test_what_is_kept_is_what_streamingllm_keeps_for_a_turn() -> None:
     assert (after.held(25), after.held(26)) == (25, 20)  # outgrows the budget while a turn is read
 
 
-@pytest.mark.parametrize("policy", ["sink 3+6 evict=turn", "window 7 evict=turn", "sink 4+20 evict=after-turn"])
+@pytest.mark.parametrize(
+    "policy", ["sink 3+6 evict=turn", "window 7 evict=turn", "sink 4+20 evict=after-turn"]
+)
 def test_turns_longer_than_the_window_equal_the_reference(policy: str) -> None:
     model, parsed = build("llama"), parse_policy(policy)
     ids = torch.randint(0, 131, (90,), generator=torch.Generator().manual_seed(3))
