@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.status import Status
+from bench.track.contention import Contention, disturbed
 from bench.workload import Cell, Missing, Pass, Samples, Scalar, Workload
 
 SCRATCH = "scratch"  # folder of what passes keep for their next attempt, one folder a pass
@@ -51,6 +52,7 @@ class WorkerContext:
         self._units = {metric.name: metric.unit for metric in workload.metrics}
         self._open = {cell.id for cell in work.cells}
         self._next_progress = 0.0
+        self._contention = Contention()
 
     def progress(self, done: int, total: int, **values: float) -> None:
         """Report progress; more often than five times a second only the last step gets through."""
@@ -84,6 +86,9 @@ class WorkerContext:
         if Status(status) is not Status.OK and not reason:
             raise ValueError(f"status {status} of cell {cell.label} needs a reason")
         values = {name: as_value(value, self._units[name]) for name, value in metrics.items()}
+        conformance = {**self._contention.facts(), **(conformance or {})}
+        if disturbed(conformance):
+            conformance["disturbed"] = True
         strange = {name: odd for name, (_, odd) in values.items() if odd}
         if strange and Status(status) is Status.OK:
             status, reason = Status.NAN, ", ".join(f"{name} is {odd}" for name, odd in strange.items())
@@ -99,6 +104,7 @@ class WorkerContext:
             finished=time.time(),
         )
         self._open.discard(cell.id)
+        self._contention.restart()
 
     def _artifact(self, path: Path) -> dict[str, Any]:
         with open(path, "rb") as file:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from bench.track import nvml
+from bench.waiting import DECIDED_BY, waiting_variables
 from bench.workload import Missing
 
 T = TypeVar("T")
@@ -53,6 +54,7 @@ THREAD_VARIABLES = (
     "OPENBLAS_NUM_THREADS",
     "OMP_PROC_BIND",
     "OMP_PLACES",
+    *DECIDED_BY,
     "KMP_AFFINITY",
     "ATEN_CPU_CAPABILITY",
     "ONEDNN_MAX_CPU_ISA",
@@ -94,11 +96,17 @@ def fingerprint() -> Fingerprint:
         "gpus": found,
         "gpu_reason": no_gpu,
         "os": {"system": platform.system(), "release": platform.release(), "machine": platform.machine()},
-        "threads": {name: os.environ[name] for name in THREAD_VARIABLES if name in os.environ},
+        "threads": _thread_variables(),
         "cuda_visible_devices": os.environ.get("CUDA_VISIBLE_DEVICES"),
         "container": _container(),
     }
     return {"id": fingerprint_id(data), **data}
+
+
+def _thread_variables() -> dict[str, str]:
+    """Variables that say how threads work, as children will have them."""
+    environment = {**os.environ, **waiting_variables(os.environ)}
+    return {name: environment[name] for name in THREAD_VARIABLES if name in environment}
 
 
 def fingerprint_id(data: Mapping[str, Any]) -> str:

@@ -20,6 +20,7 @@ from typing import Any, Protocol
 
 from bench.child import End, Event, LocalRunning
 from bench.errors import UserError
+from bench.waiting import waiting_variables
 from bench.worker import Job, main
 
 START_ATTEMPTS = 20  # two seconds in all
@@ -65,6 +66,7 @@ class LocalLauncher:
         self._context = get_context("forkserver")
         # A fork server that asks CUDA whether it is there would spoil CUDA for every child.
         os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
+        os.environ.update(waiting_variables(os.environ))
         with _start_errors(log):
             self._start_server(self._preload)
 

@@ -55,7 +55,8 @@ def answer_text(record: Record, metrics: Sequence[Metric]) -> str:
     if record.status is not Status.OK:
         return f"{head}  {escape(record.reason or '')}"
     shown = [f"{m.label} {value_text(record, m)}" for m in metrics if m.headline and m.name in record.metrics]
-    return f"{head}  {escape(', '.join(shown))}"
+    taken = "  [yellow]disturbed[/]" if record.conformance.get("disturbed") else ""
+    return f"{head}  {escape(', '.join(shown))}{taken}"
 
 
 def value_text(record: Record, metric: Metric) -> str:
@@ -109,6 +110,8 @@ def _table(answered: Sequence[tuple[Cell, Record]], metrics: Sequence[Metric]) -
             for metric in metrics
         ]
         note = "" if record.status is Status.OK else f"[{COLOURS[record.status]}]{record.status}[/]"
+        if record.status is Status.OK and record.conformance.get("disturbed"):
+            note = "[yellow]disturbed[/]"
         table.add_row(escape(label), *row, note)
     return table
 

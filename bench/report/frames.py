@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from bench.record import Record, Status
 from bench.report.text import clean, plural
 from bench.store import DAMAGED, ENV, PLAN, RECORDS, SUITE, Edited, read, read_records
+from bench.track.contention import DISTURBED, SHARE
 from bench.workload import Metric, Scalar, View, Workload
 
 Series = NDArray[np.float64]
@@ -179,6 +180,7 @@ def load(folder: Path, workload: Workload | None = None) -> RunData:
         notes.append(f"{plural(stale, 'record')} left out: the suite, or its code, no longer has these cells")
     edited = {one.record.cell: one for one in file.edited if newest[one.record.cell] is one.record}
     notes += [f"{RECORDS} line {one.line}: {clean(one, 400)}" for one in list(edited.values())[:_MOST_NAMED]]
+    notes += _disturbed(kept)
     words = _vocabulary(workload, kept)
     if shadowed := sorted({n for r in kept for n in r.metrics} - set(words.metrics)):
         notes.append(
@@ -187,6 +189,25 @@ def load(folder: Path, workload: Workload | None = None) -> RunData:
         )
     frame = _frame(kept, words.metrics)
     return RunData(folder, kept, frame, words, suite, env, plan, planned, notes, edited=edited)
+
+
+def _disturbed(records: Sequence[Record]) -> list[str]:
+    """A sentence on records whose CPU time was taken by others, if there are any."""
+    found = [record for record in records if record.conformance.get("disturbed")]
+    if not found:
+        return []
+    shares = {
+        record.label: min(
+            value
+            for name, value in record.conformance.items()
+            if name.endswith(SHARE) and isinstance(value, int | float)
+        )
+        for record in found
+    }
+    worst = min(shares, key=lambda label: shares[label])
+    what = f"{plural(len(found), 'cell')} got less than {DISTURBED:.0%} of the CPU time asked for"
+    which = f"worst: {clean(worst)}, {shares[worst]:.0%}"
+    return [f"{what}, because others took it ({which}): latency and speed there are not this machine's"]
 
 
 def workload_name(folder: Path) -> str | None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from bench.track.clock import summarise, time_steps
+from bench.track.contention import Contention
 from bench.track.memory import MemoryTracker
 from bench.track.power import EnergyMeter
 from bench.track.work import count_work
@@ -44,6 +45,7 @@ class Run:
     device: torch.device
     choice: Choice = field(init=False)  # of the reading that is going on
     feed_seconds: float = 0.0
+    latency_share: float | None = None  # of the CPU asked for while latency was timed
     facts: dict[str, Scalar] = field(default_factory=dict)
 
 
@@ -61,7 +63,9 @@ def decode_repetitions(params: StreamParams, state: Run) -> Measured:
         metrics |= tracker.peaks
     if "latency" in want:
         with Decoding(state, WARM_UP + params.decode_tokens) as step:
+            contention = Contention()
             times = time_steps(step, warmup=WARM_UP, steps=params.decode_tokens, device=str(state.device))
+            state.latency_share = contention.share()
         metrics |= summarise(times)
     if "energy" in want:
         metrics["energy_per_token_j"] = _energy(params, state)

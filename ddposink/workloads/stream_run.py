@@ -160,7 +160,11 @@ def _emit(cell: Cell, params: StreamParams, state: Run, ctx: Context) -> None:
         status="nan" if bad else "ok",
         reason=f"{bad} of {metrics['scored_tokens']} tokens have a NaN or infinite NLL" if bad else None,
         facts=state.facts | {"path": stream.path, "collapse_at": collapsed},
-        conformance=conformance | {"decoded_as": getattr(stream.decoder(), "running", stream.decoder().path)},
+        conformance=conformance
+        | {
+            "decoded_as": getattr(stream.decoder(), "running", stream.decoder().path),
+            "latency_cpu_share": state.latency_share,
+        },
         artifacts=artifacts,
     )
 
