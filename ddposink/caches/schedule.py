@@ -6,9 +6,12 @@ schedules cut the cache back to the budget after one.
 
 from __future__ import annotations
 
-import numpy as np
+from typing import TYPE_CHECKING
 
 from ddposink.caches.base import Policy
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 class Schedule:
@@ -21,6 +24,8 @@ class Schedule:
 
     def __init__(self, policy: Policy, turn_ends: np.ndarray | None = None) -> None:
         self.policy = policy
+        import numpy as np  # here: policies are parsed where numpy need not be
+
         known = np.zeros(0, dtype=bool) if turn_ends is None else turn_ends
         last = [len(known)] if len(known) and policy.evict.per == "turn" else []
         self._ends = np.union1d(np.flatnonzero(known) + 1, last).astype(np.int64)
@@ -38,7 +43,7 @@ class Schedule:
         """Where the piece that token ``seen`` belongs to ends; past the known text, anywhere."""
         if not self.policy.evict.by_turns:
             return self.piece_start(seen) + self.policy.evict.every
-        index = int(np.searchsorted(self._ends, seen, side="right"))
+        index = int(self._ends.searchsorted(seen, side="right"))
         end = int(self._ends[index]) if index < len(self._ends) else seen + self.policy.window
         if self.policy.evict.per == "turn":
             return min(end, self.piece_start(seen) + self.policy.window)
@@ -68,12 +73,12 @@ class Schedule:
         return held
 
     def _turn_start(self, seen: int) -> int:
-        index = int(np.searchsorted(self._ends, seen, side="right"))
+        index = int(self._ends.searchsorted(seen, side="right"))
         return int(self._ends[index - 1]) if index else 0
 
     def _complete(self, seen: int) -> bool:
         """Whether a piece ends with the token fed last."""
         if not self.policy.evict.by_turns:
             return seen % self.policy.evict.every == 0
-        index = int(np.searchsorted(self._ends, seen))
+        index = int(self._ends.searchsorted(seen))
         return index < len(self._ends) and int(self._ends[index]) == seen

@@ -46,7 +46,7 @@ def choose(
     """The kind of stream for ``policy`` on ``model``; see `open_stream` for arguments and errors."""
     layout = support.positions
     if policy.positions == "library":
-        return _library(model, "the library's own cache, asked for: keys stay as they were made")
+        return _library(model, f"the library's own cache, asked for; {support.reason}")
     if layout is None:
         return _without_layout(model, policy, support.reason, evaluator)
     if evaluator == "reference":

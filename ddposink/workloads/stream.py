@@ -7,6 +7,7 @@ torch; what runs in the child is `ddposink.workloads.stream_run`.
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterator
 from importlib.resources import files
 from typing import Any, Literal
 
@@ -18,6 +19,7 @@ from ddposink.caches import Policy, parse_policy
 from ddposink.corpora import CorpusRef
 from ddposink.errors import Unavailable
 from ddposink.models import ModelRef
+from ddposink.workloads.stream_notes import bos_notes, own_window_notes
 from ddposink.workloads.stream_tables import METRICS, VIEWS
 
 TABLES = "ddposink.workloads.stream_tables"  # how metrics are shown: no number changes with it
@@ -37,7 +39,7 @@ class StreamParams(BaseModel):
     )
     policy: str = Field(
         description="cache policy: 'dense', 'window 1024' or 'sink 4+1020'; options "
-        "positions=cache|absolute, evict=token|chunk:N|turn"
+        "positions=cache|absolute|library, evict=token|chunk:N|turn|after-turn"
     )
     length: int = Field(ge=2, le=100_000_000, description="tokens fed")
     corpus: str = Field(
@@ -158,6 +160,12 @@ class StreamWorkload:
             return model | {f"corpus.{k}": v for k, v in CorpusRef.parse(params.corpus).identity().items()}
         except Unavailable as error:
             raise Skip(str(error)) from error
+
+    def notes(self, params: StreamParams) -> Iterator[str]:
+        """What is legal but probably not meant."""
+        model = ModelRef.parse(params.model)
+        yield from own_window_notes(model, params.parsed_policy)
+        yield from bos_notes(model, params.bos)
 
     def cost(self, params: StreamParams) -> Cost:
         """Tokens fed."""

@@ -19,7 +19,7 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from bench.workload import Cell, Cost, Missing, Pass, Samples, Skip
-from ddposink.streaming import PolicyNotAppliedError
+from ddposink.streaming import PolicyNotAppliedError, UnsupportedPolicyError
 from ddposink.workloads.stream import StreamParams, StreamWorkload
 
 WORDS = [f"w{i}" for i in range(VOCAB - 4)]
@@ -155,7 +155,7 @@ def test_figures_after_eviction_wait_for_the_first_eviction(folder: Path, tmp_pa
     assert cells[300]["conformance"]["tokens_held"] == 32 + 300 % 64
 
 
-def test_learned_positions_are_measured_by_decode(folder: Path, tmp_path: Path) -> None:
+def test_learned_positions_are_measured_under_a_name_of_their_own(folder: Path, tmp_path: Path) -> None:
     gpt2 = tmp_path / "gpt2"
     shutil.copytree(folder, gpt2)
     (gpt2 / "model.safetensors").unlink()
@@ -163,7 +163,9 @@ def test_learned_positions_are_measured_by_decode(folder: Path, tmp_path: Path) 
     GPT2LMHeadModel(
         GPT2Config(n_embd=32, n_layer=2, n_head=4, vocab_size=VOCAB, n_positions=400)
     ).save_pretrained(gpt2)
-    for policy in ("dense", "sink 4+28"):
+    with pytest.raises(UnsupportedPolicyError, match="learned absolute positions"):
+        measure(gpt2, tmp_path, (40,), policy="sink 4+28")
+    for policy in ("dense", "sink 4+28 positions=library"):
         cells = measure(gpt2, tmp_path, policy=policy).cells
         assert cells[300]["status"] == "ok"
         assert cells[300]["conformance"]["path"] == "library"
