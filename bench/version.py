@@ -33,6 +33,7 @@ CHILD = "bench.worker"  # what every child runs
 # metrics, which are hashed by value.
 SHOWN = ("bench.declarations",)
 
+_NAMING = (ast.Import, ast.ImportFrom, ast.Constant)  # what may name a module
 _NAMES_A_MODULE = re.compile(r"([^\W\d]\w*(?:\.[^\W\d]\w*)+)(?::[\w.]+)?")
 
 
@@ -179,7 +180,7 @@ class _Reader:
 
     def read(self, node: ast.AST) -> None:
         """Take in a node and all below it."""
-        if isinstance(node, ast.Import | ast.ImportFrom | ast.Constant):
+        if isinstance(node, _NAMING):
             self.imports.update(_imported(node, self._package))
         elif isinstance(node, ast.If) and _is_type_checking(node.test):
             node.body = []

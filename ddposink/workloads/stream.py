@@ -22,7 +22,8 @@ from ddposink.models import ModelRef
 from ddposink.workloads.stream_notes import bos_notes, own_window_notes
 from ddposink.workloads.stream_tables import METRICS, VIEWS
 
-TABLES = "ddposink.workloads.stream_tables"  # how metrics are shown: no number changes with it
+# What is shown and said of cells: no number changes with it.
+SAID = ("ddposink.workloads.stream_tables", "ddposink.workloads.stream_notes")
 RANDOM_TOKENS = "random-tokens"
 ITEMSIZE = {"float32": 4, "bfloat16": 2, "float16": 2}
 Part = Literal["quality", "memory", "latency", "energy", "work"]
@@ -120,7 +121,7 @@ class StreamWorkload:
 
     def version(self) -> str:
         """Hash of the code that produces the numbers, a subclass's own included."""
-        return code_version(__name__, type(self).__module__, shown=[TABLES], metrics=self.metrics)
+        return code_version(__name__, type(self).__module__, shown=SAID, metrics=self.metrics)
 
     def label(self, params: StreamParams) -> str:
         """``smollm2-135m · sink 4+1020 · 16,384``."""

@@ -10,7 +10,7 @@ import pytest
 
 from bench.track import split_device
 
-MODULES = ("clock", "memory", "nvml", "power", "rss", "work")
+MODULES = ("clock", "contention", "memory", "nvml", "power", "rss", "work")
 HEAVY = ("torch", "numpy", "pandas", "scipy", "transformers", "pynvml", "psutil")
 
 

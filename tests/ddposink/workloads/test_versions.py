@@ -22,7 +22,8 @@ from tests.ddposink.ddpo.tiny import tiny_pipeline
 ROOT = Path(__file__).parents[3]
 PROJECT = ("bench", "ddposink")
 # Modules that a child imports and whose numbers do not depend on them: how metrics are declared and shown.
-SHOWN = {"bench.declarations", "ddposink.workloads.stream_tables", "ddposink.workloads.ddpo_tables"}
+TOLD = ("stream_tables", "stream_notes", "ddpo_tables")
+SHOWN = {"bench.declarations", *(f"ddposink.workloads.{name}" for name in TOLD)}
 TURNS = "sink 4+12 evict=turn"
 WORKLOADS = {"stream": stream.StreamWorkload, "ddpo": ddpo.DdpoWorkload}
 # Runs passes as a child does and prints which modules of the project that has imported.
@@ -203,7 +204,8 @@ def test_comments_and_docstrings_are_no_other_version(copy, versions):
 
 
 def test_the_harness_is_part_of_a_version_only_as_far_as_a_child_runs_it():
-    child = "context status track track.memory track.nvml track.power track.rss worker workload version"
+    trackers = "track track.contention track.memory track.nvml track.power track.rss"
+    child = f"context status {trackers} version worker workload"
     own = {"stream": "track.clock track.work", "ddpo": "intervals"}
     for name, kind in WORKLOADS.items():
         found = version.closure(version.CHILD, kind.__module__, shown=SHOWN)
