@@ -24,7 +24,6 @@ LENGTHS = (50, 130, 300)
 LIMIT = 96  # trained length of the models whose rotary frequencies depend on the length
 POLICIES = ("dense", "window 32", "sink 4+28", "sink 3+13 evict=turn", "sink 3+13 evict=after-turn")
 SCALINGS = {
-    "plain": {"rope_type": "default"},
     "dynamic": {"rope_type": "dynamic", "factor": 4.0},
     "longrope": {
         "rope_type": "longrope", "factor": 4.0, "original_max_position_embeddings": LIMIT,
@@ -37,7 +36,7 @@ SAME = ("scored_tokens", "nonfinite_tokens", "kv_bytes", "kv_bytes_analytic", "s
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three tiny models with a byte tokenizer, and a text in paragraphs."""
+    """Two tiny models with a byte tokenizer, and a text in paragraphs."""
     place = tmp_path_factory.mktemp("same")
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {c: i for i, c in enumerate(letters)} | {"<s>": 256, "</s>": 257}
