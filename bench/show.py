@@ -56,6 +56,8 @@ def answer_text(record: Record, metrics: Sequence[Metric]) -> str:
         return f"{head}  {escape(record.reason or '')}"
     shown = [f"{m.label} {value_text(record, m)}" for m in metrics if m.headline and m.name in record.metrics]
     taken = "  [yellow]disturbed[/]" if record.conformance.get("disturbed") else ""
+    if warning := record.conformance.get("warning"):
+        taken += f"  [yellow]{escape(str(warning))}[/]"
     return f"{head}  {escape(', '.join(shown))}{taken}"
 
 
@@ -112,6 +114,8 @@ def _table(answered: Sequence[tuple[Cell, Record]], metrics: Sequence[Metric]) -
         note = "" if record.status is Status.OK else f"[{COLOURS[record.status]}]{record.status}[/]"
         if record.status is Status.OK and record.conformance.get("disturbed"):
             note = "[yellow]disturbed[/]"
+        elif record.conformance.get("warning"):
+            note = "[yellow]warning[/]"
         table.add_row(escape(label), *row, note)
     return table
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ddposink import hub
 from ddposink.errors import suggest
+from ddposink.pipeline_kinds import refused_class, refused_scheduler, refused_unet
 from ddposink.pipeline_shapes import SHAPES, random_parts
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ WEIGHTS = {
     "vae": "diffusion_pytorch_model",
     "text_encoder": "model",
 }
+CONFIGURED = ("unet", "vae", "text_encoder", "scheduler")
+CONFIGS = {"scheduler": "scheduler_config.json"}
 FILES = ("*.json", "*.txt", "*.safetensors")
 UNWANTED = ["*.fp16.*", "*.non_ema.*", "*flax*", "*openvino*"]
 FORMS = "emoji-sd, path:DIR, ORG/NAME@COMMIT or random:sd15"
@@ -131,11 +134,25 @@ def check_folder(folder: Path) -> None:
         raise ValueError(f"'{folder}' holds no pipeline: model_index.json is missing") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"'{index}' cannot be read: {hub.one_line(error)}") from error
-    if kind != "StableDiffusionPipeline":
-        larger = "; SDXL has two text encoders, which the engines do not train" if "XL" in str(kind) else ""
-        raise ValueError(f"'{folder}' holds a {kind}; needed is a StableDiffusionPipeline{larger}")
+    if why := refused_class(str(kind)):
+        raise ValueError(f"'{folder}' holds {why}")
     for name, classes in PARTS.items():
         _check_part(folder, name, classes, parts.get(name))
+    settings = {name: _settings(folder / name / CONFIGS.get(name, "config.json")) for name in CONFIGURED}
+    if why := refused_unet(settings["unet"], settings["vae"], settings["text_encoder"]):
+        raise ValueError(f"'{folder}' has {why}")
+    if why := refused_scheduler(settings["scheduler"], parts["scheduler"][1]):
+        raise ValueError(f"'{folder}' has {why}")
+
+
+def _settings(file: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"'{file.parent}' could not be loaded: {hub.one_line(error)}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"'{file}' holds no settings")
+    return found
 
 
 def _check_part(folder: Path, name: str, classes: tuple[str, ...], entry: Any) -> None:

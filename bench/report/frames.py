@@ -181,6 +181,7 @@ def load(folder: Path, workload: Workload | None = None) -> RunData:
     edited = {one.record.cell: one for one in file.edited if newest[one.record.cell] is one.record}
     notes += [f"{RECORDS} line {one.line}: {clean(one, 400)}" for one in list(edited.values())[:_MOST_NAMED]]
     notes += _disturbed(kept)
+    notes += _warnings(kept)
     words = _vocabulary(workload, kept)
     if shadowed := sorted({n for r in kept for n in r.metrics} - set(words.metrics)):
         notes.append(
@@ -189,6 +190,15 @@ def load(folder: Path, workload: Workload | None = None) -> RunData:
         )
     frame = _frame(kept, words.metrics)
     return RunData(folder, kept, frame, words, suite, env, plan, planned, notes, edited=edited)
+
+
+def _warnings(records: Sequence[Record]) -> list[str]:
+    """What workloads say must be read with a number, and of which cells."""
+    found: dict[str, list[str]] = {}
+    for record in records:
+        if warning := record.conformance.get("warning"):
+            found.setdefault(str(warning), []).append(record.label)
+    return [f"{', '.join(dict.fromkeys(labels))}: {warning}" for warning, labels in found.items()]
 
 
 def _disturbed(records: Sequence[Record]) -> list[str]:

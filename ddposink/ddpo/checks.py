@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 CHOICES: dict[str, tuple[str, ...]] = {
     "engine": ("native", "trl"),
     "loss": ("is", "sf"),
+    "advantages": ("auto", "group", "prompt", "batch"),
     "log_prob_reduction": ("mean", "sum"),
     "mixed_precision": ("no", "fp16", "bf16"),
 }
@@ -88,6 +89,11 @@ def _sampling(config: DDPOConfig) -> None:
         )
     if not _real(scale) or scale < 1:
         raise ValueError(f"sample_guidance_scale must be at least 1 (1 = no guidance), not {scale!r}")
+    if config.guided and not config.train_cfg:
+        raise ValueError(
+            f"train_cfg false under sample_guidance_scale {scale:g} learns from another policy than the one "
+            f"that drew the samples, so no importance ratio is right; use train_cfg true, or guidance 1"
+        )
 
 
 def _training(config: DDPOConfig) -> None:
@@ -128,6 +134,8 @@ def _ours(config: DDPOConfig) -> None:
     epsilon = config.advantage_epsilon
     if epsilon is not None and not (_real(epsilon) and epsilon > 0):
         raise ValueError(f"advantage_epsilon must be a positive number, not {epsilon!r}")
+    if config.advantages == "group" and config.samples_per_prompt < 2:
+        raise ValueError("advantages 'group' needs groups: samples_per_prompt of at least 2")
     if config.per_prompt_stat_tracking_min_count > config.per_prompt_stat_tracking_buffer_size:
         raise ValueError(
             f"per_prompt_stat_tracking_min_count {config.per_prompt_stat_tracking_min_count} is more than "

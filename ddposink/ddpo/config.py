@@ -46,7 +46,8 @@ class DDPOConfig:
 
     What a sample starts from is not the policy's doing, but decides much of its reward. Where the samples
     of a group start from the same noise (`samples_per_prompt`, `share_initial_noise`; as in DanceGRPO, Xue
-    et al. 2025, arXiv 2505.07818), their mean is a baseline that knows prompt and noise.
+    et al. 2025, arXiv 2505.07818), their mean is a baseline that knows prompt and noise. Such samples also
+    take one negative prompt.
     """
 
     # -- TRL 0.23.1 --------------------------------------------------------------------------------------
@@ -99,7 +100,8 @@ class DDPOConfig:
     lora_rank: int = 4
     lora_alpha: float = 4.0
     lora_targets: tuple[str, ...] = ("to_k", "to_q", "to_v", "to_out.0")
-    samples_per_prompt: int = 1  # in a row, so that a sample can be compared with others of its prompt
+    samples_per_prompt: int = 1  # drawn in a row: a group
+    advantages: Literal["auto", "group", "prompt", "batch"] = "auto"  # compared with whom, see `compares`
     share_initial_noise: bool = False  # the samples of such a group start from the same latents, see below
     train_skip_last_steps: int = 0  # low-noise denoising steps at the end that are not learnt from, see below
     advantage_epsilon: float | None = None  # None: TRL's, 1e-8 over all samples and 1e-6 per prompt
@@ -146,6 +148,19 @@ class DDPOConfig:
         """Optimizer updates in one training step, all inner epochs."""
         per_update = self.train_batch_size * self.train_gradient_accumulation_steps
         return self.train_num_inner_epochs * self.samples_per_epoch // per_update
+
+    @property
+    def compares(self) -> Literal["group", "prompt", "batch"]:
+        """What a sample is compared with: those drawn with it, the last of its prompt, or all of the step.
+
+        Groups if there are any (``samples_per_prompt``), else as TRL has it: by prompt with
+        ``per_prompt_stat_tracking``, or all. ``advantages`` says otherwise.
+        """
+        if self.advantages != "auto":
+            return self.advantages
+        if self.samples_per_prompt > 1:
+            return "group"
+        return "prompt" if self.per_prompt_stat_tracking else "batch"
 
     @property
     def num_train_timesteps(self) -> int:

@@ -6,6 +6,7 @@ its own (`ddposink.ddpo.randomness`), so that whatever a caller does between two
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ddposink.ddpo import checks
 from ddposink.ddpo.config import DDPOConfig
+from ddposink.pipeline_kinds import TRAINED, refused_class, refused_scheduler, refused_unet
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,6 +43,7 @@ class StepLog:
     loss: float  # mean over the step's updates
     approx_kl: float  # half the mean squared difference of log-probabilities, new against sampled
     clip_fraction: float  # part of the ratios further from 1 than the clip range
+    flat_share: float  # part of the comparisons whose rewards were all equal, and taught nothing
     samples: int  # samples (reward queries) drawn so far, all processes
     unet_forwards: int  # of one sample, so far, a backward counted as two; those saved by sharing noise too
     sampling_s: float  # wall seconds of this step's sampling and rewards
@@ -76,12 +79,19 @@ class Engine(Protocol):
 def make_engine(config: DDPOConfig, pipeline: Pipeline, reward: RewardFunction, prompts: Prompts) -> Engine:
     """The engine ``config.engine`` names, at step 0.
 
-    ``pipeline`` is a StableDiffusionPipeline on its device. Prompts are drawn evenly, with replacement; a
-    function is called once a sample, and resumes where it stopped if it draws from the global generators.
+    ``pipeline`` is a StableDiffusionPipeline on its device. A list of prompts is drawn from evenly, within a
+    step without replacement while it lasts; a function is called once a group, and resumes where it stopped
+    if it draws from the global generators. Warns of prompts between which the model cannot tell.
     Raises ValueError for what cannot be trained on, Unavailable for what cannot be had here.
     """
+    from ddposink.ddpo.schedule import check_signal
+
     checks.check_prompts(prompts)
+    check_pipeline(pipeline)
+    check_signal(pipeline.scheduler, config.sample_num_steps)
     prompts = prompts if callable(prompts) else list(prompts)
+    if not callable(prompts):
+        _warn_of_prompts_alike(pipeline.tokenizer, prompts)
     if config.engine == "trl":
         from ddposink.ddpo.trl_engine import TrlEngine
 
@@ -89,3 +99,32 @@ def make_engine(config: DDPOConfig, pipeline: Pipeline, reward: RewardFunction, 
     from ddposink.ddpo.trainer import NativeEngine
 
     return NativeEngine(config, pipeline, reward, prompts)
+
+
+def _warn_of_prompts_alike(tokenizer: Any, prompts: Sequence[str]) -> None:
+    from ddposink.ddpo.policy import same_to_the_model
+
+    if alike := same_to_the_model(tokenizer, prompts):
+        warnings.warn(
+            f"{sum(map(len, alike))} of the prompts differ only beyond the {tokenizer.model_max_length} "
+            f"tokens that the text encoder sees, so it cannot tell them apart, for example {alike[0][0]!r} "
+            f"and {alike[0][1]!r}; each stays a prompt of its own",
+            stacklevel=3,
+        )
+
+
+def check_pipeline(pipeline: Pipeline) -> None:
+    """Raise ValueError, naming what it is, unless ``pipeline`` is one that the engines train."""
+    kinds = [kind.__name__ for kind in type(pipeline).__mro__]
+    if "DiffusionPipeline" in kinds and TRAINED not in kinds:
+        raise ValueError(f"the pipeline is {refused_class(kinds[0])}")
+    for part in ("unet", "vae", "text_encoder", "tokenizer", "scheduler"):
+        if getattr(pipeline, part, None) is None:
+            raise ValueError(
+                f"the pipeline has no {part}; DDPO needs a text-conditioned Stable Diffusion pipeline"
+            )
+    unet, vae, scheduler = (dict(getattr(pipeline, part).config) for part in ("unet", "vae", "scheduler"))
+    why = refused_unet(unet, vae, pipeline.text_encoder.config.to_dict())
+    why = why or refused_scheduler(scheduler, type(pipeline.scheduler).__name__)
+    if why:
+        raise ValueError(f"the pipeline has {why}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from ddposink.ddpo.config import DDPOConfig
+from ddposink.errors import suggest
 
-ADAPTER = "default"
+ADAPTER = "default"  # what a fresh adapter is called
 WEIGHTS = "pytorch_lora_weights.safetensors"  # the file as diffusers names it
 
 
@@ -33,7 +34,8 @@ def make_trainable(unet: Any, config: DDPOConfig) -> dict[str, Tensor]:
     """Freeze ``unet``, add LoRA layers (or unfreeze it all), and return the float32 weights to learn.
 
     LoRA is TRL's: Gaussian A, zero B, drawn from torch's global generator. An adapter that is already there
-    is learnt on. Raises ValueError if it is of another rank, or if the targets match no module.
+    is learnt on, whatever its name. Raises ValueError if it is of another rank, alpha or other modules than
+    configured, if it is not clear which one is meant, or if a target matches no module.
     """
     if not config.use_lora:
         unet.requires_grad_(True)
@@ -48,10 +50,11 @@ def make_trainable(unet: Any, config: DDPOConfig) -> dict[str, Tensor]:
 
 
 def _add_adapter(unet: Any, config: DDPOConfig) -> None:
-    from peft import LoraConfig
+    wanted = _targeted(unet, config.lora_targets)
+    name = adapter(unet)
+    if name is None:
+        from peft import LoraConfig
 
-    there = getattr(unet, "peft_config", {}).get(ADAPTER)
-    if there is None:
         layers = LoraConfig(
             r=config.lora_rank,
             lora_alpha=config.lora_alpha,  # a fraction is as good
@@ -60,14 +63,71 @@ def _add_adapter(unet: Any, config: DDPOConfig) -> None:
         )
         unet.add_adapter(layers, adapter_name=ADAPTER)
         return
+    _check_adapter(unet, name, config, wanted)
+    unet.set_adapter(name)
+    for parameter_name, parameter in unet.named_parameters():
+        parameter.requires_grad_(f".lora_A.{name}." in parameter_name or f".lora_B.{name}." in parameter_name)
+
+
+def adapter(unet: Any) -> str | None:
+    """Name of the LoRA adapter on ``unet``, None if there is none. Raises ValueError if there are several."""
+    names = list(getattr(unet, "peft_config", {}))
+    if len(names) > 1:
+        raise ValueError(
+            f"the UNet has {len(names)} LoRA adapters ({', '.join(names)}), and it is not clear which one is "
+            f"to be trained: delete the others (pipeline.delete_adapters)"
+        )
+    return names[0] if names else None
+
+
+def _targeted(unet: Any, targets: Sequence[str]) -> set[str]:
+    """Names of the modules that get LoRA layers. Raises ValueError for a target that matches none."""
+    from peft.tuners.lora import LoraLayer
+
+    kinds = (torch.nn.Linear, torch.nn.Conv2d, LoraLayer)
+    names = [name for name, module in unet.named_modules() if isinstance(module, kinds)]
+    found: set[str] = set()
+    for target in targets:
+        matched = {name for name in names if name == target or name.endswith(f".{target}")}
+        if not matched:
+            ends = sorted({name.rpartition(".")[2] for name in names if ".lora_" not in name})
+            raise ValueError(
+                f"lora_targets: '{target}' matches no layer of the UNet{suggest(target, ends)}; layers are "
+                f"called {', '.join(ends[:6])}, …"
+            )
+        found |= matched
+    return found
+
+
+def _check_adapter(unet: Any, name: str, config: DDPOConfig, wanted: set[str]) -> None:
+    """Raise ValueError unless the adapter there is what ``config`` describes."""
+    from peft.tuners.lora import LoraLayer
+
+    there = unet.peft_config[name]
+    again = "load the pipeline afresh, or configure these"
     if (there.r, there.lora_alpha) != (config.lora_rank, config.lora_alpha):
         raise ValueError(
             f"the UNet already has LoRA layers of rank {there.r} and alpha {there.lora_alpha}, not "
-            f"{config.lora_rank} and {config.lora_alpha}: load the pipeline afresh, or configure these"
+            f"{config.lora_rank} and {config.lora_alpha}: {again}"
         )
-    unet.set_adapter(ADAPTER)
-    for name, parameter in unet.named_parameters():
-        parameter.requires_grad_(f".lora_A.{ADAPTER}." in name or f".lora_B.{ADAPTER}." in name)
+    layers = {
+        n: module
+        for n, module in unet.named_modules()
+        if isinstance(module, LoraLayer) and name in module.lora_A
+    }
+    if odd := sorted(layers.keys() ^ wanted):
+        side = "has one and lora_targets does not name it" if odd[0] in layers else "has none"
+        raise ValueError(
+            f"the UNet already has LoRA layers, on {len(layers)} modules where lora_targets names "
+            f"{len(wanted)}; for example '{odd[0]}' {side}: {again}"
+        )
+    for n, layer in layers.items():
+        rank, scale = layer.r[name], layer.scaling[name]
+        if (rank, scale) != (there.r, there.lora_alpha / there.r):
+            raise ValueError(
+                f"the LoRA layer '{n}' has rank {rank} and scale {scale:g}, not {there.r} and "
+                f"{there.lora_alpha / there.r:g}: load the adapter at weight 1, with one rank for all layers"
+            )
 
 
 def export(pipeline: Any, config: DDPOConfig, folder: Path) -> None:
@@ -88,10 +148,13 @@ def export_layers(pipeline: Any, folder: Path) -> None:
     """Write the LoRA layers alone, ``pytorch_lora_weights.safetensors``."""
     from peft.utils import get_peft_model_state_dict
 
+    name = adapter(pipeline.unet)
+    settings = pipeline.unet.peft_config[name].to_dict()
     pipeline.save_lora_weights(
         folder,
-        unet_lora_layers=get_peft_model_state_dict(pipeline.unet, adapter_name=ADAPTER),
-        unet_lora_adapter_metadata=pipeline.unet.peft_config[ADAPTER].to_dict(),
+        unet_lora_layers=get_peft_model_state_dict(pipeline.unet, adapter_name=name),
+        # Sorted, as the order of a set differs from process to process and with it the file.
+        unet_lora_adapter_metadata={k: sorted(v) if isinstance(v, set) else v for k, v in settings.items()},
         safe_serialization=True,
     )
 

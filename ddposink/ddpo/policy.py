@@ -79,15 +79,15 @@ class Texts:
 
     def __init__(self, pipeline: Any, negatives: Sequence[str]) -> None:
         self._pipeline = pipeline
-        self._known: dict[str, tuple[Tensor, str]] = {}
-        self._negatives = [self._encode(text)[0] for text in negatives]
+        self._known: dict[str, Tensor] = {}
+        self._negatives = [self._encode(text) for text in negatives]
 
-    def conditions(self, prompts: Sequence[str], batch: int) -> Conditions:
-        """For ``prompts`` drawn in batches of ``batch``, whose rows take the negative prompts in turn."""
+    def conditions(self, prompts: Sequence[str], batch: int, group: int = 1) -> Conditions:
+        """For ``prompts`` in batches of ``batch``; groups of ``group`` take the negative prompts in turn."""
         distinct = list(dict.fromkeys(prompts))
         place = {prompt: i + len(self._negatives) for i, prompt in enumerate(distinct)}
-        embeddings = torch.stack([*self._negatives, *(self._get(prompt)[0] for prompt in distinct)])
-        negative = [i % batch % len(self._negatives) for i in range(len(prompts))]
+        embeddings = torch.stack([*self._negatives, *(self._get(prompt) for prompt in distinct)])
+        negative = [i % batch // group % len(self._negatives) for i in range(len(prompts))]
         device = embeddings.device
         return Conditions(
             embeddings,
@@ -95,11 +95,7 @@ class Texts:
             torch.tensor(negative, device=device),
         )
 
-    def read_back(self, prompt: str) -> str:
-        """The prompt as the tokenizer gives it back; that is how TRL's statistics tell prompts apart."""
-        return self._get(prompt)[1]
-
-    def _get(self, prompt: str) -> tuple[Tensor, str]:
+    def _get(self, prompt: str) -> Tensor:
         if prompt not in self._known:
             if len(self._known) >= self.KEPT:
                 self._known.pop(next(iter(self._known)))
@@ -107,11 +103,24 @@ class Texts:
         return self._known[prompt]
 
     @torch.no_grad()
-    def _encode(self, prompt: str) -> tuple[Tensor, str]:
-        tokenizer, encoder = self._pipeline.tokenizer, self._pipeline.text_encoder
-        length = tokenizer.model_max_length
-        ids = tokenizer(
-            [prompt], return_tensors="pt", padding="max_length", truncation=True, max_length=length
-        ).input_ids
-        embedding = encoder(ids.to(encoder.device))[0][0]
-        return embedding, tokenizer.batch_decode(ids, skip_special_tokens=True)[0]
+    def _encode(self, prompt: str) -> Tensor:
+        encoder = self._pipeline.text_encoder
+        ids = tokens(self._pipeline.tokenizer, [prompt])
+        return encoder(ids.to(encoder.device))[0][0]
+
+
+def tokens(tokenizer: Any, prompts: Sequence[str]) -> Tensor:
+    """(B, L) ids as the text encoder sees them: padded, and cut off at L tokens."""
+    length = tokenizer.model_max_length
+    return tokenizer(
+        list(prompts), return_tensors="pt", padding="max_length", truncation=True, max_length=length
+    ).input_ids
+
+
+def same_to_the_model(tokenizer: Any, prompts: Sequence[str]) -> list[list[str]]:
+    """Different prompts of which the text encoder sees the same tokens, in lists of two and more."""
+    alike: dict[tuple[int, ...], list[str]] = {}
+    distinct = list(dict.fromkeys(prompts))
+    for prompt, ids in zip(distinct, tokens(tokenizer, distinct).tolist(), strict=True):
+        alike.setdefault(tuple(ids), []).append(prompt)
+    return [texts for texts in alike.values() if len(texts) > 1]

@@ -20,27 +20,49 @@ from torch import Tensor
 class PromptSource:
     """Hands out prompts, each ``times`` times in a row; both engines draw theirs here.
 
-    A list is drawn from with Python's global generator. A batch is a multiple of ``times`` (`checks`), so
-    nothing is left over between steps that a checkpoint would have to keep.
+    A list is drawn from with Python's global generator, without replacement until it is used up or the next
+    step begins. A batch is a multiple of ``times`` (`checks`), so nothing is left over between steps that a
+    checkpoint would have to keep.
     """
 
     def __init__(self, prompts: Sequence[str] | Callable[[], str], times: int = 1) -> None:
         self._prompts, self._times = prompts, times
         self._prompt, self._left = "", 0
+        self._order: Iterator[int] = iter(())
+
+    def begin(self) -> None:
+        """A step begins: every prompt of the list may be drawn again."""
+        self._order, self._left = iter(()), 0
 
     def draw(self) -> str:
         """The next prompt. Raises ValueError if a prompt function answers with something else than a text."""
         if not self._left:
-            prompt = self._prompts() if callable(self._prompts) else random.choice(self._prompts)
+            prompt = self._prompts() if callable(self._prompts) else self._prompts[self._index()]
             if not isinstance(prompt, str):
                 raise ValueError(f"the prompt function answered {prompt!r}, not a text")
             self._prompt, self._left = prompt, self._times
         self._left -= 1
         return self._prompt
 
+    def _index(self) -> int:
+        found = next(self._order, None)
+        if found is None:
+            self._order = shuffled(len(self._prompts))  # type: ignore[arg-type]
+            found = next(self._order)
+        return found
+
     def names(self) -> list[str]:
         """What a checkpoint knows of the prompts: the texts; of a function only that it was one."""
         return ["(a function)"] if callable(self._prompts) else list(self._prompts)
+
+
+def shuffled(count: int) -> Iterator[int]:
+    """0 … count−1 in random order, drawn as it is asked for (Fisher and Yates): a step needs few of many."""
+    moved: dict[int, int] = {}
+    for place in range(count):
+        other = random.randrange(place, count)
+        moved[other], found = moved.get(place, place), moved.get(other, other)
+        yield found
 
 
 def shared_noise(latents: Tensor, times: int) -> Tensor:

@@ -6,18 +6,17 @@ TRL would), and a denoising step turns the noise of its slot into latents in pla
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ddposink.ddpo.judge import Reward, ask
 from ddposink.ddpo.layout import decoded_at_once
 from ddposink.ddpo.policy import Conditions, Policy
 from ddposink.ddpo.randomness import shared_noise
-
-Reward = Callable[[Tensor, list[str]], Tensor]
 
 
 @dataclass
@@ -113,19 +112,9 @@ def pictures(pipeline: Any, latents: Tensor) -> Tensor:
 def rewards(pipeline: Any, found: Trajectories, reward: Reward, batch: int) -> Tensor:
     """Rewards (N,) float32 of the finished samples, asked for a sampling batch at a time as TRL does.
 
-    Raises ValueError if the reward does not answer with one finite number a picture.
+    Raises ValueError: see `ask`.
     """
-    values = []
-    for start in range(0, len(found.prompts), batch):
-        images = pictures(pipeline, found.latents[-1, start : start + batch]).clone()
-        prompts = found.prompts[start : start + batch]
-        answer = torch.as_tensor(reward(images, prompts), dtype=torch.float32, device=images.device)
-        if answer.shape != (len(prompts),):
-            raise ValueError(
-                f"the reward answered {tuple(answer.shape)} for {len(prompts)} pictures, not one each"
-            )
-        values.append(answer)
-    found_rewards = torch.cat(values)
-    if not bool(torch.isfinite(found_rewards).all()):
-        raise ValueError("the reward is not a finite number for some picture")
-    return found_rewards
+    parts = [slice(start, start + batch) for start in range(0, len(found.prompts), batch)]
+    return torch.cat(
+        [ask(reward, pictures(pipeline, found.latents[-1, rows]), found.prompts[rows]) for rows in parts]
+    )

@@ -18,6 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+NO_SIGNAL = 1e-7  # ᾱ below which dividing by its root is dividing by nothing
+
 
 @dataclass(frozen=True)
 class DenoisingSchedule:
@@ -110,6 +112,26 @@ def make_schedule(scheduler: Any, steps: int, eta: float, device: torch.device) 
         noise_output=table(direction * noise[1]),
         of_clean=table(of_clean),
     )
+
+
+def check_signal(scheduler: Any, steps: int) -> None:
+    """Raise ValueError if a UNet that predicts noise is asked where there is nothing but noise.
+
+    With zero terminal SNR (Lin et al. 2024, arXiv 2305.08891, section 3.1) the first denoising step divides
+    by the signal's part, which is zero.
+    """
+    from diffusers import DDIMScheduler
+
+    ddim = DDIMScheduler.from_config(scheduler.config)
+    ddim.set_timesteps(steps)
+    times = ddim.timesteps.clamp(max=ddim.config.num_train_timesteps - 1)
+    alpha = ddim.alphas_cumprod[times]
+    if ddim.config.prediction_type == "epsilon" and float(alpha.min()) < NO_SIGNAL:
+        raise ValueError(
+            f"at timestep {int(times[alpha.argmin()])} nothing of the picture is left (zero terminal SNR), "
+            f"and a UNet that predicts the noise says nothing about the picture there; zero terminal SNR is "
+            f"for v_prediction: use a model trained so, or set rescale_betas_zero_snr to false"
+        )
 
 
 def _predicted(

@@ -1,44 +1,139 @@
-"""From rewards to advantages: normalised over all samples, or over the last rewards of each prompt."""
+"""From rewards to advantages: how much better a sample did than those it is compared with.
+
+Three ways (`DDPOConfig.compares`): with all samples of the step ("batch", TRL's default), with the last
+rewards of its prompt ("prompt", TRL's per-prompt statistics), or with the samples drawn together with it
+("group": one prompt and, with shared noise, one start; Shao et al. 2024, arXiv 2402.03300, eq. 1).
+
+Means and deviations are float64. In float32 the mean of equal rewards is off by a rounding, and that
+rounding divided by the same rounding is an advantage of one: a reward without any preference would teach at
+the full rate. Rewards that differ by no more than a float32 computation may leave are equal here, and among
+equals every advantage is 0.
+"""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+if TYPE_CHECKING:
+    from ddposink.ddpo.config import DDPOConfig
+
 Floats = NDArray[np.float32]
-OVERALL_EPSILON, PROMPT_EPSILON = 1e-8, 1e-6  # TRL's
+BATCH_EPSILON, PROMPT_EPSILON = 1e-8, 1e-6  # TRL's; groups take the second
+ROUNDING = 16 * float(np.finfo(np.float32).eps)  # relative; what differs by less does not differ
 
 
-def advantages(rewards: Floats, epsilon: float | None = None) -> Floats:
-    """(N,) rewards in units of their standard deviation, around their mean."""
-    spread = rewards.std() + (OVERALL_EPSILON if epsilon is None else epsilon)
-    return ((rewards - rewards.mean()) / spread).astype(np.float32)
+class Comparison(Protocol):
+    """Turns the rewards of a step into advantages, and remembers what it needs of them."""
 
+    flat_share: float  # part of the last step's comparisons whose rewards were all equal
 
-class PromptStatistics:
-    """The last ``buffer`` rewards of each prompt; with fewer than ``least``, all samples' are used."""
-
-    def __init__(self, buffer: int, least: int, epsilon: float | None = None) -> None:
-        self._buffer, self._least = buffer, least
-        self._epsilon = PROMPT_EPSILON if epsilon is None else epsilon
-        self._rewards: dict[str, deque[np.float32]] = {}
-
-    def advantages(self, prompts: Sequence[str], rewards: Floats) -> Floats:
-        """Take in ``rewards`` (N,), one a prompt, and return the advantages (N,)."""
-        found, names = np.empty_like(rewards), np.array(prompts)
-        for prompt in np.unique(names):
-            mine = rewards[names == prompt]
-            kept = self._rewards.setdefault(str(prompt), deque(maxlen=self._buffer))
-            kept.extend(mine)
-            known = rewards if len(kept) < self._least else np.array(kept)
-            found[names == prompt] = (mine - known.mean()) / (known.std() + self._epsilon)
-        return found
+    def update(self, prompts: Sequence[str], rewards: Floats) -> Floats:
+        """``rewards`` (N,) in the order drawn, ``prompts`` theirs → advantages (N,)."""
 
     def state(self) -> dict[str, list[float]]:
-        """The rewards kept, exactly; for a checkpoint."""
+        """What is remembered, exactly; for a checkpoint."""
+
+    def restore(self, state: Mapping[str, Sequence[float]]) -> None:
+        """The reverse of `state`."""
+
+
+def make_comparison(config: DDPOConfig) -> Comparison:
+    """The comparison that ``config`` asks for."""
+    epsilon = config.advantage_epsilon
+    if config.compares == "group":
+        return Groups(config.samples_per_prompt, PROMPT_EPSILON if epsilon is None else epsilon)
+    if config.compares == "batch":
+        return Batch(BATCH_EPSILON if epsilon is None else epsilon)
+    return Prompts(
+        config.per_prompt_stat_tracking_buffer_size,
+        config.per_prompt_stat_tracking_min_count,
+        PROMPT_EPSILON if epsilon is None else epsilon,
+    )
+
+
+def advantages(rewards: Floats, among: Floats, epsilon: float) -> Floats | None:
+    """``rewards`` (N,) around the mean of ``among`` (M,), in its deviations; None if all are equal."""
+    everything = np.concatenate([rewards, among]).astype(np.float64)
+    if np.ptp(everything) <= ROUNDING * np.abs(everything).max():
+        return None
+    known = np.asarray(among, dtype=np.float64)
+    return ((rewards - known.mean()) / (known.std() + epsilon)).astype(np.float32)
+
+
+class Batch:
+    """All samples of a step are compared with each other."""
+
+    def __init__(self, epsilon: float = BATCH_EPSILON) -> None:
+        self._epsilon, self.flat_share = epsilon, 0.0
+
+    def update(self, prompts: Sequence[str], rewards: Floats) -> Floats:
+        """See `Comparison`."""
+        found = advantages(rewards, rewards, self._epsilon)
+        self.flat_share = float(found is None)
+        return np.zeros(len(rewards), np.float32) if found is None else found
+
+    def state(self) -> dict[str, list[float]]:
+        """Nothing."""
+        return {}
+
+    def restore(self, state: Mapping[str, Sequence[float]]) -> None:
+        """Nothing to restore."""
+
+
+class Groups(Batch):
+    """Samples drawn together, ``size`` in a row, are compared with each other and with nothing else.
+
+    A group is what was drawn once, not a text: two groups of one prompt stay two, and so do prompts that
+    are equal once the tokenizer has cut them off.
+    """
+
+    def __init__(self, size: int, epsilon: float = PROMPT_EPSILON) -> None:
+        super().__init__(epsilon)
+        self._size = size
+
+    def update(self, prompts: Sequence[str], rewards: Floats) -> Floats:
+        """See `Comparison`. N is a multiple of the group's size."""
+        groups = [advantages(group, group, self._epsilon) for group in rewards.reshape(-1, self._size)]
+        self.flat_share = sum(group is None for group in groups) / len(groups)
+        flat = np.zeros(self._size, np.float32)
+        return np.concatenate([flat if group is None else group for group in groups])
+
+
+class Prompts:
+    """The last ``buffer`` rewards of each prompt; with fewer than ``least``, all samples' are used."""
+
+    def __init__(self, buffer: int, least: int, epsilon: float = PROMPT_EPSILON) -> None:
+        self._buffer, self._least, self._epsilon = buffer, least, epsilon
+        self._rewards: dict[str, deque[np.float32]] = {}
+        self.flat_share = 0.0
+
+    def update(self, prompts: Sequence[str], rewards: Floats) -> Floats:
+        """See `Comparison`."""
+        found, flat = np.zeros(len(rewards), np.float32), 0
+        parts = list(self._parts(prompts, rewards))
+        for mine, known in parts:
+            values = advantages(rewards[mine], known, self._epsilon)
+            flat += values is None
+            found[mine] = 0 if values is None else values
+        self.flat_share = flat / len(parts)
+        return found
+
+    def _parts(self, prompts: Sequence[str], rewards: Floats) -> Iterator[tuple[NDArray[np.bool_], Floats]]:
+        """For every prompt which samples are its own, and the rewards they are compared with."""
+        names = np.array(prompts)
+        for prompt in np.unique(names):
+            mine = names == prompt
+            kept = self._rewards.setdefault(str(prompt), deque(maxlen=self._buffer))
+            kept.extend(rewards[mine])
+            yield mine, rewards if len(kept) < self._least else np.array(kept)
+
+    def state(self) -> dict[str, list[float]]:
+        """The rewards kept, exactly."""
         return {prompt: [float(r) for r in kept] for prompt, kept in self._rewards.items()}
 
     def restore(self, state: Mapping[str, Sequence[float]]) -> None:

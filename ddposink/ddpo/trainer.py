@@ -28,7 +28,7 @@ from ddposink.ddpo.randomness import PromptSource, Randomness
 from ddposink.ddpo.ranks import Ranks
 from ddposink.ddpo.sampler import Draw, Trajectories, rewards, sample
 from ddposink.ddpo.schedule import make_schedule
-from ddposink.ddpo.stats import PromptStatistics, advantages
+from ddposink.ddpo.stats import make_comparison
 from ddposink.memory import keep_freed_pages
 
 HALVES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -41,7 +41,6 @@ class NativeEngine:
         self, config: DDPOConfig, pipeline: Pipeline, reward: RewardFunction, prompts: Prompts
     ) -> None:
         """ValueError, Unavailable: see `make_engine`."""
-        _check(pipeline)
         self.config, self.pipeline, self.step = config, pipeline, 0
         self._reward, self._prompts = reward, PromptSource(prompts, config.samples_per_prompt)
         unet = pipeline.unet
@@ -71,15 +70,7 @@ class NativeEngine:
         )
         self._texts = Texts(pipeline, config.negatives)
         self._learner = Learner(config, self._policy, weights, self._ranks)
-        self._statistics = (
-            PromptStatistics(
-                config.per_prompt_stat_tracking_buffer_size,
-                config.per_prompt_stat_tracking_min_count,
-                config.advantage_epsilon,
-            )
-            if config.per_prompt_stat_tracking
-            else None
-        )
+        self._comparison = make_comparison(config)
         self._shape = latent_shape(unet)
         self._layout = make_layout(config, self._shape[1] * self._shape[2])
         on_cpu = self._device.type == "cpu"
@@ -88,7 +79,7 @@ class NativeEngine:
             pipeline.vae.to(memory_format=torch.channels_last)  # a sixth faster; the UNet gains nothing
         merge = config.use_lora and (on_cpu if config.merge_lora is None else config.merge_lora)
         if merge:
-            self._merged = MergedLora(unet, lora.ADAPTER).active
+            self._merged = MergedLora(unet, lora.adapter(unet) or lora.ADAPTER).active
 
     def run(self, until: int) -> Iterator[StepLog]:
         """Train until ``step == until``, yielding after each step. Raises DivergedError."""
@@ -109,8 +100,7 @@ class NativeEngine:
         saved = read_checkpoint(folder, like=self._checkpoint([]))
         saved.restore_learner(self._learner)
         self._randomness.restore(saved.random[self._ranks.rank])
-        if self._statistics is not None:
-            self._statistics.restore(saved.statistics)
+        self._comparison.restore(saved.statistics)
         self.step = saved.step
 
     def base(self) -> AbstractContextManager[None]:
@@ -155,6 +145,7 @@ class NativeEngine:
             loss=values[0],
             approx_kl=values[1],
             clip_fraction=values[2],
+            flat_share=self._comparison.flat_share,
             samples=samples,
             unet_forwards=samples * forwards_of_a_sample(self.config),
             sampling_s=sampled - begun,
@@ -164,8 +155,9 @@ class NativeEngine:
     def _sample(self, batches: int, keep_graph: bool) -> Trajectories:
         config = self.config
         self.pipeline.unet.eval()
+        self._prompts.begin()
         prompts = [self._prompts.draw() for _ in range(config.sample_batch_size * batches)]
-        text = self._texts.conditions(prompts, config.sample_batch_size)
+        text = self._texts.conditions(prompts, config.sample_batch_size, config.samples_per_prompt)
         draw = Draw(
             config.sample_batch_size,
             batches,
@@ -182,13 +174,9 @@ class NativeEngine:
             raise DivergedError("the sampled latents are not finite", self.step + 1)
         mine = rewards(self.pipeline, found, self._reward, self.config.sample_batch_size)
         everybodys = torch.cat(self._ranks.gather(mine.cpu())).numpy()
-        if self._statistics is None:
-            found_advantages = advantages(everybodys, self.config.advantage_epsilon)
-        else:
-            names = [self._texts.read_back(prompt) for prompt in found.prompts]
-            names = [name for names in self._ranks.gather(names) for name in names]
-            found_advantages = self._statistics.advantages(names, everybodys)
-        return everybodys, found_advantages.reshape(self._ranks.count, -1)[self._ranks.rank]
+        prompts = [prompt for prompts in self._ranks.gather(found.prompts) for prompt in prompts]
+        advantages = self._comparison.update(prompts, everybodys)
+        return everybodys, advantages.reshape(self._ranks.count, -1)[self._ranks.rank]
 
     def _learn(self, found: Trajectories, mine: Tensor) -> Tensor:
         """All updates of the step; mean loss, approximate KL and clip fraction (3,)."""
@@ -212,7 +200,7 @@ class NativeEngine:
             self._learner,
             step=self.step,
             random=states,
-            statistics={} if self._statistics is None else self._statistics.state(),
+            statistics=self._comparison.state(),
             identity=self.config.decisive()
             | {"processes": self._ranks.count, "base": self._fingerprint, "prompts": self._prompts.names()},
         )
@@ -239,11 +227,3 @@ def forwards_of_a_sample(config: DDPOConfig) -> int:
     drawn = config.sample_num_steps * (2 if config.guided else 1)
     learnt = config.num_train_timesteps * (2 if config.train_cfg else 1) * config.train_num_inner_epochs
     return drawn + (2 if config.keep_sampling_graph else 3) * learnt
-
-
-def _check(pipeline: Pipeline) -> None:
-    for part in ("unet", "vae", "text_encoder", "tokenizer", "scheduler"):
-        if getattr(pipeline, part, None) is None:
-            raise ValueError(
-                f"the pipeline has no {part}; DDPO needs a text-conditioned Stable Diffusion pipeline"
-            )

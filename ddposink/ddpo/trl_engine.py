@@ -22,7 +22,9 @@ from torch import Tensor
 from ddposink.ddpo import lora, trl_state
 from ddposink.ddpo.config import DDPOConfig
 from ddposink.ddpo.engine import DivergedError, Pipeline, Prompts, RewardFunction, StepLog
+from ddposink.ddpo.judge import ask
 from ddposink.ddpo.randomness import PromptSource, Randomness
+from ddposink.ddpo.stats import make_comparison
 from ddposink.ddpo.trl_pipeline import around
 from ddposink.ddpo.trl_repairs import TrlClasses, repaired
 from ddposink.ddpo.trl_watch import Watched
@@ -48,7 +50,7 @@ class TrlEngine:
         self.pipeline = pipeline
         self.step = 0
         self._disabled = tuple(disabled)
-        source = PromptSource(prompts, config.samples_per_prompt)
+        source = self._prompts = PromptSource(prompts, config.samples_per_prompt)
         classes = repaired(disabled)
         device = pipeline.unet.device
         trl_state.prepare_accelerate(device.type, _precision(config, device.type, disabled))
@@ -60,7 +62,9 @@ class TrlEngine:
         self._original = None if config.use_lora else lora.copies(pipeline.unet)
         self._randomness = Randomness(config.seed, device)  # TRL seeds it again, and adds the rank
         with self._working():
-            self._trainer = _trainer(classes, config, device.type, _for_trl(reward), source, wrapped)
+            self._trainer = _trainer(
+                classes, config, device.type, _for_trl(reward), source, wrapped, disabled
+            )
         self._updates = 0
 
     def run(self, until: int) -> Iterator[StepLog]:
@@ -100,6 +104,7 @@ class TrlEngine:
         Draws one batch and forgets it: the engine's random state and weights are as before.
         """
         randomness = Randomness(self.config.seed, self.pipeline.unet.device)
+        self._prompts.begin()
         with randomness.active(), _quiet():
             deviation = self._trainer.ratio_deviation()
         self.pipeline.unet.eval()
@@ -120,6 +125,7 @@ class TrlEngine:
     def _train(self) -> StepLog:
         trainer, started = self._trainer, time.perf_counter()
         trainer.logged.clear()
+        self._prompts.begin()
         self._updates = trainer.step(self.step, self._updates)
         self.pipeline.unet.eval()
         finished = time.perf_counter()
@@ -136,6 +142,7 @@ class TrlEngine:
             loss=values["loss"],
             approx_kl=values["approx_kl"],
             clip_fraction=values["clipfrac"],
+            flat_share=trainer.flat_share,
             samples=samples,
             unet_forwards=samples * _forwards_of_a_sample(self.config),
             sampling_s=trainer.sampled_at - started,
@@ -149,8 +156,6 @@ def _check(config: DDPOConfig) -> None:
         raise ValueError("TRL's engine cannot sample without guidance: sample_guidance_scale must be above 1")
     if config.log_prob_reduction != "mean":
         raise ValueError("TRL's engine takes the mean log-probability: log_prob_reduction must be 'mean'")
-    if config.advantage_epsilon is not None:
-        raise ValueError("TRL's engine has its own advantage_epsilon: leave it out, or use engine 'native'")
 
 
 def _forwards_of_a_sample(config: DDPOConfig) -> int:
@@ -166,25 +171,33 @@ def _precision(config: DDPOConfig, device: str, disabled: Sequence[str]) -> str:
 
 def _for_trl(reward: RewardFunction) -> Callable[..., tuple[Tensor, dict[str, Any]]]:
     def reward_function(images: Tensor, prompts: tuple[str, ...], _: Any) -> tuple[Tensor, dict[str, Any]]:
-        answer = torch.as_tensor(reward(images, list(prompts)), dtype=torch.float32)
-        if answer.shape != (len(prompts),):
-            raise ValueError(
-                f"the reward answered {tuple(answer.shape)} for {len(prompts)} pictures, not one each"
-            )
-        return answer, {}
+        return ask(reward, images, list(prompts)), {}
 
     return reward_function
 
 
 def _trainer(
-    classes: TrlClasses, config: DDPOConfig, device: str, reward: Any, source: PromptSource, pipeline: Any
+    classes: TrlClasses,
+    config: DDPOConfig,
+    device: str,
+    reward: Any,
+    source: PromptSource,
+    pipeline: Any,
+    disabled: Sequence[str],
 ) -> Any:
     values = {f.name: getattr(config, f.name) for f in fields(classes.config)}
     values["resume_from"] = ""  # the engine's caller says where from
     values["accelerator_kwargs"] = {"cpu": device == "cpu"} | config.accelerator_kwargs
     # A little more than the ratio: TRL truncates the product with the number of denoising steps.
     values["train_timestep_fraction"] = (config.num_train_timesteps + 0.5) / config.sample_num_steps
-    watched = type("WatchedTrainer", (Watched, classes.trainer), {"skipped": config.train_skip_last_steps})
+    own: dict[str, Any] = {
+        "skipped": config.train_skip_last_steps,
+        "samples_per_prompt": config.samples_per_prompt,
+    }
+    if "advantages" not in disabled:
+        values["per_prompt_stat_tracking"] = True  # makes TRL ask its tracker, in whose place ours is put
+        own["comparison"] = make_comparison(config)
+    watched = type("WatchedTrainer", (Watched, classes.trainer), own)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.filterwarnings("ignore", "fp16 needs a GPU")

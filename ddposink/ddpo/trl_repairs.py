@@ -99,6 +99,11 @@ REPAIRS: dict[str, Repair] = {
             trainer="trainer:SplitsNegativePrompts",
         ),
         Repair(
+            "advantages",
+            "a reward that is the same for all samples trains at the full rate: what float32 rounds off its "
+            "mean becomes the advantage; mended by the engine",
+        ),
+        Repair(
             "image-hook",
             "image_samples_hook without log_with indexes an empty list of trackers",
             trainer="trainer:CallsHookWithoutTracker",

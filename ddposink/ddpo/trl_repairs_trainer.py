@@ -174,7 +174,9 @@ class SavesEpochs(DDPOTrainer):
 
 
 class SplitsNegativePrompts(DDPOTrainer):
-    """Several negative prompts: the samples of a batch take them in turn."""
+    """Several negative prompts: the samples of a batch take them in turn, those of a group the same."""
+
+    samples_per_prompt = 1
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -188,17 +190,17 @@ class SplitsNegativePrompts(DDPOTrainer):
             max_length=tokenizer.model_max_length,
         ).input_ids
         embeddings = self.sd_pipeline.text_encoder(ids.to(self.accelerator.device))[0]
-        self.neg_prompt_embed = _InTurn(embeddings)
+        self.neg_prompt_embed = _InTurn(embeddings, self.samples_per_prompt)
 
 
 class _InTurn:
     """Embeddings (K, L, D) that repeat like a tensor of one: ``repeat(B, 1, 1)`` is (B, L, D), in turn."""
 
-    def __init__(self, embeddings: Tensor) -> None:
-        self.embeddings = embeddings
+    def __init__(self, embeddings: Tensor, group: int) -> None:
+        self.embeddings, self._group = embeddings, group
 
     def repeat(self, count: int, *_: int) -> Tensor:
-        return self.embeddings[torch.arange(count) % len(self.embeddings)]
+        return self.embeddings[torch.arange(count) // self._group % len(self.embeddings)]
 
 
 class CallsHookWithoutTracker(DDPOTrainer):

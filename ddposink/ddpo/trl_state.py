@@ -11,12 +11,10 @@ import hashlib
 import json
 import os
 import shutil
-from collections import deque
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
-import numpy as np
 from accelerate.state import AcceleratorState, PartialState
 from safetensors import SafetensorError
 
@@ -64,11 +62,8 @@ def load(folder: Path, trainer: Any, identity: dict[str, Any]) -> int:
         trainer.accelerator.load_state(str(folder))
     except (OSError, KeyError, RuntimeError, UnpicklingError, SafetensorError) as error:
         raise ValueError(f"{folder} is damaged: {error}") from error
-    if statistics := getattr(trainer, "stat_tracker", None):
-        statistics.stats = {
-            prompt: deque(map(np.float32, rewards), maxlen=statistics.buffer_size)
-            for prompt, rewards in meta["statistics"].items()
-        }
+    if trainer.comparison is not None:
+        trainer.comparison.restore(meta["statistics"])
     return meta["step"]
 
 
@@ -86,15 +81,13 @@ def prepare_accelerate(device: str, precision: str) -> None:
 
 
 def _meta(trainer: Any, identity: dict[str, Any], step: int) -> dict[str, Any]:
-    statistics = getattr(trainer, "stat_tracker", None)
-    stats = {} if statistics is None else statistics.stats
     return {
         "engine": "trl",
         "trl": TRL_VERSION,
         "step": step,
         "processes": trainer.accelerator.num_processes,
         "identity": identity,
-        "statistics": {str(prompt): [float(r) for r in rewards] for prompt, rewards in stats.items()},
+        "statistics": {} if trainer.comparison is None else trainer.comparison.state(),
     }
 
 

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ddposink.ddpo.stats import Comparison
+
 
 class Watched:  # to be mixed with a trl.DDPOTrainer
     """Keeps what TRL's trainer logs, when its sampling ended, and can say how far the ratio is from 1."""
@@ -17,9 +19,13 @@ class Watched:  # to be mixed with a trl.DDPOTrainer
     sd_pipeline: Any
     calculate_loss: Any
     skipped = 0  # denoising steps at the end of each trajectory that are not learnt from
+    comparison: Comparison | None = None  # what turns rewards into advantages; None: TRL's own
+    stat_tracker: Any
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        if self.comparison is not None:
+            self.stat_tracker = self.comparison
         self.logged: list[dict[str, Any]] = []
         self.sampled_at = 0.0
         self._ratio = torch.ones(0)
@@ -44,6 +50,11 @@ class Watched:  # to be mixed with a trl.DDPOTrainer
             for name in ("timesteps", "latents", "next_latents", "log_probs"):
                 sample[name] = sample[name][:, : -self.skipped]
         return samples, prompts
+
+    @property
+    def flat_share(self) -> float:
+        """Part of the last step's comparisons whose rewards were all equal; NaN where TRL compares."""
+        return float("nan") if self.comparison is None else self.comparison.flat_share
 
     def means(self) -> dict[str, float]:
         """Each logged number, averaged over the updates since ``logged`` was cleared."""

@@ -13,7 +13,15 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from ddposink.errors import suggest
-from ddposink.rewards.base import Reward, RewardError, RewardFunction, RewardInfo, RewardKind, checked
+from ddposink.rewards.base import (
+    Checked,
+    Reward,
+    RewardError,
+    RewardFunction,
+    RewardInfo,
+    RewardKind,
+    checked,
+)
 
 # name → module:attribute of a RewardKind, imported when the name is used
 REWARDS = {
@@ -81,7 +89,7 @@ def parse_reward(text: str, allow_python: bool = False) -> RewardRef:
     return ref
 
 
-def load_reward(ref: RewardRef, device: str = "cpu") -> Reward:
+def load_reward(ref: RewardRef, device: str = "cpu") -> Checked:
     """The reward, checked. Raises Unavailable in one line if its weights cannot be had here."""
     kind = _kind(ref.kind)
     return checked(ref.name, kind.info, kind.load(ref.argument, device))

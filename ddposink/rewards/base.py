@@ -96,7 +96,7 @@ class RewardError(RuntimeError):
 
 @dataclass(frozen=True)
 class Checked:
-    """A reward whose answers have been looked at; see `checked`."""
+    """A reward whose answers have been looked at; see `checked`. ``function`` gets copies."""
 
     name: str
     info: RewardInfo
@@ -108,7 +108,7 @@ class Checked:
 
         try:
             with torch.no_grad():
-                rewards = self.function(images, prompts)
+                rewards = self.function(images.clone(), list(prompts))  # it may write into what it gets
         except (RewardError, MemoryError, torch.OutOfMemoryError):  # the last two are outcomes of their own
             raise
         except Exception as error:
@@ -123,7 +123,7 @@ class Checked:
         return rewards
 
 
-def checked(name: str, info: RewardInfo, function: RewardFunction) -> Reward:
+def checked(name: str, info: RewardInfo, function: RewardFunction) -> Checked:
     """``function`` as a reward: without gradients, and only finite float32 of shape (B,) come out of it.
 
     Anything else raises RewardError, which carries the batch.
@@ -141,6 +141,8 @@ def _fault(rewards: Any, count: int) -> str | None:
         return f"returned shape {tuple(rewards.shape)} for {count} pictures, not ({count},)"
     if rewards.dtype != torch.float32:
         return f"returned {str(rewards.dtype).removeprefix('torch.')}, not float32"
+    if rewards.requires_grad:
+        return "returned a tensor with gradients; return it detached"
     return None
 
 

@@ -6,6 +6,7 @@ torch; what runs in the child is `ddposink.workloads.ddpo_run`.
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import fields
 from importlib.util import find_spec
@@ -22,6 +23,7 @@ from ddposink.errors import Unavailable
 from ddposink.pipelines import PipelineRef
 from ddposink.prompts import evaluation_prompts, load_prompts
 from ddposink.rewards import RewardRef, parse_reward
+from ddposink.rewards.weighted import HARDLY, SPREADS, in_words, shares, weighted
 from ddposink.workloads.ddpo_tables import EVALUATED, METRICS, VIEWS
 
 TABLES = "ddposink.workloads.ddpo_tables"  # how metrics are shown: no number changes with it
@@ -125,6 +127,16 @@ def _shared(params: Any) -> list[str]:
     return [prompt for prompt in evaluation_prompts(params.eval_prompts).prompts if prompt in trained]
 
 
+def _shares(argument: str, pipeline: str) -> str:
+    """What the parts of a weighted sum will weigh in training, as far as it is known before the run."""
+    spread = {ref.name: factor * SPREADS.get(ref.name, math.nan) for factor, ref in weighted.parts(argument)}
+    if pipeline != "emoji-sd" or any(map(math.isnan, spread.values())):
+        return f"weighted:{argument}: what each part makes of its variance is measured in the run"
+    parts = shares({name: sd**2 for name, sd in spread.items()})
+    hardly = "; a part below 1 % has hardly a say" if min(parts.values()) < HARDLY else ""
+    return f"weighted:{argument}: of its variance about {in_words(parts)}{hardly}"
+
+
 def _short(pipeline: str) -> str:
     """A pipeline's name for tables: of a path its last part."""
     ref = PipelineRef.parse(pipeline)
@@ -226,6 +238,8 @@ class DdpoWorkload:
                 f"not held out: {len(shared)} of {len(once.prompts)} evaluation prompts ({once.name}) "
                 f"are also trained on ({load_prompts(params.prompts).name}), for example {shared[0]!r}"
             )
+        if (ref := reward_ref(params.reward)).kind == "weighted":
+            found.append(_shares(ref.argument, params.pipeline))
         if left_out := len(given.prompts) - len(once.prompts):
             found.append(f"{once.name}: every prompt is evaluated once: {left_out} repeated left out")
         return found

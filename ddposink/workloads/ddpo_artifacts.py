@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -31,8 +31,8 @@ def save_pictures(path: Path, pictures: Pictures) -> Path:
     return save_sheet(columns, [prompt for prompt, _ in shown], path)
 
 
-def save_logs(path: Path, logs: Sequence[StepLog]) -> Path:
-    """The curves of the training so far, one value per training step."""
+def save_logs(path: Path, logs: Sequence[StepLog], parts: Sequence[Mapping[str, float]] = ()) -> Path:
+    """The curves of the training so far, one value per training step; ``parts`` of a weighted reward too."""
     rows = [asdict(log) for log in logs]
     arrays = {name: np.array([row[name] for row in rows]) for name in rows[0]}
     arrays |= {
@@ -40,6 +40,9 @@ def save_logs(path: Path, logs: Sequence[StepLog]) -> Path:
         "queries": arrays.pop("samples"),
         "forwards": arrays.pop("unet_forwards"),
         "seconds": np.cumsum(arrays["sampling_s"] + arrays["training_s"]),
+    }
+    arrays |= {
+        f"part {name}": np.array([step[name] for step in parts]) for name in (parts[0] if parts else ())
     }
     return save_arrays(path, arrays)
 

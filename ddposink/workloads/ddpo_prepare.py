@@ -19,6 +19,8 @@ from ddposink.evaluation import Evaluator, Scorer
 from ddposink.pipelines import PipelineRef, load_pipeline
 from ddposink.prompts import evaluation_prompts, load_prompts
 from ddposink.rewards import load_reward
+from ddposink.rewards.base import Checked
+from ddposink.rewards.weighted import WeightedSum
 from ddposink.workloads.ddpo import reward_ref
 from ddposink.workloads.ddpo_resume import Findings, Progress, Scratch
 from ddposink.workloads.ddpo_scores import TRAINED
@@ -33,6 +35,7 @@ class Run:
     params: Any
     config: DDPOConfig
     engine: Engine
+    reward: Checked  # the one trained on
     evaluator: Evaluator
     scorers: dict[str, Scorer]
     unavailable: dict[str, str]
@@ -50,6 +53,11 @@ class Run:
         """Key of the reward trained on among the scores."""
         name = self.params.reward
         return reward_ref(name).kind if name in self.params.evaluate else TRAINED
+
+    @property
+    def weighted(self) -> WeightedSum | None:
+        """The reward trained on, if it is a weighted sum."""
+        return self.reward.function if isinstance(self.reward.function, WeightedSum) else None
 
 
 def prepare(params: Any, seed: int, ctx: Context) -> Run:
@@ -75,8 +83,9 @@ def prepare(params: Any, seed: int, ctx: Context) -> Run:
     )
     features, scratch = load_encoder().features, Scratch(ctx.scratch)
     return Run(
-        params, config, engine, evaluator, scorers, unavailable, features, tracker, device, ctx.out, scratch
-    )
+        params, config, engine, trained, evaluator, scorers, unavailable, features, tracker, device, ctx.out,
+        scratch,
+    )  # fmt: skip
 
 
 def _scorers(params: Any, device: str) -> tuple[dict[str, Scorer], dict[str, str]]:

@@ -29,9 +29,13 @@ _DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError)  # what rea
 
 @dataclass
 class Progress:
-    """A training so far. ``joules``: energy of all its steps; ``peaks``: the highest memory of any."""
+    """A training so far. ``joules``: energy of all its steps; ``peaks``: the highest memory of any.
+
+    ``parts``: mean of every part of a weighted reward, a training step each; empty for other rewards.
+    """
 
     logs: list[StepLog] = field(default_factory=list)
+    parts: list[dict[str, float]] = field(default_factory=list)
     peaks: dict[str, int | Missing] = field(default_factory=dict)
     joules: float | Missing = 0.0
 
@@ -40,13 +44,18 @@ class Progress:
 class Findings:
     """What evaluations have found so far; arrays are (prompts,) float64.
 
-    ``base`` and ``spread``: scores of the base model and what the noise alone does to them, by reward.
+    ``base`` and ``spread``: scores of the base model and what the noise alone does to them, by reward;
+    ``extremes``: lowest and highest score of its pictures. ``vendi``: how many different pictures it gave.
+    ``shares``: part of the trained reward's variance that each part of a weighted sum makes.
     ``seen``: (step, effect on the trained reward, on the others) of every cell. ``ratio_deviation``: largest
     |ratio − 1| before any training.
     """
 
     base: dict[str, np.ndarray] = field(default_factory=dict)
     spread: dict[str, float | None] = field(default_factory=dict)
+    extremes: dict[str, tuple[float, float]] = field(default_factory=dict)
+    vendi: float = float("nan")
+    shares: dict[str, float] = field(default_factory=dict)
     seen: list[tuple[int, np.ndarray, np.ndarray]] = field(default_factory=list)
     ratio_deviation: float | None = None
 
@@ -127,7 +136,15 @@ class Scratch:
                 for step, own, rest in content["seen"]
                 if step not in unanswered
             ]
-            return Findings(base, content["spread"], seen, content["ratio_deviation"])
+            return Findings(
+                base,
+                content["spread"],
+                {name: (low, high) for name, (low, high) in content["extremes"].items()},
+                content["vendi"],
+                content["shares"],
+                seen,
+                content["ratio_deviation"],
+            )
         except _DAMAGE as error:
             self._discard(file, error)
             return None
@@ -160,6 +177,7 @@ def _plain(progress: Progress) -> dict[str, Any]:
 
     return {
         "logs": [asdict(log) for log in progress.logs],
+        "parts": progress.parts,
         "peaks": {name: value(known) for name, known in progress.peaks.items()},
         "joules": value(progress.joules),
     }
@@ -171,6 +189,7 @@ def _progress(content: dict[str, Any]) -> Progress:
 
     return Progress(
         logs=[StepLog(**log) for log in content["logs"]],
+        parts=content["parts"],
         peaks={name: value(known) for name, known in content["peaks"].items()},
         joules=value(content["joules"]),
     )

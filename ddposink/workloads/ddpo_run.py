@@ -6,7 +6,7 @@ is emitted as soon as its step count is reached: what happens further on cannot 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,11 +16,14 @@ from bench.track.power import EnergyMeter
 from bench.workload import Cell, Context, Missing, Samples, Scalar, Skip
 from ddposink.ddpo import DivergedError
 from ddposink.ddpo.loss import ratio_limit
+from ddposink.ddpo.policy import same_to_the_model
 from ddposink.diversity import pairwise_distance, vendi_score
 from ddposink.drift import kl_per_step, weight_change
 from ddposink.errors import Unavailable
 from ddposink.evaluation import Pictures, prompt_means, prompt_spread, score
+from ddposink.prompts import load_prompts
 from ddposink.rewards import RewardError
+from ddposink.rewards.weighted import HARDLY, in_words, shares
 from ddposink.workloads.ddpo import reward_ref
 from ddposink.workloads.ddpo_artifacts import (
     save_arrays,
@@ -34,6 +37,7 @@ from ddposink.workloads.ddpo_prepare import Run, prepare
 from ddposink.workloads.ddpo_resume import Findings, save_points
 from ddposink.workloads.ddpo_scores import (
     Measured,
+    collapse,
     cost_per_effect,
     evaluated,
     kinds,
@@ -103,6 +107,13 @@ def _remember_base(state: Run, pictures: Pictures) -> None:
     scores = score(pictures, state.scorers)
     state.found.base = {name: prompt_means(values, pictures) for name, values in scores.items()}
     state.found.spread = {name: prompt_spread(values, pictures) for name, values in scores.items()}
+    state.found.extremes = {name: (float(v.min()), float(v.max())) for name, v in scores.items()}
+    state.found.vendi = vendi_score(state.features(pictures.images))
+    if state.weighted is not None:
+        parts = score(pictures, {part.name: part for _, part in state.weighted.parts})
+        spreads = {name: prompt_spread(values, pictures) or 0.0 for name, values in parts.items()}
+        factors = {part.name: factor for factor, part in state.weighted.parts}
+        state.found.shares = shares({name: (factors[name] * sd) ** 2 for name, sd in spreads.items()})
 
 
 def _check_ratio(state: Run) -> None:
@@ -129,8 +140,10 @@ def _train(state: Run, until: int, total: int, ctx: Context) -> None:
     with EnergyMeter(str(state.device)) as meter:
         for point in save_points(begin, until, every):
             state.tracker.restart()
+            _parts(state)  # what they said in an evaluation
             for log in state.engine.run(point):
                 done.logs.append(log)
+                done.parts += [said] if (said := _parts(state)) else []
                 state.tracker.sample()
                 values = {"reward": log.reward_mean, "kl": log.approx_kl, "clipped": log.clip_fraction}
                 ctx.progress(log.step, total, **values)
@@ -139,6 +152,11 @@ def _train(state: Run, until: int, total: int, ctx: Context) -> None:
                 done.joules = _sum(before, meter.so_far())
                 state.scratch.save(state.engine, done)
     done.joules = _sum(before, meter.joules)
+
+
+def _parts(state: Run) -> dict[str, float]:
+    """What the parts of a weighted reward have said on average since they were last asked; else empty."""
+    return {} if state.weighted is None else state.weighted.take()
 
 
 def _raise_peaks(peaks: dict[str, int | Missing], now: dict[str, int | Missing]) -> None:
@@ -177,7 +195,8 @@ def _emit(cell: Cell, params: Any, state: Run, pictures: Pictures, ctx: Context,
         save_pictures(out / f"pictures-{params.steps}.png", pictures),
     ]
     if params.steps:
-        artifacts.append(save_logs(out / f"train-{params.steps}.npz", state.progress.logs))
+        progress = state.progress
+        artifacts.append(save_logs(out / f"train-{params.steps}.npz", progress.logs, progress.parts))
         artifacts += save_weights(out / f"weights-{params.steps}", engine)
     if last and params.eval_denoising_steps and params.steps:
         counts = sorted({*params.eval_denoising_steps, state.config.sample_num_steps})
@@ -187,7 +206,7 @@ def _emit(cell: Cell, params: Any, state: Run, pictures: Pictures, ctx: Context,
         cell,
         metrics,
         facts=_facts(state, metrics),
-        conformance=_conformance(state),
+        conformance=_conformance(state, metrics, raw),
         artifacts=artifacts,
     )
 
@@ -227,7 +246,17 @@ def _facts(state: Run, metrics: Measured) -> dict[str, Scalar]:
     }
 
 
-def _conformance(state: Run) -> dict[str, Scalar]:
+def _conformance(state: Run, metrics: Measured, scores: Mapping[str, np.ndarray]) -> dict[str, Scalar]:
+    found, name = state.found, state.trained
+    warnings = [
+        *collapse(float(metrics["vendi"]), found.vendi, scores[name], found.extremes[name]),  # type: ignore[arg-type]
+        *(
+            f"'{part}' makes {100 * share:.2g} % of the variance of the reward, and has hardly a say"
+            for part, share in found.shares.items()
+            if share < HARDLY
+        ),
+        *(_alike(state, which) for which in ("prompts", "eval_prompts")),
+    ]
     trainable = [p for p in state.engine.pipeline.unet.parameters() if p.requires_grad]
     return {
         "engine": type(state.engine).__name__,
@@ -237,7 +266,22 @@ def _conformance(state: Run) -> dict[str, Scalar]:
         "ratio_deviation_before_training": state.found.ratio_deviation,
         "resumed_at_step": state.resumed_at,
         "discarded": "; ".join(state.scratch.discarded) or None,
+        "reward_shares": in_words(found.shares) or None,
+        "warning": "; ".join(filter(None, warnings)) or None,
     }
+
+
+def _alike(state: Run, which: str) -> str | None:
+    """A sentence if the text encoder cannot tell some prompts apart."""
+    alike = same_to_the_model(
+        state.engine.pipeline.tokenizer, load_prompts(getattr(state.params, which)).prompts
+    )
+    if not alike:
+        return None
+    return (
+        f"{which}: {sum(map(len, alike))} differ only beyond what the text encoder reads, for example "
+        f"{alike[0][0]!r} and {alike[0][1]!r}"
+    )
 
 
 def _give_up(left: list[tuple[Cell, Any]], error: Exception, ctx: Context) -> None:

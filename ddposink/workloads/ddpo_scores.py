@@ -15,6 +15,7 @@ from ddposink.rewards.weighted import weighted
 Measured = dict[str, float | int | Missing | Samples | None]
 Scores = Mapping[str, np.ndarray]  # reward → (prompts,) mean scores, prompts in order
 TRAINED = "trained"
+COLLAPSED = 0.1  # part of the base model's diversity (effective pictures beyond one) that is left
 RECENT = 5  # training steps; few enough to be of the model as it is, enough to be no accident
 # What rewards the contrary of another says nothing new about side effects.
 OPPOSITE = {
@@ -109,9 +110,30 @@ def over_optimised(
     return steps[best] if rose.low > 0 and fell.high < 0 else None
 
 
+def collapse(vendi: float, base_vendi: float, trained: np.ndarray, base: tuple[float, float]) -> list[str]:
+    """Sentences if the pictures have become nearly one, and if their score is none the base ever got.
+
+    ``vendi``, ``base_vendi``: effective numbers of different pictures now and of the base model. ``trained``:
+    (pictures,) scores under the reward trained on; ``base``: lowest and highest of the base's pictures.
+    """
+    found = []
+    if vendi - 1 <= COLLAPSED * (base_vendi - 1):
+        found.append(
+            f"collapse: the pictures are nearly one ({vendi:.3g} different ones, {base_vendi:.3g} before)"
+        )
+    if not base[0] <= (mean := float(trained.mean())) <= base[1]:
+        found.append(
+            f"beyond the base model: the mean score of {mean:.4g} is none that a picture of the base model "
+            f"got ({base[0]:.4g} to {base[1]:.4g})"
+        )
+    return found
+
+
 def training(logs: Sequence[StepLog], energy: float | Missing) -> Measured:
     """Figures of the training so far; those of the updates are means of the last `RECENT` steps."""
-    names = ("train_reward", "approx_kl", "clip_fraction", "train_loss", "step_s", "sampling_share")
+    names = (
+        "train_reward", "approx_kl", "clip_fraction", "flat_share", "train_loss", "step_s", "sampling_share",
+    )  # fmt: skip
     if not logs:
         why = Missing("nothing has been trained yet")
         return {
@@ -127,6 +149,7 @@ def training(logs: Sequence[StepLog], energy: float | Missing) -> Measured:
         "train_reward": logs[-1].reward_mean,
         "approx_kl": float(np.mean([log.approx_kl for log in recent])),
         "clip_fraction": float(np.mean([log.clip_fraction for log in recent])),
+        "flat_share": float(np.mean([log.flat_share for log in recent])),
         "train_loss": float(np.mean([log.loss for log in recent])),
         "step_s": Samples(float(np.median(times)), tuple(times)),
         "sampling_share": sum(log.sampling_s for log in logs) / seconds,

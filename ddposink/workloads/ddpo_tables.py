@@ -7,15 +7,16 @@ from bench.workload import Metric, View
 # Rewards a cell can be scored on, by registered name; each has its columns below.
 EVALUATED = (
     "jpeg_compressibility", "jpeg_incompressibility", "brisque", "alignment", "preference",
-    "aesthetic", "clip_score", "pickscore", "hps", "image_reward",
+    "aesthetic", "clip_score", "pickscore", "hps", "image_reward", "python",
 )  # fmt: skip
+_WORDS = {"python": "own reward"}
 _UNITS = {"jpeg_compressibility": "−kB", "jpeg_incompressibility": "kB", "brisque": "−BRISQUE"}
 
 
 def _evaluations() -> tuple[Metric, ...]:
     found = []
     for name in EVALUATED:
-        words, unit = name.replace("_", " "), _UNITS.get(name, "")
+        words, unit = _WORDS.get(name, name.replace("_", " ")), _UNITS.get(name, "")
         found += [
             Metric(f"eval_{name}", words, unit, "higher", "near", 0.01, "mean over the held-out pictures"),
             Metric(
@@ -42,6 +43,7 @@ METRICS = (
     Metric("train_reward", "reward while training", "", "higher", "near", 0.01, "mean over the samples of the last training step"),
     Metric("approx_kl", "approximate KL of an update", "", "none", "near", 1e-4, "half the mean squared log-ratio, whose log-probabilities are means over latent dimensions (sums with log_prob_reduction: sum), hence no nats; last five training steps"),
     Metric("clip_fraction", "clipped ratios", "", "none", "near", 0.02, "part of the ratios outside the clip range, mean of the last five training steps", headline=True),
+    Metric("flat_share", "comparisons without preference", "", "none", "near", 0.02, "part of the groups (prompts, steps) whose samples all got one reward, from which nothing can be learnt; mean of the last five training steps"),
     Metric("train_loss", "loss", "", "none", "near", 1e-4, "mean of the last five training steps"),
     Metric("reward_queries", "reward queries", "", "none", "exact", help="samples drawn and scored while training"),
     Metric("unet_forwards", "UNet forwards", "", "lower", "exact", help="of one sample, a backward counted as two"),

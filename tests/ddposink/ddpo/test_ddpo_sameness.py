@@ -33,12 +33,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "groups": {
         "samples_per_prompt": 2,
         "share_initial_noise": True,
-        "per_prompt_stat_tracking": True,
-        "per_prompt_stat_tracking_min_count": 2,
+        "negative_prompts": "dull, dark",
     },
     "full": {"use_lora": False, "train_learning_rate": 1e-4},
     "inner epochs": {"train_num_inner_epochs": 2, "train_timestep_fraction": 0.5},
-    "unguided learning": {"train_cfg": False},
     "negatives": {"negative_prompts": "dull, dark, blurred"},
     "one negative": {"negative_prompts": "dull, dark", "split_negative_prompts": False},
     "low eta": {"sample_eta": 0.5, "train_clip_range": 0.1, "train_max_grad_norm": 1e-3, "lora_rank": 2},

@@ -26,7 +26,7 @@ from ddposink.ddpo.randomness import PromptSource
 from ddposink.ddpo.ranks import Ranks
 from ddposink.ddpo.sampler import sources
 from ddposink.ddpo.schedule import make_schedule
-from ddposink.ddpo.stats import PromptStatistics, advantages
+from ddposink.ddpo.stats import Batch, Prompts
 from ddposink.errors import Unavailable
 
 VALUES: dict[str, Any] = {
@@ -160,25 +160,24 @@ def test_loss_by_hand() -> None:
 
 def test_advantages_by_hand() -> None:
     rewards = np.array([1, 2, 3, 6], dtype=np.float32)
-    assert np.allclose(advantages(rewards), (rewards - 3) / np.std([1, 2, 3, 6]))
-    assert np.all(advantages(np.ones(3, dtype=np.float32)) == 0)
-    statistics = PromptStatistics(buffer=3, least=2)
-    first = statistics.advantages(["a", "a", "b", "a"], rewards)
+    assert np.allclose(Batch().update([], rewards), (rewards - 3) / np.std([1, 2, 3, 6]))
+    statistics = Prompts(buffer=3, least=2)
+    first = statistics.update(["a", "a", "b", "a"], rewards)
     assert np.allclose(first[[0, 1, 3]], (np.array([1, 2, 6]) - 3) / np.std([1, 2, 6]), atol=1e-4)
     assert first[2] == pytest.approx((3 - 3) / 1.87)  # one reward is too few: all samples' statistics
-    statistics.advantages(["a", "b"], np.array([10, 5], dtype=np.float32))
+    statistics.update(["a", "b"], np.array([10, 5], dtype=np.float32))
     assert statistics.state() == {"a": [2.0, 6.0, 10.0], "b": [3.0, 5.0]}
-    again = PromptStatistics(buffer=3, least=2)
+    again = Prompts(buffer=3, least=2)
     again.restore(statistics.state())
     news = np.array([4, 4], dtype=np.float32)
-    assert np.array_equal(again.advantages(["a", "b"], news), statistics.advantages(["a", "b"], news))
+    assert np.array_equal(again.update(["a", "b"], news), statistics.update(["a", "b"], news))
 
 
 @pytest.mark.parametrize(
-    "values", [{"train_learning_rate": 3e-2}, {"use_lora": False, "train_learning_rate": 1e-3}]
+    "values", [{"train_learning_rate": 1e-2}, {"use_lora": False, "train_learning_rate": 1e-3}]
 )
 def test_training_raises_the_reward(values: dict[str, Any]) -> None:
-    trained = engine(seed=1, sample_batch_size=16, train_batch_size=16, train_clip_range=0.1, **values)
+    trained = engine(seed=1, sample_batch_size=64, train_batch_size=64, train_clip_range=0.1, **values)
     curve = [log.reward_mean for log in trained.run(20)]
     assert np.mean(curve[-4:]) > np.mean(curve[:4]) + 0.005
 

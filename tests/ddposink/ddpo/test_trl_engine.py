@@ -67,6 +67,10 @@ def unet_output(pipeline: Any) -> torch.Tensor:
     return pipeline.unet.eval()(sample, 500, text).sample
 
 
+def draw() -> str:
+    return random.choice(PROMPTS)
+
+
 def test_equals_trl_bit_for_bit(tmp_path: Path) -> None:
     """TRL's own classes, untouched but for the process state they need, give the same weights and losses."""
     tiny_pipeline().save_pretrained(tmp_path)
@@ -88,7 +92,7 @@ def test_equals_trl_bit_for_bit(tmp_path: Path) -> None:
     trainer = Listening(
         config,
         lambda images, prompts, _: (brightness(images, prompts), {}),
-        lambda: (random.choice(PROMPTS), {}),
+        lambda: (draw(), {}),
         pipeline,
     )
     for epoch in range(2):
@@ -96,7 +100,8 @@ def test_equals_trl_bit_for_bit(tmp_path: Path) -> None:
     named = trainer.sd_pipeline.unet.named_parameters()
     expected = {name: value.detach() for name, value in named if value.requires_grad}
 
-    made = engine()
+    # The same draws of prompts, and the repair of advantages left out, which computes them in float64.
+    made = TrlEngine(CONFIG, tiny_pipeline(), brightness, draw, disabled=["advantages"])
     logs = list(made.run(2))
     assert same(weights(made), expected)
     per_step = len(losses) // 2
@@ -296,13 +301,11 @@ def test_what_trl_cannot_do_is_refused() -> None:
         make_engine(CONFIG, tiny_pipeline(), brightness, [])
     with pytest.raises(ValueError, match="log_prob_reduction must be 'mean'"):
         engine(log_prob_reduction="sum")
-    with pytest.raises(ValueError, match="advantage_epsilon"):
-        engine(advantage_epsilon=1e-4)
     with pytest.raises(ValueError, match="cannot sample without guidance"):
         engine(sample_guidance_scale=1.0)
     pipeline = tiny_pipeline()
     pipeline.text_encoder = None
-    with pytest.raises(ValueError, match="text encoder"):
+    with pytest.raises(ValueError, match="no text_encoder"):
         make_engine(CONFIG, pipeline, brightness, PROMPTS)
     other = SimpleNamespace(unet=SimpleNamespace(device=torch.device("cpu")))
     with pytest.raises(ValueError, match="not a SimpleNamespace"):

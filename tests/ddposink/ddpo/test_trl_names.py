@@ -111,7 +111,8 @@ def test_it_is_the_engine_with_these_prompts(tmp_path: Path) -> None:
     config = small(tmp_path)
     trainer = DDPOTrainer(config, scorer, prompt_fn, tiny_pipeline())
     trainer.train(2)
-    plain = make_engine(EngineConfig.from_dict(config.to_dict()), tiny_pipeline(), brightness, PROMPTS)
+    like = EngineConfig.from_dict(config.to_dict())
+    plain = make_engine(like, tiny_pipeline(), brightness, lambda: prompt_fn()[0])
     list(plain.run(2))
     found = {n: p for n, p in plain.pipeline.unet.named_parameters() if p.requires_grad}
     assert all(torch.equal(value, found[name]) for name, value in weights(trainer).items())

@@ -48,6 +48,8 @@ def test_names_are_read_without_torch():
         (lambda i, p: [1.0, 2.0, 3.0], "returned list, not a tensor", False),
         (lambda i, p: torch.zeros(3, 1), r"returned shape \(3, 1\) for 3 pictures, not \(3,\)", False),
         (lambda i, p: torch.zeros(3, dtype=torch.float64), "returned float64, not float32", False),
+        (lambda i, p: None, "returned NoneType, not a tensor", False),
+        (lambda i, p: torch.zeros(3, requires_grad=True), "returned a tensor with gradients", False),
         (
             lambda i, p: torch.tensor([0.0, torch.nan, torch.inf]),
             "returned 2 of 3 values that are not finite",

@@ -168,7 +168,7 @@ def test_a_checkpoint_of_another_configuration_is_discarded(pipeline, tmp_path):
 @pytest.mark.parametrize("text", ["", "{}", '{"sha256": "0", "content": {}}', "[1]"])
 def test_damaged_findings_are_measured_again(tmp_path, text):
     scratch = Scratch(tmp_path)
-    scratch.remember(Findings({"a": np.array([0.1, 1 / 3])}, {"a": None}, [], 1e-7))
+    scratch.remember(Findings({"a": np.array([0.1, 1 / 3])}, {"a": None}))
     assert scratch.recall({"a"}, 2, ()).base["a"].tolist() == [0.1, 1 / 3]
     assert scratch.recall({"a", "b"}, 2, ()) is None  # another reward can be had now
     scratch.remember(Findings())
@@ -191,11 +191,11 @@ class Saving:
 
 
 def test_reasons_survive_and_a_full_disk_keeps_the_older_checkpoint(tmp_path, monkeypatch):
-    logs = [StepLog(n, 0.1, 0.2, 1 / 3, 0.0, 0.0, n, n, 0.1, 0.2) for n in (1, 2, 3)]
+    logs = [StepLog(n, 0.1, 0.2, 1 / 3, 0.0, 0.0, 0.0, n, n, 0.1, 0.2) for n in (1, 2, 3)]
     engine, scratch = Saving(), Scratch(tmp_path)
     peaks = {"rss_peak_bytes": 7, "alloc_peak_bytes": Missing("no device")}
-    scratch.save(engine, Progress(logs[:2], peaks, Missing("no meter")))
-    assert scratch.load(engine, 2) == Progress(logs[:2], peaks, Missing("no meter"))
+    scratch.save(engine, Progress(logs[:2], [{"brisque": 0.1}] * 2, peaks, Missing("no meter")))
+    assert scratch.load(engine, 2) == Progress(logs[:2], [{"brisque": 0.1}] * 2, peaks, Missing("no meter"))
 
     def full(*_):
         raise OSError("no space left")

@@ -119,7 +119,7 @@ def test_where_nothing_changes_over_optimisation_is_seldom_claimed():
 def log(step, **changes):
     fields = {
         "step": step, "reward_mean": float(step), "reward_std": 1.0, "loss": 0.1, "approx_kl": 0.2,
-        "clip_fraction": 0.3, "samples": step * 32, "unet_forwards": step * 100,
+        "clip_fraction": 0.3, "flat_share": 0.0, "samples": step * 32, "unet_forwards": step * 100,
         "sampling_s": 1.0, "training_s": 3.0,
     }  # fmt: skip
     return StepLog(**(fields | changes))

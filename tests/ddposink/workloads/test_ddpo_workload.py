@@ -256,7 +256,7 @@ def test_settings_keep_their_types_whoever_has_parsed_the_configuration():
 def test_every_registered_reward_has_its_columns():
     from ddposink.rewards import REWARDS
 
-    free = {"python", "weighted", "noise"}  # no name of their own, or nothing to say about a picture
+    free = {"weighted", "noise"}  # no name of their own, or nothing to say about a picture
     assert set(EVALUATED) == set(REWARDS) - free
 
 
