@@ -137,7 +137,10 @@ def test_an_unknown_dtype_is_refused(saved: Path) -> None:
 
 
 def edit_index(folder: Path, **entries: Any) -> None:
-    file = folder / "model_index.json"
+    edit(folder / "model_index.json", **entries)
+
+
+def edit(file: Path, **entries: Any) -> None:
     file.write_text(json.dumps(json.loads(file.read_text()) | entries))
 
 
@@ -152,6 +155,23 @@ def pickle_only(folder: Path) -> None:
     [
         (lambda f: edit_index(f, text_encoder=[None, None]), "is a pipeline without a text encoder"),
         (lambda f: edit_index(f, _class_name="StableDiffusionXLPipeline"), "SDXL has two text encoders"),
+        (
+            lambda f: edit_index(f, _class_name="StableDiffusion3Pipeline"),
+            "SD3 is a flow model denoised by a",
+        ),
+        (lambda f: edit_index(f, _class_name="FluxPipeline"), "Flux is a flow model denoised by a"),
+        (lambda f: edit_index(f, _class_name="StableDiffusionInpaintPipeline"), "a picture and a mask"),
+        (lambda f: edit(f / "unet/config.json", in_channels=9), "takes 9 .*have 4: an inpainting model"),
+        (lambda f: edit(f / "unet/config.json", out_channels=8), "gives 8 channels where the latents have 4"),
+        (lambda f: edit(f / "unet/config.json", addition_embed_type="text_time"), "conditions besides the"),
+        (lambda f: edit(f / "unet/config.json", time_cond_proj_dim=256), "takes its guidance scale as an"),
+        (lambda f: edit(f / "unet/config.json", cross_attention_dim=32), "text of width 32 .* gives 16"),
+        (
+            lambda f: edit_index(f, scheduler=["diffusers", "FlowMatchLCMScheduler"]),
+            "of flow models",
+        ),
+        (lambda f: edit(f / "scheduler/scheduler_config.json", use_flow_sigmas=True), "of flow models"),
+        (lambda f: (f / "scheduler/scheduler_config.json").write_text("{}"), "is not given by betas"),
         (lambda f: edit_index(f, _class_name="DDPMPipeline"), "needed is a StableDiffusionPipeline"),
         (lambda f: edit_index(f, unet=["mycode", "MyUNet"]), "is a MyUNet, expected UNet2DConditionModel"),
         (lambda f: shutil.rmtree(f / "vae"), "lacks the folder 'vae'"),

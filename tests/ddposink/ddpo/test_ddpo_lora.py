@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -88,3 +91,67 @@ def test_training_goes_on_from_loaded_lora_weights(tmp_path: Path) -> None:
     assert not torch.allclose(pictures(engine.pipeline), pictures(first.pipeline), atol=1e-6)
     with pytest.raises(ValueError, match=r"already has LoRA layers of rank 4 and alpha 6"):
         make_engine(DDPOConfig(**VALUES | {"lora_rank": 8}), pipeline, brightness, PROMPTS)
+
+
+def test_a_loaded_adapter_is_gone_on_from_whatever_its_name(tmp_path: Path) -> None:
+    first = trained()
+    first.export(tmp_path)
+    pipeline = tiny_pipeline(0)
+    pipeline.load_lora_weights(tmp_path)  # a name of the library's own
+    engine = make_engine(DDPOConfig(**VALUES), pipeline, brightness, PROMPTS)
+    assert list(pipeline.unet.peft_config) != ["default"]
+    assert torch.allclose(pictures(engine.pipeline), pictures(first.pipeline), atol=1e-6)
+    list(engine.run(1))
+    engine.export(tmp_path / "on")
+    stock = tiny_pipeline(0)
+    stock.load_lora_weights(tmp_path / "on")
+    assert torch.allclose(pictures(stock), pictures(engine.pipeline), atol=1e-6)
+    with engine.base():
+        assert torch.allclose(pictures(engine.pipeline), pictures(tiny_pipeline(0)), atol=1e-6)
+
+
+def test_another_adapter_than_configured_is_refused(tmp_path: Path) -> None:
+    trained().export(tmp_path)
+
+    def refused(*, weight: float = 1.0, twice: bool = False, **values: Any) -> str:
+        pipeline = tiny_pipeline(0)
+        pipeline.load_lora_weights(tmp_path, adapter_name="mine")
+        if twice:
+            pipeline.load_lora_weights(tmp_path, adapter_name="other")
+        if weight != 1:
+            pipeline.set_adapters(["mine"], [weight])
+        with pytest.raises(ValueError) as caught:
+            make_engine(DDPOConfig(**VALUES | values), pipeline, brightness, PROMPTS)
+        return str(caught.value)
+
+    assert "of rank 4 and alpha 6.0, not 4 and 5.0" in refused(lora_alpha=5.0)
+    assert "has one and lora_targets does not name it" in refused(lora_targets=("to_k", "to_q"))
+    assert "has none" in refused(lora_targets=("to_k", "to_q", "to_v", "to_out.0", "proj_in"))
+    assert "load the adapter at weight 1" in refused(weight=0.5)
+    assert "has 2 LoRA adapters (mine, other)" in refused(twice=True)
+
+
+@pytest.mark.parametrize("kind", ["native", "trl"])
+def test_every_target_must_match_a_layer(kind: Any) -> None:
+    config = DDPOConfig(**VALUES, lora_targets=("to_k", "to_kk"), engine=kind)
+    with pytest.raises(ValueError, match="'to_kk' matches no layer of the UNet .did you mean 'to_k'"):
+        make_engine(config, tiny_pipeline(0), brightness, PROMPTS)
+
+
+def test_the_file_is_the_same_bytes_in_every_process(tmp_path: Path) -> None:
+    """The order of a set of names differs between processes, unless their hashes are fixed."""
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path; import test_ddpo_lora as t;"
+        "t.trained().export(Path(sys.argv[2]))"
+    )
+    files = []
+    for seed in ("1", "2"):
+        folder = tmp_path / seed
+        subprocess.run(
+            [sys.executable, "-c", code, str(Path(__file__).parent), str(folder)],
+            env=os.environ | {"PYTHONHASHSEED": seed},
+            check=True,
+            timeout=120,
+        )
+        files.append((folder / "pytorch_lora_weights.safetensors").read_bytes())
+    assert files[0] == files[1]

@@ -308,7 +308,7 @@ def test_what_trl_cannot_do_is_refused() -> None:
     with pytest.raises(ValueError, match="no text_encoder"):
         make_engine(CONFIG, pipeline, brightness, PROMPTS)
     other = SimpleNamespace(unet=SimpleNamespace(device=torch.device("cpu")))
-    with pytest.raises(ValueError, match="not a SimpleNamespace"):
+    with pytest.raises(ValueError, match="the pipeline has no vae"):
         make_engine(CONFIG, other, brightness, PROMPTS)
 
 

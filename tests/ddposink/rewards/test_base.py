@@ -69,6 +69,17 @@ def test_a_reward_that_fails_brings_its_batch(tmp_path, function, words, nan):
         assert ("rewards" in saved) is nan
 
 
+def test_a_reward_may_write_into_what_it_gets():
+    def rude(images, prompts):
+        prompts.clear()
+        return images.zero_().sum((1, 2, 3))
+
+    images, prompts = IMAGES.clone(), list(PROMPTS)
+    assert checked("mine", INFO, rude)(images, prompts).tolist() == [0, 0, 0]
+    assert torch.equal(images, IMAGES)
+    assert prompts == PROMPTS
+
+
 def test_memory_running_out_is_no_fault_of_the_reward():
     def hungry(images, prompts):
         raise torch.OutOfMemoryError("no more")

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ddposink.rewards import load_reward, parse_reward
-from ddposink.rewards.weighted import weighted
+from ddposink.rewards.weighted import in_words, shares, weighted
 
 IMAGES, PROMPTS = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)), ["a", "b"]
 
@@ -16,6 +16,23 @@ def test_the_sum_is_that_of_its_parts():
     parts = [load_reward(parse_reward(n))(IMAGES, PROMPTS) for n in ("jpeg_incompressibility", "brisque")]
     assert torch.allclose(reward(IMAGES, PROMPTS), 0.5 * parts[0] - 0.02 * parts[1])
     assert reward.name == "weighted:0.5*jpeg_incompressibility-0.02*brisque"
+
+
+def test_its_parts_are_heard():
+    reward = load_reward(parse_reward("weighted:0.5*jpeg_incompressibility-2e-2*brisque"))
+    parts = [load_reward(parse_reward(n))(IMAGES, PROMPTS) for n in ("jpeg_incompressibility", "brisque")]
+    reward(IMAGES, PROMPTS)
+    reward(IMAGES[:1], PROMPTS[:1])
+    seen = [torch.cat([part, part[:1]]).mean().item() for part in parts]
+    expected = {"jpeg_incompressibility": 0.5 * seen[0], "brisque": -0.02 * seen[1]}
+    assert reward.function.take() == pytest.approx(expected, rel=1e-5)
+    assert reward.function.take() == {}
+
+
+def test_shares_of_the_variance():
+    assert shares({"a": 3.0, "b": 1.0}) == {"a": 0.75, "b": 0.25}
+    assert shares({"a": 0.0}) == {}
+    assert in_words(shares({"a": 69.9, "b": 0.005})) == "a 100 %, b 0.00715 %"
 
 
 @given(

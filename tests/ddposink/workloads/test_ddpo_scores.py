@@ -8,6 +8,7 @@ from ddposink.ddpo.engine import StepLog
 from ddposink.rewards import parse_reward
 from ddposink.workloads.ddpo_scores import (
     TRAINED,
+    collapse,
     cost_per_effect,
     effect,
     evaluated,
@@ -114,6 +115,17 @@ def test_where_nothing_changes_over_optimisation_is_seldom_claimed():
     for _ in range(400):
         claimed += over_optimised(range(8), rising, list(rng.normal(0, 1, (8, 12)))) is not None
     assert claimed <= 400 * 0.05  # without the correction 10 %
+
+
+def test_a_collapse_is_named_whatever_the_score_says():
+    base, wide = (0.0, 2.0), np.array([0.5, 1.5])
+    assert collapse(8.0, 9.0, wide, base) == []
+    assert collapse(1.02, 9.0, wide, base) == [
+        "collapse: the pictures are nearly one (1.02 different ones, 9 before)"
+    ]
+    (found,) = collapse(8.0, 9.0, wide + 3, base)
+    assert found.startswith("beyond the base model: the mean score of 4 is none that a picture")
+    assert len(collapse(1.0, 9.0, wide + 3, base)) == 2
 
 
 def log(step, **changes):

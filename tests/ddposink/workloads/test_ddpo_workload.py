@@ -155,7 +155,7 @@ def test_a_reward_that_returns_nan_ends_the_cell_and_keeps_the_batch(pipeline, t
 
 
 def test_a_learning_rate_that_diverges_is_nan_and_the_base_stays_measured(pipeline, tmp_path):
-    found = measure(suite(pipeline, train_learning_rate=1e30), tmp_path).answers
+    found = measure(suite(pipeline, train_learning_rate=1.0), tmp_path).answers
     assert found["jpeg_compressibility · 0"]["status"] == "ok"
     late = [found[f"jpeg_compressibility · {n}"] for n in (1, 2)]
     assert late[-1]["status"] == "nan"
@@ -264,3 +264,56 @@ def test_the_workload_is_known_by_name_and_declared_without_torch():
     assert isinstance(registry.load("ddpo"), DdpoWorkload)
     assert DdpoParams.model_fields["sample_num_steps"].default == 50  # TRL's default
     assert torch.__version__  # imported by the tests, not by the declaration: see tests/bench/test_cli.py
+
+
+def test_a_weighted_reward_shows_what_its_parts_do(pipeline, tmp_path):
+    reward = "weighted:1*jpeg_compressibility+1*brisque"
+    found = measure(suite(pipeline, grid={"reward": [reward], "steps": [0, 2]}), tmp_path)
+    last = found.answers[f"{reward} · 2"]
+    shares = last["conformance"]["reward_shares"]
+    assert "jpeg_compressibility" in shares
+    assert "brisque" in shares
+    (curve,) = [path for path in last["artifacts"] if path.name == "train-2.npz"]
+    with np.load(curve) as arrays:
+        parts = arrays["part jpeg_compressibility"] + arrays["part brisque"]
+        assert np.allclose(parts, arrays["reward"], rtol=1e-5)
+
+
+def test_the_plan_says_what_the_parts_of_a_weighted_reward_will_weigh(pipeline):
+    cell = {"pipeline": "emoji-sd", "reward": "weighted:1*jpeg_compressibility+1*alignment", "steps": 1}
+    (note,) = [n for n in DdpoWorkload().notes(DdpoParams(**cell)) if n.startswith("weighted")]
+    assert "jpeg_compressibility 0.0071 %" in note
+    assert "has hardly a say" in note
+    notes = DdpoWorkload().notes(DdpoParams(**cell | {"pipeline": pipeline}))
+    (other,) = [note for note in notes if "variance" in note]
+    assert other.endswith("is measured in the run")
+
+
+def test_an_own_reward_is_evaluated_and_cannot_harm_the_others(pipeline, tmp_path, monkeypatch):
+    (tmp_path / "ownreward.py").write_text(
+        "def dark(images, prompts):\n    return images.zero_().mean((1, 2, 3))\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv(ALLOW_CODE, "1")
+    own, rest = "python:ownreward:dark", ["jpeg_compressibility", "brisque"]
+    alone = measure(suite(pipeline), tmp_path / "alone")
+    beside = measure(suite(pipeline, evaluate=[own, *rest]), tmp_path / "beside")
+    for label, answer in alone.answers.items():
+        found = beside.answers[label]["metrics"]
+        assert found["eval_python"] == 0
+        for name in ("vendi", "eval_jpeg_compressibility", "eval_brisque"):
+            assert found[name] == answer["metrics"][name]
+
+
+def test_learning_without_the_guidance_of_sampling_is_refused_by_the_plan(pipeline):
+    with pytest.raises(UserError, match="learns from another policy than the one that drew the samples"):
+        make_plan(suite(pipeline, train_cfg=False), DdpoWorkload())
+
+
+def test_pictures_that_become_one_are_a_named_collapse(pipeline, tmp_path):
+    """Full fine-tuning at a rate that ruins the UNet: all pictures are one, whatever the score says of it."""
+    grid = {"reward": ["jpeg_compressibility"], "steps": [3]}
+    found = measure(suite(pipeline, grid=grid, use_lora=False, train_learning_rate=1.0), tmp_path)
+    (answer,) = found.answers.values()
+    assert answer["status"] == "ok"
+    assert answer["conformance"]["warning"].startswith("collapse: the pictures are nearly one (1")
