@@ -134,7 +134,7 @@ def test_another_adapter_than_configured_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["native", "trl"])
 def test_every_target_must_match_a_layer(kind: Any) -> None:
     config = DDPOConfig(**VALUES, lora_targets=("to_k", "to_kk"), engine=kind)
-    with pytest.raises(ValueError, match="'to_kk' matches no layer of the UNet .did you mean 'to_k'"):
+    with pytest.raises(ValueError, match=r"'to_kk' matches no layer of the UNet \(did you mean 'to_k'"):
         make_engine(config, tiny_pipeline(0), brightness, PROMPTS)
 
 

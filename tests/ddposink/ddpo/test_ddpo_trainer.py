@@ -335,3 +335,49 @@ def test_one_process_needs_no_group() -> None:
     assert alone.gather("x") == ["x"]
     values = torch.ones(3)
     assert alone.mean(values) is values
+
+
+@pytest.mark.parametrize("kind", ["native", "trl"])
+def test_zero_terminal_snr_needs_a_prediction_that_knows_the_picture(kind: Any) -> None:
+    """At the last timestep nothing of the picture is left: velocities still say something, noise does not."""
+    zero = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    trained = engine(pipeline=tiny_pipeline(0, prediction="v_prediction", **zero), engine=kind)
+    assert trained.ratio_deviation().max() < 1e-5
+    assert all(np.isfinite(log.loss) for log in trained.run(2))
+    with pytest.raises(ValueError, match=r"timestep 999 .* zero terminal SNR is for v_prediction"):
+        engine(pipeline=tiny_pipeline(0, **zero), engine=kind)
+
+
+def test_what_is_no_stable_diffusion_is_named() -> None:
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    flow = tiny_pipeline(0)
+    flow.scheduler = FlowMatchEulerDiscreteScheduler()
+    with pytest.raises(ValueError, match="a FlowMatchEulerDiscreteScheduler, of flow models"):
+        engine(pipeline=flow)
+    inpainting = tiny_pipeline(0)
+    inpainting.unet.register_to_config(in_channels=9)
+    with pytest.raises(ValueError, match="takes 9 channels where the latents have 4: an inpainting model"):
+        engine(pipeline=inpainting)
+
+
+def returns(answer: Any) -> Any:
+    def my_reward(images: Tensor, prompts: list[str]) -> Any:
+        return answer
+
+    return my_reward
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (None, "answered NoneType, not one number a picture"),
+        ("high", "answered str, not one number a picture"),
+        (torch.zeros(4, requires_grad=True), "answered a tensor with gradients; return it detached"),
+        (torch.zeros(4, 1), r"answered \(4, 1\) for 4 pictures, not one each"),
+        (torch.full((4,), torch.nan), "is not a finite number for some picture"),
+    ],
+)
+def test_what_a_reward_answers_is_looked_at(answer: Any, said: str) -> None:
+    with pytest.raises(ValueError, match=f"the reward 'returns.<locals>.my_reward' {said}"):
+        list(engine(returns(answer)).run(1))

@@ -282,7 +282,7 @@ def test_a_weighted_reward_shows_what_its_parts_do(pipeline, tmp_path):
 def test_the_plan_says_what_the_parts_of_a_weighted_reward_will_weigh(pipeline):
     cell = {"pipeline": "emoji-sd", "reward": "weighted:1*jpeg_compressibility+1*alignment", "steps": 1}
     (note,) = [n for n in DdpoWorkload().notes(DdpoParams(**cell)) if n.startswith("weighted")]
-    assert "jpeg_compressibility 0.0071 %" in note
+    assert "jpeg_compressibility 0.00709 %" in note
     assert "has hardly a say" in note
     notes = DdpoWorkload().notes(DdpoParams(**cell | {"pipeline": pipeline}))
     (other,) = [note for note in notes if "variance" in note]
