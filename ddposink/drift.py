@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ddposink.ddpo import Engine
 from ddposink.ddpo.layout import latent_shape
+from ddposink.ddpo.schedule import float32_eta
 from ddposink.diversity import frobenius_norm, gaussian_kl
 from ddposink.evaluation import Evaluator, ddim, generator
 
@@ -68,7 +69,8 @@ def _step(evaluator: Evaluator, latents: Tensor, t: Tensor, states: Tensor, nois
     if guided:
         without, with_text = out.chunk(2)
         out = without + evaluator.guidance * (with_text - without)
-    return pipeline.scheduler.step(out, t, latents, eta=evaluator.eta, variance_noise=noise).prev_sample
+    eta = float32_eta(pipeline.scheduler, evaluator.eta)
+    return pipeline.scheduler.step(out, t, latents, eta=eta, variance_noise=noise).prev_sample
 
 
 def _normal(generators: list[torch.Generator], shape: tuple[int, ...], like: Tensor) -> Tensor:

@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ddposink.ddpo.schedule import float32_eta
+
 Scorer = Callable[[Tensor, list[str]], Tensor]
 BATCH = 32
 
@@ -77,7 +79,7 @@ class Evaluator:
                         negative_prompt=[self.negative(seed) for _, seed in part],
                         num_inference_steps=denoising_steps,
                         guidance_scale=self.guidance,
-                        eta=self.eta,
+                        eta=float32_eta(self.pipeline.scheduler, self.eta),
                         generator=[generator(prompt, seed) for prompt, seed in part],
                         output_type="pt",
                     ).images.float().cpu()

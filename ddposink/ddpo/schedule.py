@@ -114,6 +114,15 @@ def make_schedule(scheduler: Any, steps: int, eta: float, device: torch.device) 
     )
 
 
+def float32_eta(scheduler: Any, eta: float) -> float:
+    """``eta`` for code that computes DDIM's steps in float32: the library's, and TRL's.
+
+    With zero terminal SNR and η = 1 the first step's 1 − ᾱ − σ² is zero, which float32 may round below zero,
+    and its root is then no number. An η smaller by a millionth stays on the right side.
+    """
+    return min(eta, 1 - 2**-20) if scheduler.config.get("rescale_betas_zero_snr") else eta
+
+
 def check_signal(scheduler: Any, steps: int) -> None:
     """Raise ValueError if a UNet that predicts noise is asked where there is nothing but noise.
 

@@ -24,6 +24,7 @@ from ddposink.ddpo.config import DDPOConfig
 from ddposink.ddpo.engine import DivergedError, Pipeline, Prompts, RewardFunction, StepLog
 from ddposink.ddpo.judge import ask
 from ddposink.ddpo.randomness import PromptSource, Randomness
+from ddposink.ddpo.schedule import float32_eta
 from ddposink.ddpo.stats import make_comparison
 from ddposink.ddpo.trl_pipeline import around
 from ddposink.ddpo.trl_repairs import TrlClasses, repaired
@@ -190,6 +191,7 @@ def _trainer(
     values["accelerator_kwargs"] = {"cpu": device == "cpu"} | config.accelerator_kwargs
     # A little more than the ratio: TRL truncates the product with the number of denoising steps.
     values["train_timestep_fraction"] = (config.num_train_timesteps + 0.5) / config.sample_num_steps
+    values["sample_eta"] = float32_eta(pipeline.scheduler, config.sample_eta)
     own: dict[str, Any] = {
         "skipped": config.train_skip_last_steps,
         "samples_per_prompt": config.samples_per_prompt,

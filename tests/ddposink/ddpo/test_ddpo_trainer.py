@@ -362,7 +362,7 @@ def test_what_is_no_stable_diffusion_is_named() -> None:
 
 
 def returns(answer: Any) -> Any:
-    def my_reward(images: Tensor, prompts: list[str]) -> Any:
+    def my_reward(images: torch.Tensor, prompts: list[str]) -> Any:
         return answer
 
     return my_reward

@@ -317,3 +317,14 @@ def test_pictures_that_become_one_are_a_named_collapse(pipeline, tmp_path):
     (answer,) = found.answers.values()
     assert answer["status"] == "ok"
     assert answer["conformance"]["warning"].startswith("collapse: the pictures are nearly one (1")
+
+
+def test_a_pipeline_with_zero_terminal_snr_is_measured(tmp_path):
+    """At three denoising steps float32 puts 1 − ᾱ − σ² of the first below zero."""
+    zero = tiny_pipeline(prediction="v_prediction", rescale_betas_zero_snr=True, timestep_spacing="trailing")
+    zero.save_pretrained(tmp_path / "tiny")
+    (tmp_path / "prompts.txt").write_text("cat\ndog\nred fox\nowl\n")
+    found = measure(suite(f"path:{tmp_path / 'tiny'}", grid={"steps": [1]}), tmp_path)
+    (answer,) = found.answers.values()
+    assert answer["status"] == "ok"
+    assert np.isfinite(answer["metrics"]["kl_per_step"])
