@@ -17,7 +17,8 @@ from bench.workload import Cell
 def tell_apart(cells: Iterable[Cell]) -> dict[str, Cell]:
     """Cells by id; labels shared by cells of different parameters get ``(name=value, …)`` appended.
 
-    Cells that differ in seed or repeat alone keep one label: it is the same question asked again.
+    Cells that differ in their seed alone get ``· seed N``. Those that differ in repeat alone keep one label:
+    it is the same question asked again.
     """
     found = {cell.id: cell for cell in cells}
     groups: dict[str, list[Cell]] = {}
@@ -28,7 +29,13 @@ def tell_apart(cells: Iterable[Cell]) -> dict[str, Cell]:
         for cell in group if names else ():
             own = ", ".join(f"{name}={spelt(cell.params[name])}" for name in names)
             found[cell.id] = replace(cell, label=f"{label} ({own})")
-    return found
+    seeds: dict[str, set[int]] = {}
+    for cell in found.values():
+        seeds.setdefault(cell.label, set()).add(cell.seed)
+    return {
+        name: replace(cell, label=f"{cell.label} · seed {cell.seed}") if len(seeds[cell.label]) > 1 else cell
+        for name, cell in found.items()
+    }
 
 
 def varying(params: list[Mapping[str, Any]]) -> list[str]:

@@ -19,7 +19,7 @@ from bench.explain import brief
 from bench.labels import tell_apart
 from bench.points import Point, accept, blame, canonical
 from bench.suite import Suite
-from bench.workload import Advising, Cell, Cost, Pass, Skip, Workload
+from bench.workload import Advising, Cell, Cost, Pass, Seeded, Skip, Workload
 
 Identity = Callable[[Any], Mapping[str, str]]
 
@@ -76,20 +76,38 @@ def make_plan(suite: Suite, workload: Workload, identity: Identity | None = None
     unshaped = grid.check_shape(suite)
     points, refused = ([], unshaped) if unshaped else accept(suite, workload, rules)
     raise_any([*errors, *refused, *_check_rules(suite, points)])
-    kept = list(_kept(suite, points, rules))
+    kept = list(_kept(suite, points, rules, workload))
     raise_any(_check_kept(suite, kept))
     builder = _Builder(suite, workload, identity or workload.identity)
     for point, seed, repeat in kept:
         builder.add(point, seed, repeat)
     raise_any(builder.errors.values())
     merged = len(kept) - len(builder.cells)
-    return builder.plan([*_advice(workload, kept), *_notes(suite, rules, merged)])
+    return builder.plan(
+        [*_advice(workload, kept), *_unseeded(suite, workload, kept), *_notes(suite, rules, merged)]
+    )
 
 
-def _kept(suite: Suite, points: Iterable[Point], rules: Sequence[Rule]) -> Iterator[tuple[Point, int, int]]:
-    """Points with seed and repeat, without those that a rule drops."""
+def _seeded(workload: Workload, point: Point) -> bool:
+    return not isinstance(workload, Seeded) or workload.seeded(point.params)
+
+
+def _unseeded(suite: Suite, workload: Workload, kept: Sequence[tuple[Point, int, int]]) -> Iterator[str]:
+    """A sentence on seeds that would have measured the same number again."""
+    alike = {point.text for point, _, _ in kept if not _seeded(workload, point)}
+    if len(suite.seed) > 1 and alike:
+        yield (
+            f"{suite.where(('seed',))}: a seed changes nothing in {len(alike)} of the cells, which are "
+            f"measured once, with seed {suite.seed[0]}; to measure a number again, write repeat"
+        )
+
+
+def _kept(
+    suite: Suite, points: Iterable[Point], rules: Sequence[Rule], workload: Workload
+) -> Iterator[tuple[Point, int, int]]:
+    """Points with seed and repeat, without those that a rule drops; one seed where it changes nothing."""
     for point in points:
-        for seed in suite.seed:
+        for seed in suite.seed if _seeded(workload, point) else suite.seed[:1]:
             for repeat in range(suite.repeat):
                 spellings = (*point.spellings, {"seed": seed, "repeat": repeat})
                 applying = [rule for rule in rules if rule.holds(*spellings)]

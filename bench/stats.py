@@ -155,6 +155,29 @@ def paired_log_ratio(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> Interva
     return Interval(math.exp(logs.estimate), math.exp(logs.low), math.exp(logs.high), logs.n)
 
 
+def two_level_interval(values: ArrayLike, level: float = 0.95) -> Interval:
+    """Interval of the grand mean over replicates *and* the samples they share: (k, m), both at least two.
+
+    Row i is one replicate (a training), column j one sample (a prompt), the same in every row. Both are
+    drawn from something larger: y_ij = μ + a_i + b_j + e_ij. The variance of the mean has a part that the
+    rows show, estimated by their mean square, and one that only the columns do, by theirs beyond the rest's.
+    Each part is widened by Student's factor for its own degrees of freedom, and the two are added in squares
+    (Howe 1974, JASA 69, for two components): where replicates differ it is their t-interval, and with few of
+    them it is wide, as it should be. ``n`` counts the replicates.
+    """
+    y = np.asarray(values, np.float64)
+    if y.ndim != 2 or min(y.shape) < 2:
+        raise ValueError(f"a two-level interval needs two rows and two columns at least, got {y.shape}")
+    k, m = y.shape
+    mean, rows, columns = y.mean(), y.mean(axis=1), y.mean(axis=0)
+    rest = y - rows[:, None] - columns[None, :] + mean
+    of_rows = m * ((rows - mean) ** 2).sum() / (k - 1)
+    of_columns = k * ((columns - mean) ** 2).sum() / (m - 1) - (rest**2).sum() / ((k - 1) * (m - 1))
+    wide = scipy_stats.t.ppf(0.5 + level / 2, [k - 1, m - 1]) ** 2
+    half = math.sqrt((wide[0] * of_rows + wide[1] * max(of_columns, 0.0)) / (k * m))
+    return Interval(float(mean), float(mean - half), float(mean + half), k)
+
+
 def bootstrap_median(
     values: ArrayLike, *, resamples: int = 2000, level: float = 0.95, seed: int = 0
 ) -> Interval:

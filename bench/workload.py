@@ -128,6 +128,22 @@ class Workload(Protocol):
 
 
 @runtime_checkable
+class Seeded(Protocol):
+    """A workload that knows when a seed changes a number; of others every seed is measured."""
+
+    def seeded(self, params: BaseModel) -> bool:
+        """Whether cells of these parameters differ by their seed. Cheap, without torch."""
+
+
+@runtime_checkable
+class Replicated(Protocol):
+    """A workload whose sentences are about what a seed repeats, with samples nested in each repetition."""
+
+    replicate: str  # what one seed is: "training"
+    sample: str  # what the samples of a metric are, the same ones in every repetition: "prompt"
+
+
+@runtime_checkable
 class Advising(Protocol):
     """A workload that has something to say about cells that are legal but probably not meant."""
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import zipfile
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -20,15 +20,17 @@ import pandas as pd
 import yaml
 from numpy.typing import NDArray
 
+from bench.labels import spelt
 from bench.record import Record, Status
 from bench.report.text import clean, plural
 from bench.store import DAMAGED, ENV, PLAN, RECORDS, SUITE, Edited, read, read_records
 from bench.track.contention import DISTURBED, SHARE
-from bench.workload import Metric, Scalar, View, Workload
+from bench.workload import Metric, Replicated, Scalar, View, Workload
 
 Series = NDArray[np.float64]
 OWN = ("cell", "pass_id", "label", "seed", "repeat", "status", "reason")  # every record's own fields
 EDITED = "edited after it was measured: this number is not the one that was written"
+NO_REPLICATE = "run"  # of a workload that does not say what a seed repeats
 _MOST_NAMED = 20  # edited records in the notes
 SERIES_END, SERIES_START = "series_end", "series_start"  # columns that bound a cell's part of its series
 
@@ -40,7 +42,15 @@ class Vocabulary:
     metrics: Mapping[str, Metric]
     views: tuple[View, ...] = ()
     prefix_axis: str | None = None
+    replicate: str = NO_REPLICATE  # what one seed is
+    sample: str = "sample"  # what the samples of a metric are
+    derived: frozenset[str] = frozenset()  # columns that follow from parameters, not from measuring
     published: tuple[Mapping[str, Scalar], ...] = ()
+
+    @property
+    def replicated(self) -> bool:
+        """Whether sentences are about what a seed repeats, so that one seed supports none."""
+        return self.replicate != NO_REPLICATE
 
     def metric(self, name: str) -> Metric:
         """The declared metric, or a plain stand-in for a name that nobody declared."""
@@ -231,6 +241,7 @@ def workload_name(folder: Path) -> str | None:
 
 def _vocabulary(workload: Workload | None, records: Sequence[Record]) -> Vocabulary:
     metrics = {metric.name: metric for metric in workload.metrics} if workload else {}
+    derived = frozenset(_derived(workload, records))
     taken = {name for record in records for name in (*record.params, *record.columns)}
     for record in records:
         for name, value in record.metrics.items():
@@ -240,19 +251,65 @@ def _vocabulary(workload: Workload | None, records: Sequence[Record]) -> Vocabul
                 )
     if workload is None:
         return Vocabulary(metrics)
-    return Vocabulary(metrics, tuple(workload.views), workload.prefix_axis, tuple(workload.published()))
+    views, published = tuple(workload.views), tuple(workload.published())
+    found = Vocabulary(metrics, views, workload.prefix_axis, derived=derived, published=published)
+    if isinstance(workload, Replicated):
+        found = replace(found, replicate=workload.replicate, sample=workload.sample)
+    return found
+
+
+def _derived(workload: Workload | None, records: Sequence[Record]) -> set[str]:
+    """Names of columns that a workload tells from parameters alone."""
+    for record in records if workload else ():
+        try:
+            params = workload.Params.model_validate(record.params)  # type: ignore[union-attr]
+            return set(workload.columns(params)) - set(record.params)  # type: ignore[union-attr]
+        except ValueError:  # of an older version of the workload
+            continue
+    return set()
+
+
+def settings(records: Sequence[Record]) -> list[dict[str, Scalar]]:
+    """For every record the parameters that its columns do not tell, where records differ in them.
+
+    What differs between two cells must be a column, or a picture would take them for one. A parameter
+    without a column of its name gets one; where a column shows two of its parameter's values alike (the last
+    part of two paths), the parameter's own value is taken.
+    """
+    names = dict.fromkeys(name for record in records for name in record.params if name not in OWN)
+    found: list[dict[str, Scalar]] = [{} for _ in records]
+    for name in names:
+        given = [record.params.get(name) for record in records]
+        if all(type(one) is type(given[0]) and one == given[0] for one in given):
+            continue
+        values = [spelt(one) for one in given]
+        told = [record.columns.get(name) for record in records]
+        if all(name in record.columns for record in records) and _one_to_one(told, values):
+            continue
+        for row, own, value in zip(found, given, values, strict=True):
+            row[name] = own if isinstance(own, (str, int, float, bool)) or own is None else value
+    return found
+
+
+def _one_to_one(shown: Sequence[Any], values: Sequence[str]) -> bool:
+    """Whether values that differ are shown differently."""
+    meant: dict[str, str] = {}
+    return all(meant.setdefault(spelt(one), value) == value for one, value in zip(shown, values, strict=True))
 
 
 def _frame(records: Sequence[Record], metrics: Mapping[str, Metric]) -> pd.DataFrame:
     """One row per record: its own fields, then columns, then metrics (a metric wins over a column)."""
     rows: list[dict[str, Any]] = []
-    for record in records:
+    own_settings = settings(records)
+    for record, more in zip(records, own_settings, strict=True):
         row: dict[str, Any] = {key: value for key, value in record.columns.items() if key not in OWN}
+        row |= more
         row |= {name: record.metrics[name].value for name in metrics if name in record.metrics}
         own = {key: getattr(record, key) for key in OWN}
         rows.append(own | row | {"status": str(record.status)})
     frame = pd.DataFrame(rows, dtype=object)
-    names = [*OWN, *dict.fromkeys(k for r in records for k in r.columns if k not in OWN and k not in metrics)]
+    keys = [key for r, more in zip(records, own_settings, strict=True) for key in (*r.columns, *more)]
+    names = [*OWN, *dict.fromkeys(key for key in keys if key not in OWN and key not in metrics)]
     frame = frame.reindex(columns=[*names, *metrics])
     return frame.astype(object).where(frame.notna(), None)
 

@@ -82,6 +82,8 @@ def draw_heatmap(view: View, data: RunData) -> Figure:
         notes.insert(0, f"Colour and number: {name}{better}.")
         for axes, (values, missing) in zip(grid, sheets, strict=True):
             _write_numbers(axes, values, missing, norm, size)
+    if any(len(cells) > 1 for _, part in groups for _, cells in split(part, [view.hue, view.x])):
+        notes.append("Means over seeds and repeats.")
     if any((np.isnan(values) & (missing == "")).any() for values, missing in sheets):
         notes.append("Blank: not part of the suite.")
     titles = [panel_title(values) for values, _ in groups]

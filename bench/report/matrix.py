@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -22,10 +23,11 @@ from bench.report.panels import (
     panel_rows,
     panel_title,
     subtitle,
+    text,
     view_rows,
 )
-from bench.report.select import identifying, longest, split
-from bench.report.spread import spread_of
+from bench.report.select import identifying, longest, replicates, split
+from bench.report.spread import spread_over
 from bench.report.tables import Column, Entry, Table, name_columns, name_entries
 from bench.report.text import interval, with_unit
 from bench.workload import View
@@ -57,16 +59,50 @@ def draw_matrix(view: View, data: RunData) -> Figure:
         axes.tick_params(axis="y", labelrotation=0)
     unit = data.words.metric(names[0]).unit
     notes.insert(0, f"Colour and number: {with_unit(view.y_label, unit, unit)}.")
-    if any(certain.any() for _, certain, _ in sheets):
-        notes.append("Bold: the 95 % interval over samples excludes zero.")
+    notes += claims(data, frame, bold=any(certain.any() for _, certain, _ in sheets))
     titles = [panel_title(values) for values, _ in groups]
     words = layout.Words(view.title, subtitle(data, frame, view), view.x_label, "", notes, titles)
     layout.finish(figure, grid, words)
     return figure
 
 
+def claims(data: RunData, frame: pd.DataFrame, *, bold: bool) -> list[str]:
+    """What the numbers are about, and what bold ones say."""
+    words, counts = data.words, {len(set(rows["seed"])) for _, rows in split(frame, _settings(data, frame))}
+    if not words.replicated:
+        return ["Bold: the 95 % interval over samples excludes zero."] if bold else []
+    if counts == {1}:
+        return [
+            f"Each row is one {words.replicate}, and what it says is about this {words.replicate}: another "
+            "seed may say otherwise, so nothing is claimed and no number is bold."
+        ]
+    many = " to ".join(map(str, sorted({min(counts), max(counts)})))
+    over = f"over {words.replicate}s and {words.sample}s"
+    notes = [f"Means of {many} {words.replicate}s (seeds)."]
+    return [*notes, f"Bold: the 95 % interval {over} excludes zero."] if bold else notes
+
+
+def _settings(data: RunData, frame: pd.DataFrame) -> list[str]:
+    """Columns that tell cells apart but for seed and repeat."""
+    return [name for name in identifying(data, frame) if name not in ("seed", "repeat", "label")]
+
+
+def matrix_rows(data: RunData, view: View, frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """Names of rows, and their cells, which differ in seed and repeat at most.
+
+    A hue has one row, or one for each value of the prefix axis at which its cells ended.
+    """
+    rows = [
+        (hue_label(view, hue[view.hue]), ends, cells)
+        for hue, part in split(frame, [view.hue])
+        for ends, cells in replicates(data, part)
+    ]
+    count = Counter(name for name, _, _ in rows)
+    return [(name if count[name] == 1 else f"{name} · {text(ends)}", cells) for name, ends, cells in rows]
+
+
 def matrix_table(data: RunData, view: View) -> Table | None:
-    """Every cell of a view with the whole family of metrics and their intervals."""
+    """Every setting of a view with the whole family of metrics and their intervals; seeds are one row."""
     try:
         data = over_control(view, data)
         frame, names = view_rows(data, view), members(data, view)
@@ -75,8 +111,8 @@ def matrix_table(data: RunData, view: View) -> Table | None:
     rows = frame[frame["status"] == "ok"]
     if not len(rows):
         return None
-    keys = identifying(data, rows)
-    columns = [*name_columns(data, keys)]
+    keys = _settings(data, rows) or ["label"]
+    columns = [*name_columns(data, keys), Column("seeds", f"{data.words.replicate}s")]
     for name in names:
         metric = data.words.metric(name)
         columns += [
@@ -85,12 +121,13 @@ def matrix_table(data: RunData, view: View) -> Table | None:
             Column(f"{name}.high", f"{name}.high", csv_only=True),
         ]
     table = Table(f"matrix-{view.name}", view.title, columns)
-    for index in rows.index:
-        entries = name_entries(rows.loc[index], keys)
+    kinds: set[str] = set()
+    for _, cells in split(rows, keys):
+        entries = name_entries(cells.iloc[0], keys) | {"seeds": Entry(len(set(cells["seed"])))}
         for name in names:
-            entries |= _entries(data, int(index), name)
+            entries |= _entries(data, cells, name, kinds)
         table.rows.append(entries)
-    table.notes.append("With 95 % intervals over samples, where a cell has kept them.")
+    table.notes.append(f"Limits: {', '.join(sorted(kinds))}." if kinds else "No cell has kept samples.")
     return table
 
 
@@ -103,19 +140,27 @@ def members(data: RunData, view: View) -> list[str]:
     return found
 
 
-def _entries(data: RunData, index: int, name: str) -> dict[str, Entry]:
-    value = data.records[index].metrics.get(name)
-    if value is None or value.value is None:
-        return {name: Entry(None, note=data.reason(index, name))}
-    found = spread_of(value)
+def _entries(data: RunData, cells: pd.DataFrame, name: str, kinds: set[str]) -> dict[str, Entry]:
+    """The mean of a metric over cells that differ in seed at most, with its limits, whose kind is added."""
+    values = _numbers(data, cells, name)
+    if not values:
+        return {name: Entry(None, note=data.reason(int(cells.index[0]), name))}
+    lost = len(cells) - len(values)
+    note = f"{len(values)} of {len(cells)} cells have a value" if lost else None
+    mean, found = float(np.mean(values)), spread_over(data, cells, name)
     if found is None:
-        return {name: Entry(value.value)}
-    text = interval(found.estimate, found.low, found.high)
+        return {name: Entry(mean, note=note)}
+    kinds.add(found.what)
     return {
-        name: Entry(value.value, text),
+        name: Entry(mean, interval(mean, found.low, found.high), note),
         f"{name}.low": Entry(found.low),
         f"{name}.high": Entry(found.high),
     }
+
+
+def _numbers(data: RunData, cells: pd.DataFrame, name: str) -> list[float]:
+    found = [data.records[int(k)].metrics.get(name) for k in cells.index]
+    return [float(v.value) for v in found if v is not None and v.value is not None]
 
 
 def _words(view: View, name: str) -> str:
@@ -125,28 +170,25 @@ def _words(view: View, name: str) -> str:
 def _values(
     data: RunData, view: View, frame: pd.DataFrame, names: list[str]
 ) -> tuple[Array, np.ndarray, list[str]]:
-    """Means over the cells of a hue, whether they are certain, and the names of the hues."""
-    groups = split(frame, [view.hue])
-    values = np.full((len(groups), len(names)), np.nan)
+    """Means over the seeds of each row, whether they are certain, and the names of the rows."""
+    rows = matrix_rows(data, view, frame)
+    values = np.full((len(rows), len(names)), np.nan)
     certain = np.zeros(values.shape, bool)
-    for i, (_, cells) in enumerate(groups):
+    for i, (_, cells) in enumerate(rows):
         for j, name in enumerate(names):
-            found = [data.records[int(k)].metrics.get(name) for k in cells.index]
-            measured = [v for v in found if v is not None and v.value is not None]
-            if not measured:
-                continue
-            values[i, j] = np.mean([float(v.value) for v in measured if v.value is not None])
-            limits = [spread_of(v) for v in measured]
-            certain[i, j] = all(limit is not None and limit.excludes_zero for limit in limits)
-    return values, certain, [hue_label(view, hue[view.hue]) for hue, _ in groups]
+            if numbers := _numbers(data, cells, name):
+                values[i, j] = np.mean(numbers)
+                found = spread_over(data, cells, name)
+                certain[i, j] = found is not None and found.supports(data.words)
+    return values, certain, [name for name, _ in rows]
 
 
 def _paint(axes: Axes, values: Array, certain: np.ndarray, norm: Normalize) -> None:
     axes.grid(visible=False)
     sns.despine(ax=axes, left=True, bottom=True)
-    text: Any = np.vectorize(_signed, otypes=[object])(values)
+    written: Any = np.vectorize(_signed, otypes=[object])(values)
     sns.heatmap(
-        values, ax=axes, cmap="vlag_r", norm=norm, cbar=False, annot=text, fmt="",
+        values, ax=axes, cmap="vlag_r", norm=norm, cbar=False, annot=written, fmt="",
         annot_kws={"fontsize": 9}, linewidths=1.5, linecolor="white",
     )  # fmt: skip
     # seaborn writes numbers for finite values only, in row order

@@ -17,7 +17,7 @@ from bench.record import Status
 from bench.report.buckets import bucket_means, exp, fine_edges
 from bench.report.frames import RunData
 from bench.report.select import at_common_prefix, common, facets, keep, longest, matching, split, token
-from bench.report.spread import spread_of
+from bench.report.spread import RANGE, spread_over
 from bench.report.text import clean, number, plural, scale_for
 from bench.workload import View
 
@@ -89,7 +89,7 @@ def curve_panels(data: RunData, view: View) -> Panels:
                 notes.append(f"{name}: no values after position {last:,}.")
         panels.append(Panel(panel_title(values), lines, _marks(part, view)))
     if replicated:
-        notes[0] = notes[0].replace("95 % block-bootstrap interval", "range over seeds and repeats")
+        notes[0] = notes[0].replace("95 % block-bootstrap interval of that mean", RANGE)
     unit = "" if view.transform else data.words.metric(str(view.series)).unit
     return Panels(panels, unit, subtitle(data, rows, view), notes + _stops(data, frame, view))
 
@@ -144,7 +144,7 @@ def line_panels(data: RunData, view: View) -> Panels:
             lines[hue_label(view, hue[view.hue])] = line
             spreads |= spread
         panels.append(Panel(panel_title(values), lines, _marks(part, view)))
-    notes += _whose(rows, view)
+    notes += _whose(data, rows, view)
     if spreads:
         notes.append("Bars: " + ", ".join(sorted(spreads)) + ".")
     below = subtitle(data, rows, view)
@@ -158,15 +158,11 @@ def _line(
 ) -> tuple[Line, set[str]]:
     points, spreads = [], set[str]()
     for x, same in split(cells, [view.x]):
-        values = np.array([float(v) for v in same[view.y]])
-        low, high = np.nan, np.nan
-        if len(values) > 1:
-            low, high = values.min(), values.max()
-            spreads.add("range over seeds and repeats")
-        elif found := spread_of(data.records[int(same.index[0])].metrics.get(view.y)):
+        mean, low, high = float(np.mean([float(v) for v in same[view.y]])), np.nan, np.nan
+        if found := spread_over(data, same, view.y):
             low, high = found.low, found.high
             spreads.add(found.what)
-        points.append((places[token(x[view.x])], values.mean(), low, high))
+        points.append((places[token(x[view.x])], mean, low, high))
     array = np.array(sorted(points), np.float64).T
     shown = [exp(a) if view.transform == "exp" else a / divisor for a in array[1:]]
     return Line(array[0], *shown), spreads
@@ -213,16 +209,32 @@ def _marks(rows: pd.DataFrame, view: View) -> dict[str, list[float]]:
     return {name: sorted({float(v) for v in rows[name] if numeric(v)}) for name in names}
 
 
-def _whose(rows: pd.DataFrame, view: View) -> list[str]:
+def _marked(data: RunData, cells: pd.DataFrame, name: str) -> list[tuple[float, str]]:
+    """Where the cells of one hue are marked, and for how many of its seeds, if it has several."""
+    seeds: dict[float, set[Any]] = {}
+    for value, seed in zip(cells[name], cells["seed"], strict=True):
+        if numeric(value):
+            seeds.setdefault(float(value), set()).add(seed)
+    all_seeds = len(set(cells["seed"]))
+    words = f"{data.words.replicate}s"
+    return [
+        (value, f" ({len(own)} of {all_seeds} {words})" if all_seeds > 1 else "")
+        for value, own in sorted(seeds.items())
+    ]
+
+
+def _whose(data: RunData, rows: pd.DataFrame, view: View) -> list[str]:
     """Which lines a mark belongs to, where it is not all of them."""
     notes = []
     for name in (name for name in view.marks if name in rows):
         found = {
-            hue_label(view, hue[view.hue]): sorted({float(v) for v in cells[name] if numeric(v)})
+            hue_label(view, hue[view.hue]): _marked(data, cells, name)
             for hue, cells in split(rows, [view.hue])
         }
         if len({tuple(values) for values in found.values()}) > 1:
-            each = [f"{hue} at {value:,.10g}" for hue, values in found.items() for value in values]
+            each = [
+                f"{hue} at {value:,.10g}{count}" for hue, values in found.items() for value, count in values
+            ]
             words = name.replace("_", " ").removesuffix(" at").capitalize()
             notes.append(f"{words}: {', '.join(each)}.")
     return notes

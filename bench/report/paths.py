@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from bench.record import Status
 from bench.report.frames import RunData
@@ -22,7 +21,8 @@ from bench.report.panels import (
     subtitle,
     view_rows,
 )
-from bench.report.select import extent, keep, longest, split
+from bench.report.select import keep, longest, replicates, split
+from bench.report.spread import RANGE
 from bench.report.text import scale_for
 from bench.workload import View
 
@@ -39,21 +39,26 @@ def scatter_panels(data: RunData, view: View) -> Panels:
     scale = scale_for(data.words.metric(view.y).unit, rows[view.y])
     axis = (data.words.prefix_axis or "order").replace("_", " ")
     notes = [f"Points are joined in the order of {axis}."]
-    panels = []
+    panels, several = [], False
     for values, part in panel_rows(data, rows, view, notes):
         lines = {}
         for hue, cells in split(part, [view.hue]):
-            points = _ordered(data, cells)
-            x, y = (np.array([float(v) for v in points[name]]) for name in (view.x, view.y))
+            found = sorted(replicates(data, cells), key=lambda one: _place(one[0]))
+            several |= any(len(same) > 1 for _, same in found)
+            x, y = (
+                np.array([np.mean([float(v) for v in same[name]]) for _, same in found])
+                for name in (view.x, view.y)
+            )
             lines[hue_label(view, hue[view.hue])] = _bare(x, y / scale.divisor)
         panels.append(Panel(panel_title(values), lines))
+    if several:
+        notes.append("Points are means over seeds and repeats.")
     return Panels(panels, scale.unit, subtitle(data, rows, view), notes)
 
 
-def _ordered(data: RunData, cells: pd.DataFrame) -> pd.DataFrame:
-    """Cells in the order of the prefix axis."""
-    order = extent(data, cells)
-    return cells.loc[order.sort_values(kind="stable").index]
+def _place(value: Any) -> float:
+    """Where a value stands on the prefix axis."""
+    return float(value) if numeric(value) else -1.0
 
 
 def trace_panels(data: RunData, view: View) -> Panels:
@@ -65,13 +70,16 @@ def trace_panels(data: RunData, view: View) -> Panels:
     if not found:
         raise NothingToDraw(f"no measured cell has kept {view.series}")
     notes: list[str] = []
-    panels = []
+    panels, several = [], False
     for values, part in panel_rows(data, rows, view, notes):
         lines = {}
         for hue, cells in split(part, [view.hue]):
             curves = [found[int(i)] for i in cells.index]
+            several |= len(curves) > 1
             lines[hue_label(view, hue[view.hue])] = _mean(curves)
         panels.append(Panel(panel_title(values), lines))
+    if several:
+        notes.append(f"Lines are means, bands the {RANGE}.")
     return Panels(panels, "", subtitle(data, rows, view), notes)
 
 

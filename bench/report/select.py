@@ -98,18 +98,31 @@ def at_common_prefix(data: RunData, frame: pd.DataFrame, view: View) -> tuple[pd
 
 
 def facets(data: RunData, frame: pd.DataFrame, view: View) -> list[str]:
-    """Parameters that still differ between cells of one hue: each combination gets its own panel."""
+    """Parameters that still differ between cells of one hue: each combination gets its own panel.
+
+    So that no point stands for two settings, and no line joins cells that differ in more than its x.
+    """
     skip = {view.x, view.hue, data.words.prefix_axis}
     names = [c for c in varying(frame, data.parameters) if c not in skip]
+    # Along an x that follows from parameters (a window's size, from the policy) these may change with it.
+    follows = view.kind != "curve" and view.x in data.words.derived
     hues = [rows for _, rows in split(frame, [view.hue])]
-    return [c for c in names if any(_differs_beyond(rows, c, view) for rows in hues)]
+    return [c for c in names if any(_differs(rows, c, view.x if follows else None) for rows in hues)]
 
 
-def _differs_beyond(group: pd.DataFrame, column: str, view: View) -> bool:
-    """Whether a column differs between rows that agree in x (for a curve: in the hue alone)."""
-    if view.kind == "curve" or view.x not in group:
+def _differs(group: pd.DataFrame, column: str, x: str | None) -> bool:
+    """Whether a column differs between rows, or if ``x`` is given between rows that agree in it."""
+    if x is None or x not in group:
         return bool(varying(group, [column]))
-    return any(varying(rows, [column]) for _, rows in split(group, [view.x]))
+    return any(varying(rows, [column]) for _, rows in split(group, [x]))
+
+
+def replicates(data: RunData, rows: pd.DataFrame) -> list[tuple[Scalar, pd.DataFrame]]:
+    """Rows that differ in seed and repeat at most, by their value on the prefix axis (None without one)."""
+    axis = data.words.prefix_axis
+    if axis is None or axis not in rows:
+        return [(None, rows)]
+    return [(key[axis], same) for key, same in split(rows, [axis])]
 
 
 def split(frame: pd.DataFrame, columns: Sequence[str]) -> list[tuple[dict[str, Scalar], pd.DataFrame]]:

@@ -15,7 +15,7 @@ from bench.report import figure as paper
 from bench.report import layout
 from bench.report.frames import RunData
 from bench.report.panels import NothingToDraw, hue_label, subtitle, text, view_rows
-from bench.report.select import extent, split
+from bench.report.select import extent, split, token, varying
 from bench.workload import View
 
 _MOST = 8  # strips on one sheet
@@ -80,23 +80,27 @@ def _rows(data: RunData, view: View) -> pd.DataFrame:
 
 def _progress(view: View, data: RunData, rows: pd.DataFrame) -> list[tuple[str, Path]]:
     order = [int(i) for i in extent(data, rows).sort_values(kind="stable").index]
-    return [(_name(view, data, i), _path(data, view, i)) for i in order]
+    return [(_name(view, data, i, rows), _path(data, view, i)) for i in order]
 
 
 def _overview(view: View, data: RunData, rows: pd.DataFrame) -> list[tuple[str, Path]]:
     place = extent(data, rows)
     first = int(place.idxmin())  # type: ignore[call-overload]
-    found = [(_name(view, data, first), _path(data, view, first))]
+    found = [(_name(view, data, first, rows), _path(data, view, first))]
     for hue, cells in split(rows, [view.hue]):
         last = int(place.loc[cells.index].idxmax())  # type: ignore[call-overload]
         if place[last] > place[first]:
             name = hue_label(view, hue[view.hue]).replace("_", " ")
-            found.append((_folded(name, _name(view, data, last)), _path(data, view, last)))
+            found.append((_folded(name, _name(view, data, last, rows)), _path(data, view, last)))
     return found
 
 
-def _name(view: View, data: RunData, index: int) -> str:
-    return f"{view.x.replace('_', ' ')} {text(data.frame[view.x][index])}"
+def _name(view: View, data: RunData, index: int, rows: pd.DataFrame) -> str:
+    """The strip's x, and whatever else tells it from the others of its hue."""
+    own = rows[[token(v) == token(rows[view.hue][index]) for v in rows[view.hue]]]
+    more = [c for c in varying(own, [*data.parameters, "seed", "repeat"]) if c not in (view.x, view.hue)]
+    names = [view.x, *(c for c in more if c != data.words.prefix_axis)]
+    return "\n".join(f"{name.replace('_', ' ')} {text(data.frame[name][index])}" for name in names)
 
 
 def _folded(name: str, below: str) -> str:

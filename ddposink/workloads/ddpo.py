@@ -170,6 +170,7 @@ class DdpoWorkload:
     metrics = METRICS
     views = VIEWS
     prefix_axis = "steps"
+    replicate, sample = "training", "prompt"
     preload = ("ddposink.workloads.ddpo_run",)
 
     def version(self) -> str:

@@ -127,6 +127,10 @@ class StreamWorkload:
         """``smollm2-135m · sink 4+1020 · 16,384``."""
         return f"{ModelRef.parse(params.model).name} · {params.policy} · {params.length:,}"
 
+    def seeded(self, params: StreamParams) -> bool:
+        """Only random tokens are drawn; what is read from a text is the same under every seed."""
+        return params.corpus == RANDOM_TOKENS
+
     def columns(self, params: StreamParams) -> dict[str, Scalar]:
         """Everything a table or an exclusion may ask for; sinks, window and budget are the policy's."""
         policy = params.parsed_policy

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import yaml
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 from bench.workload import Metric, View
 
@@ -100,11 +100,17 @@ LENGTHS = (1024, 2048, 4096, 8192, 16384, 32768)
 TRAIN = 8192
 
 
+class Anything(BaseModel):
+    """Parameters of any name."""
+
+    model_config = ConfigDict(extra="allow")
+
+
 @dataclass
 class Synthetic:
     """A torch-free workload declaration without code to run."""
 
-    Params = BaseModel
+    Params = Anything
     metrics: tuple[Metric, ...] = METRICS
     views: tuple[View, ...] = VIEWS
     prefix_axis: str | None = "length"
@@ -113,6 +119,11 @@ class Synthetic:
 
     def published(self) -> list[dict[str, Any]]:
         return self.rows
+
+    def columns(self, params: Anything) -> dict[str, Any]:
+        given = params.model_dump()
+        _, sinks, recent = parse(given.get("policy", "dense"))
+        return {**given, "sinks": sinks, "budget": sinks + recent or None}
 
 
 def nll_series(policy: str, n: int, seed: int = 0) -> np.ndarray:

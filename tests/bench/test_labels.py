@@ -32,7 +32,13 @@ def labels(workload: Any = None, **keys: Any) -> list[str]:
 def test_unique_labels_stay_as_the_workload_gave_them():
     grid = {"policy": ["dense", "window 8"], "length": 16}
     assert labels(grid=grid) == ["dense @16", "window 8 @16"]
-    assert labels(grid=grid, seed=[0, 1], repeat=2) == ["dense @16"] * 4 + ["window 8 @16"] * 4
+    assert labels(grid=grid, seed=[3], repeat=2) == ["dense @16"] * 2 + ["window 8 @16"] * 2
+
+
+def test_cells_of_several_seeds_say_which_is_theirs():
+    grid = {"policy": ["dense", "window 8"], "length": 16}
+    own = [f"{name} @16 · seed {seed}" for name in ("dense", "window 8") for seed in (0, 7) for _ in range(2)]
+    assert labels(grid=grid, seed=[0, 7], repeat=2) == own
 
 
 def test_what_varies_is_appended_where_labels_would_be_the_same():
@@ -47,12 +53,12 @@ def test_what_varies_is_appended_where_labels_would_be_the_same():
     ]
 
 
-def test_several_names_come_in_the_order_of_the_parameters_and_seeds_are_not_told_apart():
+def test_several_names_come_in_the_order_of_the_parameters_and_seeds_last():
     grid = {"policy": "dense", "length": 16, "layers": [None, [1, 2]], "model": ["a", "b"]}
     found = labels(grid=grid, seed=[0, 1])
-    assert found[:2] == ["dense @16 (model=a, layers=null)"] * 2
-    assert found[-1] == "dense @16 (model=b, layers=[1,2])"
-    assert len(set(found)) == 4
+    assert found[:2] == [f"dense @16 (model=a, layers=null) · seed {seed}" for seed in (0, 1)]
+    assert found[-1] == "dense @16 (model=b, layers=[1,2]) · seed 1"
+    assert len(set(found)) == 8
 
 
 def test_identifiers_do_not_hang_on_what_else_is_planned():

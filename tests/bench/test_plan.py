@@ -581,3 +581,28 @@ def test_whatever_a_parameter_is_given_ends_in_a_plan_or_a_user_error(value: Any
 @given(st.binary(max_size=80) | st.text(max_size=80).map(str.encode))
 def test_whatever_a_file_holds_ends_in_a_suite_or_a_user_error(data: bytes):
     assert all(str(where).startswith("s.yaml") for where in places(lambda: parse_suite(data, "s.yaml")))
+
+
+def test_a_seed_that_changes_nothing_is_measured_once_and_said():
+    class Unseeded(Streamlike):
+        def seeded(self, params: Params) -> bool:
+            return params.policy != "dense"
+
+    grid = {"policy": ["dense", "window 8"], "length": 16}
+    plan = make_plan(Suite.model_validate(raw_suite(grid=grid, seed=[3, 4, 5])), Unseeded())
+    assert [(cell.params["policy"], cell.seed) for cell in plan.cells] == [
+        ("dense", 3),
+        *(("window 8", seed) for seed in (3, 4, 5)),
+    ]
+    (note,) = [note for note in plan.notes if "seed" in note]
+    assert "a seed changes nothing in 1 of the cells, which are measured once, with seed 3" in note
+    assert not make_plan(Suite.model_validate(raw_suite(grid=grid, seed=[3])), Unseeded()).notes
+
+
+def test_streams_of_texts_do_not_depend_on_a_seed():
+    from ddposink.workloads.stream import StreamParams, StreamWorkload
+
+    text = StreamParams(model="smollm2-135m", policy="dense", length=64, corpus="novels")
+    drawn = StreamParams(model="random:smollm2-135m", policy="dense", length=64)
+    assert not StreamWorkload().seeded(text)
+    assert StreamWorkload().seeded(drawn)

@@ -188,3 +188,28 @@ def test_holm_keeps_order_and_bounds(p: list[float]) -> None:
     assert all(raw <= new <= 1 for raw, new in zip(p, adjusted, strict=True))
     assert all(adjusted[i] <= adjusted[j] for i in range(len(p)) for j in range(len(p)) if p[i] < p[j])
     assert max(adjusted) <= min(1.0, len(p) * max(p)) + 1e-12
+
+
+@pytest.mark.parametrize("between", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("replicates", [2, 3, 5])
+def test_a_two_level_interval_covers_replicates_and_samples(replicates: int, between: float) -> None:
+    """Means of trainings that differ; an interval over prompts alone would cover a third of that."""
+    rng, hits, naive = np.random.default_rng(1), 0, 0
+    for _ in range(600):
+        own = rng.normal(0, between, (replicates, 1)) + rng.normal(0, 0.5, (1, 64))
+        values = own + rng.normal(0, 1, (replicates, 64))
+        found, flat = stats.two_level_interval(values), stats.t_interval(values.mean(axis=0))
+        hits += found.low <= 0 <= found.high
+        naive += flat.low <= 0 <= flat.high
+    assert hits >= 0.93 * 600
+    assert between < 1 or naive < 0.4 * 600
+
+
+def test_a_two_level_interval_is_that_of_the_replicates_where_samples_say_nothing() -> None:
+    means = np.array([0.2, 0.5, 0.9])
+    found = stats.two_level_interval(np.repeat(means[:, None], 8, axis=1))
+    wanted = stats.t_interval(means)
+    assert (found.low, found.high) == pytest.approx((wanted.low, wanted.high))
+    assert found.n == 3
+    with pytest.raises(ValueError, match="two rows and two columns"):
+        stats.two_level_interval(np.ones((1, 8)))

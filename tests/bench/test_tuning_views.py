@@ -17,6 +17,9 @@ from bench.report.paths import scatter_panels, trace_panels
 from bench.report.plots import draw
 from bench.report.sheets import expand
 from bench.stats import t_interval
+from bench.workload import View
+from tests.bench import tuned
+from tests.bench.synthetic import write_run
 from tests.bench.tuning import REWARDS, STEPS, VIEWS, tuning_run, workload
 
 VIEW = {view.name: view for view in VIEWS}
@@ -154,3 +157,67 @@ def test_without_paired_samples_there_is_no_difference():
     one, other = Value(value=1.0, unit="SD", samples=[1.0, 1.0]), Value(value=0.0, unit="SD", samples=[0.0])
     assert difference(one, other).reason == "cell and control have no samples to pair"
     assert difference(one, None).reason == "the control has no value"
+
+
+def trainings(folder, seeds):
+    """Two rewards, their effects +1 and 0.1 with 0.4 between seeds and 0.2 between prompts."""
+    rng, records = np.random.default_rng(0), []
+    for reward, mean in (("red", 2.0), ("blue", 0.1)):
+        for seed in range(seeds):
+            made = tuned._record(reward, 50, 0, [])
+            samples = (mean + [0.4, -0.4, 0.1][seed] + rng.normal(0, 0.2, 40)).tolist()
+            made |= {"seed": seed, "cell": f"{reward}-{seed}", "pass_id": f"{reward}-{seed}"}
+            made["metrics"] = {
+                "effect_red": {"value": float(np.mean(samples)), "unit": "SD", "samples": samples}
+            }
+            records.append(made)
+    words = tuned.Tuned()
+    words.replicate, words.sample = "training", "prompt"
+    return load(write_run(folder, records, suite={"workload": "tuned", "compare": None}), words)
+
+
+MATRIX = View("m", "matrix", "t", "steps", "effect_", "scored on", "effect", hue="reward")
+
+
+def test_one_training_claims_nothing_and_says_so(tmp_path):
+    figure = draw(MATRIX, trainings(tmp_path, 1)).figure
+    assert [text.get_fontweight() for text in figure.axes[0].texts] == ["normal"] * 2
+    words = " ".join(text.get_text() for text in figure.texts).replace("\n", " ")
+    assert "Each row is one training, and what it says is about this training" in words
+    (table,) = [matrix_table(trainings(tmp_path / "again", 1), MATRIX)]
+    assert table.notes == ["Limits: 95 % interval over prompts of this training."]
+
+
+def test_an_interval_of_several_trainings_covers_trainings(tmp_path):
+    data = trainings(tmp_path, 3)
+    figure = draw(MATRIX, data).figure
+    assert [text.get_fontweight() for text in figure.axes[0].texts] == ["bold", "normal"]
+    words = " ".join(text.get_text() for text in figure.texts).replace("\n", " ")
+    assert "Means of 3 trainings (seeds). Bold: the 95 % interval over trainings and prompts" in words
+    table = matrix_table(data, MATRIX)
+    assert [row["seeds"].value for row in table.rows] == [3, 3]
+    blue = table.rows[1]
+    assert blue["effect_red.low"].value < 0 < blue["effect_red.high"].value
+    prompts = t_interval(np.mean([r.metrics["effect_red"].samples for r in data.records[3:]], axis=0))
+    assert prompts.low > 0  # what prompts alone would have claimed
+    assert table.notes == ["Limits: 95 % interval over 3 trainings and their prompts."]
+
+
+def test_repeats_of_a_seed_are_no_trainings(tmp_path):
+    data = trainings(tmp_path, 2)
+    twice = [
+        r.model_copy(update={"cell": f"{r.cell}r", "pass_id": f"{r.pass_id}r", "repeat": 1})
+        for r in data.records
+    ]
+    lines = [record.model_dump(mode="json") for record in [*data.records, *twice]]
+    again = load(
+        write_run(tmp_path / "b", lines, suite={"workload": "tuned", "compare": None}), data_words(data)
+    )
+    one, two = (matrix_table(found, MATRIX).rows[0] for found in (data, again))
+    assert one["effect_red.high"].value == pytest.approx(two["effect_red.high"].value)
+
+
+def data_words(data):
+    words = tuned.Tuned()
+    words.replicate, words.sample = data.words.replicate, data.words.sample
+    return words

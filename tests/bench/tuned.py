@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from pydantic import BaseModel
 
 from bench.workload import Metric, View
-from tests.bench.synthetic import value, write_run
+from tests.bench.synthetic import Anything, value, write_run
 
 METRICS = (
     Metric("effect", "effect", "SD", "higher", "near", 0.05, headline=True),
@@ -41,7 +40,7 @@ STEPS = (0, 25, 50, 100)
 class Tuned:
     """A torch-free workload declaration without code to run."""
 
-    Params = BaseModel
+    Params = Anything
     metrics: tuple[Metric, ...] = METRICS
     views: tuple[View, ...] = VIEWS
     prefix_axis: str | None = "steps"
@@ -49,6 +48,9 @@ class Tuned:
 
     def published(self) -> list[dict[str, Any]]:
         return []
+
+    def columns(self, params: Anything) -> dict[str, Any]:
+        return params.model_dump()
 
 
 def tuned_run(folder: Path, rewards: tuple[str, ...] = ("red", "blue")) -> Path:

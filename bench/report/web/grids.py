@@ -11,7 +11,7 @@ from bench.report.buckets import exp
 from bench.report.control import over_control
 from bench.report.frames import RunData
 from bench.report.heatmap import check_size
-from bench.report.matrix import members
+from bench.report.matrix import claims, matrix_rows, members
 from bench.report.panels import (
     NothingToDraw,
     hue_label,
@@ -72,11 +72,13 @@ def _matrix(view: View, data: RunData) -> dict[str, Any]:
     frame = longest(data, view_rows(data, view))
     metrics = [data.words.metric(name) for name in members(data, view)]
     notes: list[str] = []
-    rows = _order(frame[view.hue])
+    groups = [
+        (key, dict(matrix_rows(data, view, part))) for key, part in panel_rows(data, frame, view, notes)
+    ]
+    rows = list(dict.fromkeys(name for _, cells in groups for name in cells))
     panels = []
-    for key, part in panel_rows(data, frame, view, notes):
-        cells = {token(at[view.hue]): group for at, group in split(part, [view.hue])}
-        table = [[_field(cells.get(token(r)), m.name, view) for m in metrics] for r in rows]
+    for key, cells in groups:
+        table = [[_field(cells.get(name), m.name, view) for m in metrics] for name in rows]
         panels.append({"title": panel_title(key), "fields": table})
     values = [f for panel in panels for row in panel["fields"] for f in row if isinstance(f, float)]
     if not values:
@@ -84,9 +86,13 @@ def _matrix(view: View, data: RunData) -> dict[str, Any]:
     directions = {m.direction for m in metrics}
     return {
         "subtitle": subtitle(data, frame, view),
-        "notes": [*notes, f"Each row at its largest {view.x.replace('_', ' ')}."],
+        "notes": [
+            *notes,
+            f"Each row at its largest {view.x.replace('_', ' ')}.",
+            *claims(data, frame, bold=False),
+        ],
         "direction": directions.pop() if len(directions) == 1 else "none",
-        "rows": [hue_label(view, r) for r in rows],
+        "rows": rows,
         "columns": [with_unit(m.label, m.unit) for m in metrics],
         "panels": panels,
         "signed": min(values) < 0,

@@ -1,0 +1,189 @@
+"""No point of any picture and no row of any table stands for two settings, whatever a grid varies.
+
+Every setting has a number of its own, a power of two, for all its seeds and steps. What is drawn of one
+setting is that number; a mean over two settings is no power of two.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bench.report import comparisons
+from bench.report.frames import RunData, load
+from bench.report.heatmap import draw_heatmap
+from bench.report.matrix import matrix_rows, matrix_table
+from bench.report.panels import line_panels
+from bench.report.paths import scatter_panels, trace_panels
+from bench.report.select import longest
+from bench.report.tables import full, headline
+from bench.report.web.grids import grid
+from bench.workload import Metric, View
+from tests.bench.synthetic import Anything, value, write_run
+
+VALUES: dict[str, list[Any]] = {
+    "reward": ["red", "blue"],
+    "train_learning_rate": [1e-3, 1e-2],  # shown as learning_rate
+    "sample_eta": [1.0, 0.5],  # not shown at all
+    "use_lora": [True, False],
+    "targets": [["to_q"], ["to_q", "to_k"]],
+    "pipeline": ["path:/a/tiny", "path:/b/tiny"],  # both shown as tiny
+    "steps": [4, 8],
+}
+WORDS = ("reward", "steps")
+
+
+def view(kind: Any, x: str = "steps", y: str = "effect", **more: Any) -> View:
+    return View(kind, kind, "title", x, y, "x", "y", hue="reward", **more)
+
+
+VIEWS = [
+    view("line"),
+    view("line", x="queries"),
+    view("scatter", x="own"),
+    view("trace", series="train", y="y"),
+]
+
+
+@dataclass
+class Tuning:
+    """A workload that shows some parameters under other words, and some not at all."""
+
+    Params = Anything
+    metrics = (Metric("effect", "effect", "SD", headline=True), Metric("own", "own", ""))
+    views = ()
+    prefix_axis: str | None = "steps"
+    replicate = "training"
+    sample = "prompt"
+    name = "tuning"
+
+    def columns(self, params: Anything) -> dict[str, Any]:
+        given = params.model_dump()
+        shown = {"reward": given["reward"], "steps": given["steps"]}
+        return shown | {"learning_rate": given["train_learning_rate"], "pipeline": "tiny"}
+
+    def published(self) -> list[dict[str, Any]]:
+        return []
+
+
+def run(folder: Path, axes: dict[str, list[Any]], seeds: int, lost: set[int]) -> RunData:
+    """A run over the grid of ``axes``; the cells whose number is ``lost`` were not answered."""
+    fixed = {name: found[:1] for name, found in VALUES.items()} | axes
+    names = [name for name in fixed if name != "steps"]
+    records, number = [], itertools.count()
+    for code, values in enumerate(itertools.product(*(fixed[name] for name in names))):
+        for seed, steps in itertools.product(range(seeds), fixed["steps"]):
+            params = {**dict(zip(names, values, strict=True)), "steps": steps}
+            if not records or next(number) not in lost:
+                records.append(_record(folder, params, code, seed))
+    return load(write_run(folder, records, suite={"workload": "tuning"}), Tuning())  # type: ignore[arg-type]
+
+
+def _record(folder: Path, params: dict[str, Any], code: int, seed: int) -> dict[str, Any]:
+    name, number = f"p{code}-{seed}", float(2**code)
+    file = Path("artifacts") / f"{name}-{params['steps']}" / "train-1.npz"
+    (folder / file).parent.mkdir(parents=True)
+    np.savez(folder / file, steps=np.arange(3), y=np.full(3, number))
+    columns = Tuning().columns(Anything(**params)) | {"queries": params["steps"] * 7}
+    return {
+        "suite": "tuning", "workload": "tuning", "run": "r", "cell": f"{name}-{params['steps']}",
+        "pass_id": name, "label": f"{params['reward']} · {params['steps']}", "params": params,
+        "columns": columns, "seed": seed, "repeat": 0, "status": "ok", "env": "0123456789ab",
+        "metrics": {"effect": value(number, "SD", samples=[number] * 4), "own": value(number, "")},
+        "artifacts": [{"path": str(file), "sha256": "0" * 64, "bytes": 1}],
+        "started": "2026-01-02T00:00:00.000+00:00", "finished": "2026-01-02T00:01:00.000+00:00",
+        "duration_s": 60.0,
+    }  # fmt: skip
+
+
+def is_one_setting(number: float) -> bool:
+    return math.log2(number).is_integer()
+
+
+axes = st.lists(st.sampled_from([name for name in VALUES if name != "steps"]), max_size=3, unique=True)
+
+
+@settings(max_examples=25, deadline=None)
+@given(axes, st.integers(1, 3), st.sets(st.integers(0, 30), max_size=4), st.booleans())
+def test_no_point_stands_for_two_settings(names: list[str], seeds: int, lost: set[int], steps: bool) -> None:
+    wanted = {name: VALUES[name] for name in [*names, *(["steps"] if steps else [])]}
+    with tempfile.TemporaryDirectory() as folder:
+        data = run(Path(folder), wanted, seeds, lost)
+        for one in VIEWS:
+            panels = {"line": line_panels, "scatter": scatter_panels, "trace": trace_panels}[one.kind](
+                data, one
+            )
+            for panel in panels.panels:
+                for line in panel.lines.values():
+                    assert is_one_setting(line.y[0]), (one, panel.title)
+                    assert len(set(line.y)) == 1, "a line joins two settings"
+                    assert one.kind == "scatter" or len(line.x) == len(set(line.x)), "two points at one place"
+        frame = longest(data, data.ok)
+        for kind in ("matrix", "heatmap"):
+            shown = grid(view(kind), data)
+            fields = [f for panel in shown["panels"] for row in panel["fields"] for f in row if f is not None]
+            assert fields
+            assert all(is_one_setting(f) for f in fields)
+        draw_heatmap(view("heatmap"), data)
+        table = matrix_table(data, view("matrix"))
+        assert table is not None
+        for found in (table, full(data), headline(data)):
+            assert all(is_one_setting(row["effect"].value) for row in found.rows)
+            names_of = [c.key for c in found.columns if not c.csv_only and c.key not in ("effect", "own")]
+            rows = [tuple(repr(row[key].value) for key in names_of if key in row) for row in found.rows]
+            assert len(rows) == len(set(rows)), "two rows are called the same"
+        assert sum(len(cells) for _, cells in matrix_rows(data, view("matrix"), frame)) == len(frame)
+
+
+def test_a_setting_without_a_column_of_its_own_gets_one(tmp_path: Path) -> None:
+    data = run(tmp_path, {name: VALUES[name] for name in ("sample_eta", "pipeline", "targets")}, 1, set())
+    assert set(data.frame["pipeline"]) == {"path:/a/tiny", "path:/b/tiny"}
+    assert set(data.frame["targets"]) == {'["to_q"]', '["to_q","to_k"]'}
+    assert set(data.parameters) >= {"sample_eta", "pipeline", "targets"}
+    titles = {panel.title for panel in line_panels(data, view("line")).panels}
+    assert len(titles) == 8
+    assert "sample_eta 0.5" in " ".join(titles)
+
+
+def signed(folder: Path, metric: dict[str, list[float | None]]) -> comparisons.Table:
+    """Rewards red (the reference) and blue with these values, a seed each."""
+    records = []
+    for reward, numbers in metric.items():
+        for seed, number in enumerate(numbers):
+            made = _record(
+                folder / reward, {**{n: v[0] for n, v in VALUES.items()}, "reward": reward}, 0, seed
+            )
+            made["cell"], made["pass_id"], made["artifacts"] = f"{reward}-{seed}", f"{reward}-{seed}", []
+            made["metrics"] = {"effect": value(number, "SD", reason=None if number is not None else "lost")}
+            records.append(made)
+    suite = {"workload": "tuning", "compare": {"axis": "reward", "reference": "red"}}
+    found = comparisons.relative(load(write_run(folder, records, suite=suite), Tuning()))  # type: ignore[arg-type]
+    assert found is not None
+    return found
+
+
+def test_what_may_be_negative_is_compared_by_differences_with_all_its_seeds(tmp_path: Path) -> None:
+    table = signed(tmp_path, {"red": [0.11, -0.91, 0.4], "blue": [0.61, -0.31, 0.7]})
+    (row,) = table.rows
+    assert row["effect"].value == pytest.approx(np.mean([0.5, 0.6, 0.3]))
+    assert str(row["effect"].text).endswith("(3 of 3)")
+    assert "×" not in str(row["effect"].text)
+    assert any(column.header.startswith("difference in effect (SD)") for column in table.columns)
+    assert table.notes[-1].startswith("Difference: that cell's value subtracted")
+
+
+def test_a_summary_says_how_many_seeds_it_has(tmp_path: Path) -> None:
+    table = signed(tmp_path, {"red": [1.0, 2.0, 4.0], "blue": [2.0, 4.0, None]})
+    (row,) = table.rows
+    assert row["effect"].value == pytest.approx(2)
+    assert str(row["effect"].text).startswith("× 2.000 [")
+    assert str(row["effect"].text).endswith("(2 of 3)")
