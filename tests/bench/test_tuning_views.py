@@ -193,7 +193,8 @@ def test_an_interval_of_several_trainings_covers_trainings(tmp_path):
     figure = draw(MATRIX, data).figure
     assert [text.get_fontweight() for text in figure.axes[0].texts] == ["bold", "normal"]
     words = " ".join(text.get_text() for text in figure.texts).replace("\n", " ")
-    assert "Means of 3 trainings (seeds). Bold: the 95 % interval over trainings and prompts" in words
+    assert "Means of 3 trainings (seeds)." in words
+    assert "Bold: the 95 % interval over trainings and prompts excludes zero." in words
     table = matrix_table(data, MATRIX)
     assert [row["seeds"].value for row in table.rows] == [3, 3]
     blue = table.rows[1]
