@@ -581,3 +581,28 @@ def test_whatever_a_parameter_is_given_ends_in_a_plan_or_a_user_error(value: Any
 @given(st.binary(max_size=80) | st.text(max_size=80).map(str.encode))
 def test_whatever_a_file_holds_ends_in_a_suite_or_a_user_error(data: bytes):
     assert all(str(where).startswith("s.yaml") for where in places(lambda: parse_suite(data, "s.yaml")))
+
+
+# Paths --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ('"file:~/x"', "policy: ~/ is not expanded in a suite"),
+        ('"~me/x"', "policy: ~me/ is not expanded in a suite"),
+        ('"file:${HOME}/x"', "policy: ${HOME} is not expanded in a suite"),
+        ('"path:$HOME/x"', "policy: $HOME is not expanded in a suite"),
+    ],
+)
+def test_what_a_shell_would_expand_is_refused_with_its_place_and_what_to_write(monkeypatch, value, told):
+    monkeypatch.setenv("HOME", "/home/me")
+    found = refusal(f"defaults: {{length: 8}}\ngrid:\n  policy: [dense, {value}]\n")
+    assert found.startswith(f"s.yaml:5:19: {told}")
+    assert "write the path in full" in found
+    assert "~me" in value or "/home/me/x, or as seen from where you run" in found
+
+
+@pytest.mark.parametrize("value", ["a~/b", "x$", "1 $ or 2 $"])
+def test_what_no_shell_would_expand_is_left_alone(value):
+    assert "expanded" not in refusal(f'defaults: {{policy: "{value}", length: 8}}\n')
