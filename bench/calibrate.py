@@ -21,9 +21,10 @@ from rich.table import Table
 
 from bench.errors import UserError
 from bench.gate_against import measure, side_of
+from bench.gate_asked import Asked
 from bench.gate_match import Match, Side, match
 from bench.gate_rule import MOST_PAIRS, Rule, detectable
-from bench.gate_run import Asked, Session, Tree
+from bench.gate_run import Session, Tree
 from bench.gate_tree import toplevel
 from bench.gate_verdict import EXIT_NOTHING, EXIT_PASS
 from bench.interrupt import Interrupts
@@ -85,7 +86,7 @@ def calibrate(options: Options, pairs: int, console: Console, alpha: float = Rul
         tree = Tree("this code")
     place = options.results / request.suite.suite
     folder = place / "calibrations" / f"{datetime.now(UTC):%Y%m%d-%H%M%S}"
-    asked = Asked(options.suite, options.only, options.overrides, repeats=pairs)
+    asked = Asked.of(request, options, repeats=pairs)
     with (
         Interrupts(),
         locked(place, wait=options.wait),

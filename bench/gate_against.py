@@ -16,16 +16,17 @@ from rich.markup import escape
 
 from bench.env import comparable
 from bench.gate import judge
+from bench.gate_asked import Asked
 from bench.gate_baseline import info
 from bench.gate_match import Side
 from bench.gate_rule import Verdict
-from bench.gate_run import Asked, Session, SideProcess, Tree
+from bench.gate_run import Session, SideProcess, Tree
 from bench.gate_tree import checked_out, toplevel
 from bench.gate_verdict import GateReport, Judgement, SideInfo, Terms, assemble
 from bench.interrupt import Interrupts
 from bench.points import canonical
 from bench.record import Record
-from bench.report.text import clean
+from bench.report.text import clean, plural
 from bench.request import Request
 from bench.rundir import locked
 
@@ -41,8 +42,7 @@ def against(options: GateOptions, request: Request, folder: Path, console: Conso
         stack.enter_context(locked(folder.parent.parent, wait=options.run.wait))
         base = stack.enter_context(checked_out(str(options.against), root, options.extras))
         console.print(f"base: {escape(base.name)}, on {escape(base.prepared)}", highlight=False)
-        run = options.run
-        asked = Asked(run.suite, run.only, run.overrides, repeats=_looks(options)[-1])
+        asked = Asked.of(request, options.run, repeats=_looks(options)[-1])
         head = Tree("the working tree", root)
         measured = stack.enter_context(Session.start(base, head, asked, folder))
         return compare(measured, request, options, console)
@@ -59,7 +59,9 @@ def compare(measured: Session, request: Request, options: GateOptions, console: 
         measure(measured, first + pairs - measured.pairs, wanted, console)
         base, head = (side_of(side, first) for side in (measured.base, measured.head))
         metrics, tolerances = request.workload.metrics, request.suite.tolerances
-        for one in judge(base, head, metrics, tolerances, paired=True, rule=rule, accept=("*",)):
+        for one in judge(
+            base, head, metrics, tolerances, paired=True, rule=rule, accept=("*",), defaults=measured.defaults
+        ):
             if known.get((one.cell, one.metric), one).verdict in (one.verdict, Verdict.INCONCLUSIVE):
                 known[one.cell, one.metric] = one  # what was decided at an earlier look stays decided
         undecided = [one for one in known.values() if one.verdict is Verdict.INCONCLUSIVE]
@@ -100,7 +102,8 @@ def measure(measured: Session, pairs: int, wanted: set[str] | None, console: Con
 def side_of(side: SideProcess, first: int = 0) -> Side:
     """What a side has measured from repetition ``first`` on."""
     env = side.ready["fingerprint"]
-    return Side(side.tree.name, tuple(r for r in side.records if r.repeat >= first), {env["id"]: env})
+    records = tuple(record for record in side.records if record.repeat >= first)
+    return Side(side.tree.name, records, {env["id"]: env}, side.ready["lacking"])
 
 
 def _info(side: SideProcess, first: int) -> SideInfo:
@@ -116,6 +119,10 @@ def _notes(measured: Session) -> list[str]:
         notes.append(f"the sides run on other packages, which is part of the comparison: {listed}")
     if base["version"] == head["version"]:
         notes.append("both sides run the same code of this workload")
+    if measured.new:
+        told = f"{plural(measured.new, 'cell')} of the suite {'is' if measured.new == 1 else 'are'} new"
+        lacking = base["lacking"]
+        notes.append(f"{told} and not judged: the base has no such cell{f' ({lacking})' if lacking else ''}")
     if not measured.aligned:
         notes.append("the sides plan the suite differently: measured in turn as a whole, not pass by pass")
     return notes

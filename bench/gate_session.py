@@ -22,6 +22,7 @@ from bench.errors import UserError, listed
 from bench.export import verdicts
 from bench.gate import judge
 from bench.gate_against import against
+from bench.gate_asked import parameter_defaults
 from bench.gate_baseline import open_run, read_run
 from bench.gate_match import Side
 from bench.gate_rule import Rule
@@ -136,7 +137,7 @@ def _stored(options: GateOptions, request: Request, console: Console) -> GateRep
     if head.folder.resolve() == base.folder.resolve():
         raise UserError("base and head are the same run", hint="give two runs, or leave out --head")
     rule = options.rule()
-    wanted = {cell.label for cell in request.cells} if options.run.only else None
+    wanted = {(cell.label, cell.seed) for cell in request.cells} if options.run.only else None
     judgements = judge(
         _only(base.side, wanted),
         _only(head.side, wanted),
@@ -145,6 +146,7 @@ def _stored(options: GateOptions, request: Request, console: Console) -> GateRep
         paired=False,
         rule=rule,
         accept=options.accept,
+        defaults=parameter_defaults(request.workload),
     )
     terms = Terms.of(rule, "stored", pairs=max((found.pairs for found in judgements), default=0))
     notes = [*base.notes, *head.notes, *_environment_notes(judgements)]
@@ -152,8 +154,8 @@ def _stored(options: GateOptions, request: Request, console: Console) -> GateRep
     return assemble(names, judgements, (base.info, head.info), terms, notes)
 
 
-def _only(side: Side, labels: set[str] | None) -> Side:
-    kept = tuple(r for r in side.records if labels is None or r.label in labels)
+def _only(side: Side, wanted: set[tuple[str, int]] | None) -> Side:
+    kept = tuple(r for r in side.records if wanted is None or (r.label, r.seed) in wanted)
     return replace(side, records=kept)
 
 

@@ -14,7 +14,8 @@ from gatetoy import GateToy
 from rich.console import Console
 
 from bench.gate_against import compare
-from bench.gate_run import Asked, Session, Tree
+from bench.gate_asked import Asked
+from bench.gate_run import Session, Tree
 from bench.gate_session import GateOptions
 from bench.gate_verdict import GateReport
 from bench.plan import make_plan

@@ -113,6 +113,37 @@ def test_an_unchanged_tree_passes_and_says_that_it_is_unchanged(repository):
     assert re.match(r"### [✅❔] toys: (passed|no regression found)", summary.read_text())
 
 
+def test_cells_of_a_new_parameter_are_new_and_all_others_are_judged(repository):
+    edit(repository, "    tokens: int = 12", "    tokens: int = 12\n    level: int = 0")
+    new = [{"kind": "a", "level": 5}, {"kind": "b"}]
+    suite = write_suite(
+        repository, defaults={"tokens": 8}, grid={"kind": ["a"], "tokens": [8, 4]}, include=new
+    )
+    words = [sys.executable, "-m", "bench", "gate", suite, "--against", "main", "--pairs", "1"]
+    done = subprocess.run(words, cwd=repository, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = {(j.cell, j.metric): j for j in verdict(repository).judgements}
+    level = found["a 8 (level=5)", "status"]
+    assert level.verdict == "incomparable"
+    assert re.match(r"new: .*toys.yaml:1:\d+: .*no parameter 'level'", level.reason)
+    judged = [cell for (cell, metric), j in found.items() if metric == "nll" and j.verdict == "pass"]
+    assert judged == ["a 4", "a 8 (level=0)", "b 8"]
+    assert "1 cell of the suite is new and not judged" in done.stdout
+    assert "as a whole" not in done.stdout  # the others are still measured in turn, pass by pass
+    words += ["--only", "a 8 (level=5)"]
+    done = subprocess.run(words, cwd=repository, capture_output=True, text=True)
+    assert (done.returncode, "base cannot be measured" in done.stderr) == (2, False)
+    assert re.search(r"error: main .* cannot be measured: .*no parameter 'level'", done.stderr)
+
+
+def test_set_and_only_reach_both_sides_whatever_their_version(repository):
+    suite = write_suite(repository, grid={"kind": ["a", "b"]}, defaults={"tokens": 8})
+    asked = ("--set", "tokens=4", "--set", "seed=[1, 2]", "--only", "a 4, seed 2")
+    done = bench("gate", suite, "--against", "main", "--pairs", 1, *asked)
+    assert done.exit_code == 0, done.output
+    assert {(j.params["tokens"], j.seed, j.cell) for j in verdict(repository).judgements} == {(4, 2, "a 4")}
+
+
 @pytest.mark.parametrize(("number", "to_all"), [(signal.SIGINT, True), (signal.SIGTERM, False)])
 def test_an_interruption_leaves_no_process_and_no_worktree(repository, number, to_all):
     """A terminal signals all processes, a runner that cancels a job only the first."""

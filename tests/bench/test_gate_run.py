@@ -9,9 +9,10 @@ import pytest
 from gateplace import HERE, Place, plug_in, tree, verdicts, write_suite
 
 from bench.errors import UserError
+from bench.gate_asked import Asked
 from bench.gate_baseline import read_run
 from bench.gate_rule import Verdict
-from bench.gate_run import Asked, Session, SideProcess, Tree
+from bench.gate_run import Session, SideProcess, Tree
 from bench.store import read_records
 
 
@@ -175,7 +176,8 @@ def test_no_driver_outlives_its_session(tmp_path):
 def test_sides_with_different_plans_are_measured_as_a_whole(tmp_path):
     place = Place(tmp_path)
     with place.session:
-        place.session.base.ready["passes"] = [["other name"], ["another"]]
+        (one, other) = place.session.base.ready["cells"]
+        place.session.base.ready["cells"] = [[one[0], other[0]], [one[1], other[1]]]
         report = place.gate(pairs=2)
     assert any("plan the suite differently" in note for note in report.notes)
     assert verdicts(report.judgements, "slots") == ["pass"] * 4
