@@ -75,7 +75,8 @@ class Place:
         """Measure ``base`` settings against ``head`` settings, and judge."""
         self.console.file = io.StringIO()
         for name, settings in (("base", base), ("head", head)):
-            (self.plugs / f"{name}.json").write_text(json.dumps(settings or {}))
+            made = {"FIRST": self.session.pairs, **(settings or {})}
+            (self.plugs / f"{name}.json").write_text(json.dumps(made))
         wanted = replace(GateOptions(Options(self.suite), against="base", pairs=4), **options)
         return compare(self.session, request(self.suite), wanted, self.console)
 
