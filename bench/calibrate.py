@@ -22,10 +22,10 @@ from rich.table import Table
 from bench.errors import UserError
 from bench.gate_against import measure, side_of
 from bench.gate_asked import Asked
+from bench.gate_git import toplevel
 from bench.gate_match import Match, Side, match
 from bench.gate_rule import MOST_PAIRS, Rule, detectable
 from bench.gate_run import Session, Tree
-from bench.gate_tree import toplevel
 from bench.gate_verdict import EXIT_NOTHING, EXIT_PASS
 from bench.interrupt import Interrupts
 from bench.record import Record, Status

@@ -18,10 +18,11 @@ from bench.env import comparable
 from bench.gate import judge
 from bench.gate_asked import Asked
 from bench.gate_baseline import info
+from bench.gate_git import toplevel
 from bench.gate_match import Side
 from bench.gate_rule import Verdict
 from bench.gate_run import Session, SideProcess, Tree
-from bench.gate_tree import checked_out, toplevel
+from bench.gate_tree import checked_out
 from bench.gate_verdict import GateReport, Judgement, SideInfo, Terms, assemble
 from bench.interrupt import Interrupts
 from bench.points import canonical
@@ -40,7 +41,7 @@ def against(options: GateOptions, request: Request, folder: Path, console: Conso
     with ExitStack() as stack:
         stack.enter_context(Interrupts())  # a cancelled job removes worktree and processes, too
         stack.enter_context(locked(folder.parent.parent, wait=options.run.wait))
-        base = stack.enter_context(checked_out(str(options.against), root, options.extras))
+        base = stack.enter_context(checked_out(str(options.against), root, options.extras, tip=options.tip))
         console.print(f"base: {escape(base.name)}, on {escape(base.prepared)}", highlight=False)
         asked = Asked.of(request, options.run, repeats=_looks(options)[-1])
         head = Tree("the working tree", root)

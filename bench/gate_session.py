@@ -42,6 +42,7 @@ class GateOptions:
     run: Options
     baseline: str | None = None
     against: str | None = None
+    tip: bool = False  # compare with the tip of ``against``, not with the merge base
     head: str | None = None  # a stored run to judge instead of measuring
     pairs: int = 6
     until_decided: bool = False
@@ -91,6 +92,13 @@ def conclude(
         verdicts.annotate(report)
     show(report, console)
     console.print(f"verdict: [bold]{escape(str(folder / VERDICT))}[/]", soft_wrap=True, highlight=False)
+
+
+def one_ref(against: str | None, against_tip: str | None) -> str | None:
+    """The ref, if one was given. Raises UserError for two."""
+    if against and against_tip:
+        raise UserError("--against and --against-tip exclude each other", hint="give one of them")
+    return against or against_tip
 
 
 def one_baseline(names: Sequence[str]) -> str | None:

@@ -21,7 +21,16 @@ from bench.commands.options import (
 
 _AgainstOption = Annotated[
     str | None,
-    typer.Option(metavar="REF", help="A git ref: measure its code and yours in turn.", show_default=False),
+    typer.Option(
+        metavar="REF",
+        help="A git ref: measure the commit that your changes to it began from (the merge base of REF and "
+        "HEAD), and your working tree, in turn.",
+        show_default=False,
+    ),
+]
+_AgainstTipOption = Annotated[
+    str | None,
+    typer.Option(metavar="REF", help="The same with the newest commit of REF itself.", show_default=False),
 ]
 _BaselineOption = Annotated[
     list[str] | None,
@@ -59,6 +68,7 @@ _GithubOption = Annotated[bool, typer.Option("--github", help="Print annotations
 def gate(
     suite: SuiteArgument,
     against: _AgainstOption = None,
+    against_tip: _AgainstTipOption = None,
     baseline: _BaselineOption = None,
     head: _HeadOption = None,
     pairs: Annotated[int, typer.Option(min=1, max=1000, help="Pairs of processes with --against.")] = 6,
@@ -92,7 +102,8 @@ def gate(
     options = gate_session.GateOptions(
         run=asked(suite, set_, device, allow_code, results=results, only=only, wait=wait, plain=True),
         baseline=gate_session.one_baseline(baseline or []),
-        against=against,
+        against=gate_session.one_ref(against, against_tip),
+        tip=against_tip is not None,
         head=head,
         pairs=pairs,
         until_decided=until_decided,

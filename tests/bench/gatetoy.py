@@ -1,7 +1,7 @@
 """A workload for gates: cheap, of every metric class, and made worse by settings.
 
-``SLEEP`` seconds per token, ``LEAK`` bytes per token, ``LOSS`` nats, ``SLOTS`` slots more or less, ``END`` how
-the longest cell of a pass ends (raise, oom, nan, skip). With ``SCATTER`` noisy metrics are not measured but
+``SLEEP`` seconds per token, ``LEAK`` bytes per token, ``LOSS`` nats, ``SLOTS`` slots more or less, ``END``
+how the longest cell of a pass ends (raise, oom, nan, skip). With ``SCATTER`` noisy metrics are not measured but
 drawn from ``SEED``, the side, the cell and its repeat (counted from ``FIRST``): SCATTER is the standard
 deviation of their logarithms, and times are longer by the factor ``SLOWER``. What a gate says of them is then
 the same on every machine.

@@ -106,6 +106,26 @@ def test_a_ref_is_measured_beside_the_working_tree(repository, tmp_path):
     assert len(worktrees.stdout.splitlines()) == 1  # nothing of the ref is left behind
 
 
+def test_a_branch_is_not_blamed_for_what_its_target_gained_meanwhile(repository):
+    """The gate of a branch that changes no code ended with a regression when the target had improved."""
+    suite = write_suite(repository, **SMALL)
+    commit(repository, "suite")
+    git(repository, "checkout", "--quiet", "-b", "docs")
+    (repository / "page.md").write_text("A page.")
+    commit(repository, "a page")
+    git(repository, "checkout", "--quiet", "main")
+    edit(repository, "nll = 3.0 +", "nll = 2.9 +")
+    commit(repository, "better")
+    git(repository, "checkout", "--quiet", "docs")
+    done = bench("gate", suite, "--against", "main", "--pairs", 1)
+    assert done.exit_code == 0, done.output
+    assert re.search(r"base: merge base of main and HEAD \([0-9a-f]{10}\), on", done.stdout)
+    assert verdict(repository).base.name.startswith("merge base of main and HEAD (")
+    done = bench("gate", suite, "--against-tip", "main", "--pairs", 1)
+    assert done.exit_code == 4, done.output
+    assert "base: main (" in done.stdout
+
+
 def test_an_unchanged_tree_passes_and_says_that_it_is_unchanged(repository):
     suite = write_suite(repository, **SMALL)
     done = bench("gate", suite, "--against", "HEAD", "--pairs", 3)
@@ -279,6 +299,7 @@ def test_a_run_edited_by_hand_is_refused_on_either_side_with_its_line(place):
         (("--baseline", "a", "--baseline", "b"), "2 baselines were given"),
         (("--baseline", "a", "--against", "b"), "exclude each other"),
         (("--against", "b", "--head", "c"), "--head is for stored runs"),
+        (("--against", "b", "--against-tip", "c"), "--against and --against-tip exclude each other"),
         (("--baseline", "a", "--head", ""), "--head is empty"),
         (("--baseline", "a", "--allowance", "inf"), "--allowance inf: should be a share"),
         (("--baseline", "a", "--export", "junit=."), "--export junit=.: is a folder"),
