@@ -53,9 +53,9 @@ def commit_of(ref: str, root: Path) -> str:
     if commit is None:
         near = (_git(root, "branch", "--all", "--format=%(refname:short)") or "").split()
         hint = f"branches: {', '.join(near[:8])}" if near else "give a branch, tag or commit"
-        raise UserError(
-            f"git knows no commit {ref!r}", hint=f"{hint}; {_SHALLOW}" if _shallow(root) else hint
-        )
+        if _shallow(root):
+            hint += f"; {_SHALLOW}"
+        raise UserError(f"git knows no commit {ref!r}", hint=hint)
     return commit
 
 

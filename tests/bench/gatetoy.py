@@ -1,8 +1,8 @@
 """A workload for gates: cheap, of every metric class, and made worse by settings.
 
 ``SLEEP`` seconds per token, ``LEAK`` bytes per token, ``LOSS`` nats, ``SLOTS`` slots more or less, ``END``
-how the longest cell of a pass ends (raise, oom, nan, skip). With ``SCATTER`` noisy metrics are not measured but
-drawn from ``SEED``, the side, the cell and its repeat (counted from ``FIRST``): SCATTER is the standard
+how the longest cell of a pass ends (raise, oom, nan, skip). With ``SCATTER`` noisy metrics are not measured
+but drawn from ``SEED``, the side, the cell and its repeat (counted from ``FIRST``): SCATTER is the standard
 deviation of their logarithms, and times are longer by the factor ``SLOWER``. What a gate says of them is then
 the same on every machine.
 They are read from the JSON file that GATETOY_SETTINGS names, when a pass runs: a test changes one side's.
