@@ -18,11 +18,12 @@ from bench.env import comparable
 from bench.gate import judge
 from bench.gate_asked import Asked
 from bench.gate_baseline import info
+from bench.gate_confirm import cells_of, confirmed, suspected
 from bench.gate_git import toplevel
 from bench.gate_match import Side
 from bench.gate_rule import Verdict
 from bench.gate_run import Session, SideProcess, Tree
-from bench.gate_tree import checked_out
+from bench.gate_tree import checked_out, elsewhere
 from bench.gate_verdict import GateReport, Judgement, SideInfo, Terms, assemble
 from bench.interrupt import Interrupts
 from bench.points import canonical
@@ -30,50 +31,92 @@ from bench.record import Record
 from bench.report.text import clean, plural
 from bench.request import Request
 from bench.rundir import locked
+from bench.workload import Metric
+
+AGAIN = "again"  # folder of the second session
 
 if TYPE_CHECKING:
     from bench.gate_session import GateOptions
 
 
 def against(options: GateOptions, request: Request, folder: Path, console: Console) -> GateReport:
-    """Measure the code of a git ref and that of the working tree in turn, and judge."""
+    """Measure the code of a git ref and that of the working tree in turn, and judge.
+
+    What seems to have regressed is measured again in a second session: other processes, another worktree.
+    """
     root = toplevel(Path.cwd())
+    asked = Asked.of(request, options.run, repeats=_looks(options)[-1])
+    head = Tree("the working tree", root)
     with ExitStack() as stack:
         stack.enter_context(Interrupts())  # a cancelled job removes worktree and processes, too
         stack.enter_context(locked(folder.parent.parent, wait=options.run.wait))
         base = stack.enter_context(checked_out(str(options.against), root, options.extras, tip=options.tip))
         console.print(f"base: {escape(base.name)}, on {escape(base.prepared)}", highlight=False)
-        asked = Asked.of(request, options.run, repeats=_looks(options)[-1])
-        head = Tree("the working tree", root)
-        measured = stack.enter_context(Session.start(base, head, asked, folder))
-        return compare(measured, request, options, console)
+        with Session.start(base, head, asked, folder) as measured:
+            report = compare(measured, request, options, console)
+        if not (suspects := report.of(Verdict.REGRESSED)):
+            return report
+        console.print(f"measured again in a second session: {plural(len(suspects), 'regression')}")
+        again = stack.enter_context(elsewhere(base, root))
+        with Session.start(again, head, asked, folder / AGAIN) as second:
+            return confirmed(report, judged(second, request, options, console, suspects))
 
 
 def compare(measured: Session, request: Request, options: GateOptions, console: Console) -> GateReport:
-    """Add pairs and judge them, at every planned look, until everything is decided."""
+    """Measure and judge in one session."""
+    first = measured.pairs
+    judgements = judged(measured, request, options, console)
+    terms = Terms.of(options.rule(len(_looks(options))), "interleaved", measured.pairs - first)
+    sides = [_info(side, first) for side in (measured.base, measured.head)]
+    names = (request.suite.suite, request.workload.name)
+    return assemble(names, judgements, (sides[0], sides[1]), terms, _notes(measured))
+
+
+def judged(
+    measured: Session,
+    request: Request,
+    options: GateOptions,
+    console: Console,
+    suspects: Sequence[Judgement] = (),
+) -> list[Judgement]:
+    """Add pairs and judge them, at every planned look, until everything is decided.
+
+    ``suspects`` limit that to their cells and metrics.
+    """
     looks = _looks(options)
     rule = options.rule(len(looks))
     first = measured.pairs
     known: dict[tuple[str, str], Judgement] = {}
-    wanted: set[str] | None = None  # labels of the cells that are still undecided
+    wanted = _labels(request, suspects) if suspects else None
     for pairs in looks:
         measure(measured, first + pairs - measured.pairs, wanted, console)
         base, head = (side_of(side, first) for side in (measured.base, measured.head))
-        metrics, tolerances = request.workload.metrics, request.suite.tolerances
+        metrics: Sequence[Metric] = request.workload.metrics
+        if suspects:
+            head, metrics = suspected(suspects, head, metrics)
         for one in judge(
-            base, head, metrics, tolerances, paired=True, rule=rule, accept=("*",), defaults=measured.defaults
+            base,
+            head,
+            metrics,
+            request.suite.tolerances,
+            paired=True,
+            rule=rule,
+            accept=("*",),
+            defaults=measured.defaults,
         ):
             if known.get((one.cell, one.metric), one).verdict in (one.verdict, Verdict.INCONCLUSIVE):
                 known[one.cell, one.metric] = one  # what was decided at an earlier look stays decided
         undecided = [one for one in known.values() if one.verdict is Verdict.INCONCLUSIVE]
         if not undecided:
             break
-        cells = {canonical([one.params, one.seed]) for one in undecided}
-        wanted = {r.label for r in head.records if canonical([r.params, r.seed]) in cells}
-    terms = Terms.of(rule, "interleaved", measured.pairs - first)
-    sides = [_info(side, first) for side in (measured.base, measured.head)]
-    names = (request.suite.suite, request.workload.name)
-    return assemble(names, list(known.values()), (sides[0], sides[1]), terms, _notes(measured))
+        wanted = _labels(request, undecided)
+    return list(known.values())
+
+
+def _labels(request: Request, judgements: Sequence[Judgement]) -> set[str]:
+    """What head calls the cells that these are about."""
+    cells = cells_of(judgements)
+    return {cell.label for cell in request.cells if canonical([cell.params, cell.seed]) in cells}
 
 
 def schedule(pairs: int, limit: int) -> list[int]:

@@ -23,11 +23,13 @@ from bench.export import verdicts
 from bench.gate import judge
 from bench.gate_against import against
 from bench.gate_asked import parameter_defaults
-from bench.gate_baseline import open_run, read_run
+from bench.gate_baseline import Stored, open_run, read_run
+from bench.gate_confirm import confirmed
 from bench.gate_match import Side
-from bench.gate_rule import Rule
+from bench.gate_rule import Rule, Verdict
 from bench.gate_show import markdown, show
 from bench.gate_verdict import GateReport, Judgement, Terms, assemble
+from bench.report.text import plural
 from bench.request import Options, Request, prepare
 from bench.rundir import run_folders
 from bench.store import clear_errors, write_atomic
@@ -135,13 +137,28 @@ def _new_folder(parent: Path) -> Path:
 
 
 def _stored(options: GateOptions, request: Request, console: Console) -> GateReport:
+    """Judge a stored or a new run against a stored one; what has regressed in a new one is measured again."""
     suite, results = request.suite.suite, options.run.results
     base = open_run(str(options.baseline), results, suite, request.workload.name)
     if options.head:
-        head = open_run(options.head, results, suite, request.workload.name)
-    else:
-        session.run(replace(options.run, new=True), console)
-        head = read_run(run_folders(results, suite)[0], suite, request.workload.name)
+        return _compared(
+            base, open_run(options.head, results, suite, request.workload.name), request, options
+        )
+    report = _compared(base, _measured(options, request, console), request, options)
+    if suspects := report.of(Verdict.REGRESSED):
+        console.print(f"measured again in a second session: {plural(len(suspects), 'regression')}")
+        again = _compared(base, _measured(options, request, console), request, options)
+        return confirmed(report, again.judgements)
+    return report
+
+
+def _measured(options: GateOptions, request: Request, console: Console) -> Stored:
+    session.run(replace(options.run, new=True), console)
+    suite = request.suite.suite
+    return read_run(run_folders(options.run.results, suite)[0], suite, request.workload.name)
+
+
+def _compared(base: Stored, head: Stored, request: Request, options: GateOptions) -> GateReport:
     if head.folder.resolve() == base.folder.resolve():
         raise UserError("base and head are the same run", hint="give two runs, or leave out --head")
     rule = options.rule()
@@ -158,7 +175,7 @@ def _stored(options: GateOptions, request: Request, console: Console) -> GateRep
     )
     terms = Terms.of(rule, "stored", pairs=max((found.pairs for found in judgements), default=0))
     notes = [*base.notes, *head.notes, *_environment_notes(judgements)]
-    names = (suite, request.workload.name)
+    names = (request.suite.suite, request.workload.name)
     return assemble(names, judgements, (base.info, head.info), terms, notes)
 
 

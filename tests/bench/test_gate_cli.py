@@ -19,6 +19,7 @@ from bench.cli import app
 from bench.gate_verdict import GateReport
 from bench.record import Record
 from bench.seal import sealed
+from bench.store import read_records
 
 SMALL = {"grid": {"kind": ["a"], "tokens": [8]}, "repeat": 3}
 
@@ -124,6 +125,44 @@ def test_a_branch_is_not_blamed_for_what_its_target_gained_meanwhile(repository)
     done = bench("gate", suite, "--against-tip", "main", "--pairs", 1)
     assert done.exit_code == 4, done.output
     assert "base: main (" in done.stdout
+
+
+def test_a_regression_that_does_not_recur_in_a_second_session_is_none(repository):
+    """Twice as slow, and a hundredth of a nat worse, for as long as the first session lasts."""
+    suite = write_suite(repository, grid={"kind": ["a", "b"], "tokens": [8]})
+    slower = 'took *= (1 if "again" in ctx.out.parts or cell.params["kind"] == "b" else 2) * '
+    edit(repository, "took *= ", slower)
+    edit(repository, "nll = 3.0 +", 'nll = 3.0 + ("again" not in ctx.out.parts) * 0.01 +')
+    done = bench("gate", suite, "--against", "main", "--pairs", 5)
+    assert done.exit_code == 0, done.output
+    assert "measured again in a second session: 4 regressions" in done.stdout
+    report = verdict(repository)
+    found = {(j.cell, j.metric): j for j in report.judgements}
+    doubted = {key for key, j in found.items() if j.verdict == "inconclusive"}
+    assert doubted == {("a 8", "latency"), ("a 8", "speed"), ("a 8", "nll"), ("b 8", "nll")}
+    once = "regressed in one session, but not in a second one (pass, "
+    assert found["a 8", "latency"].reason.startswith(f"{once}× ")
+    assert found["b 8", "nll"].reason == f"{once}equal)"
+    assert "4 regressions measured again in a second session: 0 recurred" in report.notes
+
+
+def test_a_regression_is_confirmed_in_other_processes_at_another_path(repository):
+    suite = write_suite(repository, grid={"kind": ["a", "b"], "tokens": [8]})
+    edit(repository, 'series.write_text(f"{nll}\\n")', "series.write_text(__file__)")
+    commit(repository, "says where it is")
+    edit(repository, "nll = 3.0 +", 'nll = 3.0 + (cell.params["kind"] == "b") * 0.01 +')
+    done = bench("gate", suite, "--against", "main", "--pairs", 1)
+    assert done.exit_code == 4, done.output
+    report = verdict(repository)
+    assert "1 regression measured again in a second session: 1 recurred" in report.notes
+    (folder,) = (repository / "results/toys/gates").iterdir()
+    runs = [folder / "base", folder / "head", folder / "again/base", folder / "again/head"]
+    found = [read_records(run / "records.jsonl")[0] for run in runs]
+    assert [[r.label for r in records] for records in found] == [["a 8", "b 8"]] * 2 + [["b 8"]] * 2
+    places = {
+        (run / records[-1].artifacts[0].path).read_text() for run, records in zip(runs, found, strict=True)
+    }
+    assert len(places) == 3  # two worktrees of the base, and the working tree
 
 
 def test_an_unchanged_tree_passes_and_says_that_it_is_unchanged(repository):
@@ -241,6 +280,8 @@ def test_a_stored_run_is_compared_with_a_new_one(place):
     assert done.returncode == 4, done.stderr
     assert "::error title=regressed%3A NLL of a 8::" in done.stdout
     assert {j.metric for j in verdict(place).judgements if j.verdict == "regressed"} == {"nll", "slots"}
+    assert "2 regressions measured again in a second session: 2 recurred" in done.stdout
+    assert len(list((place / "results/toys").glob("*/env.json"))) == 4  # base, head, worse, and worse again
 
 
 def test_two_stored_runs_are_compared_without_measuring(place):
