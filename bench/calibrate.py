@@ -36,6 +36,7 @@ from bench.store import write_atomic
 from bench.workload import Metric
 
 POWER = 0.8
+FILE = "calibration.json"
 
 
 @dataclass(frozen=True)
@@ -94,12 +95,14 @@ def calibrate(options: Options, pairs: int, console: Console, alpha: float = Rul
     ):
         measure(session, pairs, None, console)
         sides = side_of(session.base), side_of(session.head)
+        environment = session.head.ready["fingerprint"]
     found = noise(*sides, request.workload.metrics, request.suite.tolerances, rule)
     data = {"suite": request.suite.suite, "pairs": pairs, "alpha": alpha, "power": POWER}
+    data |= {"environment": environment}
     text = json.dumps(data | {"metrics": [asdict(one) for one in found]}, indent=1, allow_nan=False)
-    write_atomic(folder / "calibration.json", text + "\n")
+    write_atomic(folder / FILE, text + "\n")
     show(found, pairs, console)
-    console.print(f"calibration: [bold]{escape(str(folder / 'calibration.json'))}[/]", soft_wrap=True)
+    console.print(f"calibration, for gate --noise: [bold]{escape(str(folder / FILE))}[/]", soft_wrap=True)
     return EXIT_PASS if found else EXIT_NOTHING
 
 

@@ -45,7 +45,7 @@ def against(options: GateOptions, request: Request, folder: Path, console: Conso
     What seems to have regressed is measured again in a second session: other processes, another worktree.
     """
     root = toplevel(Path.cwd())
-    asked = Asked.of(request, options.run, repeats=_looks(options)[-1])
+    asked = Asked.of(request, options.run, repeats=looks(options)[-1])
     head = Tree("the working tree", root)
     with ExitStack() as stack:
         stack.enter_context(Interrupts())  # a cancelled job removes worktree and processes, too
@@ -66,7 +66,7 @@ def compare(measured: Session, request: Request, options: GateOptions, console: 
     """Measure and judge in one session."""
     first = measured.pairs
     judgements = judged(measured, request, options, console)
-    terms = Terms.of(options.rule(len(_looks(options))), "interleaved", measured.pairs - first)
+    terms = Terms.of(options.rule(len(looks(options))), "interleaved", measured.pairs - first)
     sides = [_info(side, first) for side in (measured.base, measured.head)]
     names = (request.suite.suite, request.workload.name)
     return assemble(names, judgements, (sides[0], sides[1]), terms, _notes(measured))
@@ -83,12 +83,12 @@ def judged(
 
     ``suspects`` limit that to their cells and metrics.
     """
-    looks = _looks(options)
-    rule = options.rule(len(looks))
+    planned = looks(options)
+    rule = options.rule(len(planned))
     first = measured.pairs
     known: dict[tuple[str, str], Judgement] = {}
     wanted = _labels(request, suspects) if suspects else None
-    for pairs in looks:
+    for pairs in planned:
         measure(measured, first + pairs - measured.pairs, wanted, console)
         base, head = (side_of(side, first) for side in (measured.base, measured.head))
         metrics: Sequence[Metric] = request.workload.metrics
@@ -121,13 +121,14 @@ def _labels(request: Request, judgements: Sequence[Judgement]) -> set[str]:
 
 def schedule(pairs: int, limit: int) -> list[int]:
     """Numbers of pairs at which to look: doubling up to the limit."""
-    looks = [pairs]
-    while looks[-1] < limit:
-        looks.append(min(2 * looks[-1], limit))
-    return looks
+    planned = [pairs]
+    while planned[-1] < limit:
+        planned.append(min(2 * planned[-1], limit))
+    return planned
 
 
-def _looks(options: GateOptions) -> list[int]:
+def looks(options: GateOptions) -> list[int]:
+    """Numbers of pairs at which this gate looks."""
     return schedule(options.pairs, options.max_pairs if options.until_decided else options.pairs)
 
 

@@ -21,11 +21,12 @@ from bench import session
 from bench.errors import UserError, listed
 from bench.export import verdicts
 from bench.gate import judge
-from bench.gate_against import against
+from bench.gate_against import against, looks
 from bench.gate_asked import parameter_defaults
 from bench.gate_baseline import Stored, open_run, read_run
 from bench.gate_confirm import confirmed
 from bench.gate_match import Side
+from bench.gate_noise import blunt, raised, read_noise, told, undecidable, with_tolerances
 from bench.gate_rule import Rule, Verdict
 from bench.gate_show import markdown, show
 from bench.gate_verdict import GateReport, Judgement, Terms, assemble
@@ -53,6 +54,7 @@ class GateOptions:
     allowance: float = Rule.allowance
     accept: tuple[str, ...] = ()
     extras: tuple[str, ...] = ()
+    noise: Path | None = None  # a calibration.json
     exports: Mapping[str, Path] = field(default_factory=dict)  # format → file
     github: bool = False
 
@@ -65,6 +67,9 @@ def gate(options: GateOptions, console: Console) -> int:
     """Judge, write the verdict, print it, export it; the exit code. Raises UserError."""
     _check(options)
     request = prepare(options.run)
+    request, warnings = _foreseen(options, request)
+    for warning in warnings:
+        console.print(f"[yellow]warning:[/] {escape(warning)}", soft_wrap=True, highlight=False)
     verdicts.make_room(options.exports)
     started = time.monotonic()
     folder = _new_folder(options.run.results / request.suite.suite / "gates")
@@ -77,7 +82,8 @@ def gate(options: GateOptions, console: Console) -> int:
         with suppress(OSError):  # unless something was measured: logs and records stay
             folder.rmdir()
         raise
-    report = report.model_copy(update={"duration_s": round(time.monotonic() - started, 3)})
+    more = {"duration_s": round(time.monotonic() - started, 3), "notes": [*warnings, *report.notes]}
+    report = report.model_copy(update=more)
     conclude(report, folder, options.exports, console, github=options.github)
     return report.exit_code
 
@@ -123,10 +129,30 @@ def _check(options: GateOptions) -> None:
         raise UserError("--head is for stored runs; --against measures both sides", hint="drop one of them")
     if options.until_decided and not options.against:
         raise UserError("--until-decided adds pairs, which --baseline has none of", hint="use --against REF")
+    if options.noise and not options.against:
+        raise UserError(
+            "--noise is that of pairs in one session, and --baseline compares sessions",
+            hint="use --against REF, or --allowance",
+        )
     options.rule()
     if options.until_decided and options.max_pairs < options.pairs:
         raise UserError(f"--max-pairs {options.max_pairs} is less than --pairs {options.pairs}")
     verdicts.check(options.exports)
+
+
+def _foreseen(options: GateOptions, request: Request) -> tuple[Request, list[str]]:
+    """The request with thresholds of this machine, and what should be known before measuring."""
+    if options.head:
+        return request, []
+    if not options.against:
+        return request, undecidable(request, options.rule(), request.suite.repeat, paired=False)
+    planned = looks(options)
+    rule, pairs = options.rule(len(planned)), planned[-1]
+    few = undecidable(request, rule, pairs)
+    if options.noise is None:
+        return request, few + blunt(request, rule, pairs)
+    tolerances = raised(read_noise(options.noise, request.suite.suite), request, rule, pairs)
+    return with_tolerances(request, tolerances), few + told(tolerances, request, rule)
 
 
 def _new_folder(parent: Path) -> Path:

@@ -53,6 +53,14 @@ _ExtrasOption = Annotated[
     list[str] | None,
     typer.Option(metavar="EXTRA", help="Extras that REF needs, e.g. ddpo.", show_default=False),
 ]
+_NoiseOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="A calibration.json of this suite and machine: thresholds that its noise hides are raised.",
+        show_default=False,
+    ),
+]
 _ExportOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -80,6 +88,7 @@ def gate(
     ] = 0.25,
     accept: _AcceptOption = None,
     extras: _ExtrasOption = None,
+    noise: _NoiseOption = None,
     export: _ExportOption = None,
     github: _GithubOption = False,
     results: ResultsOption = Path("results"),
@@ -92,6 +101,10 @@ def gate(
     """Judge whether a suite got worse, and leave with an exit code that a CI job can act on.
 
     Example: [bold]python -m bench gate suites/smoke.yaml --against origin/main --until-decided[/]
+
+    What regressed is measured again in a second session before it is said. Pairs that are too few to decide
+    anything are warned about; [bold]python -m bench calibrate SUITE[/] tells how many it takes here, and
+    its result is for --noise.
 
     Exit codes: 0 no regression, 2 something is wrong with the request, 3 some cells failed, 4 a
     regression, 5 nothing could be compared or decided.
@@ -112,6 +125,7 @@ def gate(
         allowance=allowance,
         accept=tuple(accept or ()),
         extras=tuple(extras or ()),
+        noise=noise,
         exports=verdicts.parse(export or []),
         github=github,
     )
@@ -132,6 +146,9 @@ def calibrate(
     """Measure a suite against itself: how noisy it is here, and what a gate could find.
 
     Example: [bold]python -m bench calibrate suites/smoke.yaml --pairs 6[/]
+
+    What it found is kept as calibration.json; hand that to [bold]python -m bench gate --noise FILE[/], and
+    thresholds that this machine cannot resolve are raised to those that it can.
     """
     from bench import calibrate as calibration
 

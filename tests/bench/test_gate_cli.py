@@ -370,6 +370,37 @@ def test_a_calibration_at_an_impossible_level_measures_nothing(place):
     assert not list((place / "results").glob("toys/calibrations/*"))
 
 
+def test_too_few_pairs_are_warned_of_before_anything_is_measured(repository):
+    """At two pairs a latency ten times as long ends with exit code 0: nobody may take that for an answer."""
+    suite = write_suite(repository, **SMALL)
+    edit(repository, "took *= ", "took *= 10 * ")
+    done = bench("gate", suite, "--against", "main", "--pairs", 2)
+    assert done.exit_code == 0, done.output
+    warning = "2 pairs cannot decide any noisy metric (quickest token, speed, peak RSS and 1 more)"
+    assert done.stdout.startswith(f"warning: {warning}")
+    assert any(note.startswith(warning) for note in verdict(repository).notes)
+
+
+def test_a_calibration_raises_the_thresholds_of_a_gate(repository, monkeypatch):
+    settings = repository / "loud.json"
+    settings.write_text('{"SCATTER": 0.1}')
+    monkeypatch.setenv("GATETOY_SETTINGS", str(settings))
+    suite = write_suite(repository, **SMALL)
+    assert bench("calibrate", suite, "--pairs", 6).exit_code == 0
+    (noise,) = (repository / "results/toys/calibrations").glob("*/calibration.json")
+    done = bench("gate", suite, "--against", "HEAD", "--pairs", 6, "--noise", noise)
+    assert done.exit_code == 0, done.output
+    report = verdict(repository)
+    assert (
+        "warning: thresholds raised to what this machine can resolve: quickest token 10 % → " in done.stdout
+    )
+    found = {j.metric: j for j in report.judgements}
+    assert found["latency"].tolerance == pytest.approx(0.19, abs=0.01)
+    assert (found["slots"].tolerance, found["nll"].tolerance) == (0, 0.001)
+    refused = bench("gate", suite, "--baseline", "toys", "--noise", noise)
+    assert "--noise is that of pairs in one session" in refused.stderr
+
+
 def test_runs_of_other_suites_are_refused(place):
     other = write_suite(place, suite="others", grid={"kind": ["a"], "tokens": [4]})
     assert bench("run", other).exit_code == 0
