@@ -23,13 +23,7 @@ def choose(passes: Sequence[Pass], wanted: str | None) -> tuple[Pass, ...]:
     if wanted is None:
         return tuple(passes)
     cells = [cell for work in passes for cell in work.cells]
-    names = {cell.id: _names(cell) for cell in cells}
-    text = clean(wanted, len(wanted) + 1).casefold()
-    chosen = {name for name, spellings in names.items() if text in spellings}
-    for pattern in (text.replace("[", "[[]"), text):
-        chosen = chosen or {
-            name for name, found in names.items() if any(fnmatchcase(one, pattern) for one in found)
-        }
+    chosen = _meant(clean(wanted, len(wanted) + 1).casefold(), cells)
     if not chosen:
         labels = list(dict.fromkeys(cell.label for cell in cells))
         near = did_you_mean(wanted, labels) if len(labels) <= _MANY else f"cells: {listed(labels, 5)}"
@@ -37,6 +31,18 @@ def choose(passes: Sequence[Pass], wanted: str | None) -> tuple[Pass, ...]:
         raise UserError(f"--only {wanted!r} matches no cell", hint=hint)
     kept = (replace(work, cells=tuple(c for c in work.cells if c.id in chosen)) for work in passes)
     return tuple(work for work in kept if work.cells)
+
+
+def _meant(text: str, cells: Sequence[Cell]) -> set[str]:
+    """Ids of the cells that a text names: the first way of reading it that names any."""
+    names = {cell.id: _names(cell) for cell in cells}
+    if found := {name for name, spellings in names.items() if text in spellings}:
+        return found
+    for pattern in (text.replace("[", "[[]"), text):
+        if found := {n for n, spellings in names.items() if any(fnmatchcase(s, pattern) for s in spellings)}:
+            return found
+    ends = {cell.id: cell.label for cell in cells if names[cell.id][0].endswith(f" {text}")}
+    return set(ends) if len(set(ends.values())) == 1 else set()  # tables leave out what all labels begin with
 
 
 def _names(cell: Cell) -> tuple[str, ...]:

@@ -28,6 +28,13 @@ def test_only_stars_and_question_marks_are_special_in_a_pattern():
     assert chosen(None) == LABELS
 
 
+def test_the_end_of_a_label_names_it_if_it_is_the_end_of_no_other():
+    assert chosen("* 4") == ["b * 4", "b x 4"]  # a pattern first
+    assert chosen("x 4") == ["b x 4"]
+    with pytest.raises(UserError, match="'4' matches no cell"):
+        chosen("4")
+
+
 def test_a_slip_is_answered_with_the_nearest_label():
     with pytest.raises(UserError, match=r"matches no cell\n  hint: did you mean 'a \(measure=\[1\]\)'"):
         chosen("a (measure=1)")
