@@ -112,7 +112,7 @@ def _plan(request: dict[str, Any]) -> tuple[Any, Any, Any, str]:
     try:
         return suite, workload, make_plan(suite, workload), ""
     except UserError as error:
-        known = _known_part(suite, workload) if request["lenient"] else None
+        known = _known_part(suite, workload, request["defaults"]) if request["lenient"] else None
         if known is None:
             raise
         first = getattr(error, "errors", (error,))[0]
@@ -120,13 +120,18 @@ def _plan(request: dict[str, Any]) -> tuple[Any, Any, Any, str]:
         return known, workload, make_plan(known, workload), where + first.message
 
 
-def _known_part(suite: Any, workload: Any) -> Any:
-    """The suite without the cells that this tree refuses, being older than they are; None if it has none."""
+def _known_part(suite: Any, workload: Any, defaults: dict[str, Any]) -> Any:
+    """The suite without the cells that this tree refuses, being older than they are; None if it has none.
+
+    A parameter that it does not know may be given all the same if it has its default.
+    """
     from bench.grid import expand
 
+    supposed = {name: value for name, value in defaults.items() if name not in workload.Params.model_fields}
     cells, names = [], {"seed", "repeat"}
     for draft in expand(suite):
-        values = {name: given.value for name, given in draft.given.items()}
+        given = {name: one.value for name, one in draft.given.items()}
+        values = {k: v for k, v in given.items() if k not in supposed or supposed[k] != v}
         try:
             params = workload.Params.model_validate(values)
         except ValueError:  # pydantic's, for a parameter or a value that is not known here
