@@ -127,14 +127,17 @@ def _known_part(suite: Any, workload: Any, defaults: dict[str, Any]) -> Any:
     """
     from bench.grid import expand
 
-    supposed = {name: value for name, value in defaults.items() if name not in workload.Params.model_fields}
+    fields = workload.Params.model_fields
+    supposed = {name: value for name, value in defaults.items() if name not in fields}
     cells, names = [], {"seed", "repeat"}
     for draft in expand(suite):
         given = {name: one.value for name, one in draft.given.items()}
         values = {k: v for k, v in given.items() if k not in supposed or supposed[k] != v}
+        if not values.keys() <= fields.keys():
+            continue
         try:
             params = workload.Params.model_validate(values)
-        except ValueError:  # pydantic's, for a parameter or a value that is not known here
+        except ValueError:  # pydantic's, for a value that is not known here
             continue
         names |= {*params.model_dump(), *workload.columns(params)}
         cells.append({name: [value] for name, value in values.items()})
