@@ -21,10 +21,11 @@ from rich.table import Table
 
 from bench.errors import UserError
 from bench.gate_against import measure, side_of
+from bench.gate_asked import Asked
+from bench.gate_git import toplevel
 from bench.gate_match import Match, Side, match
 from bench.gate_rule import MOST_PAIRS, Rule, detectable
-from bench.gate_run import Asked, Session, Tree
-from bench.gate_tree import toplevel
+from bench.gate_run import Session, Tree
 from bench.gate_verdict import EXIT_NOTHING, EXIT_PASS
 from bench.interrupt import Interrupts
 from bench.record import Record, Status
@@ -35,6 +36,7 @@ from bench.store import write_atomic
 from bench.workload import Metric
 
 POWER = 0.8
+FILE = "calibration.json"
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ def calibrate(options: Options, pairs: int, console: Console, alpha: float = Rul
         tree = Tree("this code")
     place = options.results / request.suite.suite
     folder = place / "calibrations" / f"{datetime.now(UTC):%Y%m%d-%H%M%S}"
-    asked = Asked(options.suite, options.only, options.overrides, repeats=pairs)
+    asked = Asked.of(request, options, repeats=pairs)
     with (
         Interrupts(),
         locked(place, wait=options.wait),
@@ -93,12 +95,14 @@ def calibrate(options: Options, pairs: int, console: Console, alpha: float = Rul
     ):
         measure(session, pairs, None, console)
         sides = side_of(session.base), side_of(session.head)
+        environment = session.head.ready["fingerprint"]
     found = noise(*sides, request.workload.metrics, request.suite.tolerances, rule)
     data = {"suite": request.suite.suite, "pairs": pairs, "alpha": alpha, "power": POWER}
+    data |= {"environment": environment}
     text = json.dumps(data | {"metrics": [asdict(one) for one in found]}, indent=1, allow_nan=False)
-    write_atomic(folder / "calibration.json", text + "\n")
+    write_atomic(folder / FILE, text + "\n")
     show(found, pairs, console)
-    console.print(f"calibration: [bold]{escape(str(folder / 'calibration.json'))}[/]", soft_wrap=True)
+    console.print(f"calibration, for gate --noise: [bold]{escape(str(folder / FILE))}[/]", soft_wrap=True)
     return EXIT_PASS if found else EXIT_NOTHING
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from bench.gate_compare import compare, judgement, judgement_of
 from bench.gate_match import Match, Side, match
@@ -29,18 +30,20 @@ def judge(
     paired: bool,
     rule: Rule | None = None,
     accept: Sequence[str] = (),
+    defaults: Mapping[str, Any] | None = None,
 ) -> list[Judgement]:
     """Judge every metric of every cell that either side knows.
 
     ``paired``: repetitions of the sides were measured next to each other in one session, so that equal
-    repetitions form pairs. ``tolerances`` overrides those that the metrics declare.
+    repetitions form pairs. ``tolerances`` overrides those that the metrics declare. ``defaults`` are those
+    of the parameters, for a side that does not know one.
     """
     rule = rule or Rule()
     granted = dict(tolerances or {})
     judgements: list[Judgement] = []
     noisy: list[tuple[int, Evidence]] = []
-    for cell in match(base, head, accept):
-        judgements += _status(cell)
+    for cell in match(base, head, accept, defaults):
+        judgements += _status(cell, base.lacking)
         for metric in metrics:
             tolerance = granted.get(metric.name, metric.tolerance)
             found = compare(cell, metric, tolerance, paired=paired, rule=rule)
@@ -55,7 +58,7 @@ def judge(
     return judgements
 
 
-def _status(cell: Match) -> list[Judgement]:
+def _status(cell: Match, lacking: str = "") -> list[Judgement]:
     """A judgement if a cell is missing or did not end well somewhere; none if both sides are fine."""
     ends = [{record.status for record in side.values()} for side in (cell.base, cell.head)]
     if ends == [{Status.OK}, {Status.OK}]:
@@ -66,7 +69,7 @@ def _status(cell: Match) -> list[Judgement]:
     if not cell.head:
         reason = "not measured any more"
     elif not cell.base:
-        reason = "not measured in the base"
+        reason = f"new: {lacking}" if lacking else "not measured in the base"
     elif Status.OK in ends[0] and failed[1] and (not failed[0] or Status.OK not in ends[1]):
         verdict, reason = Verdict.REGRESSED, f"was ok, now {now}"
     elif failed[0] and ends[1] == {Status.OK}:

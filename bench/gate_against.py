@@ -16,72 +16,119 @@ from rich.markup import escape
 
 from bench.env import comparable
 from bench.gate import judge
+from bench.gate_asked import Asked
 from bench.gate_baseline import info
+from bench.gate_confirm import cells_of, confirmed, suspected
+from bench.gate_git import toplevel
 from bench.gate_match import Side
 from bench.gate_rule import Verdict
-from bench.gate_run import Asked, Session, SideProcess, Tree
-from bench.gate_tree import checked_out, toplevel
+from bench.gate_run import Session, SideProcess, Tree
+from bench.gate_tree import checked_out, elsewhere
 from bench.gate_verdict import GateReport, Judgement, SideInfo, Terms, assemble
 from bench.interrupt import Interrupts
 from bench.points import canonical
 from bench.record import Record
-from bench.report.text import clean
+from bench.report.text import clean, plural
 from bench.request import Request
 from bench.rundir import locked
+from bench.workload import Metric
+
+AGAIN = "again"  # folder of the second session
 
 if TYPE_CHECKING:
     from bench.gate_session import GateOptions
 
 
 def against(options: GateOptions, request: Request, folder: Path, console: Console) -> GateReport:
-    """Measure the code of a git ref and that of the working tree in turn, and judge."""
+    """Measure the code of a git ref and that of the working tree in turn, and judge.
+
+    What seems to have regressed is measured again in a second session: other processes, another worktree.
+    """
     root = toplevel(Path.cwd())
+    asked = Asked.of(request, options.run, repeats=looks(options)[-1])
+    head = Tree("the working tree", root)
     with ExitStack() as stack:
         stack.enter_context(Interrupts())  # a cancelled job removes worktree and processes, too
         stack.enter_context(locked(folder.parent.parent, wait=options.run.wait))
-        base = stack.enter_context(checked_out(str(options.against), root, options.extras))
+        base = stack.enter_context(checked_out(str(options.against), root, options.extras, tip=options.tip))
         console.print(f"base: {escape(base.name)}, on {escape(base.prepared)}", highlight=False)
-        run = options.run
-        asked = Asked(run.suite, run.only, run.overrides, repeats=_looks(options)[-1])
-        head = Tree("the working tree", root)
-        measured = stack.enter_context(Session.start(base, head, asked, folder))
-        return compare(measured, request, options, console)
+        with Session.start(base, head, asked, folder) as measured:
+            report = compare(measured, request, options, console)
+        if not (suspects := report.of(Verdict.REGRESSED)):
+            return report
+        console.print(f"measured again in a second session: {plural(len(suspects), 'regression')}")
+        again = stack.enter_context(elsewhere(base, root))
+        with Session.start(again, head, asked, folder / AGAIN) as second:
+            return confirmed(report, judged(second, request, options, console, suspects))
 
 
 def compare(measured: Session, request: Request, options: GateOptions, console: Console) -> GateReport:
-    """Add pairs and judge them, at every planned look, until everything is decided."""
-    looks = _looks(options)
-    rule = options.rule(len(looks))
+    """Measure and judge in one session."""
+    first = measured.pairs
+    judgements = judged(measured, request, options, console)
+    terms = Terms.of(options.rule(len(looks(options))), "interleaved", measured.pairs - first)
+    sides = [_info(side, first) for side in (measured.base, measured.head)]
+    names = (request.suite.suite, request.workload.name)
+    return assemble(names, judgements, (sides[0], sides[1]), terms, _notes(measured))
+
+
+def judged(
+    measured: Session,
+    request: Request,
+    options: GateOptions,
+    console: Console,
+    suspects: Sequence[Judgement] = (),
+) -> list[Judgement]:
+    """Add pairs and judge them, at every planned look, until everything is decided.
+
+    ``suspects`` limit that to their cells and metrics.
+    """
+    planned = looks(options)
+    rule = options.rule(len(planned))
     first = measured.pairs
     known: dict[tuple[str, str], Judgement] = {}
-    wanted: set[str] | None = None  # labels of the cells that are still undecided
-    for pairs in looks:
+    wanted = _labels(request, suspects) if suspects else None
+    for pairs in planned:
         measure(measured, first + pairs - measured.pairs, wanted, console)
         base, head = (side_of(side, first) for side in (measured.base, measured.head))
-        metrics, tolerances = request.workload.metrics, request.suite.tolerances
-        for one in judge(base, head, metrics, tolerances, paired=True, rule=rule, accept=("*",)):
+        metrics: Sequence[Metric] = request.workload.metrics
+        if suspects:
+            head, metrics = suspected(suspects, head, metrics)
+        for one in judge(
+            base,
+            head,
+            metrics,
+            request.suite.tolerances,
+            paired=True,
+            rule=rule,
+            accept=("*",),
+            defaults=measured.defaults,
+        ):
             if known.get((one.cell, one.metric), one).verdict in (one.verdict, Verdict.INCONCLUSIVE):
                 known[one.cell, one.metric] = one  # what was decided at an earlier look stays decided
         undecided = [one for one in known.values() if one.verdict is Verdict.INCONCLUSIVE]
         if not undecided:
             break
-        cells = {canonical([one.params, one.seed]) for one in undecided}
-        wanted = {r.label for r in head.records if canonical([r.params, r.seed]) in cells}
-    terms = Terms.of(rule, "interleaved", measured.pairs - first)
-    sides = [_info(side, first) for side in (measured.base, measured.head)]
-    names = (request.suite.suite, request.workload.name)
-    return assemble(names, list(known.values()), (sides[0], sides[1]), terms, _notes(measured))
+        wanted = _labels(request, undecided)
+    return list(known.values())
+
+
+def _labels(request: Request, judgements: Sequence[Judgement]) -> set[str]:
+    """What head calls the cells that these are about."""
+    cells = cells_of(judgements)
+    return {cell.label for cell in request.cells if canonical([cell.params, cell.seed]) in cells}
 
 
 def schedule(pairs: int, limit: int) -> list[int]:
     """Numbers of pairs at which to look: doubling up to the limit."""
-    looks = [pairs]
-    while looks[-1] < limit:
-        looks.append(min(2 * looks[-1], limit))
-    return looks
+    planned = [pairs]
+    while planned[-1] < limit:
+        planned.append(min(2 * planned[-1], limit))
+    return planned
 
 
-def _looks(options: GateOptions) -> list[int]:
+def looks(options: GateOptions) -> list[int]:
+    """Numbers of pairs at which this gate looks."""
     return schedule(options.pairs, options.max_pairs if options.until_decided else options.pairs)
 
 
@@ -100,7 +147,8 @@ def measure(measured: Session, pairs: int, wanted: set[str] | None, console: Con
 def side_of(side: SideProcess, first: int = 0) -> Side:
     """What a side has measured from repetition ``first`` on."""
     env = side.ready["fingerprint"]
-    return Side(side.tree.name, tuple(r for r in side.records if r.repeat >= first), {env["id"]: env})
+    records = tuple(record for record in side.records if record.repeat >= first)
+    return Side(side.tree.name, records, {env["id"]: env}, side.ready["lacking"])
 
 
 def _info(side: SideProcess, first: int) -> SideInfo:
@@ -116,6 +164,10 @@ def _notes(measured: Session) -> list[str]:
         notes.append(f"the sides run on other packages, which is part of the comparison: {listed}")
     if base["version"] == head["version"]:
         notes.append("both sides run the same code of this workload")
+    if measured.new:
+        told = f"{plural(measured.new, 'cell')} of the suite {'is' if measured.new == 1 else 'are'} new"
+        lacking = base["lacking"]
+        notes.append(f"{told} and not judged: the base has no such cell{f' ({lacking})' if lacking else ''}")
     if not measured.aligned:
         notes.append("the sides plan the suite differently: measured in turn as a whole, not pass by pass")
     return notes

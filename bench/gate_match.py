@@ -2,7 +2,8 @@
 
 A cell's id covers the version of the code, which is just what differs between the sides; so cells are
 matched by what was asked: parameters, seed, and within them the repetition. A parameter that only one
-side knows (an older version has not got it) is left out, unless cells could then not be told apart.
+side knows (an older version has not got it) is left out. Where cells could then not be told apart, a cell
+without it is the one that has the default.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ class Side:
     name: str
     records: tuple[Record, ...]
     environments: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    lacking: str = ""  # why it has not all cells of the other side, if it is known to have none of them
 
 
 @dataclass
@@ -46,32 +48,70 @@ class Match:
         return [(self.base[i], self.head[i]) for i in sorted(self.base.keys() & self.head.keys())]
 
 
-def match(base: Side, head: Side, accept: Sequence[str] = ()) -> list[Match]:
-    """Cells of both sides, head's first. ``accept`` names fingerprint fields (globs) that may differ."""
-    known = [{key for record in side.records for key in record.params} for side in (base, head)]
-    shared = known[0] & known[1] if all(known) else known[0] | known[1]
-    if not _distinct(head.records, shared) or not _distinct(base.records, shared):
-        shared = known[0] | known[1]
+def match(
+    base: Side, head: Side, accept: Sequence[str] = (), defaults: Mapping[str, Any] | None = None
+) -> list[Match]:
+    """Cells of both sides, head's first. ``accept`` names fingerprint fields (globs) that may differ.
+
+    ``defaults`` are what parameters are if a side does not know them.
+    """
+    cells = [[(record.params, record.seed) for record in side.records] for side in (base, head)]
+    of_base, of_head = keys(cells[0], cells[1], defaults or {})
     found: dict[str, Match] = {}
-    for side, records in (("head", head.records), ("base", base.records)):
-        for record in records:
-            params = {key: value for key, value in record.params.items() if key in shared}
-            key = canonical([params, record.seed])
+    for side, records, names in (("head", head.records, of_head), ("base", base.records, of_base)):
+        for record, key in zip(records, names, strict=True):
             cell = found.setdefault(key, Match(record.label, dict(record.params), record.seed))
             getattr(cell, side)[record.repeat] = record  # the newest one counts
-    cells = list(found.values())
-    _name_apart(cells)
-    _compare_environments(cells, base, head, accept)
-    return cells
+    matches = list(found.values())
+    _name_apart(matches)
+    _compare_environments(matches, base, head, accept)
+    return matches
 
 
-def _distinct(records: Iterable[Record], names: set[str]) -> bool:
+Question = tuple[Mapping[str, Any], int]  # parameters and seed of a cell
+
+
+def keys(
+    base: Sequence[Question], head: Sequence[Question], defaults: Mapping[str, Any]
+) -> tuple[list[str], list[str]]:
+    """A key for every cell of both sides, equal where the same was asked."""
+    known = [{name for params, _ in side for name in params} for side in (base, head)]
+    shared = known[0] & known[1] if all(known) else known[0] | known[1]
+    if _distinct(head, shared) and _distinct(base, shared):
+        return _keys(base, shared, {}), _keys(head, shared, {})
+    every = known[0] | known[1]
+    return _keys(base, every, defaults), _keys(head, every, defaults)
+
+
+def _keys(cells: Sequence[Question], names: set[str], defaults: Mapping[str, Any]) -> list[str]:
+    supposed = {name: value for name, value in defaults.items() if name in names}
+    return [
+        canonical([supposed | {key: value for key, value in params.items() if key in names}, seed])
+        for params, seed in cells
+    ]
+
+
+def _distinct(cells: Sequence[Question], names: set[str]) -> bool:
     """Whether these parameters tell all cells of a side apart that all their parameters tell apart."""
-    whole, part = set(), set()
-    for record in records:
-        whole.add(canonical([record.params, record.seed]))
-        part.add(canonical([{k: v for k, v in record.params.items() if k in names}, record.seed]))
-    return len(whole) == len(part)
+    whole = {canonical([params, seed]) for params, seed in cells}
+    return len(whole) == len(set(_keys(cells, names, {})))
+
+
+Block = tuple[Sequence[int], Sequence[int]]  # numbers of passes of base and of head
+
+
+def blocks(base: Sequence[Sequence[str]], head: Sequence[Sequence[str]]) -> list[Block] | None:
+    """Passes that answer the same cells, by the keys of their cells; None if they are cut otherwise."""
+    place = {key: i for i, work in enumerate(base) for key in work}
+    found: list[Block] = []
+    used: set[int] = set()
+    for i, work in enumerate(head):
+        mine = {place[key] for key in work if key in place}
+        if len(mine) > 1 or mine & used:
+            return None
+        used |= mine
+        found.append((sorted(mine), [i]))
+    return found + [([i], []) for i in range(len(base)) if i not in used]
 
 
 def _name_apart(cells: Sequence[Match]) -> None:

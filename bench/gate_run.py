@@ -21,6 +21,8 @@ from typing import IO, Any
 from pydantic import ValidationError
 
 from bench.errors import UserError
+from bench.gate_asked import Asked
+from bench.gate_match import Block, Question, blocks, keys
 from bench.record import SCHEMA_VERSION, Record
 from bench.report.text import clean
 
@@ -39,20 +41,13 @@ class Tree:
     env: Mapping[str, str] = field(default_factory=dict)  # added to the environment
 
 
-@dataclass(frozen=True)
-class Asked:
-    """What both sides measure."""
-
-    suite: Path
-    only: str | None = None
-    overrides: Mapping[str, Any] = field(default_factory=dict)
-    repeats: int = 100  # repetitions that may be asked for
-
-
 class SideProcess:
-    """A driver process of one tree. ``records`` are all it has measured, in order."""
+    """A driver process of one tree. ``records`` are all it has measured, in order.
 
-    def __init__(self, tree: Tree, asked: Asked, folder: Path) -> None:
+    ``lenient``: cells that this tree refuses are left out instead of ending it all.
+    """
+
+    def __init__(self, tree: Tree, asked: Asked, folder: Path, *, lenient: bool = False) -> None:
         self.tree, self.folder = tree, folder
         self.records: list[Record] = []
         self.ready: dict[str, Any] = {}
@@ -70,10 +65,8 @@ class SideProcess:
         self._send(
             tree=str(tree.path.resolve()) if tree.path else None,
             folder=str(folder.resolve()),
-            suite=str(asked.suite.resolve()),
-            only=asked.only,
-            overrides=dict(asked.overrides),
-            repeats=asked.repeats,
+            lenient=lenient,
+            **asked.message(),
         )
 
     def await_ready(self) -> None:
@@ -84,6 +77,11 @@ class SideProcess:
     def passes(self) -> list[list[str]]:
         """Labels of the cells of every pass."""
         return self.ready["passes"]
+
+    @property
+    def cells(self) -> list[list[Question]]:
+        """Parameters and seed of the cells of every pass."""
+        return [[(params, seed) for params, seed in work] for work in self.ready["cells"]]
 
     def measure(self, number: int, repeat: int) -> list[Record]:
         """Measure a pass once, in a fresh process."""
@@ -148,6 +146,7 @@ class Session:
 
     base: SideProcess
     head: SideProcess
+    defaults: Mapping[str, Any] = field(default_factory=dict)  # of parameters that a side may not know
     pairs: int = 0  # repetitions measured so far
 
     @classmethod
@@ -156,14 +155,14 @@ class Session:
         sides: list[SideProcess] = []
         try:
             for name, tree in (("base", base), ("head", head)):
-                sides.append(SideProcess(tree, asked, folder / name))
+                sides.append(SideProcess(tree, asked, folder / name, lenient=name == "base"))
             for side in sides:
                 side.await_ready()
         except BaseException:
             for side in sides:
                 side.close()
             raise
-        return cls(sides[0], sides[1])
+        return cls(sides[0], sides[1], asked.defaults)
 
     def __enter__(self) -> Session:
         return self
@@ -173,9 +172,23 @@ class Session:
             side.close()
 
     @property
+    def new(self) -> int:
+        """Cells of head that the base has not got."""
+        base, head = self._keys()
+        return len({key for work in head for key in work} - {key for work in base for key in work})
+
+    @property
     def aligned(self) -> bool:
-        """Whether both sides cut the suite into the same passes."""
-        return self.base.passes == self.head.passes
+        """Whether every pass can be measured by both sides in immediate succession."""
+        return blocks(*self._keys()) is not None
+
+    def _keys(self) -> tuple[list[list[str]], list[list[str]]]:
+        """What the cells of every pass are matched by, of base and head."""
+        sides = self.base.cells, self.head.cells
+        base, head = ([cell for work in side for cell in work] for side in sides)
+        names = [iter(side) for side in keys(base, head, self.defaults)]
+        found = ([[next(own) for _ in work] for work in side] for side, own in zip(sides, names, strict=True))
+        return next(found), next(found)
 
     def measure(
         self, pairs: int, wanted: Callable[[str], bool] = lambda label: True, tell: Tell | None = None
@@ -191,12 +204,17 @@ class Session:
                             tell("head" if side is self.head else "base", repeat, found)
             self.pairs = repeat + 1
 
-    def _blocks(self, wanted: Callable[[str], bool]) -> Iterable[tuple[Sequence[int], Sequence[int]]]:
+    def _blocks(self, wanted: Callable[[str], bool]) -> Iterable[Block]:
         """What is measured by both sides in immediate succession: a pass, or everything if they differ."""
-        if not self.aligned:
+        found = blocks(*self._keys())
+        if found is None:
             return [(range(len(self.base.passes)), range(len(self.head.passes)))]
-        numbers = [i for i, labels in enumerate(self.head.passes) if any(map(wanted, labels))]
-        return [([i], [i]) for i in numbers]
+        return [(base, head) for base, head in found if any(map(wanted, self._labels(base, head)))]
+
+    def _labels(self, base: Sequence[int], head: Sequence[int]) -> list[str]:
+        """Labels of a block: head's, which are those that are judged, or base's where head has none."""
+        side, numbers = (self.head, head) if head else (self.base, base)
+        return [label for number in numbers for label in side.passes[number]]
 
 
 Tell = Callable[[str, int, Sequence[Record]], None]

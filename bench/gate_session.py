@@ -21,12 +21,16 @@ from bench import session
 from bench.errors import UserError, listed
 from bench.export import verdicts
 from bench.gate import judge
-from bench.gate_against import against
-from bench.gate_baseline import open_run, read_run
+from bench.gate_against import against, looks
+from bench.gate_asked import parameter_defaults
+from bench.gate_baseline import Stored, open_run, read_run
+from bench.gate_confirm import confirmed
 from bench.gate_match import Side
-from bench.gate_rule import Rule
+from bench.gate_noise import blunt, raised, read_noise, told, undecidable, with_tolerances
+from bench.gate_rule import Rule, Verdict
 from bench.gate_show import markdown, show
 from bench.gate_verdict import GateReport, Judgement, Terms, assemble
+from bench.report.text import plural
 from bench.request import Options, Request, prepare
 from bench.rundir import run_folders
 from bench.store import clear_errors, write_atomic
@@ -41,6 +45,7 @@ class GateOptions:
     run: Options
     baseline: str | None = None
     against: str | None = None
+    tip: bool = False  # compare with the tip of ``against``, not with the merge base
     head: str | None = None  # a stored run to judge instead of measuring
     pairs: int = 6
     until_decided: bool = False
@@ -49,6 +54,7 @@ class GateOptions:
     allowance: float = Rule.allowance
     accept: tuple[str, ...] = ()
     extras: tuple[str, ...] = ()
+    noise: Path | None = None  # a calibration.json
     exports: Mapping[str, Path] = field(default_factory=dict)  # format → file
     github: bool = False
 
@@ -61,6 +67,9 @@ def gate(options: GateOptions, console: Console) -> int:
     """Judge, write the verdict, print it, export it; the exit code. Raises UserError."""
     _check(options)
     request = prepare(options.run)
+    request, warnings = _foreseen(options, request)
+    for warning in warnings:
+        console.print(f"[yellow]warning:[/] {escape(warning)}", soft_wrap=True, highlight=False)
     verdicts.make_room(options.exports)
     started = time.monotonic()
     folder = _new_folder(options.run.results / request.suite.suite / "gates")
@@ -73,7 +82,8 @@ def gate(options: GateOptions, console: Console) -> int:
         with suppress(OSError):  # unless something was measured: logs and records stay
             folder.rmdir()
         raise
-    report = report.model_copy(update={"duration_s": round(time.monotonic() - started, 3)})
+    more = {"duration_s": round(time.monotonic() - started, 3), "notes": [*warnings, *report.notes]}
+    report = report.model_copy(update=more)
     conclude(report, folder, options.exports, console, github=options.github)
     return report.exit_code
 
@@ -90,6 +100,13 @@ def conclude(
         verdicts.annotate(report)
     show(report, console)
     console.print(f"verdict: [bold]{escape(str(folder / VERDICT))}[/]", soft_wrap=True, highlight=False)
+
+
+def one_ref(against: str | None, against_tip: str | None) -> str | None:
+    """The ref, if one was given. Raises UserError for two."""
+    if against and against_tip:
+        raise UserError("--against and --against-tip exclude each other", hint="give one of them")
+    return against or against_tip
 
 
 def one_baseline(names: Sequence[str]) -> str | None:
@@ -112,10 +129,30 @@ def _check(options: GateOptions) -> None:
         raise UserError("--head is for stored runs; --against measures both sides", hint="drop one of them")
     if options.until_decided and not options.against:
         raise UserError("--until-decided adds pairs, which --baseline has none of", hint="use --against REF")
+    if options.noise and not options.against:
+        raise UserError(
+            "--noise is that of pairs in one session, and --baseline compares sessions",
+            hint="use --against REF, or --allowance",
+        )
     options.rule()
     if options.until_decided and options.max_pairs < options.pairs:
         raise UserError(f"--max-pairs {options.max_pairs} is less than --pairs {options.pairs}")
     verdicts.check(options.exports)
+
+
+def _foreseen(options: GateOptions, request: Request) -> tuple[Request, list[str]]:
+    """The request with thresholds of this machine, and what should be known before measuring."""
+    if options.head:
+        return request, []
+    if not options.against:
+        return request, undecidable(request, options.rule(), request.suite.repeat, paired=False)
+    planned = looks(options)
+    rule, pairs = options.rule(len(planned)), planned[-1]
+    few = undecidable(request, rule, pairs)
+    if options.noise is None:
+        return request, few + blunt(request, rule, pairs)
+    tolerances = raised(read_noise(options.noise, request.suite.suite), request, rule, pairs)
+    return with_tolerances(request, tolerances), few + told(tolerances, request, rule)
 
 
 def _new_folder(parent: Path) -> Path:
@@ -126,17 +163,32 @@ def _new_folder(parent: Path) -> Path:
 
 
 def _stored(options: GateOptions, request: Request, console: Console) -> GateReport:
+    """Judge a stored or a new run against a stored one; what has regressed in a new one is measured again."""
     suite, results = request.suite.suite, options.run.results
     base = open_run(str(options.baseline), results, suite, request.workload.name)
     if options.head:
-        head = open_run(options.head, results, suite, request.workload.name)
-    else:
-        session.run(replace(options.run, new=True), console)
-        head = read_run(run_folders(results, suite)[0], suite, request.workload.name)
+        return _compared(
+            base, open_run(options.head, results, suite, request.workload.name), request, options
+        )
+    report = _compared(base, _measured(options, request, console), request, options)
+    if suspects := report.of(Verdict.REGRESSED):
+        console.print(f"measured again in a second session: {plural(len(suspects), 'regression')}")
+        again = _compared(base, _measured(options, request, console), request, options)
+        return confirmed(report, again.judgements)
+    return report
+
+
+def _measured(options: GateOptions, request: Request, console: Console) -> Stored:
+    session.run(replace(options.run, new=True), console)
+    suite = request.suite.suite
+    return read_run(run_folders(options.run.results, suite)[0], suite, request.workload.name)
+
+
+def _compared(base: Stored, head: Stored, request: Request, options: GateOptions) -> GateReport:
     if head.folder.resolve() == base.folder.resolve():
         raise UserError("base and head are the same run", hint="give two runs, or leave out --head")
     rule = options.rule()
-    wanted = {cell.label for cell in request.cells} if options.run.only else None
+    wanted = {(cell.label, cell.seed) for cell in request.cells} if options.run.only else None
     judgements = judge(
         _only(base.side, wanted),
         _only(head.side, wanted),
@@ -145,15 +197,16 @@ def _stored(options: GateOptions, request: Request, console: Console) -> GateRep
         paired=False,
         rule=rule,
         accept=options.accept,
+        defaults=parameter_defaults(request.workload),
     )
     terms = Terms.of(rule, "stored", pairs=max((found.pairs for found in judgements), default=0))
     notes = [*base.notes, *head.notes, *_environment_notes(judgements)]
-    names = (suite, request.workload.name)
+    names = (request.suite.suite, request.workload.name)
     return assemble(names, judgements, (base.info, head.info), terms, notes)
 
 
-def _only(side: Side, labels: set[str] | None) -> Side:
-    kept = tuple(r for r in side.records if labels is None or r.label in labels)
+def _only(side: Side, wanted: set[tuple[str, int]] | None) -> Side:
+    kept = tuple(r for r in side.records if wanted is None or (r.label, r.seed) in wanted)
     return replace(side, records=kept)
 
 

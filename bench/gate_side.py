@@ -42,8 +42,11 @@ class Driver:
 
         _check_tree(request["tree"])
         self.say, self.folder = say, Path(request["folder"])
-        self.asked, self.plan, self.overrides = _plan(request)
-        self.passes = _by_repetition(self.plan, {cell.label for cell in self.asked.cells})
+        self.suite, self.workload, self.plan, lacking = _plan(request)
+        self.settings = request["settings"]
+        self.passes = _by_repetition(self.plan, _asked_for(request, self.workload))
+        if not self.passes:
+            raise RuntimeError(lacking or "it plans none of the cells that were asked for")
         self.fingerprint = env.fingerprint()
         for name in ("artifacts", "logs"):
             (self.folder / name).mkdir(parents=True)
@@ -52,11 +55,13 @@ class Driver:
         self.store = Store(self.folder)
         self.measured: set[str] = set()  # passes
         self.session = self._session()
-        preload = tuple(self.asked.workload.preload)
+        preload = tuple(self.workload.preload)
         self.launcher = LocalLauncher(preload, self.folder / "logs" / "server.log")
         self.launcher.await_ready()
         labels = [[cell.label for cell in work.cells] for work in self.passes[0]]
-        say(event="ready", passes=labels, version=self.plan.version, fingerprint=self.fingerprint)
+        cells = [[(dict(cell.params), cell.seed) for cell in work.cells] for work in self.passes[0]]
+        known = {"version": self.plan.version, "fingerprint": self.fingerprint, "lacking": lacking}
+        say(event="ready", passes=labels, cells=cells, **known)
 
     def measure(self, number: int, repeat: int) -> None:
         """Measure one pass in a fresh child and answer with its records."""
@@ -73,10 +78,10 @@ class Driver:
         from bench import registry
         from bench.run import Session
 
-        suite = self.asked.suite
+        suite = self.suite
         return Session(
             suite=suite.suite,
-            workload=self.asked.workload,
+            workload=self.workload,
             target=registry.targets()[suite.workload],
             folder=self.folder,
             env=self.fingerprint["id"],
@@ -90,26 +95,82 @@ class Driver:
 
         plan = self.plan.to_json()
         passes = [work for work in plan["passes"] if work["id"] in self.measured]
-        plan |= {"overrides": self.overrides, "passes": passes}
+        plan |= {"overrides": self.settings, "passes": passes}
         write_atomic(self.folder / PLAN, json.dumps(plan, indent=1) + "\n")
 
 
-def _plan(request: dict[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
-    """The suite as asked for, its plan with as many repetitions as may be wanted, and the overrides."""
+def _plan(request: dict[str, Any]) -> tuple[Any, Any, Any, str]:
+    """Suite, workload, a plan of as many repetitions as may be wanted, and why it lacks cells, if it does."""
+    from bench import registry
+    from bench.errors import UserError
     from bench.plan import make_plan
-    from bench.request import Options, prepare
+    from bench.suite import load_suite
 
-    overrides = dict(request["overrides"])
-    asked = prepare(Options(suite=Path(request["suite"]), only=request["only"], overrides=overrides))
-    changes = {"repeat": request["repeats"], "defaults": asked.suite.defaults | overrides}
-    return asked, make_plan(asked.suite.model_copy(update=changes), asked.workload), overrides
+    changes = {**request["changed"], "repeat": request["repeats"]}
+    suite = load_suite(Path(request["suite"])).model_copy(update=changes)
+    workload = registry.load(suite.workload, suite.where(("workload",)))
+    try:
+        return suite, workload, make_plan(suite, workload), ""
+    except UserError as error:
+        known = _known_part(suite, workload, request["defaults"]) if request["lenient"] else None
+        if known is None:
+            raise
+        first = getattr(error, "errors", (error,))[0]
+        where = f"{first.where}: " if first.where else ""
+        return known, workload, make_plan(known, workload), where + first.message
 
 
-def _by_repetition(plan: Any, wanted: set[str]) -> dict[int, list[Any]]:
-    """Passes that have a cell of a wanted label, cut down to such cells."""
+def _known_part(suite: Any, workload: Any, defaults: dict[str, Any]) -> Any:
+    """The suite without the cells that this tree refuses, being older than they are; None if it has none.
+
+    A parameter that it does not know may be given all the same if it has its default.
+    """
+    from bench.grid import expand
+
+    fields = workload.Params.model_fields
+    supposed = {name: value for name, value in defaults.items() if name not in fields}
+    cells, names = [], {"seed", "repeat"}
+    for draft in expand(suite):
+        given = {name: one.value for name, one in draft.given.items()}
+        values = {k: v for k, v in given.items() if k not in supposed or supposed[k] != v}
+        if not values.keys() <= fields.keys():
+            continue
+        try:
+            params = workload.Params.model_validate(values)
+        except ValueError:  # pydantic's, for a value that is not known here
+            continue
+        names |= {*params.model_dump(), *workload.columns(params)}
+        cells.append({name: [value] for name, value in values.items()})
+    if not cells:
+        return None
+    exclude = [rule for rule in suite.exclude if rule.keys() <= names]
+    empty: dict[str, Any] = {"defaults": {}, "grid": {}, "zip": [], "compare": None, "tolerances": {}}
+    return suite.model_copy(update={**empty, "include": cells, "exclude": exclude})
+
+
+def _asked_for(request: dict[str, Any], workload: Any) -> Callable[[Any], bool]:
+    """Whether head asks for a cell. Parameters that this tree does not know must have their defaults."""
+    if request["cells"] is None:
+        return lambda cell: True
+    known, defaults = workload.Params.model_fields.keys(), request["defaults"]
+
+    def key(params: Any, seed: int) -> str:
+        return json.dumps([{name: params[name] for name in known & params.keys()}, seed], sort_keys=True)
+
+    wanted: set[str] = set()
+    names: set[str] = set()
+    for params, seed in request["cells"]:
+        names |= params.keys()
+        if all(name in known or value == defaults.get(name) for name, value in params.items()):
+            wanted.add(key(params, seed))
+    return lambda cell: key({k: v for k, v in cell.params.items() if k in names}, cell.seed) in wanted
+
+
+def _by_repetition(plan: Any, wanted: Callable[[Any], bool]) -> dict[int, list[Any]]:
+    """Passes that have a cell that is wanted, cut down to such cells."""
     passes: dict[int, list[Any]] = {}
     for work in plan.passes:
-        cells = tuple(cell for cell in work.cells if cell.label in wanted)
+        cells = tuple(cell for cell in work.cells if wanted(cell))
         if cells:
             passes.setdefault(cells[0].repeat, []).append(replace(work, cells=cells))
     return passes

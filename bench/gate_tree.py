@@ -14,10 +14,9 @@ import tomllib
 import venv
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from packaging.requirements import InvalidRequirement, Requirement
@@ -25,42 +24,34 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.utils import canonicalize_name
 
 from bench.errors import UserError, did_you_mean
+from bench.gate_git import TREE, base_commit, commit_of, worktree
 from bench.gate_run import Tree
 
 PYPROJECT, CONSTRAINTS = "pyproject.toml", "constraints.txt"
 BUILD_SECONDS = 3600
 
 
-def toplevel(place: Path) -> Path:
-    """Root of the git checkout that contains ``place``. Raises UserError outside of one."""
-    found = _git(place, "rev-parse", "--show-toplevel")
-    if found is None:
-        raise UserError(
-            f"{place} is not in a git checkout", hint="--against needs one; or use --baseline RUN"
-        )
-    return Path(found)
+@contextmanager
+def checked_out(ref: str, root: Path, extras: Sequence[str] = (), *, tip: bool = False) -> Iterator[Tree]:
+    """A tree of the code that HEAD's changes to ``ref`` began from; ``tip``: of ``ref`` itself.
+
+    Everything made for it is removed in the end.
+    """
+    commit, name = base_commit(ref, root, tip=tip)
+    with worktree(root, commit) as place:
+        path = place / TREE
+        wanted = needs(path, ref)
+        if extras:
+            _check_extras(extras, wanted.extras.keys() | needs(root, "the working tree").extras.keys())
+        yield _with_packages(name, path, place, wanted, extras)
 
 
 @contextmanager
-def checked_out(ref: str, root: Path, extras: Sequence[str] = ()) -> Iterator[Tree]:
-    """A tree of the code at ``ref``; everything made for it is removed in the end."""
-    commit = (
-        None if ref.startswith("-") else _git(root, "rev-parse", "--verify", "--quiet", f"{ref}^{{commit}}")
-    )
-    if commit is None:
-        near = (_git(root, "branch", "--all", "--format=%(refname:short)") or "").split()
-        hint = f"branches: {', '.join(near[:8])}" if near else "give a branch, tag or commit"
-        raise UserError(f"git knows no commit {ref!r}", hint=hint)
-    with TemporaryDirectory(prefix="bench-gate-") as place:
-        path = Path(place) / "tree"
-        _git_or_fail(root, "worktree", "add", "--detach", "--quiet", str(path), commit)
-        try:
-            wanted = needs(path, ref)
-            if extras:
-                _check_extras(extras, wanted.extras.keys() | needs(root, "the working tree").extras.keys())
-            yield _with_packages(f"{ref} ({commit[:10]})", path, Path(place), wanted, extras)
-        finally:
-            _git(root, "worktree", "remove", "--force", str(path))
+def elsewhere(tree: Tree, root: Path) -> Iterator[Tree]:
+    """The same code and packages at another path."""
+    assert tree.path is not None
+    with worktree(root, commit_of("HEAD", tree.path)) as place:
+        yield replace(tree, path=place / TREE)
 
 
 @dataclass(frozen=True)
@@ -196,22 +187,3 @@ def _complaint(pip: subprocess.CompletedProcess[str]) -> str:
 def _not_built(name: str, reason: str) -> UserError:
     hint = "give a ref whose dependencies can be installed here, or use --baseline RUN"
     return UserError(f"{name} cannot be built: {reason}", hint=hint)
-
-
-def _git(root: Path, *words: str) -> str | None:
-    """What git prints, or None if it refuses."""
-    done = _run_git(root, *words)
-    return done.stdout.strip() if done.returncode == 0 else None
-
-
-def _git_or_fail(root: Path, *words: str) -> None:
-    done = _run_git(root, *words)
-    if done.returncode:
-        raise UserError(f"git {words[0]} {words[1]} failed: {' '.join(done.stderr.split())[-300:]}")
-
-
-def _run_git(root: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    try:
-        return subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=False)
-    except OSError as error:
-        raise UserError(f"git cannot be run: {error}", hint="install git, or use --baseline RUN") from error

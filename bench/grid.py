@@ -7,6 +7,8 @@ them stands, included cells come last. Nothing here knows what a parameter means
 from __future__ import annotations
 
 import math
+import os.path
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -18,6 +20,9 @@ from bench.suite import Suite
 MAX_CELLS = 100_000
 
 Path = tuple[str | int, ...]
+
+# What a shell would replace in a path: ~ or ~user at its beginning, ${NAME} anywhere, $NAME as a part.
+_SHELL = re.compile(r"(?:^|(?<=:))~[\w.-]*/|\$\{\w+\}|(?:^|(?<=[:/]))\$[A-Za-z_]\w*")
 
 
 class Given(NamedTuple):
@@ -38,18 +43,56 @@ class Draft:
 def check_names(suite: Suite, parameters: Iterable[str]) -> list[UserError]:
     """An error for every name in defaults, grid and include that is no parameter."""
     known = list(parameters)
-    sections: dict[Path, Mapping[str, Any]] = {("defaults",): suite.defaults, ("grid",): suite.grid}
-    sections.update({("include", i): item for i, item in enumerate(suite.include)})
     return [
         UserError(
             f"workload {suite.workload!r} has no parameter {name!r}",
             did_you_mean(name, known),
             suite.where((*path, name), key=True),
         )
-        for path, section in sections.items()
+        for path, section in _sections(suite).items()
         for name in section
         if name not in known
     ]
+
+
+def check_paths(suite: Suite) -> list[UserError]:
+    """An error for every value that a shell would expand: a suite is not read by one.
+
+    Such a value is never taken literally, so that nobody measures in a folder that is called ``~``.
+    """
+    return [
+        UserError(
+            f"{path[-1] if isinstance(path[-1], str) else path[-2]}: {found[0]} is not expanded in a suite, "
+            f"which means the same on every machine; got {text!r}",
+            f"write the path in full{_in_full(text)}, or as seen from where you run",
+            suite.where(path),
+        )
+        for section, values in _sections(suite).items()
+        for name, value in values.items()
+        for path, text in _texts(value, (*section, name))
+        if (found := _SHELL.search(text))
+    ]
+
+
+def _sections(suite: Suite) -> dict[Path, Mapping[str, Any]]:
+    """Where parameters are given."""
+    included: dict[Path, Mapping[str, Any]] = {("include", i): item for i, item in enumerate(suite.include)}
+    return {("defaults",): suite.defaults, ("grid",): suite.grid} | included
+
+
+def _texts(value: Any, path: Path) -> Iterator[tuple[Path, str]]:
+    if isinstance(value, str):
+        yield path, value
+    elif isinstance(value, list):
+        for i, item in enumerate(value):
+            yield from _texts(item, (*path, i))
+
+
+def _in_full(text: str) -> str:
+    """What a shell here would have made of it, if it would have made anything of it."""
+    kind, colon, rest = text.rpartition(":")
+    full = f"{kind}{colon}{os.path.expandvars(os.path.expanduser(rest))}"
+    return "" if full == text else f", here {full}"
 
 
 def check_shape(suite: Suite) -> list[UserError]:

@@ -73,6 +73,7 @@ def make_plan(suite: Suite, workload: Workload, identity: Identity | None = None
     """
     rules = [Rule(item) for item in suite.exclude]
     errors = grid.check_names(suite, workload.Params.model_fields) + _check_tolerances(suite, workload)
+    raise_any(grid.check_paths(suite))  # alone: that such a path does not exist is no news
     unshaped = grid.check_shape(suite)
     points, refused = ([], unshaped) if unshaped else accept(suite, workload, rules)
     raise_any([*errors, *refused, *_check_rules(suite, points)])

@@ -5,21 +5,19 @@ Starts nothing and writes nothing; whatever is wrong with a request is found her
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from fnmatch import fnmatchcase
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from bench import registry
+from bench.choice import choose
 from bench.errors import UserError, did_you_mean
 from bench.plan import Plan, make_plan
 from bench.rundir import run_folders
+from bench.settings import as_setting, changes
 from bench.store import PLAN, RECORDS
 from bench.suite import Suite, load_suite
 from bench.workload import ALLOW_CODE, Cell, Pass, Workload
@@ -48,7 +46,7 @@ class Options:
         if self.only:
             words += ["--only", self.only]
         for name, value in self.overrides.items():
-            words += ["--set", f"{name}={json.dumps(value)}"]
+            words += ["--set", as_setting(name, value)]
         if self.jobs is not None:
             words += ["--jobs", str(self.jobs)]
         if self.allow_code:
@@ -60,10 +58,11 @@ class Options:
 class Request:
     """A suite that has been read, planned and narrowed to what was asked for."""
 
-    suite: Suite
+    suite: Suite  # as changed by --set
     workload: Workload
     plan: Plan
     passes: tuple[Pass, ...]
+    changed: Mapping[str, Any] = field(default_factory=dict)  # keys of the suite that --set has changed
 
     @property
     def cells(self) -> tuple[Cell, ...]:
@@ -108,63 +107,20 @@ def find_run(text: str, results: Path) -> Path:
     return runs[0]
 
 
-def parse_overrides(texts: Sequence[str]) -> dict[str, Any]:
-    """``["dtype=bfloat16", "length=1_024"]`` as parameters; values are YAML. Raises UserError."""
-    overrides = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not equals or not name.strip():
-            raise UserError(
-                f"--set {text}: not of the form key=value", hint="for example --set dtype=float32"
-            )
-        try:
-            overrides[name.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            problem = getattr(error, "problem", None) or "not a YAML value"
-            raise UserError(f"--set {text}: {problem}", hint="put the value in quotes") from error
-    return overrides
-
-
 def prepare(options: Options) -> Request:
     """Read and plan the suite. Starts nothing and writes nothing; raises UserError for anything wrong."""
     suite = load_suite(options.suite)
     workload = registry.load(suite.workload, suite.where(("workload",)))
-    plan = _plan(suite, workload, options.overrides)
-    return Request(suite, workload, plan, _only(plan.passes, options.only))
+    plan = make_plan(suite, workload)  # what is wrong without --set is the file's own fault
+    changed = changes(suite, workload, options.overrides)
+    if changed:
+        suite = suite.model_copy(update=changed)
+        plan = _planned_anew(suite, workload)
+    return Request(suite, workload, plan, choose(plan.passes, options.only), changed)
 
 
-def _plan(suite: Suite, workload: Workload, overrides: dict[str, Any]) -> Plan:
-    if not overrides:
-        return make_plan(suite, workload)
-    for name in overrides:
-        if name not in workload.Params.model_fields:
-            raise UserError(
-                f"--set {name}: workload {workload.name!r} has no such parameter",
-                hint=did_you_mean(name, workload.Params.model_fields),
-            )
-        if name in suite.grid:
-            raise UserError(
-                f"--set {name}: this suite varies {name} in its grid; --set changes defaults",
-                hint="measure a part of the grid with --only 'GLOB', or edit the suite",
-            )
-    make_plan(suite, workload)  # what is wrong without --set is the file's own fault
+def _planned_anew(suite: Suite, workload: Workload) -> Plan:
     try:
-        return make_plan(suite.model_copy(update={"defaults": suite.defaults | overrides}), workload)
+        return make_plan(suite, workload)
     except UserError as error:
         raise UserError(error.message, error.hint, where="--set") from error
-
-
-def _only(passes: Sequence[Pass], pattern: str | None) -> tuple[Pass, ...]:
-    """The passes with those cells whose label matches ``pattern``, ignoring case."""
-    if pattern is None:
-        return tuple(passes)
-
-    def wanted(cell: Cell) -> bool:
-        return fnmatchcase(cell.label.casefold(), pattern.casefold())
-
-    chosen = [replace(work, cells=tuple(filter(wanted, work.cells))) for work in passes]
-    if not any(work.cells for work in chosen):
-        labels = list(dict.fromkeys(cell.label for work in passes for cell in work.cells))
-        shown = ", ".join(labels[:5]) + (", …" if len(labels) > 5 else "")
-        raise UserError(f"--only {pattern!r} matches no cell", hint=f"cells: {shown}; * stands for anything")
-    return tuple(work for work in chosen if work.cells)

@@ -90,10 +90,15 @@ def rank_test(rng: np.random.Generator, machine: Machine, slower: Values) -> lis
 
 
 def ours_stored(rng: np.random.Generator, machine: Machine, slower: Values) -> list[Verdict]:
-    """``--baseline``, six processes a side."""
+    """``--baseline``, six processes a side; the new run is measured twice."""
     pairs = [machine.stored(rng, 6, float(amount)) for amount in slower]
-    family = [Evidence(tuple(base), tuple(head), EFFECT, paired=False) for base, head in pairs]
-    return [decision.verdict for decision in decide(family, Rule())]
+    heads = [[head for _, head in pairs], [machine.stored(rng, 6, float(amount))[1] for amount in slower]]
+    sessions = []
+    for found in heads:
+        sides = [(base, head) for (base, _), head in zip(pairs, found, strict=True)]
+        family = [Evidence(tuple(base), tuple(head), EFFECT, paired=False) for base, head in sides]
+        sessions.append([decision.verdict for decision in decide(family, Rule())])
+    return confirmed(sessions[0], sessions[1])
 
 
 def ours(rng: np.random.Generator, machine: Machine, slower: Values) -> list[Verdict]:
@@ -106,7 +111,25 @@ def until_decided(rng: np.random.Generator, machine: Machine, slower: Values) ->
     return _against(rng, machine, slower, schedule(6, 24))
 
 
+def confirmed(first: list[Verdict], second: list[Verdict]) -> list[Verdict]:
+    """What has regressed in one session alone is inconclusive."""
+    return [
+        Verdict.INCONCLUSIVE if one is Verdict.REGRESSED and again is not one else one
+        for one, again in zip(first, second, strict=True)
+    ]
+
+
 def _against(rng: np.random.Generator, machine: Machine, slower: Values, looks: list[int]) -> list[Verdict]:
+    first = _session(rng, machine, slower, looks)
+    suspects = [i for i, verdict in enumerate(first) if verdict is Verdict.REGRESSED]
+    second = list(first)
+    again = _session(rng, machine, slower[suspects], looks) if suspects else []
+    for i, verdict in zip(suspects, again, strict=True):
+        second[i] = verdict
+    return confirmed(first, second)
+
+
+def _session(rng: np.random.Generator, machine: Machine, slower: Values, looks: list[int]) -> list[Verdict]:
     data = [machine.interleaved(rng, looks[-1], float(amount)) for amount in slower]
     verdicts = [Verdict.INCONCLUSIVE] * len(slower)
     for pairs in looks:

@@ -51,9 +51,9 @@ def doctor(
     if ddpo is None:
         physician.show(physician.examine(results, probe=probe, network=not offline), console())
         return
-    from bench.request import parse_overrides
+    from bench.settings import parse_settings
 
-    settings = parse_overrides(set_ or [])
+    settings = parse_settings(set_ or [])
     raise typer.Exit(
         physician.preflight(
             ddpo,

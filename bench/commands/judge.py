@@ -21,7 +21,16 @@ from bench.commands.options import (
 
 _AgainstOption = Annotated[
     str | None,
-    typer.Option(metavar="REF", help="A git ref: measure its code and yours in turn.", show_default=False),
+    typer.Option(
+        metavar="REF",
+        help="A git ref: measure the commit that your changes to it began from (the merge base of REF and "
+        "HEAD), and your working tree, in turn.",
+        show_default=False,
+    ),
+]
+_AgainstTipOption = Annotated[
+    str | None,
+    typer.Option(metavar="REF", help="The same with the newest commit of REF itself.", show_default=False),
 ]
 _BaselineOption = Annotated[
     list[str] | None,
@@ -44,6 +53,14 @@ _ExtrasOption = Annotated[
     list[str] | None,
     typer.Option(metavar="EXTRA", help="Extras that REF needs, e.g. ddpo.", show_default=False),
 ]
+_NoiseOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="A calibration.json of this suite and machine: thresholds that its noise hides are raised.",
+        show_default=False,
+    ),
+]
 _ExportOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -59,6 +76,7 @@ _GithubOption = Annotated[bool, typer.Option("--github", help="Print annotations
 def gate(
     suite: SuiteArgument,
     against: _AgainstOption = None,
+    against_tip: _AgainstTipOption = None,
     baseline: _BaselineOption = None,
     head: _HeadOption = None,
     pairs: Annotated[int, typer.Option(min=1, max=1000, help="Pairs of processes with --against.")] = 6,
@@ -70,6 +88,7 @@ def gate(
     ] = 0.25,
     accept: _AcceptOption = None,
     extras: _ExtrasOption = None,
+    noise: _NoiseOption = None,
     export: _ExportOption = None,
     github: _GithubOption = False,
     results: ResultsOption = Path("results"),
@@ -83,6 +102,10 @@ def gate(
 
     Example: [bold]python -m bench gate suites/smoke.yaml --against origin/main --until-decided[/]
 
+    What regressed is measured again in a second session before it is said. Pairs that are too few to decide
+    anything are warned about; [bold]python -m bench calibrate SUITE[/] tells how many it takes here, and
+    its result is for --noise.
+
     Exit codes: 0 no regression, 2 something is wrong with the request, 3 some cells failed, 4 a
     regression, 5 nothing could be compared or decided.
     """
@@ -92,7 +115,8 @@ def gate(
     options = gate_session.GateOptions(
         run=asked(suite, set_, device, allow_code, results=results, only=only, wait=wait, plain=True),
         baseline=gate_session.one_baseline(baseline or []),
-        against=against,
+        against=gate_session.one_ref(against, against_tip),
+        tip=against_tip is not None,
         head=head,
         pairs=pairs,
         until_decided=until_decided,
@@ -101,6 +125,7 @@ def gate(
         allowance=allowance,
         accept=tuple(accept or ()),
         extras=tuple(extras or ()),
+        noise=noise,
         exports=verdicts.parse(export or []),
         github=github,
     )
@@ -121,6 +146,9 @@ def calibrate(
     """Measure a suite against itself: how noisy it is here, and what a gate could find.
 
     Example: [bold]python -m bench calibrate suites/smoke.yaml --pairs 6[/]
+
+    What it found is kept as calibration.json; hand that to [bold]python -m bench gate --noise FILE[/], and
+    thresholds that this machine cannot resolve are raised to those that it can.
     """
     from bench import calibrate as calibration
 

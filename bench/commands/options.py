@@ -25,7 +25,9 @@ ResultsOption = Annotated[Path, typer.Option(help="Folder that holds all results
 SetOption = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", metavar="KEY=VALUE", help="Change a default parameter of the suite; may be repeated."
+        "--set",
+        metavar="KEY=VALUE",
+        help="Set a parameter of all cells, or seed, repeat or timeout; the value as in a suite. Repeatable.",
     ),
 ]
 DeviceOption = Annotated[
@@ -37,7 +39,11 @@ CodeOption = Annotated[
 ]
 OnlyOption = Annotated[
     str | None,
-    typer.Option(metavar="GLOB", help="Only cells whose label matches, e.g. 'sink*'.", show_default=False),
+    typer.Option(
+        metavar="LABEL",
+        help="Only these cells: a label as printed, the id of a cell, or a pattern, e.g. 'sink*'.",
+        show_default=False,
+    ),
 ]
 WaitOption = Annotated[bool, typer.Option("--wait", help="Wait for another run of this suite.")]
 
@@ -45,11 +51,10 @@ WaitOption = Annotated[bool, typer.Option("--wait", help="Wait for another run o
 def asked(suite: str, set_: list[str] | None, device: str | None, allow_code: bool, **more: Any) -> Options:
     """What a command wants of a suite; ``more`` are further fields of ``bench.request.Options``."""
     from bench import request
+    from bench.settings import parse_settings
 
     request.allow_code(allow_code)
-    overrides = request.parse_overrides(set_ or [])
-    if device is not None:
-        overrides["device"] = device
+    overrides = parse_settings([*(set_ or []), *([f"device={device}"] if device is not None else [])])
     found = request.find_suite(suite)
     return request.Options(suite=found, overrides=overrides, allow_code=allow_code, **more)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 from collections import Counter
@@ -12,6 +11,7 @@ from typing import Any
 from bench.record import Status
 from bench.report.frames import RunData
 from bench.report.text import Md, clean, duration, md, number, plural, scale_for, slug
+from bench.settings import as_setting
 
 _SHOWN_VALUES = 24  # of a mapping in the description of the machine
 _PRIVATE = re.compile(r"host|user|home|cwd|path|argv|executable|uuid|token|secret", re.IGNORECASE)
@@ -93,6 +93,5 @@ def command(data: RunData) -> str:
     """The command that continues this run; with ``--new`` it does it again."""
     overrides = data.plan.get("overrides")
     pairs = overrides.items() if isinstance(overrides, Mapping) else ()
-    texts = [f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in pairs]
-    options = [f"--set {shlex.quote(clean(text))}" for text in texts]
+    options = [f"--set {shlex.quote(clean(as_setting(str(key), value)))}" for key, value in pairs]
     return " ".join(["python -m bench", f"suites/{slug(data.name)}.yaml", *options]).replace("`", "")

@@ -14,7 +14,8 @@ from gatetoy import GateToy
 from rich.console import Console
 
 from bench.gate_against import compare
-from bench.gate_run import Asked, Session, Tree
+from bench.gate_asked import Asked
+from bench.gate_run import Session, Tree
 from bench.gate_session import GateOptions
 from bench.gate_verdict import GateReport
 from bench.plan import make_plan
@@ -74,7 +75,8 @@ class Place:
         """Measure ``base`` settings against ``head`` settings, and judge."""
         self.console.file = io.StringIO()
         for name, settings in (("base", base), ("head", head)):
-            (self.plugs / f"{name}.json").write_text(json.dumps(settings or {}))
+            made = {"FIRST": self.session.pairs, **(settings or {})}
+            (self.plugs / f"{name}.json").write_text(json.dumps(made))
         wanted = replace(GateOptions(Options(self.suite), against="base", pairs=4), **options)
         return compare(self.session, request(self.suite), wanted, self.console)
 

@@ -1,14 +1,17 @@
 """A workload for gates: cheap, of every metric class, and made worse by settings.
 
-``SLEEP`` seconds per token, ``LEAK`` bytes per token, ``LOSS`` nats, ``SLOTS`` slots more or less, ``JITTER``
-nats between even and odd repeats in the near metric, ``END`` how the longest cell of a pass ends (raise, oom,
-nan, skip).
+``SLEEP`` seconds per token, ``LEAK`` bytes per token, ``LOSS`` nats, ``SLOTS`` slots more or less, ``END``
+how the longest cell of a pass ends (raise, oom, nan, skip). With ``SCATTER`` noisy metrics are not measured
+but drawn from ``SEED``, the side, the cell and its repeat (counted from ``FIRST``): SCATTER is the standard
+deviation of their logarithms, and times are longer by the factor ``SLOWER``. What a gate says of them is then
+the same on every machine.
 They are read from the JSON file that GATETOY_SETTINGS names, when a pass runs: a test changes one side's.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import time
@@ -112,18 +115,27 @@ class GateToy:
     def _emit(self, cell: Cell, ctx: Context, times: list[float]) -> None:
         if settings().get("END") == "nan":
             return
-        quickest = min(times)  # the one that other processes have disturbed least
-        nll = 3.0 + setting("LOSS") + setting("JITTER") * (cell.repeat % 2 - 0.5)
+        nll = 3.0 + setting("LOSS")
         series = Path(ctx.out) / f"nll-{cell.params['tokens']}.txt"
         series.write_text(f"{nll}\n")
         metrics = {
             "slots": 32 + int(setting("SLOTS")),
             "fed": len(times),
             "nll": nll,
-            "latency": Samples(quickest, tuple(times)),
-            "speed": 1000 / quickest,
-            "rss": psutil.Process().memory_info().rss,
+            **(self._drawn(cell, ctx) if "SCATTER" in settings() else self._measured(times)),
             "vram": Missing("no GPU"),
             "note": random.random(),
         }
         ctx.emit(cell, metrics, artifacts=[series])
+
+    def _measured(self, times: list[float]) -> dict[str, float | Samples]:
+        quickest = min(times)  # the one that other processes have disturbed least
+        rss = psutil.Process().memory_info().rss
+        return {"latency": Samples(quickest, tuple(times)), "speed": 1000 / quickest, "rss": rss}
+
+    def _drawn(self, cell: Cell, ctx: Context) -> dict[str, float | Samples]:
+        asked = (sorted(cell.params.items()), cell.seed, cell.repeat - setting("FIRST"))
+        draw = random.Random(repr((setting("SEED"), "head" in Path(ctx.out).parts, asked)))
+        took, held = (math.exp(draw.gauss(0, setting("SCATTER"))) for _ in range(2))
+        took *= float(settings().get("SLOWER", 1))
+        return {"latency": Samples(took, (took,)), "speed": 1000 / took, "rss": 1e8 * held}

@@ -341,19 +341,40 @@ def test_set_changes_a_default_in_a_run_of_its_own(place, inside):
     ("setting", "message", "hint"),
     [
         ("mdoe=ok", "--set mdoe: workload 'toy' has no such parameter", "did you mean 'mode'?"),
-        ("length=8", "this suite varies length in its grid", "--only"),
+        ("length=8", "toys.yaml:1:47: --set length: the suite varies it in its grid here", "--only"),
+        ("speed=1", "toys.yaml:1:76: --set speed: the suite sets it to 0.5 in an included cell", "--only"),
         ("mode=okay", "mode", "ok"),
+        ("mode=no", "--set: mode: 'no' is not one of its values", "valid"),
+        ("timeout=-1", "--set timeout: should be greater than 0", ""),
+        ("repeat=no", "--set repeat: should be a valid integer, got 'no'", ""),
         ("mode", "not of the form key=value", "--set dtype=float32"),
         ("mode={", "--set mode={", "quotes"),
     ],
 )
 def test_a_wrong_set_is_a_clear_error(place, inside, setting, message, hint):
-    done = inside(place.suite(grid={"length": [4]}), "--set", setting)
+    done = inside(place.suite(grid={"length": [4]}, include=[{"speed": 0.5}]), "--set", setting)
     assert done.returncode == 2
     assert message in done.stderr
     assert hint in done.stderr
     assert "Traceback" not in done.stderr
     assert not (place.folder / "results").exists()
+
+
+def test_set_reaches_seed_repeat_and_timeout(place, inside):
+    suite = place.suite(defaults={"mode": "hang", "length": 4})
+    done = inside(suite, "--set", "seed=[1, 2]", "--set", "repeat=2", "--set", "timeout=0.5")
+    assert done.returncode == 3, done.stderr
+    records, _ = read_records(place.runs()[-1] / "records.jsonl")
+    assert {(r.seed, r.repeat, str(r.status)) for r in records} == {
+        (seed, repeat, "timeout") for seed in (1, 2) for repeat in (0, 1)
+    }
+
+
+def test_device_is_a_set_like_any_other(place, inside):
+    suite = place.suite(grid={"length": [4]})
+    assert "--set device: workload 'toy' has no such parameter" in inside(suite, "--device", "cpu").stderr
+    twice = inside(suite, "--device", "cpu", "--set", "device=cuda")
+    assert "--set device is given twice" in twice.stderr
 
 
 def test_plan_prints_cost_and_saving_and_runs_nothing(place, inside):

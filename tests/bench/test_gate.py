@@ -7,7 +7,7 @@ from gateplace import record, verdicts
 from gatetoy import GateToy
 
 from bench.gate import judge
-from bench.gate_match import UNKNOWN, Side, match
+from bench.gate_match import UNKNOWN, Side, blocks, keys, match
 from bench.gate_rule import Verdict
 from bench.gate_verdict import STATUS, exit_code
 from bench.workload import Metric
@@ -254,3 +254,22 @@ def test_a_noisy_metric_that_declares_no_effect_gets_the_rules_own():
     assert (found.tolerance, found.verdict) == (0.05, "pass")
     (found,) = judge(side(*base), side(*head), (replace(metric, tolerance=0.01),), paired=True)
     assert found.verdict is Verdict.REGRESSED
+
+
+def test_a_side_that_does_not_know_a_parameter_has_its_default():
+    base, head = [({"kind": "a"}, 0)], [({"kind": "a", "level": 0}, 0), ({"kind": "a", "level": 5}, 0)]
+    (known,), (same, new) = keys(base, head, {"level": 0})
+    assert known == same != new
+    (known,), (same,) = keys(base, head[1:], {"level": 0})  # told apart without it: left out
+    assert known == same
+
+
+def test_passes_are_measured_side_by_side_if_they_answer_the_same_cells():
+    assert blocks([["a", "b"], ["c"]], [["c", "new"], ["a"], ["newer"]]) == [
+        ([1], [0]),
+        ([0], [1]),
+        ([], [2]),
+    ]
+    assert blocks([["a"], ["old"]], [["a"]]) == [([0], [0]), ([1], [])]
+    assert blocks([["a", "b"]], [["a"], ["b"]]) is None
+    assert blocks([["a"], ["b"]], [["a", "b"]]) is None

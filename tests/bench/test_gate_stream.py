@@ -13,8 +13,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from bench.gate_against import compare
+from bench.gate_asked import Asked
 from bench.gate_rule import Verdict
-from bench.gate_run import Asked, Session, Tree
+from bench.gate_run import Session, Tree
 from bench.gate_session import GateOptions
 from bench.plan import make_plan
 from bench.request import Options, Request

@@ -6,7 +6,8 @@ from importlib import metadata
 import pytest
 
 from bench.errors import UserError
-from bench.gate_tree import _complaint, checked_out, needs, toplevel, unmet
+from bench.gate_git import base_commit, toplevel
+from bench.gate_tree import _complaint, checked_out, needs, unmet
 
 HERE = metadata.version("packaging")
 
@@ -119,3 +120,51 @@ def test_a_ref_is_checked_out_and_removed_again(tmp_path):
     assert not place.exists()
     assert len(git("worktree", "list").splitlines()) == 1
     assert (tmp_path / "code.py").read_text() == "new"
+
+
+def test_a_base_is_where_head_left_the_ref(tmp_path):
+    git = repository(tmp_path / "whole")
+    git("checkout", "--quiet", "-b", "topic")
+    git("commit", "--quiet", "--allow-empty", "--message", "topic")
+    began = git("rev-parse", "main").strip()
+    git("checkout", "--quiet", "main")
+    git("commit", "--quiet", "--allow-empty", "--message", "newer")
+    newest = git("rev-parse", "main").strip()
+    git("checkout", "--quiet", "topic")
+    place = tmp_path / "whole"
+    assert base_commit("main", place) == (began, f"merge base of main and HEAD ({began[:10]})")
+    assert base_commit("main", place, tip=True) == (newest, f"main ({newest[:10]})")
+    assert base_commit("topic~1", place) == (began, f"topic~1 ({began[:10]})")
+
+
+def test_without_a_common_commit_there_is_one_clear_error(tmp_path):
+    git = repository(tmp_path / "whole")
+    git("checkout", "--quiet", "--orphan", "island")
+    git("commit", "--quiet", "--allow-empty", "--message", "other history")
+    told = r"^main and HEAD have no commit in common that is known here\n  hint: --against-tip main"
+    with pytest.raises(UserError, match=told):
+        base_commit("main", tmp_path / "whole")
+    git("checkout", "--quiet", "main")
+    git("checkout", "--quiet", "-b", "topic")
+    git("commit", "--quiet", "--allow-empty", "--message", "topic")
+    shallow = tmp_path / "shallow"
+    git("clone", "--quiet", "--depth", "1", "--no-single-branch", f"file://{tmp_path}/whole", str(shallow))
+    told = r"no commit in common .*\n.*git fetch --unshallow; in CI, fetch-depth: 0"
+    with pytest.raises(UserError, match=told):
+        base_commit("origin/main", shallow)
+    with pytest.raises(UserError, match=r"git knows no commit 'nowhere'\n.*this checkout is shallow"):
+        base_commit("nowhere", shallow)
+
+
+def repository(folder):
+    """A repository with one commit on main, and git to work in it."""
+
+    def git(*words):
+        who = ("-c", "user.name=t", "-c", "user.email=t@example.org")
+        done = subprocess.run(["git", *who, *words], cwd=folder, check=True, capture_output=True, text=True)
+        return done.stdout
+
+    folder.mkdir()
+    git("init", "--quiet", "--initial-branch", "main")
+    git("commit", "--quiet", "--allow-empty", "--message", "first")
+    return git

@@ -53,6 +53,14 @@ def test_the_workflow_may_do_little_and_pins_what_it_uses():
     assert "run" not in str([step.keys() for step in flow["jobs"]["comment"]["steps"]])
 
 
+def test_the_workflow_has_the_history_in_which_the_merge_base_is_looked_for():
+    steps = yaml.safe_load(WORKFLOW.read_text())["jobs"]["gate"]["steps"]
+    (checkout,) = (step for step in steps if step.get("uses", "").startswith("actions/checkout@"))
+    assert checkout["with"]["fetch-depth"] == 0
+    assert any('--against "$BASE"' in step.get("run", "") for step in steps)
+    assert 'GIT_DEPTH: "0"' in DOCS.read_text()
+
+
 def test_the_simulation_table_is_in_its_place():
     text = DOCS.read_text()
     table = text.partition("<!-- simulation: begin -->")[2].partition("<!-- simulation: end -->")[0]

@@ -606,3 +606,28 @@ def test_streams_of_texts_do_not_depend_on_a_seed():
     drawn = StreamParams(model="random:smollm2-135m", policy="dense", length=64)
     assert not StreamWorkload().seeded(text)
     assert StreamWorkload().seeded(drawn)
+
+
+# Paths --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ('"file:~/x"', "policy: ~/ is not expanded in a suite"),
+        ('"~me/x"', "policy: ~me/ is not expanded in a suite"),
+        ('"file:${HOME}/x"', "policy: ${HOME} is not expanded in a suite"),
+        ('"path:$HOME/x"', "policy: $HOME is not expanded in a suite"),
+    ],
+)
+def test_what_a_shell_would_expand_is_refused_with_its_place_and_what_to_write(monkeypatch, value, told):
+    monkeypatch.setenv("HOME", "/home/me")
+    found = refusal(f"defaults: {{length: 8}}\ngrid:\n  policy: [dense, {value}]\n")
+    assert found.startswith(f"s.yaml:5:19: {told}")
+    assert "write the path in full" in found
+    assert "~me" in value or "/home/me/x, or as seen from where you run" in found
+
+
+@pytest.mark.parametrize("value", ["a~/b", "x$", "1 $ or 2 $"])
+def test_what_no_shell_would_expand_is_left_alone(value):
+    assert "expanded" not in refusal(f'defaults: {{policy: "{value}", length: 8}}\n')

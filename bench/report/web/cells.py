@@ -59,7 +59,7 @@ def pack(runs: Sequence[RunData]) -> dict[str, Any]:
             record.started,
             round(record.duration_s, 3),
             record.pass_id,
-            words(f"{leads[place]} --only {shlex.quote(_glob(record.label))} --new"),
+            words(f"{leads[place]} --only {shlex.quote(_named(record.label))} --new"),
             [_known(_shown(record, name), words) for name in params],
             [_known(record.columns.get(name), words) for name in facts],
             [_known(record.conformance.get(name), words) for name in checks],
@@ -122,7 +122,9 @@ def _declared(metric: Metric, runs: Sequence[RunData]) -> dict[str, Any]:
     }
 
 
-def _glob(label: str) -> str:
-    """A pattern that matches this label: what a shell or a terminal would mangle becomes a wildcard."""
+def _named(label: str) -> str:
+    """The label, or a pattern that matches it: what a shell or a terminal would mangle becomes a wildcard."""
     literal = re.sub(r"[^\x20-\x7e\u00a0-\u024f\u2010-\u2027]", "?", glob.escape(label[:100]))
-    return literal if len(label) <= 100 else literal + "*"
+    if len(label) > 100:
+        return literal + "*"
+    return label if literal == glob.escape(label) else literal
