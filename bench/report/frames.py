@@ -203,12 +203,12 @@ def load(folder: Path, workload: Workload | None = None) -> RunData:
 
 
 def _warnings(records: Sequence[Record]) -> list[str]:
-    """What workloads say must be read with a number, and of which cells."""
+    """What workloads say must be read with a number (``warning``, ``note``), and of which cells."""
     found: dict[str, list[str]] = {}
     for record in records:
-        if warning := record.conformance.get("warning"):
-            found.setdefault(str(warning), []).append(record.label)
-    return [f"{', '.join(dict.fromkeys(labels))}: {warning}" for warning, labels in found.items()]
+        for text in filter(None, map(record.conformance.get, ("warning", "note"))):
+            found.setdefault(str(text), []).append(record.label)
+    return [f"{', '.join(dict.fromkeys(labels))}: {text}" for text, labels in found.items()]
 
 
 def _disturbed(records: Sequence[Record]) -> list[str]:

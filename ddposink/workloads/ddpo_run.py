@@ -266,7 +266,7 @@ def _conformance(state: Run, metrics: Measured, scores: Mapping[str, np.ndarray]
         "ratio_deviation_before_training": state.found.ratio_deviation,
         "resumed_at_step": state.resumed_at,
         "discarded": "; ".join(state.scratch.discarded) or None,
-        "reward_shares": in_words(found.shares) or None,
+        "note": f"of the reward's variance {in_words(found.shares)}" if found.shares else None,
         "warning": "; ".join(filter(None, warnings)) or None,
     }
 

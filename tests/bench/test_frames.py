@@ -9,7 +9,7 @@ import pytest
 
 from bench.report import render
 from bench.report.frames import load
-from tests.bench.synthetic import value
+from tests.bench.synthetic import Synthetic, measured, value, write_run
 from tests.bench.tuning import REWARDS, tuning_run, workload
 
 
@@ -46,3 +46,13 @@ def test_the_notes_of_a_plan_are_on_the_page_whatever_they_hold(run):
     assert "not held out: 3 of 4" in load(run, workload()).notes
     (run / "plan.json").write_text(json.dumps(plan | {"notes": "text"}))
     assert "text" not in load(run, workload()).notes
+
+
+SAID = {"warning": "collapse: nearly one picture", "note": "of its variance a 1 %"}
+
+
+def test_what_a_workload_says_of_cells_is_on_the_page(tmp_path):
+    records = [measured(policy, 512, conformance=SAID) for policy in ("dense", "window 512")]
+    notes = load(write_run(tmp_path / "run", records), Synthetic()).notes
+    assert "dense @ 512, window 512 @ 512: collapse: nearly one picture" in notes
+    assert "dense @ 512, window 512 @ 512: of its variance a 1 %" in notes

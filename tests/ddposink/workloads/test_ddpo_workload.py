@@ -270,7 +270,7 @@ def test_a_weighted_reward_shows_what_its_parts_do(pipeline, tmp_path):
     reward = "weighted:1*jpeg_compressibility+1*brisque"
     found = measure(suite(pipeline, grid={"reward": [reward], "steps": [0, 2]}), tmp_path)
     last = found.answers[f"{reward} · 2"]
-    shares = last["conformance"]["reward_shares"]
+    shares = last["conformance"]["note"]
     assert "jpeg_compressibility" in shares
     assert "brisque" in shares
     (curve,) = [path for path in last["artifacts"] if path.name == "train-2.npz"]
