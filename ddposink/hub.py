@@ -29,12 +29,14 @@ def snapshot(
     wanted: Sequence[str] = WANTED,
     unwanted: Sequence[str] | None = UNWANTED,
     lacks: Callable[[Path, str], str | None] | None = None,
+    first: tuple[Sequence[str], Callable[[Path], None]] | None = None,
 ) -> Path:
     """The folder with a hub repository's files at ``revision``; downloads what the local cache lacks.
 
     ``wanted`` and ``unwanted`` are patterns of files. ``lacks`` looks at a cached folder and is told what
     to call it: it answers with a clause on what is missing, raises ValueError for what cannot be used, or
-    answers None; by default the safetensors must all be there.
+    answers None; by default the safetensors must all be there. ``first`` are patterns of small files that are
+    downloaded before the others, and what may raise ValueError when it sees them.
     Raises Unavailable in one line, within seconds where there is no network.
     """
     from huggingface_hub import snapshot_download
@@ -53,6 +55,15 @@ def snapshot(
         lacking = f"{at} in the local hub cache cannot be used ({one_line(error)})"
     if why := unreachable():
         raise Unavailable(f"weights not available offline: {lacking} and {why}")
+    if first is not None:
+        patterns, check = first
+        check(_download(name, at, **files | {"allow_patterns": list(patterns)}))
+    return _download(name, at, **files)
+
+
+def _download(name: str, at: str, **files: Any) -> Path:
+    from huggingface_hub import snapshot_download
+
     try:
         return Path(snapshot_download(name, **files))
     except Exception as error:

@@ -126,6 +126,19 @@ def load_pipeline(ref: PipelineRef, dtype: str = "float32", device: str = "cpu")
 
 def check_folder(folder: Path) -> None:
     """Raise ValueError in one line unless ``folder`` holds a Stable Diffusion pipeline with safetensors."""
+    parts = _index(folder)
+    for name, classes in PARTS.items():
+        _check_part(folder, name, classes, parts.get(name))
+    _check_settings(folder, parts)
+
+
+def check_kind(folder: Path) -> None:
+    """As `check_folder`, of a folder in which there may be no weights yet."""
+    _check_settings(folder, _index(folder))
+
+
+def _index(folder: Path) -> dict[str, Any]:
+    """What ``model_index.json`` says of the parts, if the pipeline is of the kind that is trained here."""
     index = folder / "model_index.json"
     try:
         parts = json.loads(index.read_text(encoding="utf-8"))
@@ -136,8 +149,10 @@ def check_folder(folder: Path) -> None:
         raise ValueError(f"'{index}' cannot be read: {hub.one_line(error)}") from error
     if why := refused_class(str(kind)):
         raise ValueError(f"'{folder}' holds {why}")
-    for name, classes in PARTS.items():
-        _check_part(folder, name, classes, parts.get(name))
+    return parts
+
+
+def _check_settings(folder: Path, parts: dict[str, Any]) -> None:
     settings = {name: _settings(folder / name / CONFIGS.get(name, "config.json")) for name in CONFIGURED}
     if why := refused_unet(settings["unet"], settings["vae"], settings["text_encoder"]):
         raise ValueError(f"'{folder}' has {why}")
@@ -215,7 +230,8 @@ def _complete(part: Path, load: Any) -> Any:
 def snapshot(name: str, revision: str) -> Path:
     """The folder of a hub pipeline at ``revision``; see `hub.snapshot`."""
     wanted = ["model_index.json", *(f"{part}/{pattern}" for part in PARTS for pattern in FILES)]
-    return hub.snapshot(name, revision, wanted=wanted, unwanted=UNWANTED, lacks=_check_cached)
+    first = (["model_index.json", "*/*config.json"], check_kind)  # gigabytes are not fetched to be refused
+    return hub.snapshot(name, revision, wanted=wanted, unwanted=UNWANTED, lacks=_check_cached, first=first)
 
 
 def _check_cached(folder: Path, _: str) -> None:

@@ -318,6 +318,28 @@ def test_a_download_that_fails_is_unavailable(monkeypatch: pytest.MonkeyPatch) -
         pipelines.snapshot("org/name", COMMIT)
 
 
+def test_what_cannot_be_trained_is_refused_before_its_weights_are_fetched(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    edit_index(copy, _class_name="StableDiffusionXLPipeline")
+    fetched: list[list[str]] = []
+
+    def download(name: str, allow_patterns: list[str], local_files_only: bool = False, **_: Any) -> str:
+        if local_files_only:
+            raise LocalEntryNotFoundError("none")
+        fetched.append(allow_patterns)
+        return str(copy)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    monkeypatch.setattr(hub, "unreachable", lambda: None)
+    with pytest.raises(ValueError, match="SDXL has two text encoders"):
+        pipelines.snapshot("org/name", COMMIT)
+    assert fetched == [["model_index.json", "*/*config.json"]]
+
+
 def test_random_sd15_has_the_published_sizes() -> None:
     """860M, 84M and 123M parameters, as the original weights; made without memory."""
     from diffusers import AutoencoderKL, UNet2DConditionModel
