@@ -91,15 +91,14 @@ def find_cell(text: str, results: Path) -> tuple[Path, Record]:
     planned = planned_cells(folder)
     read = read_records(folder / RECORDS)[0]
     records = {r.cell: r for r in read if planned is None or r.cell in planned}
-    found = [r for r in records.values() if r.cell == wanted or r.label == wanted]
+    found = [r for r in records.values() if wanted in (r.cell, r.cell[:8], r.label)]
     found = found or [r for r in records.values() if fnmatchcase(r.label.casefold(), wanted.casefold())]
     if len(found) == 1:
         return folder, found[0]
     labels = [record.label for record in found or records.values()]
     if found:
-        raise UserError(
-            f"{wanted!r} means {len(found)} cells: {'; '.join(labels[:6])}", hint="name one of them"
-        )
+        named = [f"{record.label} (seed {record.seed}, id {record.cell[:8]})" for record in found[:6]]
+        raise UserError(f"{wanted!r} means {len(found)} cells: {'; '.join(named)}", hint="name one, or its id")
     raise UserError(f"no cell {wanted!r} in {folder}", hint=did_you_mean(wanted, labels))
 
 
