@@ -98,7 +98,8 @@ def find_cell(text: str, results: Path) -> tuple[Path, Record]:
     labels = [record.label for record in found or records.values()]
     if found:
         named = [f"{record.label} (seed {record.seed}, id {record.cell[:8]})" for record in found[:6]]
-        raise UserError(f"{wanted!r} means {len(found)} cells: {'; '.join(named)}", hint="name one, or its id")
+        what = f"{wanted!r} means {len(found)} cells"
+        raise UserError(f"{what}: {'; '.join(named)}", hint="name one, or its id")
     raise UserError(f"no cell {wanted!r} in {folder}", hint=did_you_mean(wanted, labels))
 
 
