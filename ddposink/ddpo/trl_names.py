@@ -57,6 +57,7 @@ class DDPOTrainer(Saving, TrlMethods):
     """
 
     _by_steps = _inside = False
+    engine: Any  # an Engine; TRL's methods look into it
 
     def __init__(
         self,
@@ -163,7 +164,7 @@ class DDPOTrainer(Saving, TrlMethods):
             own = layers.config
         # The engine's own trackers, threads and checkpoints would be second ones.
         quiet = replace(own, log_with=None, async_reward_computation=False, resume_from="")
-        self.engine: Any = make_engine(quiet, pipeline, self._reward, self._prompt)
+        self.engine = make_engine(quiet, pipeline, self._reward, self._prompt)
         if layers is not None:
             layers.put_into(self.engine)
         if not engine_only:
@@ -211,7 +212,7 @@ class DDPOTrainer(Saving, TrlMethods):
         answer = self.prompt_fn()
         if not (isinstance(answer, tuple | list) and len(answer) == 2):
             raise ValueError(f"prompt_function must answer (prompt, metadata), not {answer!r}")
-        self._drawn.append(answer[1])
+        self._drawn.extend([answer[1]] * self._made_of["samples_per_prompt"])
         return answer[0]
 
     def _reward(self, images: Tensor, prompts: list[str]) -> Tensor:

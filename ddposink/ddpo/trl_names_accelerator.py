@@ -47,7 +47,7 @@ class TrainersAccelerator(Accelerator):
         )
         self.trackers, self._save, self._load = trackers, save, load
         self._ranks = engine._ranks
-        if self.scaler is not None:
+        if precision == "fp16":
             self.scaler = engine._learner.scaler
 
     def clip_grad_norm_(self, parameters: Any, max_norm: float, norm_type: float = 2) -> Any:

@@ -38,10 +38,12 @@ class DDPOConfig(configuration.DDPOConfig):
     mixed_precision: str | None = "fp16"  # type: ignore[assignment]  # None: what accelerate is set to
     use_lora: bool = field(default=True, init=False)
 
-    __setattr__ = object.__setattr__
-
     def __post_init__(self) -> None:
         """Nothing is checked yet."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Any attribute, as of any object."""
+        object.__setattr__(self, name, value)
 
     def to_dict(self) -> dict[str, Any]:
         """Every field; dictionaries are flattened to ``name/key``, as TRL hands them to trackers."""
@@ -56,7 +58,7 @@ def checked(config: Any, use_lora: bool) -> configuration.DDPOConfig:
         return configuration.DDPOConfig.from_dict(values)  # checked already
     for name, convert in CONVERSIONS.items():
         values[name] = convert(values[name])
-    if values["seed"] >= 2**32:
+    if isinstance(values["seed"], int) and values["seed"] >= 2**32:
         raise ValueError(f"seed must be below 2**32 (numpy's generator takes no more), not {values['seed']}")
     if not values["async_reward_computation"]:
         values["max_workers"] = 1
