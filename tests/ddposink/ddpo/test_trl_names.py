@@ -14,6 +14,7 @@ from tiny import PROMPTS, brightness, tiny_pipeline
 from ddposink.ddpo import DDPOConfig as EngineConfig
 from ddposink.ddpo import make_engine
 from ddposink.ddpo.trl_names import DDPOConfig, DDPOTrainer, DefaultDDPOStableDiffusionPipeline
+from ddposink.ddpo.trl_names_config import checked
 from ddposink.errors import Unavailable
 
 FLAGS = """--num_epochs=2 --train_gradient_accumulation_steps=1 --sample_num_steps=3 --sample_batch_size=6
@@ -111,7 +112,7 @@ def test_it_is_the_engine_with_these_prompts(tmp_path: Path) -> None:
     config = small(tmp_path)
     trainer = DDPOTrainer(config, scorer, prompt_fn, tiny_pipeline())
     trainer.train(2)
-    like = EngineConfig.from_dict(config.to_dict())
+    like = checked(config, use_lora=True)
     plain = make_engine(like, tiny_pipeline(), brightness, lambda: prompt_fn()[0])
     list(plain.run(2))
     found = {n: p for n, p in plain.pipeline.unet.named_parameters() if p.requires_grad}
@@ -132,8 +133,20 @@ def test_resumed_is_uninterrupted_and_old_checkpoints_go(tmp_path: Path) -> None
     assert all(torch.equal(value, after[name]) for name, value in weights(whole).items())
 
 
-def test_only_bookkeeping_may_be_assigned_and_is_checked() -> None:
-    config = DDPOConfig()
+def test_anything_may_be_assigned_and_is_checked_by_the_trainer(tmp_path: Path) -> None:
+    config = small(tmp_path, num_epochs=3)
+    config.sample_num_steps, config.note_of_a_script = 0, "mine"  # type: ignore[attr-defined]
+    with pytest.raises(ValueError, match="sample_num_steps must be at least 2, not 0"):
+        DDPOTrainer(config, scorer, prompt_fn, tiny_pipeline())
+    config.sample_num_steps = 2
+    trainer = DDPOTrainer(config, scorer, prompt_fn, tiny_pipeline())
+    assert trainer.config is config
+    assert config.to_dict()["note_of_a_script"] == "mine"
+    assert DDPOConfig(project_kwargs={"total_limit": 5}).to_dict()["project_kwargs/total_limit"] == 5
+
+
+def test_only_bookkeeping_of_the_engines_may_be_assigned() -> None:
+    config = EngineConfig()
     config.num_epochs, config.log_with = 3, "tensorboard"
     assert (config.num_epochs, config.log_with) == (3, "tensorboard")
     with pytest.raises(ValueError, match="num_epochs must be a whole number"):
