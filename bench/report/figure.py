@@ -22,7 +22,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from bench.report.text import clean
+from bench.report.text import shortened
 
 WIDTH, HEIGHT, DPI = 8.0, 4.7, 160  # inches, inches, pixels per inch
 INK, GREY = "#222222", "#666666"
@@ -142,7 +142,7 @@ def write_ticks(axis: Any, ticks: Sequence[float] | None, *, most: int = 6) -> N
 
 def name_ticks(axis: Any, places: Sequence[float], names: Sequence[str]) -> None:
     """Ticks that are names."""
-    axis.set_ticks(list(places), [clean(name, 24) for name in names])
+    axis.set_ticks(list(places), shortened(names, 24))
     axis.set_minor_locator(NullLocator())
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import zipfile
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -20,41 +20,18 @@ import pandas as pd
 import yaml
 from numpy.typing import NDArray
 
-from bench.labels import spelt
 from bench.record import Record, Status
+from bench.report.columns import parameter_columns, to_frame
 from bench.report.text import clean, plural
+from bench.report.vocabulary import Vocabulary, vocabulary
 from bench.store import DAMAGED, ENV, PLAN, RECORDS, SUITE, Edited, read, read_records
 from bench.track.contention import DISTURBED, SHARE
-from bench.workload import Metric, Replicated, Scalar, View, Workload
+from bench.workload import Workload
 
 Series = NDArray[np.float64]
-OWN = ("cell", "pass_id", "label", "seed", "repeat", "status", "reason")  # every record's own fields
 EDITED = "edited after it was measured: this number is not the one that was written"
-NO_REPLICATE = "run"  # of a workload that does not say what a seed repeats
 _MOST_NAMED = 20  # edited records in the notes
 SERIES_END, SERIES_START = "series_end", "series_start"  # columns that bound a cell's part of its series
-
-
-@dataclass(frozen=True)
-class Vocabulary:
-    """What the workload declares: names, labels and units of everything that may be shown."""
-
-    metrics: Mapping[str, Metric]
-    views: tuple[View, ...] = ()
-    prefix_axis: str | None = None
-    replicate: str = NO_REPLICATE  # what one seed is
-    sample: str = "sample"  # what the samples of a metric are
-    derived: frozenset[str] = frozenset()  # columns that follow from parameters, not from measuring
-    published: tuple[Mapping[str, Scalar], ...] = ()
-
-    @property
-    def replicated(self) -> bool:
-        """Whether sentences are about what a seed repeats, so that one seed supports none."""
-        return self.replicate != NO_REPLICATE
-
-    def metric(self, name: str) -> Metric:
-        """The declared metric, or a plain stand-in for a name that nobody declared."""
-        return self.metrics.get(name) or Metric(name, name.replace("_", " "), "", "none")
 
 
 @dataclass
@@ -72,6 +49,7 @@ class RunData:
     notes: list[str] = field(default_factory=list)
     known: dict[Hashable, Any] = field(default_factory=dict)  # results that several tables share
     contents: dict[str, Any] = field(default_factory=dict)  # of views, see ``bench.report.contents``
+    named: dict[Hashable, dict[Hashable, str]] = field(default_factory=dict)  # see ``bench.report.names``
     edited: dict[str, Edited] = field(default_factory=dict)  # cell id → its record, if no longer as measured
 
     @property
@@ -84,8 +62,8 @@ class RunData:
     @property
     def parameters(self) -> list[str]:
         """Columns that are parameters of a cell (not facts found while measuring), in column order."""
-        known = {key for record in self.records for key in record.params}
-        return [c for c in self.frame.columns if c in known and c not in OWN and c not in self.words.metrics]
+        known = parameter_columns(self.records, self.words.metrics)
+        return [column for column in self.frame.columns if column in known]
 
     @property
     def ok(self) -> pd.DataFrame:
@@ -192,13 +170,13 @@ def load(folder: Path, workload: Workload | None = None) -> RunData:
     notes += [f"{RECORDS} line {one.line}: {clean(one, 400)}" for one in list(edited.values())[:_MOST_NAMED]]
     notes += _disturbed(kept)
     notes += _warnings(kept)
-    words = _vocabulary(workload, kept)
+    words = vocabulary(workload, kept)
     if shadowed := sorted({n for r in kept for n in r.metrics} - set(words.metrics)):
         notes.append(
             f"left out: {', '.join(clean(n) for n in shadowed)}, "
             "measured under the name of a column and declared no longer"
         )
-    frame = _frame(kept, words.metrics)
+    frame = to_frame(kept, words.metrics)
     return RunData(folder, kept, frame, words, suite, env, plan, planned, notes, edited=edited)
 
 
@@ -237,81 +215,6 @@ def workload_name(folder: Path) -> str | None:
         records, _ = read_records(folder / RECORDS)
         name = records[0].workload if records else None
     return None if name is None else str(name)
-
-
-def _vocabulary(workload: Workload | None, records: Sequence[Record]) -> Vocabulary:
-    metrics = {metric.name: metric for metric in workload.metrics} if workload else {}
-    derived = frozenset(_derived(workload, records))
-    taken = {name for record in records for name in (*record.params, *record.columns)}
-    for record in records:
-        for name, value in record.metrics.items():
-            if name not in metrics and name not in taken:
-                metrics[name] = Metric(
-                    name, name.replace("_", " "), value.unit, "none", headline=not workload
-                )
-    if workload is None:
-        return Vocabulary(metrics)
-    views, published = tuple(workload.views), tuple(workload.published())
-    found = Vocabulary(metrics, views, workload.prefix_axis, derived=derived, published=published)
-    if isinstance(workload, Replicated):
-        found = replace(found, replicate=workload.replicate, sample=workload.sample)
-    return found
-
-
-def _derived(workload: Workload | None, records: Sequence[Record]) -> set[str]:
-    """Names of columns that a workload tells from parameters alone."""
-    for record in records if workload else ():
-        try:
-            params = workload.Params.model_validate(record.params)  # type: ignore[union-attr]
-            return set(workload.columns(params)) - set(record.params)  # type: ignore[union-attr]
-        except ValueError:  # of an older version of the workload
-            continue
-    return set()
-
-
-def settings(records: Sequence[Record]) -> list[dict[str, Scalar]]:
-    """For every record the parameters that its columns do not tell, where records differ in them.
-
-    What differs between two cells must be a column, or a picture would take them for one. A parameter
-    without a column of its name gets one; where a column shows two of its parameter's values alike (the last
-    part of two paths), the parameter's own value is taken.
-    """
-    names = dict.fromkeys(name for record in records for name in record.params if name not in OWN)
-    found: list[dict[str, Scalar]] = [{} for _ in records]
-    for name in names:
-        given = [record.params.get(name) for record in records]
-        if all(type(one) is type(given[0]) and one == given[0] for one in given):
-            continue
-        values = [spelt(one) for one in given]
-        told = [record.columns.get(name) for record in records]
-        if all(name in record.columns for record in records) and _one_to_one(told, values):
-            continue
-        for row, own, value in zip(found, given, values, strict=True):
-            row[name] = own if isinstance(own, (str, int, float, bool)) or own is None else value
-    return found
-
-
-def _one_to_one(shown: Sequence[Any], values: Sequence[str]) -> bool:
-    """Whether values that differ are shown differently."""
-    meant: dict[str, str] = {}
-    return all(meant.setdefault(spelt(one), value) == value for one, value in zip(shown, values, strict=True))
-
-
-def _frame(records: Sequence[Record], metrics: Mapping[str, Metric]) -> pd.DataFrame:
-    """One row per record: its own fields, then columns, then metrics (a metric wins over a column)."""
-    rows: list[dict[str, Any]] = []
-    own_settings = settings(records)
-    for record, more in zip(records, own_settings, strict=True):
-        row: dict[str, Any] = {key: value for key, value in record.columns.items() if key not in OWN}
-        row |= more
-        row |= {name: record.metrics[name].value for name in metrics if name in record.metrics}
-        own = {key: getattr(record, key) for key in OWN}
-        rows.append(own | row | {"status": str(record.status)})
-    frame = pd.DataFrame(rows, dtype=object)
-    keys = [key for r, more in zip(records, own_settings, strict=True) for key in (*r.columns, *more)]
-    names = [*OWN, *dict.fromkeys(key for key in keys if key not in OWN and key not in metrics)]
-    frame = frame.reindex(columns=[*names, *metrics])
-    return frame.astype(object).where(frame.notna(), None)
 
 
 @lru_cache(maxsize=64)

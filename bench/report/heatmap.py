@@ -19,15 +19,12 @@ from bench.report import figure as paper
 from bench.report import layout
 from bench.report.buckets import exp
 from bench.report.frames import RunData
+from bench.report.names import hue_label, names_of, numeric
 from bench.report.panels import (
     Array,
     NothingToDraw,
-    hue_label,
-    numeric,
     panel_rows,
-    panel_title,
     subtitle,
-    text,
     view_rows,
 )
 from bench.report.select import at_common_prefix, split, token
@@ -55,6 +52,7 @@ def draw_heatmap(view: View, data: RunData) -> Figure:
     groups = panel_rows(data, frame, view, notes)
     rows, columns = _order(frame[view.hue], sort=False), _order(frame[view.x], sort=True)
     check_size(view, columns)
+    names, hues = list(names_of(columns).values()), [hue_label(data, view, r) for r in rows]
     sheets = [_matrix(view, part, rows, columns) for _, part in groups]
     found = np.concatenate([values[np.isfinite(values)] for values, _ in sheets])
     if not len(found):
@@ -65,9 +63,9 @@ def draw_heatmap(view: View, data: RunData) -> Figure:
     sheets = [(values / scale.divisor, missing) for values, missing in sheets]
     for axes, (values, missing) in zip(grid, sheets, strict=True):
         _paint(axes, values, missing, norm)
-        places = range(0, len(columns), _every([text(c) for c in columns], len(groups)))
-        paper.name_ticks(axes.xaxis, [i + 0.5 for i in places], [text(columns[i]) for i in places])
-        paper.name_ticks(axes.yaxis, [i + 0.5 for i in range(len(rows))], [hue_label(view, r) for r in rows])
+        places = range(0, len(columns), _every(names, len(groups)))
+        paper.name_ticks(axes.xaxis, [i + 0.5 for i in places], [names[i] for i in places])
+        paper.name_ticks(axes.yaxis, [i + 0.5 for i in range(len(rows))], hues)
         axes.tick_params(length=0)
         axes.tick_params(axis="y", labelrotation=0)
     metric = data.words.metric(view.y)
@@ -86,7 +84,7 @@ def draw_heatmap(view: View, data: RunData) -> Figure:
         notes.append("Means over seeds and repeats.")
     if any((np.isnan(values) & (missing == "")).any() for values, missing in sheets):
         notes.append("Blank: not part of the suite.")
-    titles = [panel_title(values) for values, _ in groups]
+    titles = [title for title, _ in groups]
     words = layout.Words(view.title, subtitle(data, frame, view), view.x_label, "", notes, titles)
     layout.finish(figure, grid, words)
     return figure

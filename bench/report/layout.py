@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bench.report.figure import GREY, INK, WIDTH, Pen, grid_columns
-from bench.report.text import clean
+from bench.report.text import clean, shortened
 
 _NOTE, _MARK, _NAME = 8.0, 8.5, 9.5  # font sizes in points
 _LINE = 0.17  # inches from one small line to the next
@@ -72,8 +72,7 @@ def finish(
     ``direct`` writes the names of lines at their ends; ``marked`` is what ``mark_lines`` returned.
     """
     width, height = figure.get_size_inches()
-    names = [clean(label, 34) for label in words.labels]
-    wrapped = [line for note in words.notes for line in textwrap.wrap(clean(note, 500), 118)]
+    names = shortened(list(words.labels), 34)
     if len(grid) == 1:
         grid[0].set_xlabel(words.x_label)
         grid[0].set_ylabel(words.y_label)
@@ -81,9 +80,11 @@ def finish(
     right = room + (0.78 if names and not direct else 0.38)
     left = 0.12 + _axis_width(figure, grid) + (0.27 if len(grid) > 1 and words.y_label else 0)
     over = _LINE * (marked + any(words.panels))  # text above each panel
+    columns, rows = grid_columns(len(grid)), math.ceil(len(grid) / grid_columns(len(grid)))
+    titles, named = _titles(figure, words.panels, (width - left - right - 0.5 * (columns - 1)) / columns)
+    wrapped = [line for note in [*words.notes, *named] for line in textwrap.wrap(clean(note, 500), 118)]
     above = 0.46 + (0.22 if words.subtitle else 0) + over
     below = (0.62 if len(grid) == 1 else 0.68) + _LINE * len(wrapped)
-    columns, rows = grid_columns(len(grid)), math.ceil(len(grid) / grid_columns(len(grid)))
     figure.subplots_adjust(
         left / width,
         below / height,
@@ -94,9 +95,8 @@ def finish(
     )
     _head(figure, words.title, 0.14, fontsize=12.5, weight="bold")
     _head(figure, words.subtitle, 0.42, fontsize=9, color=GREY)
-    for axes, name in zip(grid, words.panels, strict=True):
-        shown = _fit(figure, name, axes.get_window_extent().width / figure.dpi, fontsize=_NAME)
-        axes.set_title(shown, loc="left", fontsize=_NAME, color=INK, pad=5 + 72 * _LINE * marked)
+    for axes, title in zip(grid, titles, strict=True):
+        axes.set_title(title, loc="left", fontsize=_NAME, color=INK, pad=5 + 72 * _LINE * marked)
     if len(grid) > 1:
         middle = ((left + width - right) / 2 / width, (below + height - above) / 2 / height)
         figure.text(middle[0], (below - 0.4) / height, words.x_label, ha="center", va="center")
@@ -108,6 +108,16 @@ def finish(
         _direct_labels(grid[0], pens)
     elif names:
         _legend(figure, pens, (1 - (right - 0.12) / width, 1 - above / height))
+
+
+def _titles(figure: Figure, panels: Sequence[str], inches: float) -> tuple[list[str], list[str]]:
+    """Titles that fit above a panel, and as notes the full ones where what fits would be the same for two."""
+    fitting = [_fit(figure, title, inches, fontsize=_NAME) for title in panels]
+    if len(set(fitting)) == len(set(panels)):
+        return fitting, []
+    numbered = [f"{i}: {title}" for i, title in enumerate(panels, start=1)]
+    notes = [f"Panel {title}." for title in numbered]
+    return [_fit(figure, title, inches, fontsize=_NAME) for title in numbered], notes
 
 
 def caption(figure: Figure, title: str, subtitle: str, notes: Sequence[str]) -> None:

@@ -16,14 +16,12 @@ from bench.report import figure as paper
 from bench.report import layout
 from bench.report.control import over_control
 from bench.report.frames import RunData
+from bench.report.names import hue_label, text
 from bench.report.panels import (
     Array,
     NothingToDraw,
-    hue_label,
     panel_rows,
-    panel_title,
     subtitle,
-    text,
     view_rows,
 )
 from bench.report.select import identifying, longest, replicates, split
@@ -60,7 +58,7 @@ def draw_matrix(view: View, data: RunData) -> Figure:
     unit = data.words.metric(names[0]).unit
     notes.insert(0, f"Colour and number: {with_unit(view.y_label, unit, unit)}.")
     notes += claims(data, frame, bold=any(certain.any() for _, certain, _ in sheets))
-    titles = [panel_title(values) for values, _ in groups]
+    titles = [title for title, _ in groups]
     words = layout.Words(view.title, subtitle(data, frame, view), view.x_label, "", notes, titles)
     layout.finish(figure, grid, words)
     return figure
@@ -93,7 +91,7 @@ def matrix_rows(data: RunData, view: View, frame: pd.DataFrame) -> list[tuple[st
     A hue has one row, or one for each value of the prefix axis at which its cells ended.
     """
     rows = [
-        (hue_label(view, hue[view.hue]), ends, cells)
+        (hue_label(data, view, hue[view.hue]), ends, cells)
         for hue, part in split(frame, [view.hue])
         for ends, cells in replicates(data, part)
     ]

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from bench.record import Status
 from bench.report.buckets import bucket_means, exp, fine_edges
 from bench.report.frames import RunData
+from bench.report.names import hue_label, names_of, numeric, panel_titles, text
 from bench.report.select import at_common_prefix, common, facets, keep, longest, matching, split, token
 from bench.report.spread import RANGE, spread_over
 from bench.report.text import clean, number, plural, scale_for
@@ -79,15 +80,15 @@ def curve_panels(data: RunData, view: View) -> Panels:
     notes = [_curve_note(data, view)]
     panels = []
     replicated = False
-    for values, part in panel_rows(data, rows, view, notes):
+    for title, part in panel_rows(data, rows, view, notes):
         lines = {}
         for hue, cells in split(part, [view.hue]):
             replicated |= len(cells) > 1
-            name = hue_label(view, hue[view.hue])
+            name = hue_label(data, view, hue[view.hue])
             lines[name], last = _curve(data, view, cells)
             if last:
                 notes.append(f"{name}: no values after position {last:,}.")
-        panels.append(Panel(panel_title(values), lines, _marks(part, view)))
+        panels.append(Panel(title, lines, _marks(part, view)))
     if replicated:
         notes[0] = notes[0].replace("95 % block-bootstrap interval of that mean", RANGE)
     unit = "" if view.transform else data.words.metric(str(view.series)).unit
@@ -137,13 +138,13 @@ def line_panels(data: RunData, view: View) -> Panels:
     notes: list[str] = []
     spreads: set[str] = set()
     panels = []
-    for values, part in panel_rows(data, rows, view, notes):
+    for title, part in panel_rows(data, rows, view, notes):
         lines = {}
         for hue, cells in split(part, [view.hue]):
             line, spread = _line(data, view, cells, places, scale.divisor)
-            lines[hue_label(view, hue[view.hue])] = line
+            lines[hue_label(data, view, hue[view.hue])] = line
             spreads |= spread
-        panels.append(Panel(panel_title(values), lines, _marks(part, view)))
+        panels.append(Panel(title, lines, _marks(part, view)))
     notes += _whose(data, rows, view)
     if spreads:
         notes.append("Bars: " + ", ".join(sorted(spreads)) + ".")
@@ -175,7 +176,7 @@ def _places(values: pd.Series, log: bool) -> tuple[dict[Any, float], list[str] |
         distinct.sort()
         if not log or distinct[0] > 0:
             return {token(v): float(v) for v in distinct}, None
-    return {token(v): float(i) for i, v in enumerate(distinct)}, [text(v) for v in distinct]
+    return {token(v): float(i) for i, v in enumerate(distinct)}, list(names_of(distinct).values())
 
 
 def view_rows(data: RunData, view: View) -> pd.DataFrame:
@@ -191,8 +192,8 @@ def view_rows(data: RunData, view: View) -> pd.DataFrame:
 
 def panel_rows(
     data: RunData, rows: pd.DataFrame, view: View, notes: list[str]
-) -> list[tuple[dict[str, Any], pd.DataFrame]]:
-    """Rows per panel, with panels and lines beyond what a page can hold left out and said so."""
+) -> list[tuple[str, pd.DataFrame]]:
+    """Titles and rows of the panels; what is beyond a page, panels or lines, is left out and said so."""
     hues = list(dict.fromkeys(token(v) for v in rows[view.hue]))
     if len(hues) > _MOST_LINES:
         kept = set(hues[:_MOST_LINES])
@@ -201,7 +202,8 @@ def panel_rows(
     groups = split(rows, facets(data, rows, view))
     if len(groups) > _MOST_PANELS:
         notes.append(f"The first {_MOST_PANELS} of {plural(len(groups), 'panel')} are drawn.")
-    return groups[:_MOST_PANELS]
+    titles = panel_titles([values for values, _ in groups])
+    return [(title, part) for title, (_, part) in zip(titles, groups, strict=True)][:_MOST_PANELS]
 
 
 def _marks(rows: pd.DataFrame, view: View) -> dict[str, list[float]]:
@@ -228,7 +230,7 @@ def _whose(data: RunData, rows: pd.DataFrame, view: View) -> list[str]:
     notes = []
     for name in (name for name in view.marks if name in rows):
         found = {
-            hue_label(view, hue[view.hue]): _marked(data, cells, name)
+            hue_label(data, view, hue[view.hue]): _marked(data, cells, name)
             for hue, cells in split(rows, [view.hue])
         }
         if len({tuple(values) for values in found.values()}) > 1:
@@ -248,7 +250,7 @@ def _stops(data: RunData, frame: pd.DataFrame, view: View) -> list[str]:
     texts: list[str] = []
     for _, row in failed.iterrows():
         where = f" at {axis} {number(row[axis])}" if axis and axis in failed and axis != view.hue else ""
-        texts.append(f"{hue_label(view, row[view.hue])}: {row['status']}{where}")
+        texts.append(f"{hue_label(data, view, row[view.hue])}: {row['status']}{where}")
     texts = list(dict.fromkeys(texts))
     more = f" and {len(texts) - 4} more" if len(texts) > 4 else ""
     return ["Not measured: " + ", ".join(texts[:4]) + more + "."] if texts else []
@@ -260,23 +262,3 @@ def subtitle(data: RunData, rows: pd.DataFrame, view: View) -> str:
         k: v for k, v in common(data, rows).items() if k not in (view.x, view.hue, data.words.prefix_axis)
     }
     return " · ".join(f"{k} {text(v)}" for k, v in list(same.items())[:4])
-
-
-def panel_title(values: dict[str, Any]) -> str:
-    """What tells a panel from the others."""
-    return clean(", ".join(v if isinstance(v, str) else f"{k} {text(v)}" for k, v in values.items()), 80)
-
-
-def hue_label(view: View, value: Any) -> str:
-    """The name of a line; a number alone would not say what it counts."""
-    return f"{view.hue.replace('_', ' ')} {text(value)}" if numeric(value) else text(value)
-
-
-def text(value: Any) -> str:
-    """A value as a label."""
-    return clean(number(value), 40)
-
-
-def numeric(value: Any) -> bool:
-    """Whether a value is a number (True is not)."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool)

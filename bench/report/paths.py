@@ -8,16 +8,14 @@ import numpy as np
 
 from bench.record import Status
 from bench.report.frames import RunData
+from bench.report.names import hue_label, numeric
 from bench.report.panels import (
     Array,
     Line,
     NothingToDraw,
     Panel,
     Panels,
-    hue_label,
-    numeric,
     panel_rows,
-    panel_title,
     subtitle,
     view_rows,
 )
@@ -40,7 +38,7 @@ def scatter_panels(data: RunData, view: View) -> Panels:
     axis = (data.words.prefix_axis or "order").replace("_", " ")
     notes = [f"Points are joined in the order of {axis}."]
     panels, several = [], False
-    for values, part in panel_rows(data, rows, view, notes):
+    for title, part in panel_rows(data, rows, view, notes):
         lines = {}
         for hue, cells in split(part, [view.hue]):
             found = sorted(replicates(data, cells), key=lambda one: _place(one[0]))
@@ -49,8 +47,8 @@ def scatter_panels(data: RunData, view: View) -> Panels:
                 np.array([np.mean([float(v) for v in same[name]]) for _, same in found])
                 for name in (view.x, view.y)
             )
-            lines[hue_label(view, hue[view.hue])] = _bare(x, y / scale.divisor)
-        panels.append(Panel(panel_title(values), lines))
+            lines[hue_label(data, view, hue[view.hue])] = _bare(x, y / scale.divisor)
+        panels.append(Panel(title, lines))
     if several:
         notes.append("Points are means over seeds and repeats.")
     return Panels(panels, scale.unit, subtitle(data, rows, view), notes)
@@ -71,13 +69,13 @@ def trace_panels(data: RunData, view: View) -> Panels:
         raise NothingToDraw(f"no measured cell has kept {view.series}")
     notes: list[str] = []
     panels, several = [], False
-    for values, part in panel_rows(data, rows, view, notes):
+    for title, part in panel_rows(data, rows, view, notes):
         lines = {}
         for hue, cells in split(part, [view.hue]):
             curves = [found[int(i)] for i in cells.index]
             several |= len(curves) > 1
-            lines[hue_label(view, hue[view.hue])] = _mean(curves)
-        panels.append(Panel(panel_title(values), lines))
+            lines[hue_label(data, view, hue[view.hue])] = _mean(curves)
+        panels.append(Panel(title, lines))
     if several:
         notes.append(f"Lines are means, bands the {RANGE}.")
     return Panels(panels, "", subtitle(data, rows, view), notes)

@@ -19,13 +19,13 @@ from bench.report.figure import Pen
 from bench.report.frames import RunData
 from bench.report.heatmap import draw_heatmap
 from bench.report.matrix import draw_matrix
+from bench.report.names import hue_label
 from bench.report.panels import (
     Array,
     Line,
     NothingToDraw,
     Panel,
     Panels,
-    hue_label,
 )
 from bench.report.select import token
 from bench.report.sheets import draw_pictures
@@ -63,9 +63,9 @@ def draw(view: View, data: RunData) -> Picture:
 
 def _pens(view: View, data: RunData) -> dict[str, Pen]:
     compare = data.compare()
-    reference = hue_label(view, compare[1]) if compare and compare[0] == view.hue else None
+    reference = hue_label(data, view, compare[1]) if compare and compare[0] == view.hue else None
     values = sorted({token(v): v for v in data.frame[view.hue]}.values(), key=lambda v: v is None)
-    return paper.pens([hue_label(view, value) for value in values], reference)
+    return paper.pens([hue_label(data, view, value) for value in values], reference)
 
 
 def _lines(view: View, data: RunData, content: Panels) -> Figure:

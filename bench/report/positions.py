@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from bench.report.buckets import bucket_means, exp, octave_edges
 from bench.report.frames import RunData, Series
-from bench.report.select import facets, longest, matching
+from bench.report.names import names_of
+from bench.report.select import facets, longest, matching, split, token
 from bench.report.tables import Column, Entry, Table
-from bench.report.text import number
+from bench.report.text import number, shortened
 from bench.workload import View
 
 
@@ -18,16 +21,15 @@ def position_buckets(data: RunData, view: View) -> Table | None:
     if view.series is None or view.hue not in frame:
         return None
     rows = longest(data, frame)
-    found: list[tuple[str, Series]] = []
-    panels = facets(data, rows, view)
-    for index in rows.index:
-        series = data.series(int(index), view.series)
-        if series is not None and len(series):
-            title = ", ".join(str(number(rows.at[index, c])) for c in (view.hue, *panels))
-            found.append((title, series))
-    found = _average(found)
-    if not found:
+    kept: list[tuple[dict[str, Any], Series]] = []
+    for setting, cells in split(rows, [view.hue, *facets(data, rows, view)]):
+        series = [s for i in cells.index if (s := data.series(int(i), view.series)) is not None and len(s)]
+        if series:
+            kept.append((setting, _mean(series)))
+    if not kept:
         return None
+    titles = _titles([setting for setting, _ in kept])
+    found = list(zip(titles, (series for _, series in kept), strict=True))
     ends = octave_edges(max(len(s) for _, s in found))
     metric = data.words.metric(view.series)
     columns = [Column("first", "from"), Column("last", "to")]
@@ -44,12 +46,16 @@ def position_buckets(data: RunData, view: View) -> Table | None:
     return table
 
 
-def _average(found: list[tuple[str, Series]]) -> list[tuple[str, Series]]:
-    """Series of the same name (seeds, repeats) become one: the mean where all are scored."""
-    groups: dict[str, list[Series]] = {}
-    for title, series in found:
-        groups.setdefault(title, []).append(series)
-    return [(t, np.mean([s[: min(map(len, g))] for s in g], axis=0)) for t, g in groups.items()]
+def _titles(settings: list[dict[str, Any]]) -> list[str]:
+    """The hue and what else tells a column from the others; no two are the same."""
+    names = [names_of(setting[column] for setting in settings) for column in settings[0]]
+    whole = [", ".join(n[token(v)] for n, v in zip(names, s.values(), strict=True)) for s in settings]
+    return shortened(whole, 300)
+
+
+def _mean(found: list[Series]) -> Series:
+    """Seeds and repeats of one setting as one series: the mean where all are scored."""
+    return np.mean([series[: min(map(len, found))] for series in found], axis=0)
 
 
 def _fill(table: Table, title: str, series: Series, ends: list[int], transform: bool) -> None:

@@ -104,10 +104,10 @@ def facets(data: RunData, frame: pd.DataFrame, view: View) -> list[str]:
     """
     skip = {view.x, view.hue, data.words.prefix_axis}
     names = [c for c in varying(frame, data.parameters) if c not in skip]
-    # Along an x that follows from parameters (a window's size, from the policy) these may change with it.
-    follows = view.kind != "curve" and view.x in data.words.derived
+    # Along an x that follows from a parameter (a window's size, from the policy) that one changes with it.
+    along = data.words.follows.get(view.x, frozenset()) if view.kind != "curve" else frozenset()
     hues = [rows for _, rows in split(frame, [view.hue])]
-    return [c for c in names if any(_differs(rows, c, view.x if follows else None) for rows in hues)]
+    return [c for c in names if any(_differs(rows, c, view.x if c in along else None) for rows in hues)]
 
 
 def _differs(group: pd.DataFrame, column: str, x: str | None) -> bool:

@@ -14,7 +14,8 @@ from bench.record import Status
 from bench.report import figure as paper
 from bench.report import layout
 from bench.report.frames import RunData
-from bench.report.panels import NothingToDraw, hue_label, subtitle, text, view_rows
+from bench.report.names import hue_label, text
+from bench.report.panels import NothingToDraw, subtitle, view_rows
 from bench.report.select import extent, split, token, varying
 from bench.workload import View
 
@@ -36,7 +37,7 @@ def expand(view: View, data: RunData) -> list[View]:
         replace(
             view,
             name=f"{view.name}-{text(hue)}",
-            title=f"{view.title}: {hue_label(view, hue)}",
+            title=f"{view.title}: {hue_label(data, view, hue)}",
             where={**view.where, view.hue: hue},
             headline=False,
         )
@@ -90,7 +91,7 @@ def _overview(view: View, data: RunData, rows: pd.DataFrame) -> list[tuple[str, 
     for hue, cells in split(rows, [view.hue]):
         last = int(place.loc[cells.index].idxmax())  # type: ignore[call-overload]
         if place[last] > place[first]:
-            name = hue_label(view, hue[view.hue]).replace("_", " ")
+            name = hue_label(data, view, hue[view.hue]).replace("_", " ")
             found.append((_folded(name, _name(view, data, last, rows)), _path(data, view, last)))
     return found
 

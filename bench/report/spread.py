@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 
 from bench.record import Value
-from bench.report.frames import RunData, Vocabulary
+from bench.report.frames import RunData
+from bench.report.vocabulary import Vocabulary
 from bench.stats import bootstrap_median, t_interval, two_level_interval
 
 MEAN = "95 % interval of the mean over samples"

@@ -9,12 +9,14 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 MISSING = "–"
 _BYTE_UNITS = {"b", "byte", "bytes"}
 _PREFIXES = ("B", "KiB", "MiB", "GiB", "TiB")
+_HEAD, _BEFORE = 10, 4  # characters kept of what long names share: at the beginning, and where they part
 _INVISIBLE = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}  # control, direction marks, lone surrogates, breaks
 
 _MARKUP = re.compile(r"[\\`*\[\]|~$&<>_@]|://|^[-+=#]|^\d+[.)]|www|mailto|xmpp", re.IGNORECASE)  # perhaps
@@ -40,6 +42,22 @@ def clean(value: object, limit: int = 300) -> str:
         text = "".join(" " if unicodedata.category(c) in _INVISIBLE else c for c in text)
     text = " ".join(text.split())
     return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def shortened(texts: Sequence[str], limit: int) -> list[str]:
+    """Names of different things, cut to ``limit`` characters around where they part; no two are equal."""
+    found = [clean(one, limit) for one in texts]
+    groups: dict[str, list[int]] = {}
+    for place, short in enumerate(found):
+        groups.setdefault(short, []).append(place)
+    for places in (group for group in groups.values() if len(group) > 1):
+        whole = [clean(texts[place], 10_000) for place in places]
+        parts = (i for i, letters in enumerate(zip(*whole, strict=False)) if len(set(letters)) > 1)
+        start = max(0, next(parts, min(map(len, whole))) - _BEFORE)
+        for place, one in zip(places, whole, strict=True):
+            found[place] = clean(f"{one[:_HEAD]}…{one[start:]}" if start > _HEAD + 1 else one, limit)
+    count = Counter(found)
+    return [f"{one} #{place}" if count[one] > 1 else one for place, one in enumerate(found, start=1)]
 
 
 def md(value: object, limit: int = 300) -> Md:

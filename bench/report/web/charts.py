@@ -14,7 +14,8 @@ import numpy as np
 
 from bench.report.contents import contents
 from bench.report.frames import RunData
-from bench.report.panels import Line, NothingToDraw, Panels, hue_label, numeric
+from bench.report.names import hue_label, numeric
+from bench.report.panels import Line, NothingToDraw, Panels
 from bench.report.select import token
 from bench.report.text import clean, scale_for, with_unit
 from bench.report.web.grids import grid
@@ -81,9 +82,9 @@ def _pens(view: View, data: RunData) -> dict[str, int]:
     if view.hue not in data.frame:
         return {}
     compare = data.compare()
-    reference = hue_label(view, compare[1]) if compare and compare[0] == view.hue else None
+    reference = hue_label(data, view, compare[1]) if compare and compare[0] == view.hue else None
     values = sorted({token(v): v for v in data.frame[view.hue]}.values(), key=lambda v: v is None)
-    names = list(dict.fromkeys(hue_label(view, value) for value in values))
+    names = list(dict.fromkeys(hue_label(data, view, value) for value in values))
     others = [name for name in names if name != reference]
     return {name: REFERENCE if name == reference else others.index(name) for name in names}
 

@@ -12,14 +12,11 @@ from bench.report.control import over_control
 from bench.report.frames import RunData
 from bench.report.heatmap import check_size
 from bench.report.matrix import claims, matrix_rows, members
+from bench.report.names import hue_label, names_of, numeric
 from bench.report.panels import (
     NothingToDraw,
-    hue_label,
-    numeric,
     panel_rows,
-    panel_title,
     subtitle,
-    text,
     view_rows,
 )
 from bench.report.select import at_common_prefix, longest, split, token
@@ -47,20 +44,20 @@ def _heatmap(view: View, data: RunData) -> dict[str, Any]:
         raise NothingToDraw(f"no cell has a value of {view.y}")
     scale = scale_for("" if view.transform else metric.unit, values)
     panels = []
-    for key, part in panel_rows(data, frame, view, notes):
+    for title, part in panel_rows(data, frame, view, notes):
         fields = {
             (token(at[view.hue]), token(at[view.x])): _field(cells, view.y, view, scale.divisor)
             for at, cells in split(part, [view.hue, view.x])
         }
         table = [[fields.get((token(r), token(c))) for c in columns] for r in rows]
-        panels.append({"title": panel_title(key), "fields": table})
+        panels.append({"title": title, "fields": table})
     return {
         "yLabel": with_unit(view.y_label, scale.unit, metric.unit),
         "subtitle": subtitle(data, frame, view),
         "notes": notes,
         "direction": metric.direction,
-        "rows": [hue_label(view, r) for r in rows],
-        "columns": [text(c) for c in columns],
+        "rows": [hue_label(data, view, r) for r in rows],
+        "columns": list(names_of(columns).values()),
         "panels": panels,
         "signed": False,
     }
@@ -73,13 +70,13 @@ def _matrix(view: View, data: RunData) -> dict[str, Any]:
     metrics = [data.words.metric(name) for name in members(data, view)]
     notes: list[str] = []
     groups = [
-        (key, dict(matrix_rows(data, view, part))) for key, part in panel_rows(data, frame, view, notes)
+        (title, dict(matrix_rows(data, view, part))) for title, part in panel_rows(data, frame, view, notes)
     ]
     rows = list(dict.fromkeys(name for _, cells in groups for name in cells))
     panels = []
-    for key, cells in groups:
+    for title, cells in groups:
         table = [[_field(cells.get(name), m.name, view) for m in metrics] for name in rows]
-        panels.append({"title": panel_title(key), "fields": table})
+        panels.append({"title": title, "fields": table})
     values = [f for panel in panels for row in panel["fields"] for f in row if isinstance(f, float)]
     if not values:
         raise NothingToDraw(f"no cell has a value of {view.y}…")

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.report.frames import RunData
-from bench.report.panels import NothingToDraw, hue_label, numeric, view_rows
+from bench.report.names import hue_label, numeric
+from bench.report.panels import NothingToDraw, view_rows
 from bench.report.select import split, varying
 from bench.report.text import clean, number, plural
 from bench.workload import View
@@ -58,10 +59,8 @@ def _rows(view: View, data: RunData, budget: int) -> tuple[list[dict[str, Any]],
                 {"x": frame.at[index, view.x], "src": source, "cell": data.records[int(index)].cell}
             )
         if frames:
-            extra = [f"{c} {number(key[c])}" for c in named]
-            rows.append(
-                {"name": clean(" · ".join([hue_label(view, key[view.hue]), *extra]), 200), "frames": frames}
-            )
+            name = [hue_label(data, view, key[view.hue]), *(f"{c} {number(key[c])}" for c in named)]
+            rows.append({"name": clean(" · ".join(name), 200), "frames": frames})
     if not rows:
         raise NothingToDraw("the pictures cannot be read or are too large for a page")
     return rows, left_out

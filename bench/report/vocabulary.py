@@ -1,0 +1,91 @@
+"""What a workload declares, as reports ask for it: names, labels and units of everything that is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from bench.labels import spelt
+from bench.record import Record
+from bench.workload import Metric, Replicated, Scalar, View, Workload
+
+NO_REPLICATE = "run"  # of a workload that does not say what a seed repeats
+_MOST_VALUES = 64  # of a parameter, tried to see which columns follow from it
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What the workload declares: names, labels and units of everything that may be shown."""
+
+    metrics: Mapping[str, Metric]
+    views: tuple[View, ...] = ()
+    prefix_axis: str | None = None
+    replicate: str = NO_REPLICATE  # what one seed is
+    sample: str = "sample"  # what the samples of a metric are
+    follows: Mapping[str, frozenset[str]] = field(default_factory=dict)  # column → parameters it is told from
+    published: tuple[Mapping[str, Scalar], ...] = ()
+
+    @property
+    def replicated(self) -> bool:
+        """Whether sentences are about what a seed repeats, so that one seed supports none."""
+        return self.replicate != NO_REPLICATE
+
+    def metric(self, name: str) -> Metric:
+        """The declared metric, or a plain stand-in for a name that nobody declared."""
+        return self.metrics.get(name) or Metric(name, name.replace("_", " "), "", "none")
+
+
+def vocabulary(workload: Workload | None, records: Sequence[Record]) -> Vocabulary:
+    """The declarations of ``workload``; what records hold beyond them is named as they name it."""
+    metrics = {metric.name: metric for metric in workload.metrics} if workload else {}
+    taken = {name for record in records for name in (*record.params, *record.columns)}
+    for record in records:
+        for name, value in record.metrics.items():
+            if name not in metrics and name not in taken:
+                metrics[name] = Metric(
+                    name, name.replace("_", " "), value.unit, "none", headline=not workload
+                )
+    if workload is None:
+        return Vocabulary(metrics)
+    found = Vocabulary(
+        metrics,
+        tuple(workload.views),
+        workload.prefix_axis,
+        follows=follows(workload, [record.params for record in records]),
+        published=tuple(workload.published()),
+    )
+    if isinstance(workload, Replicated):
+        found = replace(found, replicate=workload.replicate, sample=workload.sample)
+    return found
+
+
+def follows(workload: Workload, cells: Sequence[Mapping[str, Any]]) -> dict[str, frozenset[str]]:
+    """For columns that a workload tells from parameters alone: which of these change them.
+
+    Found by changing one parameter at a time, to the values that the cells have. A column that is a
+    parameter itself is left out, and so is all that measuring has added.
+    """
+    found: dict[str, set[str]] = {}
+    for base in cells:
+        before = _columns(workload, base)
+        if before is None:  # of an older version of the workload
+            continue
+        found = {column: set() for column in before if column not in base}
+        for name in base:
+            values = {spelt(cell[name]): cell[name] for cell in cells if name in cell}
+            for value in list(values.values())[:_MOST_VALUES]:
+                after = _columns(workload, {**base, name: value}) or before
+                for column in found:
+                    if spelt(after.get(column)) != spelt(before[column]):
+                        found[column].add(name)
+        break
+    return {column: frozenset(names) for column, names in found.items()}
+
+
+def _columns(workload: Workload, params: Mapping[str, Any]) -> dict[str, Scalar] | None:
+    """The columns of a cell, or None if the workload refuses its parameters."""
+    try:
+        return workload.columns(workload.Params.model_validate(dict(params)))
+    except ValueError:
+        return None
