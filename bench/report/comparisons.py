@@ -1,8 +1,7 @@
 """What differs from the reference, and by how much more than chance.
 
 Cells that share everything but the suite's comparison axis were fed the same inputs: their series are
-compared entry by entry, which removes what both found easy or hard. Scalars are compared as ratios, or as
-differences where they need not be positive.
+compared entry by entry, which removes what both found easy or hard. Of scalars see ``bench.report.relative``.
 """
 
 from __future__ import annotations
@@ -13,11 +12,11 @@ import numpy as np
 
 from bench.report.buckets import exp
 from bench.report.frames import SERIES_START, RunData, Series
-from bench.report.select import Pair, identifying, is_reference, longest, pairs, split
-from bench.report.tables import ARROWS, Column, Entry, Table, name_columns, name_entries, reported
-from bench.report.text import Md, clean, interval, number, plural
-from bench.stats import Interval, paired_block_bootstrap, paired_log_ratio, t_interval
-from bench.workload import Metric, View
+from bench.report.select import Pair, identifying, is_reference, longest, pairs
+from bench.report.tables import ARROWS, Column, Entry, Table, name_columns, name_entries
+from bench.report.text import clean, interval, number, plural
+from bench.stats import Interval, paired_block_bootstrap
+from bench.workload import View
 
 _MOST_INTERVALS = 300  # bootstraps in one report: beyond, only differences without interval
 _IDENTICAL = "the same values, entry by entry"
@@ -44,10 +43,10 @@ def differences(data: RunData, series: str, *, furthest: bool = False) -> Table 
     axis, reference = compare
     found = pairs(data, axis, reference, data.ok)
     if furthest:
-        found = _furthest(data, found)
+        found = furthest_pairs(data, found)
     if not found:
         return None
-    names = _names(data, found, axis)
+    names = compared_names(data, found, axis)
     label = data.words.metric(series).label if series in data.words.metrics else series
     title = f"{label} against {clean(reference, 40)}"
     late = any(_start(data, pair) for pair in found)
@@ -145,94 +144,20 @@ def _start(data: RunData, pair: Pair) -> int:
     return min((s for s in starts if isinstance(s, int)), default=0)
 
 
-def _furthest(data: RunData, found: list[Pair]) -> list[Pair]:
+def furthest_pairs(data: RunData, found: list[Pair]) -> list[Pair]:
+    """Those pairs whose cell reaches furthest along the prefix axis, of each pass."""
     cells = data.frame.loc[[pair.cell for pair in found]]
     kept = set(longest(data, cells).index)
     return [pair for pair in found if pair.cell in kept]
 
 
-def _names(data: RunData, found: Sequence[Pair], axis: str) -> list[str]:
+def compared_names(data: RunData, found: Sequence[Pair], axis: str) -> list[str]:
     """Columns that tell the compared cells apart: the comparison axis first, the prefix axis always."""
     names = identifying(data, data.frame.loc[[pair.cell for pair in found]])
     prefix = data.words.prefix_axis
     if prefix in data.frame and prefix not in names:
         names = [*names, str(prefix)]
     return [axis, *(n for n in names if n != axis)] if axis in data.frame else names
-
-
-def relative(data: RunData) -> Table | None:
-    """Headline metrics against the reference; repeats and seeds become an interval.
-
-    A metric that is positive everywhere is shown as a ratio, one that is not as a difference: never as the
-    ratio of those cells that happen to be positive.
-    """
-    compare = data.compare()
-    metrics = [m for m in reported(data, headline=True) if m.direction != "none"]
-    if compare is None or not metrics:
-        return None
-    found = _furthest(data, pairs(data, *compare, data.ok))
-    if not found:
-        return None
-    by_cell = {pair.cell: pair for pair in found}
-    names = [n for n in _names(data, found, compare[0]) if n not in ("seed", "repeat")]
-    groups = split(data.frame.loc[list(by_cell)], names)
-    measured = {m.name: [v for pair in found if (v := _both(data, pair, m.name))] for m in metrics}
-    shown = [m for m in metrics if measured[m.name]]
-    ratios = {m.name: all(a > 0 and b > 0 for a, b in measured[m.name]) for m in shown}
-    columns = [Column(m.name, _against(m, ratio=ratios[m.name])) for m in shown]
-    reference = clean(compare[1], 40)
-    table = Table("relative", f"Relative to {reference}", [*name_columns(data, names), *columns])
-    for _, rows in groups:
-        entries = name_entries(rows.iloc[0], names)
-        for metric in shown:
-            values = [_both(data, by_cell[int(i)], metric.name) for i in rows.index]
-            entries[metric.name] = _summary([v for v in values if v], len(values), ratio=ratios[metric.name])
-        table.rows.append(entries)
-    table.notes += [f"{m.label}: nowhere a value in both cells." for m in metrics if not measured[m.name]]
-    table.notes.append(_footnote(reference, set(ratios.values()), max(len(rows) for _, rows in groups)))
-    return table
-
-
-def _against(metric: Metric, *, ratio: bool) -> str:
-    unit = f" ({metric.unit})" if metric.unit and not ratio else ""
-    return (metric.label if ratio else f"difference in {metric.label}{unit}") + ARROWS[metric.direction]
-
-
-def _both(data: RunData, pair: Pair, metric: str) -> tuple[float, float] | None:
-    values = [data.records[i].metrics.get(metric) for i in pair]
-    a, b = (v.value if v is not None else None for v in values)
-    return (float(a), float(b)) if a is not None and b is not None else None
-
-
-def _summary(values: list[tuple[float, float]], planned: int, *, ratio: bool) -> Entry:
-    """The ratio or difference over the seeds and repeats that have a value, with how many these are."""
-    if not values:
-        return Entry(None, note="no value in both cells")
-    left, right = [a for a, _ in values], [b for _, b in values]
-    sign, count = ("× " if ratio else ""), (f" ({len(values)} of {planned})" if planned > 1 else "")
-    if len(values) == 1:
-        one = left[0] / right[0] if ratio else left[0] - right[0]
-        return Entry(one, f"{sign}{number(one)}{count}")
-    found = paired_log_ratio(left, right) if ratio else t_interval(np.subtract(left, right))
-    limits = f"[{number(found.low)}, {number(found.high)}]"
-    return Entry(found.estimate, Md(f"{sign}{number(found.estimate)} {limits}{count}"))
-
-
-def _footnote(reference: str, ratios: set[bool], most: int) -> str:
-    """What the table's numbers are."""
-    kinds = {
-        True: f"×: the value divided by that of {reference} in the cell that is otherwise equal",
-        False: "difference: that cell's value subtracted, where a metric is not positive in every cell",
-    }
-    means = {True: "the geometric mean of ratios", False: "the mean of differences"}
-    said = "; ".join(kinds[kind] for kind in (True, False) if kind in ratios)
-    if most < 2:
-        return f"{said[:1].upper()}{said[1:]}."
-    of = " and ".join(means[kind] for kind in (True, False) if kind in ratios)
-    return (
-        f"{said[:1].upper()}{said[1:]}. Over seeds and repeats {of} with Student's 95 % interval, and how "
-        "many of them have a value in both cells."
-    )
 
 
 def unpaired(data: RunData) -> str | None:

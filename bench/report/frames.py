@@ -161,7 +161,7 @@ def load(folder: Path, workload: Workload | None = None) -> RunData:
     suite, env, plan = _yaml(folder / SUITE, notes), _json(folder / ENV, notes), _json(folder / PLAN, notes)
     said = plan.get("notes")
     notes += [clean(note, 400) for note in said if isinstance(note, str)] if isinstance(said, list) else []
-    planned = _planned(plan)
+    planned = {str(c["id"]): str(c.get("label", c["id"])) for c in planned_cells(plan)}
     newest = {record.cell: record for record in records}
     kept = [newest[cell] for cell in planned if cell in newest] if planned else list(newest.values())
     if stale := len(newest) - len(kept):
@@ -256,14 +256,12 @@ def _yaml(path: Path, notes: list[str]) -> dict[str, Any]:
     return data if isinstance(data, dict) else {}
 
 
-def _planned(plan: Mapping[str, Any]) -> dict[str, str]:
-    """Cell ids and labels of a plan.json, flat or grouped into passes."""
+def planned_cells(plan: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The cells of a plan.json, flat or grouped into passes."""
     groups = plan.get("passes")
     cells = (
         [c for p in groups if isinstance(p, dict) for c in p.get("cells", [])]
         if isinstance(groups, list)
         else plan.get("cells")
     )
-    if not isinstance(cells, list):
-        return {}
-    return {str(c["id"]): str(c.get("label", c["id"])) for c in cells if isinstance(c, dict) and "id" in c}
+    return [c for c in cells if isinstance(c, dict) and "id" in c] if isinstance(cells, list) else []

@@ -21,6 +21,7 @@ from bench.report.figure import save
 from bench.report.frames import RunData, load, workload_name
 from bench.report.matrix import matrix_table
 from bench.report.plots import Picture, draw
+from bench.report.relative import relative
 from bench.report.sheets import expand
 from bench.report.tables import Table
 from bench.report.text import Md, md, plural, slug
@@ -143,7 +144,7 @@ def _tables(data: RunData) -> dict[str, Table]:
     for series in comparisons.series_views(data):
         found[f"_differences-{slug(series)}"] = comparisons.differences(data, series, furthest=True)
         found[f"differences-{slug(series)}"] = comparisons.differences(data, series)
-    found["relative"] = comparisons.relative(data)
+    found["relative"] = relative(data)
     for view in data.words.views:
         if view.kind == "curve":
             found[f"positions-{slug(view.name)}"] = positions.position_buckets(data, view)

@@ -17,7 +17,17 @@ from bench.record import Status
 from bench.report.buckets import bucket_means, exp, fine_edges
 from bench.report.frames import RunData
 from bench.report.names import hue_label, names_of, numeric, panel_titles, text
-from bench.report.select import at_common_prefix, common, facets, keep, longest, matching, split, token
+from bench.report.select import (
+    at_common_prefix,
+    common,
+    facets,
+    keep,
+    longest,
+    matching,
+    replicates,
+    split,
+    token,
+)
 from bench.report.spread import RANGE, spread_over
 from bench.report.text import clean, number, plural, scale_for
 from bench.workload import View
@@ -158,15 +168,29 @@ def _line(
     data: RunData, view: View, cells: pd.DataFrame, places: dict[Any, float], divisor: float
 ) -> tuple[Line, set[str]]:
     points, spreads = [], set[str]()
-    for x, same in split(cells, [view.x]):
+    for same in _replicated(data, view, cells, places):
         mean, low, high = float(np.mean([float(v) for v in same[view.y]])), np.nan, np.nan
         if found := spread_over(data, same, view.y):
             low, high = found.low, found.high
             spreads.add(found.what)
-        points.append((places[token(x[view.x])], mean, low, high))
+        points.append((float(np.mean([places[token(x)] for x in same[view.x]])), mean, low, high))
     array = np.array(sorted(points), np.float64).T
     shown = [exp(a) if view.transform == "exp" else a / divisor for a in array[1:]]
     return Line(array[0], *shown), spreads
+
+
+def _replicated(
+    data: RunData, view: View, cells: pd.DataFrame, places: dict[Any, float]
+) -> list[pd.DataFrame]:
+    """The cells of each point of a line. They differ in seed and repeat at most.
+
+    An x that was measured (seconds) is another for every seed: cells then belong together by the prefix
+    axis, and the point stands at their mean, or the line would run from one training to another and back.
+    """
+    asked = view.x in data.parameters or view.x in data.words.follows
+    if asked or not all(numeric(x) and places[token(x)] == x for x in cells[view.x]):
+        return [same for _, same in split(cells, [view.x])]
+    return [same for _, same in replicates(data, cells)]
 
 
 def _places(values: pd.Series, log: bool) -> tuple[dict[Any, float], list[str] | None]:

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from bench.report.frames import SERIES_END, RunData
+from bench.points import canonical
+from bench.report.frames import SERIES_END, RunData, planned_cells
 from bench.workload import Scalar, View
 
 
@@ -123,6 +124,17 @@ def replicates(data: RunData, rows: pd.DataFrame) -> list[tuple[Scalar, pd.DataF
     if axis is None or axis not in rows:
         return [(None, rows)]
     return [(key[axis], same) for key, same in split(rows, [axis])]
+
+
+def asked(data: RunData) -> dict[str, set[tuple[int, int]]]:
+    """Seeds and repeats that were asked for, by parameters as canonical JSON; measured, failed or still open."""
+    cells = [(record.params, record.seed, record.repeat) for record in data.records]
+    planned = [c for c in planned_cells(data.plan) if {"params", "seed", "repeat"} <= c.keys()]
+    cells += [(c["params"], c["seed"], c["repeat"]) for c in planned]
+    found: dict[str, set[tuple[int, int]]] = {}
+    for params, seed, repeat in cells:
+        found.setdefault(canonical(params), set()).add((seed, repeat))
+    return found
 
 
 def split(frame: pd.DataFrame, columns: Sequence[str]) -> list[tuple[dict[str, Scalar], pd.DataFrame]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -67,16 +67,23 @@ def spread_over(data: RunData, cells: pd.DataFrame, name: str) -> Spread | None:
     seeds: dict[int, list[Value]] = {}
     for index in cells.index:
         value = data.records[int(index)].metrics.get(name)
-        if value is not None and value.value is not None:
+        if value is not None:
             seeds.setdefault(data.records[int(index)].seed, []).append(value)
+    return spread_of_seeds(data.words, seeds)
+
+
+def spread_of_seeds(words: Vocabulary, seeds: Mapping[int, Sequence[Value]]) -> Spread | None:
+    """As `spread_over`, of values by seed; what is missing is left out."""
+    kept = {seed: [v for v in own if v.value is not None] for seed, own in seeds.items()}
+    seeds = {seed: own for seed, own in kept.items() if own}
     values = [value for own in seeds.values() for value in own]
     if len(values) < 2:
-        return _of_one(data.words, values[0]) if values else None
+        return _of_one(words, values[0]) if values else None
     samples = [_mean_samples(own) for own in seeds.values()]
     rows = [row for row in samples if row is not None]
     if len(rows) > 1 and len(rows) == len(seeds) and len({len(row) for row in rows}) == 1:
         found = two_level_interval(rows)
-        over = f"{len(rows)} {data.words.replicate}s and their {data.words.sample}s"
+        over = f"{len(rows)} {words.replicate}s and their {words.sample}s"
         return Spread(found.estimate, found.low, found.high, f"95 % interval over {over}", len(rows))
     numbers = [float(value.value) for value in values if value.value is not None]
     return Spread(float(np.mean(numbers)), min(numbers), max(numbers), RANGE, len(seeds))

@@ -18,14 +18,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.report import comparisons
 from bench.report.frames import RunData, load
 from bench.report.heatmap import draw_heatmap
 from bench.report.matrix import matrix_rows, matrix_table
 from bench.report.panels import line_panels
 from bench.report.paths import scatter_panels, trace_panels
+from bench.report.relative import relative
 from bench.report.select import longest
-from bench.report.tables import full, headline
+from bench.report.tables import Table, full, headline
 from bench.report.web.grids import grid
 from bench.workload import Metric, View
 from tests.bench.synthetic import Anything, value, write_run
@@ -49,6 +49,7 @@ def view(kind: Any, x: str = "steps", y: str = "effect", **more: Any) -> View:
 VIEWS = [
     view("line"),
     view("line", x="queries"),
+    view("line", x="seconds"),
     view("scatter", x="own"),
     view("trace", series="train", y="y"),
 ]
@@ -93,7 +94,10 @@ def _record(folder: Path, params: dict[str, Any], code: int, seed: int) -> dict[
     file = Path("artifacts") / f"{name}-{params['steps']}" / "train-1.npz"
     (folder / file).parent.mkdir(parents=True)
     np.savez(folder / file, steps=np.arange(3), y=np.full(3, number))
-    columns = Tuning().columns(Anything(**params)) | {"queries": params["steps"] * 7}
+    columns = Tuning().columns(Anything(**params)) | {
+        "queries": params["steps"] * 7,
+        "seconds": params["steps"] + seed,
+    }
     return {
         "suite": "tuning", "workload": "tuning", "run": "r", "cell": f"{name}-{params['steps']}",
         "pass_id": name, "label": f"{params['reward']} · {params['steps']}", "params": params,
@@ -154,19 +158,58 @@ def test_a_setting_without_a_column_of_its_own_gets_one(tmp_path: Path) -> None:
     assert "sample_eta 0.5" in " ".join(titles)
 
 
-def signed(folder: Path, metric: dict[str, list[float | None]]) -> comparisons.Table:
-    """Rewards red (the reference) and blue with these values, a seed each."""
-    records = []
+def test_a_line_along_a_column_joins_no_cells_that_differ_in_more_than_what_the_column_tells(
+    tmp_path: Path,
+) -> None:
+    """Here no two cells agree in the learning rate; eta changes with it in one of them."""
+    fixed, records = {name: found[0] for name, found in VALUES.items()}, []
+    for code, (rate, eta) in enumerate([(1e-3, 1.0), (1e-2, 1.0), (1e-1, 0.5)]):
+        records.append(_record(tmp_path, fixed | {"train_learning_rate": rate, "sample_eta": eta}, code, 0))
+    data = load(write_run(tmp_path, records, suite={"workload": "tuning"}), Tuning())  # type: ignore[arg-type]
+    assert data.words.follows == {"learning_rate": frozenset({"train_learning_rate"})}
+    panels = line_panels(data, view("line", x="learning_rate")).panels
+    assert {panel.title: list(panel.lines["red"].x) for panel in panels} == {
+        "sample_eta 1.000": [1e-3, 1e-2],
+        "sample_eta 0.5000": [1e-1],
+    }
+
+
+def test_a_parameter_named_like_a_field_of_a_record_or_a_metric_is_a_column_too(tmp_path: Path) -> None:
+    fixed, records = {name: found[0] for name, found in VALUES.items()}, []
+    for code, (status, own) in enumerate(itertools.product(["a", "b"], [1, 2])):
+        records.append(_record(tmp_path, fixed | {"status": status, "own": own}, code, 0))
+    data = load(write_run(tmp_path, records, suite={"workload": "tuning"}), Tuning())  # type: ignore[arg-type]
+    assert data.parameters[-2:] == ["status (parameter)", "own (parameter)"]
+    assert len(line_panels(data, view("line")).panels) == 4
+
+
+def test_a_point_at_a_measured_place_stands_for_all_seeds(tmp_path: Path) -> None:
+    """Seeds take different times; a line through all of them would go from one training to another."""
+    data = run(tmp_path, {"steps": [4, 8]}, 3, set())
+    (panel,) = line_panels(data, view("line", x="seconds")).panels
+    assert list(panel.lines["red"].x) == [5, 9]
+
+
+def signed(
+    folder: Path, metric: dict[str, list[float | None]], repeats: int = 1, noise: float | None = None
+) -> Table:
+    """Rewards red (the reference) and blue with these values, a seed each (None: it failed)."""
+    records, rng = [], np.random.default_rng(0)
     for reward, numbers in metric.items():
-        for seed, number in enumerate(numbers):
-            made = _record(
-                folder / reward, {**{n: v[0] for n, v in VALUES.items()}, "reward": reward}, 0, seed
-            )
-            made["cell"], made["pass_id"], made["artifacts"] = f"{reward}-{seed}", f"{reward}-{seed}", []
-            made["metrics"] = {"effect": value(number, "SD", reason=None if number is not None else "lost")}
+        for seed, number, repeat in ((s, n, r) for s, n in enumerate(numbers) for r in range(repeats)):
+            params = {**{n: v[0] for n, v in VALUES.items()}, "reward": reward}
+            made = _record(folder / f"{reward}{repeat}", params, 0, seed)
+            made["cell"] = made["pass_id"] = f"{reward}-{seed}-{repeat}"
+            made |= {"repeat": repeat, "artifacts": []}
+            if number is None:
+                made |= {"status": "oom", "reason": "lost", "metrics": {}}
+            else:
+                samples = [] if noise is None else (number + noise * rng.normal(size=40)).tolist()
+                mean = number if noise is None else float(np.mean(samples))
+                made["metrics"] = {"effect": {"value": mean, "unit": "SD", "samples": samples or None}}
             records.append(made)
     suite = {"workload": "tuning", "compare": {"axis": "reward", "reference": "red"}}
-    found = comparisons.relative(load(write_run(folder, records, suite=suite), Tuning()))  # type: ignore[arg-type]
+    found = relative(load(write_run(folder, records, suite=suite), Tuning()))  # type: ignore[arg-type]
     assert found is not None
     return found
 
@@ -175,7 +218,7 @@ def test_what_may_be_negative_is_compared_by_differences_with_all_its_seeds(tmp_
     table = signed(tmp_path, {"red": [0.11, -0.91, 0.4], "blue": [0.61, -0.31, 0.7]})
     (row,) = table.rows
     assert row["effect"].value == pytest.approx(np.mean([0.5, 0.6, 0.3]))
-    assert str(row["effect"].text).endswith("(3 of 3)")
+    assert str(row["effect"].text).endswith("(3 of 3 seeds)")
     assert "×" not in str(row["effect"].text)
     assert any(column.header.startswith("difference in effect (SD)") for column in table.columns)
     assert table.notes[-1].startswith("Difference: that cell's value subtracted")
@@ -186,4 +229,22 @@ def test_a_summary_says_how_many_seeds_it_has(tmp_path: Path) -> None:
     (row,) = table.rows
     assert row["effect"].value == pytest.approx(2)
     assert str(row["effect"].text).startswith("× 2.000 [")
-    assert str(row["effect"].text).endswith("(2 of 3)")
+    assert str(row["effect"].text).endswith("(2 of 3 seeds)")
+    assert table.notes[-1].endswith("Brackets: 95 % interval over seeds.")
+
+
+def test_repeats_of_a_seed_narrow_no_interval(tmp_path: Path) -> None:
+    values: dict[str, list[float | None]] = {"red": [0.1, -0.9, 0.4], "blue": [0.6, -0.3, 0.9]}
+    once, often = (signed(tmp_path / str(n), values, repeats=n).rows[0]["effect"] for n in (1, 4))
+    assert often.text == once.text
+    alone = signed(tmp_path / "alone", {"red": [-1.0], "blue": [0.5]}, repeats=3)
+    assert str(alone.rows[0]["effect"].text).endswith("(3 of 3 repeats)")
+    assert alone.notes[-1].endswith("95 % interval over repeats of one seed, which say nothing of another.")
+
+
+def test_intervals_of_differences_cover_trainings_and_prompts(tmp_path: Path) -> None:
+    values: dict[str, list[float | None]] = {"red": [0.1, -0.9, 0.4], "blue": [0.6, -0.3, 0.9]}
+    several = signed(tmp_path / "several", values, noise=0.2)
+    assert several.notes[-1].endswith("Brackets: 95 % interval over 3 trainings and their prompts.")
+    one = signed(tmp_path / "one", {"red": [-0.9], "blue": [0.6]}, noise=0.2)
+    assert one.notes[-1].endswith("Brackets: 95 % interval over prompts of this training.")

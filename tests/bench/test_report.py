@@ -24,6 +24,7 @@ from bench.cli import app
 from bench.errors import UserError
 from bench.report import comparisons, render, tables
 from bench.report.frames import load
+from bench.report.relative import relative
 from bench.report.text import clean, code, interval, md, number, scale_for, slug
 from bench.seal import digest
 from tests.bench.synthetic import (
@@ -163,7 +164,7 @@ def test_replicates_become_an_interval(tmp_path: Path) -> None:
         for i, t in enumerate(found)
     ]
     data = load(write_run(tmp_path / RUN, records), Synthetic())
-    table = comparisons.relative(data)
+    table = relative(data)
     assert table is not None
     (row,) = table.rows
     assert row["latency"].value == pytest.approx(np.exp(np.mean(np.log([0.5, 5.6 / 11, 5.2 / 10.5]))))
