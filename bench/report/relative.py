@@ -1,7 +1,8 @@
 """Headline metrics against the suite's reference: ratios, or differences where a metric need not be positive.
 
-Seeds are one row. An interval is over seeds (and the samples that they share) where there are several: repeats
-of a seed are averaged first, because they are no independent ones. Every summary says how many seeds it has.
+Seeds are one row. An interval is over seeds (and the samples that they share) where there are several:
+repeats of a seed are averaged first, because they are no independent ones. Every summary says how many
+seeds it has.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from bench.report.select import Pair, asked, pairs, split
 from bench.report.spread import RANGE, Spread, spread_of_seeds
 from bench.report.tables import ARROWS, Column, Entry, Table, name_columns, name_entries, reported
 from bench.report.text import Md, clean, number, plural
+from bench.report.vocabulary import Vocabulary
 from bench.stats import t_interval
 from bench.workload import Metric
 
@@ -47,9 +49,7 @@ def relative(data: RunData) -> Table | None:
     by_cell = {pair.cell: pair for pair in found}
     for _, rows in split(data.frame.loc[list(by_cell)], names):
         own = [by_cell[int(index)] for index in rows.index]
-        cells = wanted[
-            canonical(data.records[own[0].cell].params)
-        ]  # the same of all: they differ in seed at most
+        cells = wanted[canonical(data.records[own[0].cell].params)]
         entries = name_entries(rows.iloc[0], names)
         for metric in shown:
             entries[metric.name] = _summary(data, own, metric.name, cells, kinds, ratio=ratios[metric.name])
@@ -85,14 +85,14 @@ def _summary(
     *,
     ratio: bool,
 ) -> Entry:
-    """One setting's ratio or difference. ``cells``: seeds and repeats asked for; adds to ``kinds`` of interval."""
+    """One setting's number, over the seeds and repeats ``cells`` that were asked for; adds to ``kinds``."""
     seeds: dict[int, list[Both]] = {}
     for pair in own:
         if both := _both(data, pair, metric):
             seeds.setdefault(data.records[pair.cell].seed, []).append(both)
     if not seeds:
         return Entry(None, note="no value in both cells")
-    estimate, found = _ratio(seeds) if ratio else _difference(data, seeds)
+    estimate, found = _ratio(data.words, seeds) if ratio else _difference(data.words, seeds)
     text = ("× " if ratio else "") + number(estimate)
     if found:
         kinds[found.what] = None
@@ -108,22 +108,22 @@ def _count(seeds: Mapping[int, Sequence[Both]], cells: set[tuple[int, int]]) -> 
     return f" ({sum(map(len, seeds.values()))} of {plural(len(cells), 'repeat')})" if len(cells) > 1 else ""
 
 
-def _ratio(seeds: Mapping[int, Sequence[Both]]) -> tuple[float, Spread | None]:
+def _ratio(words: Vocabulary, seeds: Mapping[int, Sequence[Both]]) -> tuple[float, Spread | None]:
     """Geometric mean with the interval of the log-ratios."""
     logs = {seed: [math.log(a / b) for a, b in map(_numbers, own)] for seed, own in seeds.items()}
-    mean, found = _student(logs)
+    mean, found = _student(words, logs)
     if found is None:
         return math.exp(mean), None
     low, high = math.exp(found.low), math.exp(found.high)
     return math.exp(mean), found._replace(estimate=math.exp(mean), low=low, high=high)
 
 
-def _difference(data: RunData, seeds: Mapping[int, Sequence[Both]]) -> tuple[float, Spread | None]:
-    """Mean difference, with an interval over seeds and the samples that they share where they have kept any."""
+def _difference(words: Vocabulary, seeds: Mapping[int, Sequence[Both]]) -> tuple[float, Spread | None]:
+    """Mean difference, with an interval over seeds and the samples that they share, if there are any."""
     gaps = {seed: [_gap(a, b) for a, b in own] for seed, own in seeds.items()}
     numbers = {seed: [float(g.value) for g in own if g.value is not None] for seed, own in gaps.items()}
-    mean, found = _student(numbers)
-    better = spread_of_seeds(data.words, gaps)
+    mean, found = _student(words, numbers)
+    better = spread_of_seeds(words, gaps)
     return mean, better if better is not None and better.what != RANGE else found
 
 
@@ -135,14 +135,15 @@ def _gap(a: Value, b: Value) -> Value:
     return Value(value=x - y, unit=a.unit, samples=(left - right).tolist() if paired else None)
 
 
-def _student(seeds: Mapping[int, Sequence[float]]) -> tuple[float, Spread | None]:
-    """Mean over seeds, each the mean of its repeats, with Student's interval; of one seed over its repeats."""
+def _student(words: Vocabulary, seeds: Mapping[int, Sequence[float]]) -> tuple[float, Spread | None]:
+    """Mean over seeds, each the mean of its repeats, with Student's interval; of one seed over repeats."""
     means = [float(np.mean(own)) for own in seeds.values()]
     values = means if len(means) > 1 else [*next(iter(seeds.values()))]
     if len(values) < 2:
         return means[0], None
     found = t_interval(values)
-    what = "seeds" if len(means) > 1 else "repeats of one seed, which say nothing of another"
+    repeats = f"repeats of one {words.replicate}" if words.replicated else "repeats"
+    what = "seeds" if len(means) > 1 else repeats
     return found.estimate, Spread(
         found.estimate, found.low, found.high, f"95 % interval over {what}", len(means)
     )

@@ -127,7 +127,7 @@ def replicates(data: RunData, rows: pd.DataFrame) -> list[tuple[Scalar, pd.DataF
 
 
 def asked(data: RunData) -> dict[str, set[tuple[int, int]]]:
-    """Seeds and repeats that were asked for, by parameters as canonical JSON; measured, failed or still open."""
+    """Seeds and repeats asked for, by parameters as canonical JSON: measured, failed or still open."""
     cells = [(record.params, record.seed, record.repeat) for record in data.records]
     planned = [c for c in planned_cells(data.plan) if {"params", "seed", "repeat"} <= c.keys()]
     cells += [(c["params"], c["seed"], c["repeat"]) for c in planned]

@@ -239,7 +239,7 @@ def test_repeats_of_a_seed_narrow_no_interval(tmp_path: Path) -> None:
     assert often.text == once.text
     alone = signed(tmp_path / "alone", {"red": [-1.0], "blue": [0.5]}, repeats=3)
     assert str(alone.rows[0]["effect"].text).endswith("(3 of 3 repeats)")
-    assert alone.notes[-1].endswith("95 % interval over repeats of one seed, which say nothing of another.")
+    assert alone.notes[-1].endswith("95 % interval over repeats of one training.")
 
 
 def test_intervals_of_differences_cover_trainings_and_prompts(tmp_path: Path) -> None:

@@ -168,7 +168,7 @@ def test_replicates_become_an_interval(tmp_path: Path) -> None:
     assert table is not None
     (row,) = table.rows
     assert row["latency"].value == pytest.approx(np.exp(np.mean(np.log([0.5, 5.6 / 11, 5.2 / 10.5]))))
-    assert re.fullmatch(r"× 0\.50\d+ \[0\.\d+, 0\.\d+\] \(3 of 3\)", str(row["latency"].text))
+    assert re.fullmatch(r"× 0\.50\d+ \[0\.\d+, 0\.\d+\] \(3 of 3 repeats\)", str(row["latency"].text))
 
 
 def test_pairs_share_everything_but_the_axis(tmp_path: Path) -> None:
