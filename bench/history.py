@@ -26,6 +26,7 @@ from rich.table import Table
 from bench import registry
 from bench.env import comparable
 from bench.errors import UserError, did_you_mean
+from bench.labels import spelt
 from bench.points import canonical
 from bench.record import Record, Status
 from bench.report.text import clean, number, plural, scale_for
@@ -67,26 +68,44 @@ class Track:
     steps: list[Step]
 
 
+def _labels(cells: Mapping[str, Record]) -> dict[str, str]:
+    """Names of cells by key. A run names its own apart; those of other runs may be called the same."""
+    groups: dict[str, list[str]] = {}
+    for key, record in cells.items():
+        said = record.label.endswith(f" · seed {record.seed}")  # in a suite of several seeds
+        own = f", seed {record.seed}" if record.seed and not said else ""
+        groups.setdefault(record.label + own, []).append(key)
+    found = {}
+    for label, keys in groups.items():
+        params = [cells[key].params for key in keys]
+        names = dict.fromkeys(name for one in params for name in one)
+        names = [n for n in names if len({spelt(one.get(n)) for one in params}) > 1]
+        for key, one in zip(keys, params, strict=True):
+            more = ", ".join(f"{name}={spelt(one.get(name))}" for name in names)
+            found[key] = f"{label} ({more})" if more else label
+    return found
+
+
 def follow(
     runs: Sequence[tuple[Sequence[Record], Mapping[str, Any]]], metrics: Sequence[Metric]
 ) -> list[Track]:
     """Tracks of all cells measured in at least two runs; a run is its records and its fingerprint."""
     values: dict[tuple[str, str], list[Point]] = {}
-    labels: dict[str, str] = {}
+    newest: dict[str, Record] = {}
     for records, env in sorted(runs, key=lambda run: min(record.started for record in run[0])):
         cells: dict[str, list[Record]] = {}
         for record in {(r.cell, r.repeat): r for r in records}.values():
             if record.status is Status.OK:
                 key = canonical([record.params, record.seed])
                 cells.setdefault(key, []).append(record)
-                labels[key] = record.label + (f", seed {record.seed}" if record.seed else "")
+                newest[key] = record
         for key, alike in cells.items():
             for metric in metrics:
                 found = [v.value for r in alike if (v := r.metrics.get(metric.name)) and v.value is not None]
                 if found:
                     point = Point(alike[0].run, alike[0].started, _mean(found, metric), _commit(env), env)
                     values.setdefault((key, metric.name), []).append(point)
-    named = {metric.name: metric for metric in metrics}
+    named, labels = {metric.name: metric for metric in metrics}, _labels(newest)
     return [
         Track(labels[key], named[name], points, steps(points, named[name]))
         for (key, name), points in values.items()

@@ -99,22 +99,23 @@ def _unseeded(suite: Suite, workload: Workload, kept: Sequence[tuple[Point, int,
     if len(suite.seed) > 1 and alike:
         yield (
             f"{suite.where(('seed',))}: a seed changes nothing in {len(alike)} of the cells, which are "
-            f"measured once, with seed {suite.seed[0]}; to measure a number again, write repeat"
+            "measured once, with the first seed; to measure a number again, write repeat"
         )
 
 
 def _kept(
     suite: Suite, points: Iterable[Point], rules: Sequence[Rule], workload: Workload
 ) -> Iterator[tuple[Point, int, int]]:
-    """Points with seed and repeat, without those that a rule drops; one seed where it changes nothing."""
+    """Points with seed and repeat that no rule drops; one seed, the first left, where it changes nothing."""
     for point in points:
-        for seed in suite.seed if _seeded(workload, point) else suite.seed[:1]:
+        seeded, first = _seeded(workload, point), dict[int, int]()  # repeat → the seed that measures it
+        for seed in suite.seed:
             for repeat in range(suite.repeat):
                 spellings = (*point.spellings, {"seed": seed, "repeat": repeat})
                 applying = [rule for rule in rules if rule.holds(*spellings)]
                 for rule in applying:
                     rule.hits += 1
-                if not applying:
+                if not applying and (seeded or first.setdefault(repeat, seed) == seed):
                     yield point, seed, repeat
 
 

@@ -24,10 +24,10 @@ from bench.report.panels import (
     subtitle,
     view_rows,
 )
-from bench.report.select import identifying, longest, replicates, split
+from bench.report.select import identifying, longest, replicates, seed_counts, split
 from bench.report.spread import spread_over
 from bench.report.tables import Column, Entry, Table, name_columns, name_entries
-from bench.report.text import interval, with_unit
+from bench.report.text import interval, plural, with_unit
 from bench.workload import View
 
 _ROW = 0.46  # inches
@@ -66,7 +66,7 @@ def draw_matrix(view: View, data: RunData) -> Figure:
 
 def claims(data: RunData, frame: pd.DataFrame, *, bold: bool) -> list[str]:
     """What the numbers are about, and what bold ones say."""
-    words, counts = data.words, {len(set(rows["seed"])) for _, rows in split(frame, _settings(data, frame))}
+    words, counts = data.words, seed_counts(data, frame)
     if not words.replicated:
         return ["Bold: the 95 % interval over samples excludes zero."] if bold else []
     if counts == {1}:
@@ -88,7 +88,8 @@ def _settings(data: RunData, frame: pd.DataFrame) -> list[str]:
 def matrix_rows(data: RunData, view: View, frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     """Names of rows, and their cells, which differ in seed and repeat at most.
 
-    A hue has one row, or one for each value of the prefix axis at which its cells ended.
+    A hue has one row, or one for each value of the prefix axis at which its cells ended. Where rows have
+    unequally many seeds, each says how many.
     """
     rows = [
         (hue_label(data, view, hue[view.hue]), ends, cells)
@@ -96,7 +97,13 @@ def matrix_rows(data: RunData, view: View, frame: pd.DataFrame) -> list[tuple[st
         for ends, cells in replicates(data, part)
     ]
     count = Counter(name for name, _, _ in rows)
-    return [(name if count[name] == 1 else f"{name} · {text(ends)}", cells) for name, ends, cells in rows]
+    unequal = data.words.replicated and len({len(set(cells["seed"])) for _, _, cells in rows}) > 1
+    named = []
+    for name, ends, cells in rows:
+        more = [text(ends)] if count[name] > 1 else []
+        more += [plural(len(set(cells["seed"])), data.words.replicate)] if unequal else []
+        named.append((" · ".join([name, *more]), cells))
+    return named
 
 
 def matrix_table(data: RunData, view: View) -> Table | None:

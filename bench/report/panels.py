@@ -25,6 +25,7 @@ from bench.report.select import (
     longest,
     matching,
     replicates,
+    seed_counts,
     split,
     token,
 )
@@ -155,7 +156,7 @@ def line_panels(data: RunData, view: View) -> Panels:
             lines[hue_label(data, view, hue[view.hue])] = line
             spreads |= spread
         panels.append(Panel(title, lines, _marks(part, view)))
-    notes += _whose(data, rows, view)
+    notes += [*replicate_notes(data, rows), *_whose(data, rows, view)]
     if spreads:
         notes.append("Bars: " + ", ".join(sorted(spreads)) + ".")
     below = subtitle(data, rows, view)
@@ -235,6 +236,17 @@ def _marks(rows: pd.DataFrame, view: View) -> dict[str, list[float]]:
     return {name: sorted({float(v) for v in rows[name] if numeric(v)}) for name in names}
 
 
+def replicate_notes(data: RunData, rows: pd.DataFrame) -> list[str]:
+    """How many repetitions (trainings) stand behind each line, where sentences are about these."""
+    counts = seed_counts(data, rows)
+    if not data.words.replicated or not counts:
+        return []
+    if max(counts) == 1:
+        return [f"Each line is one {data.words.replicate}: another seed may say otherwise."]
+    many = " to ".join(map(str, sorted({min(counts), max(counts)})))
+    return [f"Each line is the mean of {many} {data.words.replicate}s (seeds)."]
+
+
 def _marked(data: RunData, cells: pd.DataFrame, name: str) -> list[tuple[float, str]]:
     """Where the cells of one hue are marked, and for how many of its seeds, if it has several."""
     seeds: dict[float, set[Any]] = {}
@@ -243,21 +255,23 @@ def _marked(data: RunData, cells: pd.DataFrame, name: str) -> list[tuple[float, 
             seeds.setdefault(float(value), set()).add(seed)
     all_seeds = len(set(cells["seed"]))
     words = f"{data.words.replicate}s"
+    alone = f" (this {data.words.replicate})" if data.words.replicated else ""
     return [
-        (value, f" ({len(own)} of {all_seeds} {words})" if all_seeds > 1 else "")
+        (value, f" ({len(own)} of {all_seeds} {words})" if all_seeds > 1 else alone)
         for value, own in sorted(seeds.items())
     ]
 
 
 def _whose(data: RunData, rows: pd.DataFrame, view: View) -> list[str]:
-    """Which lines a mark belongs to, where it is not all of them."""
+    """Which lines a mark belongs to, where it is not all of them, and to how many of their trainings."""
     notes = []
     for name in (name for name in view.marks if name in rows):
         found = {
             hue_label(data, view, hue[view.hue]): _marked(data, cells, name)
             for hue, cells in split(rows, [view.hue])
         }
-        if len({tuple(values) for values in found.values()}) > 1:
+        apart = len({tuple(values) for values in found.values()}) > 1
+        if apart or (data.words.replicated and any(found.values())):
             each = [
                 f"{hue} at {value:,.10g}{count}" for hue, values in found.items() for value, count in values
             ]

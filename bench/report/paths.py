@@ -16,6 +16,7 @@ from bench.report.panels import (
     Panel,
     Panels,
     panel_rows,
+    replicate_notes,
     subtitle,
     view_rows,
 )
@@ -51,6 +52,7 @@ def scatter_panels(data: RunData, view: View) -> Panels:
         panels.append(Panel(title, lines))
     if several:
         notes.append("Points are means over seeds and repeats.")
+    notes += replicate_notes(data, rows)
     return Panels(panels, scale.unit, subtitle(data, rows, view), notes)
 
 
@@ -78,6 +80,7 @@ def trace_panels(data: RunData, view: View) -> Panels:
         panels.append(Panel(title, lines))
     if several:
         notes.append(f"Lines are means, bands the {RANGE}.")
+    notes += replicate_notes(data, rows)
     return Panels(panels, "", subtitle(data, rows, view), notes)
 
 

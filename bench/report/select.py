@@ -126,6 +126,12 @@ def replicates(data: RunData, rows: pd.DataFrame) -> list[tuple[Scalar, pd.DataF
     return [(key[axis], same) for key, same in split(rows, [axis])]
 
 
+def seed_counts(data: RunData, rows: pd.DataFrame) -> set[int]:
+    """How many seeds the settings among these rows have."""
+    names = [name for name in varying(rows, data.parameters) if name not in ("seed", "repeat")]
+    return {len(set(cells["seed"])) for _, cells in split(rows, names)} if len(rows) else set()
+
+
 def asked(data: RunData) -> dict[str, set[tuple[int, int]]]:
     """Seeds and repeats asked for, by parameters as canonical JSON: measured, failed or still open."""
     cells = [(record.params, record.seed, record.repeat) for record in data.records]

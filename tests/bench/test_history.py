@@ -50,6 +50,19 @@ def test_noise_alone_has_no_steps(seed):
     assert steps("latency", noisy((10, 25), seed=seed)) == []
 
 
+def test_cells_of_other_runs_are_not_called_the_same():
+    """Each run has one cell of this label; which one, no run could know."""
+    found = []
+    for i, (size, seed) in enumerate([(1, 0), (2, 0), (1, 7), (2, 7)] * 2):
+        label = "cell · seed 7" if seed and size == 1 else "cell"
+        made = record({"latency": 10.0}, started=f"2026-01-{i + 1:02d}T00:00:00.000+00:00", run=f"run{i}")
+        found.append(
+            ([made.model_copy(update={"label": label, "seed": seed, "params": {"size": size}})], ENV)
+        )
+    named = [track.cell for track in follow(found, GateToy.metrics)]
+    assert named == ["cell (size=1)", "cell (size=2)", "cell · seed 7", "cell, seed 7"]
+
+
 def test_one_outlier_is_no_step():
     values = noisy((10, 20))
     values[9] *= 3

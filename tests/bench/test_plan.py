@@ -595,8 +595,11 @@ def test_a_seed_that_changes_nothing_is_measured_once_and_said():
         *(("window 8", seed) for seed in (3, 4, 5)),
     ]
     (note,) = [note for note in plan.notes if "seed" in note]
-    assert "a seed changes nothing in 1 of the cells, which are measured once, with seed 3" in note
+    assert "a seed changes nothing in 1 of the cells, which are measured once, with the first seed" in note
     assert not make_plan(Suite.model_validate(raw_suite(grid=grid, seed=[3])), Unseeded()).notes
+    suite = raw_suite(grid=grid, seed=[3, 4, 5], exclude=[{"policy": "dense", "seed": 3}])
+    (kept, *_) = make_plan(Suite.model_validate(suite), Unseeded()).cells
+    assert (kept.params["policy"], kept.seed) == ("dense", 4), "the seed that is left measures it"
 
 
 def test_streams_of_texts_do_not_depend_on_a_seed():

@@ -11,7 +11,7 @@ from bench.record import Value
 from bench.report import render
 from bench.report.control import difference, over_control
 from bench.report.frames import load
-from bench.report.matrix import matrix_table, members
+from bench.report.matrix import matrix_rows, matrix_table, members
 from bench.report.panels import NothingToDraw, line_panels
 from bench.report.paths import scatter_panels, trace_panels
 from bench.report.plots import draw
@@ -216,6 +216,27 @@ def test_repeats_of_a_seed_are_no_trainings(tmp_path):
     )
     one, two = (matrix_table(found, MATRIX).rows[0] for found in (data, again))
     assert one["effect_red.high"].value == pytest.approx(two["effect_red.high"].value)
+
+
+def test_captions_say_how_many_trainings_are_behind_a_line_a_mark_and_a_row(tmp_path):
+    line = View("l", "line", "t", "steps", "effect_red", "x", "y", hue="reward", marks=("over_optimised_at",))
+    for seeds, said, mark in (
+        (1, "Each line is one training: another seed may say otherwise.", "8 (this training)"),
+        (3, "Each line is the mean of 3 trainings (seeds).", "8 (3 of 3 trainings)"),
+    ):
+        data = trainings(tmp_path / str(seeds), seeds)
+        data.frame["over_optimised_at"] = 8
+        notes = line_panels(data, line).notes
+        assert said in notes
+        assert f"Over optimised: red at {mark}, blue at {mark}." in notes
+        path = View("s", "scatter", "t", "effect_red", "effect_red", "x", "y", hue="reward")
+        assert said in scatter_panels(data, path).notes
+    lost = trainings(tmp_path / "lost", 3)
+    lost.frame = lost.frame.iloc[:-2]
+    assert [name for name, _ in matrix_rows(lost, MATRIX, lost.frame)] == [
+        "red · 3 trainings",
+        "blue · 1 training",
+    ]
 
 
 def data_words(data):
