@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.compare_seeds import OverSeeds, over_seeds
 from bench.env import comparable
 from bench.gate import judge
 from bench.gate_match import Match, Side, match
@@ -78,6 +79,9 @@ class Comparison:
     rows: tuple[Row, ...]
     fields: tuple[Field, ...] = ()
     notes: tuple[str, ...] = field(default=())
+    over_seeds: tuple[OverSeeds, ...] = ()
+    replicate: str = "run"  # what a seed is, and what its samples are, in the words of the workload
+    sample: str = "sample"
 
     @property
     def counts(self) -> dict[Verdict, int]:
@@ -100,12 +104,18 @@ def compare(
     metrics: Sequence[Metric],
     tolerances: Mapping[str, float] | None = None,
 ) -> Comparison:
-    """Hold every run against the baseline. Cells are matched by parameters and seed, not by code version."""
+    """Hold every run against the baseline. Cells are matched by parameters and seed, not by code version.
+
+    A row is about one seed; several are summarised in ``over_seeds``.
+    """
     rows: list[Row] = []
     fields: list[Field] = []
+    seeds: list[OverSeeds] = []
     for other in others:
         cells = {cell.name: cell for cell in match(baseline.side, other.side)}
-        for judgement in judge(baseline.side, other.side, metrics, tolerances, paired=False):
+        judged = judge(baseline.side, other.side, metrics, tolerances, paired=False)
+        seeds += over_seeds(other.name, cells, judged)
+        for judgement in judged:
             bounded = sum(row.interval is not None for row in rows) < MOST_INTERVALS
             found = _interval(cells[judgement.cell], judgement, baseline, other) if bounded else None
             rows.append(Row(other.name, judgement, *(found or ())))
@@ -114,7 +124,12 @@ def compare(
         key=lambda row: (ORDER.index(row.judgement.verdict), row.judgement.klass != "status")
     )  # stable: else in the order of the suite
     return Comparison(
-        baseline.name, tuple(run.name for run in others), tuple(rows), tuple(fields), _notes(rows)
+        baseline.name,
+        tuple(run.name for run in others),
+        tuple(rows),
+        tuple(fields),
+        _notes(rows),
+        tuple(seeds),
     )
 
 
@@ -152,7 +167,7 @@ def _within(a: Record, b: Record, metric: str, base: Run, head: Run) -> tuple[In
             return paired_block_bootstrap(series[1], series[0]), f"{len(gaps):,} entries, block bootstrap"
     samples = [np.array(record.metrics[metric].samples or []) for record in (a, b)]
     if 2 < len(samples[0]) == len(samples[1]) and all(map(_is_mean, (a, b), (metric, metric))):
-        return t_interval(samples[1] - samples[0]), f"{len(samples[0])} paired samples"
+        return t_interval(samples[1] - samples[0]), f"{len(samples[0])} paired samples of this seed"
     return None
 
 

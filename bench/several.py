@@ -13,6 +13,7 @@ from bench.compare import Comparison
 from bench.errors import UserError
 from bench.gate_verdict import EXIT_FAILED_CELLS, EXIT_NOTHING, EXIT_PASS
 from bench.record import Status
+from bench.report import tables as report_tables
 from bench.report.text import clean, plural
 from bench.request import find_run
 from bench.store import RECORDS, read, read_records
@@ -97,8 +98,25 @@ def _print(comparison: Comparison, console: Console) -> None:
         console.print(table)
     if len(open_) > _MOST_ROWS:
         console.print(f"… and {len(open_) - _MOST_ROWS:,} more; `report` draws a page with all of them")
+    if comparison.over_seeds:
+        _print_seeds(versus.seeds_table(comparison), console)
     for line in versus.sentences(comparison):
         console.print(escape(line), soft_wrap=True, highlight=False)
+
+
+def _print_seeds(found: report_tables.Table, console: Console) -> None:
+    """Differences over all seeds of a setting."""
+    table = Table(title="over seeds", title_justify="left", box=None, pad_edge=False, header_style="bold")
+    shown = [column for column in found.columns if not column.csv_only]
+    for column in shown:
+        table.add_column(column.header, overflow="fold")
+    for row in found.rows[:_MOST_ROWS]:
+        entries = [row[column.key] for column in shown]
+        texts = [
+            str(e.value if e.text is None else e.text) + (f" {e.note}" if e.note else "") for e in entries
+        ]
+        table.add_row(*map(escape, texts))
+    console.print(table)
 
 
 def find(runs: Sequence[str], baseline: str | None, results: Path) -> tuple[list[Path], Path | None]:

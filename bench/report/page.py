@@ -41,7 +41,7 @@ def write(run_dir: Path, workload: Workload | None, baseline: Path | None = None
     page = run_dir / "README.md"
     with _clear_errors(run_dir):
         pictures = _pictures(data)
-        found = _tables(data) | ({"comparison": versus.table(comparison)} if comparison else {})
+        found = _tables(data) | (versus.tables(comparison) if comparison else {})
         _write_tables(run_dir / "tables", found)
         write_atomic(page, _page(data, pictures, found))
         _write_comparison(run_dir, comparison)
@@ -53,16 +53,15 @@ def write_several(folders: Sequence[Path], baseline: Path, out: Path) -> Path:
     """One page of several runs, each held against the baseline, in a folder of its own; returns its path."""
     runs = [read(folder) for folder in (*folders, baseline)]
     comparison = versus.held(runs)
-    table = versus.table(comparison)
+    found = versus.tables(comparison)
     title = f"{', '.join(comparison.runs)} against {comparison.baseline}"
     legend = tables.legend(runs[0])
     with _clear_errors(out):
         (out / "tables").mkdir(parents=True, exist_ok=True)
-        write_atomic(out / "tables" / "comparison.csv", table.csv())
+        for name, table in found.items():
+            write_atomic(out / "tables" / f"{name}.csv", table.csv())
         _write_comparison(out, comparison)
-        return write_page(
-            out, runs, {"comparison": table, "metrics": legend}, versus.shown(comparison, title)
-        )
+        return write_page(out, runs, found | {"metrics": legend}, versus.shown(comparison, title))
 
 
 def _write_comparison(folder: Path, comparison: Comparison | None) -> None:

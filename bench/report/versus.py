@@ -41,7 +41,8 @@ def held(runs: Sequence[RunData]) -> Comparison:
     found = compare(
         sides[-1], sides[:-1], list(metrics.values()), tolerances if isinstance(tolerances, dict) else None
     )
-    return replace(found, notes=(*(note for one in stored for note in one.notes), *found.notes))
+    notes = (*(note for one in stored for note in one.notes), *found.notes)
+    return replace(found, notes=notes, replicate=runs[0].words.replicate, sample=runs[0].words.sample)
 
 
 def _series(run: RunData) -> Lookup:
@@ -79,7 +80,16 @@ def sentences(comparison: Comparison) -> list[str]:
         "sessions, which differ by themselves, so only a large difference over several processes counts "
         "(python -m bench gate --against REF decides finer). Numbers of other machines are incomparable."
     )
+    if any(row.interval for row in comparison.rows):
+        beside = ": the table over seeds has what holds over several" if comparison.over_seeds else ""
+        lines.append(f"The interval of a row is about that one {comparison.replicate}{beside}.")
     return [*lines, *(f"{note}." for note in comparison.notes)]
+
+
+def tables(comparison: Comparison) -> dict[str, Table]:
+    """All tables of a comparison, by file name."""
+    over = seeds_table(comparison)
+    return {"comparison": table(comparison)} | ({over.name: over} if over.rows else {})
 
 
 def table(comparison: Comparison) -> Table:
@@ -141,6 +151,38 @@ def _limits(row: Row) -> str:
     return interval(*(v / scale.divisor for v in (limits.estimate, limits.low, limits.high)))
 
 
+def seeds_table(comparison: Comparison) -> Table:
+    """The difference of every metric over all seeds of a setting, where there are several."""
+    several, replicate = len(comparison.runs) > 1, comparison.replicate
+    columns = [
+        *([Column("run", "run", numeric=False)] if several else []),
+        Column("cell", "cell", numeric=False),
+        Column("metric", "metric", numeric=False),
+        Column("difference", "difference, 95 % interval"),
+        Column("seeds", f"{replicate}s (seeds)"),
+        *(Column(n, n, csv_only=True) for n in ("unit", "low", "high", "covers")),
+    ]
+    found = Table("comparison-seeds", "Over seeds", columns)
+    for one in comparison.over_seeds:
+        limits, scale = one.interval, scale_for(one.unit, [one.interval.estimate])
+        text = interval(*(v / scale.divisor for v in (limits.estimate, limits.low, limits.high)))
+        covers = f"{replicate}s" + (f" and their {comparison.sample}s" if one.shared else "")
+        found.rows.append(
+            {
+                "run": Entry(one.run),
+                "cell": Entry(one.cell),
+                "metric": Entry(one.label),
+                "difference": Entry(limits.estimate, f"{text} {scale.unit}".rstrip(), f"over {covers}"),
+                "seeds": Entry(one.seeds, f"{one.seeds} of {one.planned}"),
+                "unit": Entry(one.unit),
+                "low": Entry(limits.low),
+                "high": Entry(limits.high),
+                "covers": Entry(covers),
+            }
+        )
+    return found
+
+
 def machines(comparison: Comparison) -> Table:
     """The fields of the fingerprints that differ."""
     several = len(comparison.runs) > 1
@@ -164,6 +206,8 @@ def markdown(comparison: Comparison) -> str:
     parts += [f"{md(line, 800)}\n" for line in sentences(comparison)]
     if comparison.fields:
         parts += ["## What differs between the machines", "", machines(comparison).markdown(_MARKDOWN_ROWS)]
+    if comparison.over_seeds:
+        parts += ["## Over seeds", "", seeds_table(comparison).markdown(_MARKDOWN_ROWS)]
     everything = table(comparison)
     for verdict, count in comparison.counts.items():
         rows = [row for row in everything.rows if row["verdict"].value == verdict]
