@@ -78,8 +78,8 @@ def _labels(cells: Mapping[str, Record]) -> dict[str, str]:
     found = {}
     for label, keys in groups.items():
         params = [cells[key].params for key in keys]
-        names = dict.fromkeys(name for one in params for name in one)
-        names = [n for n in names if len({spelt(one.get(n)) for one in params}) > 1]
+        known = dict.fromkeys(name for one in params for name in one)
+        names = [name for name in known if len({spelt(one.get(name)) for one in params}) > 1]
         for key, one in zip(keys, params, strict=True):
             more = ", ".join(f"{name}={spelt(one.get(name))}" for name in names)
             found[key] = f"{label} ({more})" if more else label

@@ -23,9 +23,9 @@ def position_buckets(data: RunData, view: View) -> Table | None:
     rows = longest(data, frame)
     kept: list[tuple[dict[str, Any], Series]] = []
     for setting, cells in split(rows, [view.hue, *facets(data, rows, view)]):
-        series = [s for i in cells.index if (s := data.series(int(i), view.series)) is not None and len(s)]
-        if series:
-            kept.append((setting, _mean(series)))
+        alike = [s for i in cells.index if (s := data.series(int(i), view.series)) is not None and len(s)]
+        if alike:
+            kept.append((setting, _mean(alike)))
     if not kept:
         return None
     titles = _titles([setting for setting, _ in kept])
