@@ -88,7 +88,8 @@ class TrlMethods(TrlAttributes):
         """
         self.sd_pipeline.unet.eval()
         negative = self.neg_prompt_embed
-        negative = negative[torch.arange(batch_size) % len(negative)]
+        group = self.engine.config.samples_per_prompt
+        negative = negative[torch.arange(batch_size) // group % len(negative)]
         samples, pairs = [], []
         for _ in range(iterations):
             prompts, metadata = zip(*self._prompts(batch_size), strict=True)

@@ -169,9 +169,7 @@ def test_the_optimizer(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("by_steps", [True, False])
-@pytest.mark.parametrize(
-    "values", [{}, {"use_lora": False}, {"per_prompt_stat_tracking": True, "train_cfg": False}]
-)
+@pytest.mark.parametrize("values", [{}, {"use_lora": False}, {"per_prompt_stat_tracking": True}])
 def test_two_epochs(folder: Path, values: dict[str, Any], by_steps: bool) -> None:
     """Weights, hook and counting after two epochs, of the engine and of TRL's methods, against TRL."""
     seen: list[list[Any]] = [[], []]
