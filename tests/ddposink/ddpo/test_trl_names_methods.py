@@ -135,6 +135,14 @@ def test_samples_and_losses(folder: Path, use_lora: bool) -> None:
     alike(*gradients)
 
 
+def test_samples_in_half_precision(folder: Path) -> None:
+    """Rounding of bfloat16 is in the values; shapes and dtypes are TRL's."""
+    drawn = [trainer._generate_samples(1, 2)[0][0] for trainer in both(folder, mixed_precision="bf16")]
+    kinds = [{name: (value.shape, value.dtype) for name, value in one.items()} for one in drawn]
+    assert kinds[0] == kinds[1]
+    assert kinds[0]["latents"][1] == torch.bfloat16
+
+
 def test_the_loss_is_clipped(folder: Path) -> None:
     trainers = both(folder)
     assert trainers[0].loss(torch.tensor([-1.0]), 1e-4, torch.tensor([1.0])).item() == 1.0

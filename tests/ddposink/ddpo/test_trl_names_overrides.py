@@ -11,6 +11,7 @@ import pytest
 import torch
 from tiny import PROMPTS, brightness, tiny_pipeline
 
+from ddposink.ddpo.trackers import NoTracker
 from ddposink.ddpo.trl_names import DDPOConfig, DDPOTrainer, DefaultDDPOStableDiffusionPipeline
 
 
@@ -302,6 +303,23 @@ def test_our_own_settings_hold_in_methods(tmp_path: Path) -> None:
     assert samples[0]["log_probs"].shape == (4, 2)
     assert torch.equal(samples[0]["latents"][0, 0], samples[0]["latents"][1, 0])
     assert pairs[0][1][0] == pairs[0][1][1]
+
+
+@pytest.mark.parametrize("kind", [DDPOTrainer, Loss])
+def test_trackers_of_ones_own(kind: Any, tmp_path: Path) -> None:
+    class Kept(NoTracker):
+        def __init__(self) -> None:
+            self.found: list[tuple[int | None, dict[str, Any]]] = []
+
+        def log(self, values: dict[str, Any], step: int | None = None, **_: Any) -> None:
+            self.found.append((step, values))
+
+    kept = Kept()
+    made(tmp_path, kind, log_with=[kept]).train(2)
+    steps = 2  # updates of an epoch
+    assert {step for step, values in kept.found if "reward_mean" in values} == {0, steps}
+    assert all(isinstance(v["reward_mean"], float) for _, v in kept.found if "reward_mean" in v)
+    assert any("loss" in values for _, values in kept.found)
 
 
 def test_without_trl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
