@@ -281,6 +281,37 @@ def test_a_pipeline_of_ones_own(plain: Any, tmp_path: Path) -> None:
         made(tmp_path, pipeline=Wrong(str(tmp_path / "base")))
 
 
+def test_a_pipeline_class_of_nothing_but_trls_methods(tmp_path: Path) -> None:
+    """As TRL asks of one: parts, a call, a step, and layers under whatever name."""
+    inner = DefaultDDPOStableDiffusionPipeline.around(tiny_pipeline(), use_lora=False)
+
+    class Mine:
+        unet, vae, text_encoder = inner.unet, inner.vae, inner.text_encoder
+        tokenizer, scheduler, autocast = inner.tokenizer, inner.scheduler, None
+
+        def __call__(self, **settings: Any) -> Any:
+            return inner(**settings)
+
+        def scheduler_step(self, *args: Any, **kwargs: Any) -> Any:
+            return inner.scheduler_step(*args, **kwargs)
+
+        def get_trainable_layers(self) -> Any:
+            self.unet.requires_grad_(False)
+            self.unet.conv_in.requires_grad_(True)
+            return self.unet
+
+        def save_checkpoint(self, models: Any, weights: Any, output_dir: str) -> None:
+            torch.save(weights[0]["conv_in.bias"], Path(output_dir) / "bias")
+
+    trainer = made(tmp_path, pipeline=Mine())
+    before = weights(trainer)
+    assert set(before) == {"conv_in.weight", "conv_in.bias"}
+    trainer.train(1)
+    assert all(not torch.equal(value, before[name]) for name, value in weights(trainer).items())
+    saved = torch.load(tmp_path / "checkpoints" / "checkpoint_0" / "bias")
+    assert torch.equal(saved, weights(trainer)["conv_in.bias"])
+
+
 def test_our_own_settings_hold_in_methods(tmp_path: Path) -> None:
     values = {
         "sample_batch_size": 4,
@@ -334,6 +365,10 @@ def test_what_cannot_be_gone_round_is_refused(tmp_path: Path) -> None:
         made(tmp_path, Loss, loss="sf").train(1)
     with pytest.raises(ValueError, match="engine 'trl' runs TRL's own methods"):
         made(tmp_path, Loss, engine="trl")
+    few = made(tmp_path, Loss)
+    few.reward_fn = lambda images, prompts, metadata: (torch.ones(1), {})
+    with pytest.raises(ValueError, match=r"rewards are \(2,\) for 4 pictures, not one each"):
+        few.train(1)
 
     class Refuses(DDPOTrainer):
         def _config_check(self) -> tuple[bool, str]:
