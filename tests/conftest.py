@@ -1,8 +1,15 @@
-"""Whatever starts the tests may ignore signals (nohup, a background job); tests must not inherit that."""
+"""Whatever starts the tests may ignore signals (nohup, a background job); tests must not inherit that.
 
+Tests side by side (``-n``) compute with one thread each: the threads of several would wait for each other.
+"""
+
+import os
 import signal
 
 import pytest
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)

@@ -146,15 +146,16 @@ def name_ticks(axis: Any, places: Sequence[float], names: Sequence[str]) -> None
     axis.set_minor_locator(NullLocator())
 
 
-def save(figure: Figure, base: Path) -> list[Path]:
+def save(figure: Figure, base: Path, kinds: Sequence[str] = ("png", "svg")) -> list[Path]:
     """Write PNG and SVG beside each other, each whole or not at all; the same figure gives the same bytes."""
-    paths = [base.with_name(f"{base.name}.{kind}") for kind in ("png", "svg")]
-    looks: list[dict[str, Any]] = [
-        {"dpi": DPI, "metadata": {"Software": None}},
-        {"metadata": {"Date": None, "Creator": None}},
-    ]
+    paths = [base.with_name(f"{base.name}.{kind}") for kind in kinds]
+    looks: dict[str, dict[str, Any]] = {
+        ".png": {"dpi": DPI, "metadata": {"Software": None}},
+        ".svg": {"metadata": {"Date": None, "Creator": None}},
+    }
     with style():
-        for path, look in zip(paths, looks, strict=True):
+        for path in paths:
+            look = looks[path.suffix]
             temporary = path.with_name(f".{path.name}")
             try:
                 figure.savefig(temporary, format=path.suffix[1:], facecolor="white", **look)

@@ -122,7 +122,7 @@ def _pictures(data: RunData) -> list[tuple[Picture, str]]:
     folder = data.folder / "plots"
     views = [one for view in data.words.views for one in expand(view, data)]
     views.sort(key=lambda view: not view.headline)
-    stems, found = set[str](), []
+    stems, written, found = set[str](), set[str](), []
     for view in views:
         stem = slug(view.name)
         while stem in stems:
@@ -131,9 +131,10 @@ def _pictures(data: RunData) -> list[tuple[Picture, str]]:
         picture = draw(view, data)
         if picture.figure is not None:
             folder.mkdir(exist_ok=True)
-            save(picture.figure, folder / stem)
+            kinds = ("png",) if view.kind == "pictures" else ("png", "svg")  # no vectors around a bitmap
+            written |= {path.name for path in save(picture.figure, folder / stem, kinds)}
         found.append((picture, stem))
-    _remove_stale(folder, {f"{stem}{kind}" for p, stem in found if p.figure for kind in (".png", ".svg")})
+    _remove_stale(folder, written)
     return found
 
 

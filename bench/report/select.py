@@ -118,6 +118,19 @@ def _differs(group: pd.DataFrame, column: str, x: str | None) -> bool:
     return any(varying(rows, [column]) for _, rows in split(group, [x]))
 
 
+def first_seed(rows: pd.DataFrame) -> tuple[pd.DataFrame, str | None]:
+    """Rows of the first seed and repeat, and a sentence if there are others: pictures cannot be averaged."""
+    others = len(set(rows["seed"]))
+    if others < 2 and len(set(rows["repeat"])) < 2:
+        return rows, None
+    seed, repeat = rows["seed"].iloc[0], rows["repeat"].iloc[0]
+    kept = rows[(rows["seed"] == seed) & (rows["repeat"] == repeat)]
+    return (
+        kept,
+        f"Pictures of seed {seed}, one of {others}." if others > 1 else "Pictures of the first repeat.",
+    )
+
+
 def replicates(data: RunData, rows: pd.DataFrame) -> list[tuple[Scalar, pd.DataFrame]]:
     """Rows that differ in seed and repeat at most, by their value on the prefix axis (None without one)."""
     axis = data.words.prefix_axis

@@ -16,7 +16,7 @@ from bench.report import layout
 from bench.report.frames import RunData
 from bench.report.names import hue_label, text
 from bench.report.panels import NothingToDraw, subtitle, view_rows
-from bench.report.select import extent, split, token, varying
+from bench.report.select import extent, first_seed, split, token, varying
 from bench.workload import View
 
 _MOST = 8  # strips on one sheet
@@ -48,9 +48,10 @@ def expand(view: View, data: RunData) -> list[View]:
 
 def draw_pictures(view: View, data: RunData) -> Figure:
     """Strips below one another: of one hue every ``x``, of several the first ``x`` and the last of each."""
-    rows = _rows(data, view)
+    rows, whose = first_seed(_rows(data, view))
     strips = _progress(view, data, rows) if len(split(rows, [view.hue])) == 1 else _overview(view, data, rows)
     notes = [f"The first {_MOST} of {len(strips)} are shown."] if len(strips) > _MOST else []
+    notes += [whose] if whose else []
     pictures = [(label, image.imread(path)) for label, path in strips[:_MOST]]
     width = paper.WIDTH - _LABEL - 0.2
     heights = [width * p.shape[0] / p.shape[1] for _, p in pictures]

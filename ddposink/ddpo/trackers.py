@@ -29,29 +29,36 @@ class NoTracker(GeneralTracker):
 def start_trackers(config: DDPOConfig, cpu: bool) -> list[Any]:
     """The trackers ``config.log_with`` names, started; at least one, which may be a `NoTracker`.
 
+    As for accelerate it may be a list, and hold trackers of the caller's own, which are started already.
+
     Warns if the tracker's package is not installed. Raises ValueError for one that accelerate does not know.
     """
     if not config.log_with:
         return [NoTracker()]
     state = PartialState(cpu=cpu)
     folder = config.project_kwargs.get("logging_dir") or config.logdir
-    names = [str(name) for name in filter_trackers([config.log_with], folder)]
-    if not names:
+    found = filter_trackers(config.log_with, folder)
+    if not found:
         warnings.warn(
             f"log_with '{config.log_with}': the package is not installed, nothing is tracked", stacklevel=3
         )
-    if not names or not state.is_main_process:
+    if not found or not state.is_main_process:
         return [NoTracker()]
     started = []
-    for name in names:
-        kind = LOGGER_TYPE_TO_CLASS[name]
-        where = (folder,) if kind.requires_logging_directory else ()
-        tracker = kind(config.tracker_project_name, *where, **config.tracker_kwargs.get(name, {}))
-        tracker.start()
+    for named in found:
+        tracker = named if isinstance(named, GeneralTracker) else _started(str(named), folder, config)
         plain = {key: _plain(value) for key, value in config.to_dict().items()}
         tracker.store_init_configuration(plain)
         started.append(tracker)
     return started
+
+
+def _started(name: str, folder: str, config: DDPOConfig) -> Any:
+    kind = LOGGER_TYPE_TO_CLASS[name]
+    where = (folder,) if kind.requires_logging_directory else ()
+    tracker = kind(config.tracker_project_name, *where, **config.tracker_kwargs.get(name, {}))
+    tracker.start()
+    return tracker
 
 
 def log(trackers: list[Any], values: dict[str, Any], step: int) -> None:

@@ -17,6 +17,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from diffusers import DiffusionPipeline
 from torch import Tensor
 
 from ddposink.ddpo import config as configuration
@@ -33,6 +34,7 @@ __all__ = ["DDPOConfig", "DDPOTrainer", "DefaultDDPOStableDiffusionPipeline"]
 # An engine does without these, so who has one of his own trains through them.
 METHODS = ("compute_rewards", "calculate_loss", "loss", "_generate_samples", "_train_batched_samples")
 ATTRIBUTES = ("stat_tracker", "neg_prompt_embed", "autocast", "trainable_layers", "num_train_timesteps")
+ONLY_TRLS = "engine 'trl' runs TRL's own methods and settings: to have one's own use engine 'native'"
 OF_PIPELINE = (
     "__call__",
     "scheduler_step",
@@ -75,10 +77,11 @@ class DDPOTrainer(Saving, TrlMethods):
         if not is_okay:
             raise ValueError(message)
         pipeline = getattr(sd_pipeline, "sd_pipeline", sd_pipeline)
-        pipeline.to(_device(own))
-        bare = pipeline is sd_pipeline
+        for part in (pipeline.vae, pipeline.text_encoder, pipeline.unet):
+            part.to(_device(own))
+        stock = isinstance(sd_pipeline, DiffusionPipeline)
         self.sd_pipeline = (
-            DefaultDDPOStableDiffusionPipeline.around(pipeline, own.use_lora) if bare else sd_pipeline
+            DefaultDDPOStableDiffusionPipeline.around(pipeline, own.use_lora) if stock else sd_pipeline
         )
         self._drawn: deque[Any] = deque()  # metadata of the prompts whose pictures are not finished
         self._batches: list[list[Any]] = []
@@ -87,6 +90,7 @@ class DDPOTrainer(Saving, TrlMethods):
         self.first_epoch = 0
         if own.resume_from:
             self._resume(own.resume_from)
+        # As TRL's constructor leaves them: what a script draws next is what it draws with TRL.
         self.engine._randomness._write(self.engine._randomness._state)
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -142,7 +146,8 @@ class DDPOTrainer(Saving, TrlMethods):
     def _checked(self) -> configuration.DDPOConfig:
         """The configuration as it is now. The pipeline knows about LoRA, if it says so."""
         config = self.config
-        use_lora = getattr(self._given, "use_lora", getattr(config, "use_lora", True))
+        stock = isinstance(self._given, DiffusionPipeline)
+        use_lora = getattr(self._given, "use_lora", stock and getattr(config, "use_lora", True))
         told = isinstance(config, configuration.DDPOConfig) and not isinstance(config, DDPOConfig)
         if told and use_lora and not config.use_lora:
             raise ValueError(
@@ -154,10 +159,8 @@ class DDPOTrainer(Saving, TrlMethods):
         """Make the engine, on the layers and with the optimizer that are overridden, if any are."""
         self._made_of = own.decisive()
         engine_only = own.engine == "trl"
-        if engine_only and (
-            self._overridden(*METHODS, "_setup_optimizer") or self._pipeline_overrides(*OF_PIPELINE)
-        ):
-            raise ValueError("engine 'trl' runs TRL's own methods: to override them use engine 'native'")
+        if engine_only and (self._has_its_own() or self._overridden("_setup_optimizer")):
+            raise ValueError(ONLY_TRLS)
         layers: Layers | None = None
         if not engine_only and self._pipeline_overrides("get_trainable_layers"):
             layers = overridden_layers(self.sd_pipeline, own, pipeline.unet.device)
@@ -188,12 +191,13 @@ class DDPOTrainer(Saving, TrlMethods):
 
     def _goes_by_steps(self) -> bool:
         """Whether an epoch must go through TRL's methods, as something is not what the engine was made of."""
-        if self.engine.config.engine == "trl":
-            return False
-        changed = self._checked().decisive() != self._made_of
-        return (
-            changed or self._by_steps or self._overridden(*METHODS) or self._pipeline_overrides(*OF_PIPELINE)
-        )
+        by_steps = self._checked().decisive() != self._made_of or self._has_its_own()
+        if by_steps and self.engine.config.engine == "trl":
+            raise ValueError(ONLY_TRLS)
+        return by_steps
+
+    def _has_its_own(self) -> bool:
+        return self._by_steps or self._overridden(*METHODS) or self._pipeline_overrides(*OF_PIPELINE)
 
     @contextmanager
     def _own_randomness(self) -> Iterator[None]:

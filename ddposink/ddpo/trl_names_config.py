@@ -155,7 +155,8 @@ def _known_keys(values: dict[str, Any]) -> None:
                 raise ValueError(f"{name}: '{key}' has a setting of its own and cannot be given twice")
             if key not in keys:
                 raise ValueError(f"{name}: accelerate has no '{key}'{suggest(key, sorted(keys))}")
-            if (values[name][key] is not None and key.rpartition("_")[2] in ELSEWHERE) or key in ELSEWHERE:
+            wraps = key in ELSEWHERE or key.rpartition("_")[2] in ELSEWHERE
+            if wraps and values[name][key] is not None:
                 raise ValueError(
                     f"{name}: '{key}' would wrap the model, which is not done here; leave it out"
                 )

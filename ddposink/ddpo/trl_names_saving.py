@@ -9,6 +9,7 @@ from typing import Any
 
 from ddposink.ddpo import config as configuration
 from ddposink.ddpo.trl_names_card import model_card
+from ddposink.ddpo.trl_names_pipeline import save_pipeline
 from ddposink.errors import Unavailable
 
 
@@ -45,7 +46,10 @@ class Saving:
             self.push_to_hub(repo_id or Path(save_directory).name, **push_to_hub_kwargs)
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        self.sd_pipeline.save_pretrained(save_directory)
+        if self._pipeline_overrides("save_pretrained"):
+            self.sd_pipeline.save_pretrained(save_directory)
+        else:  # TRL's own writes a UNet that does not load again
+            save_pipeline(self.engine.pipeline, self.engine.config.use_lora, save_directory)
         self._card_folder = Path(save_directory)
         self.create_model_card()
 

@@ -88,7 +88,8 @@ class TrlMethods(TrlAttributes):
         """
         self.sd_pipeline.unet.eval()
         negative = self.neg_prompt_embed
-        negative = negative[torch.arange(batch_size) % len(negative)]
+        group = self.engine.config.samples_per_prompt
+        negative = negative[torch.arange(batch_size) // group % len(negative)]
         samples, pairs = [], []
         for _ in range(iterations):
             prompts, metadata = zip(*self._prompts(batch_size), strict=True)
@@ -149,21 +150,9 @@ class TrlMethods(TrlAttributes):
             pair.extend([reward, metadata])
         if self.image_samples_callback is not None:
             self.image_samples_callback(pairs, global_step, accelerator.trackers[0])
-        rewards = accelerator.gather(torch.cat(batches)).float().cpu().numpy()
-        values = {
-            "reward": rewards,
-            "epoch": epoch,
-            "reward_mean": rewards.mean(),
-            "reward_std": rewards.std(),
-        }
-        accelerator.log(values, step=global_step)
-        ids = accelerator.gather(samples.pop("prompt_ids")).cpu()
-        prompts = self.sd_pipeline.tokenizer.batch_decode(ids.numpy(), skip_special_tokens=True)
-        by_prompt = self.engine.config.compares == "prompt"
-        comparison = self.stat_tracker if by_prompt else make_comparison(self.engine.config)
-        found = comparison.update(prompts, rewards)
-        mine = torch.as_tensor(found).reshape(accelerator.num_processes, -1)[accelerator.process_index]
-        samples["advantages"] = mine.to(accelerator.device)
+        samples["advantages"] = self._advantages(
+            torch.cat(batches), samples.pop("prompt_ids"), epoch, global_step
+        )
         for inner_epoch in range(config.train_num_inner_epochs):
             samples = _shuffled(samples)
             self.sd_pipeline.unet.train()
@@ -175,6 +164,24 @@ class TrlMethods(TrlAttributes):
                 )
         self.sd_pipeline.unet.eval()
         return global_step
+
+    def _advantages(self, rewards: Tensor, prompt_ids: Tensor, epoch: int, global_step: int) -> Tensor:
+        """Of this process's ``rewards`` (N,), as everybody's are spread; logs them. ``prompt_ids`` (N, L)."""
+        accelerator = self.accelerator
+        if rewards.shape != prompt_ids.shape[:1]:
+            raise ValueError(
+                f"rewards are {tuple(rewards.shape)} for {len(prompt_ids)} pictures, not one each"
+            )
+        everybodys = accelerator.gather(rewards).float().cpu().numpy()
+        spread = {"reward_mean": everybodys.mean(), "reward_std": everybodys.std()}
+        accelerator.log({"reward": everybodys, "epoch": epoch} | spread, step=global_step)
+        ids = accelerator.gather(prompt_ids).cpu().numpy()
+        prompts = self.sd_pipeline.tokenizer.batch_decode(ids, skip_special_tokens=True)
+        by_prompt = self.engine.config.compares == "prompt"
+        comparison = self.stat_tracker if by_prompt else make_comparison(self.engine.config)
+        found = comparison.update(prompts, everybodys)
+        mine = torch.as_tensor(found).reshape(accelerator.num_processes, -1)[accelerator.process_index]
+        return mine.to(accelerator.device)
 
     def _prompts(self, count: int) -> list[tuple[str, Any]]:
         times = self.engine.config.samples_per_prompt

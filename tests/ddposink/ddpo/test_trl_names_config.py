@@ -45,7 +45,7 @@ TAKEN: list[tuple[str, Any, Any]] = [
     ("resume_from", None, ""),
     ("sample_eta", np.float32(0.5), 0.5),
     ("sample_batch_size", True, 1),
-    ("train_cfg", 0, False),
+    ("train_cfg", 1, True),
     ("train_learning_rate", 0.0, LEAST),
     ("train_learning_rate", torch.tensor(0.5), 0.5),
     ("train_adam_epsilon", 0, LEAST),
@@ -68,6 +68,7 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("mixed_precision", "fp8", "mixed_precision 'fp8' is unknown"),
     ("num_epochs", None, "num_epochs must be a whole number"),
     ("save_freq", "x", "save_freq must be a whole number"),
+    ("train_cfg", False, "learns from another policy than the one that drew"),
     ("sample_num_steps", 2.0, "sample_num_steps must be a whole number"),
     ("sample_eta", 0.0, "sample_eta 0 makes DDIM deterministic"),
     ("train_learning_rate", "3e-4", "train_learning_rate must be a positive number, not '3e-4'"),
@@ -121,8 +122,11 @@ def test_command_lines() -> None:
     from transformers import HfArgumentParser
 
     lines = {
-        "--train_cfg False --allow_tf32=no --push_to_hub": {"train_cfg": False, "push_to_hub": True},
-        "--no_train_cfg --seed 3": {"train_cfg": False, "seed": 3},
+        "--train_cfg False --allow_tf32=no --push_to_hub --sample_guidance_scale=1": {
+            "train_cfg": False,
+            "push_to_hub": True,
+        },
+        "--no_train_cfg --seed 3 --sample_guidance_scale 1": {"train_cfg": False, "seed": 3},
         "--train_max_grad_norm inf --save_freq=0": {"train_max_grad_norm": math.inf, "save_freq": 0},
         "--log_with tensorboard --mixed_precision bf16": {
             "log_with": "tensorboard",

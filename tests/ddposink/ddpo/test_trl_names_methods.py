@@ -135,6 +135,33 @@ def test_samples_and_losses(folder: Path, use_lora: bool) -> None:
     alike(*gradients)
 
 
+def test_samples_in_half_precision(folder: Path) -> None:
+    """Rounding of bfloat16 is in the values; shapes and dtypes are TRL's."""
+    drawn = [trainer._generate_samples(1, 2)[0][0] for trainer in both(folder, mixed_precision="bf16")]
+    kinds = [{name: (value.shape, value.dtype) for name, value in one.items()} for one in drawn]
+    assert kinds[0] == kinds[1]
+    assert kinds[0]["latents"][1] == torch.bfloat16
+
+
+@pytest.mark.parametrize("by_steps", [True, False])
+def test_trls_own_pipeline_and_configuration(folder: Path, tmp_path: Path, by_steps: bool) -> None:
+    """A script may import one of the three names and not the others."""
+    PartialState(cpu=True)
+    pipeline = trl.DefaultDDPOStableDiffusionPipeline(str(folder))
+    config = trl.DDPOConfig(
+        sample_num_steps=2, sample_batch_size=2, mixed_precision=None, logdir=str(tmp_path), num_epochs=1
+    )
+    trainer = trl_names.DDPOTrainer(config, scorer, prompt_fn, pipeline)
+    if by_steps:
+        trainer.loss = trainer.loss  # type: ignore[method-assign]
+    trainer.train()
+    trainer.save_pretrained(tmp_path / "saved")
+    again = trl_names.DefaultDDPOStableDiffusionPipeline(str(tmp_path / "saved"))
+    sample, text = torch.randn(1, 4, 8, 8), torch.randn(1, 12, 16)
+    outputs = [which.unet.eval()(sample, 500, text).sample for which in (pipeline, again)]
+    assert torch.allclose(*outputs, atol=1e-5)
+
+
 def test_the_loss_is_clipped(folder: Path) -> None:
     trainers = both(folder)
     assert trainers[0].loss(torch.tensor([-1.0]), 1e-4, torch.tensor([1.0])).item() == 1.0
@@ -169,9 +196,7 @@ def test_the_optimizer(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("by_steps", [True, False])
-@pytest.mark.parametrize(
-    "values", [{}, {"use_lora": False}, {"per_prompt_stat_tracking": True, "train_cfg": False}]
-)
+@pytest.mark.parametrize("values", [{}, {"use_lora": False}, {"per_prompt_stat_tracking": True}])
 def test_two_epochs(folder: Path, values: dict[str, Any], by_steps: bool) -> None:
     """Weights, hook and counting after two epochs, of the engine and of TRL's methods, against TRL."""
     seen: list[list[Any]] = [[], []]

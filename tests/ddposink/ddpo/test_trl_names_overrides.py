@@ -11,6 +11,7 @@ import pytest
 import torch
 from tiny import PROMPTS, brightness, tiny_pipeline
 
+from ddposink.ddpo.trackers import NoTracker
 from ddposink.ddpo.trl_names import DDPOConfig, DDPOTrainer, DefaultDDPOStableDiffusionPipeline
 
 
@@ -280,6 +281,37 @@ def test_a_pipeline_of_ones_own(plain: Any, tmp_path: Path) -> None:
         made(tmp_path, pipeline=Wrong(str(tmp_path / "base")))
 
 
+def test_a_pipeline_class_of_nothing_but_trls_methods(tmp_path: Path) -> None:
+    """As TRL asks of one: parts, a call, a step, and layers under whatever name."""
+    inner = DefaultDDPOStableDiffusionPipeline.around(tiny_pipeline(), use_lora=False)
+
+    class Mine:
+        unet, vae, text_encoder = inner.unet, inner.vae, inner.text_encoder
+        tokenizer, scheduler, autocast = inner.tokenizer, inner.scheduler, None
+
+        def __call__(self, **settings: Any) -> Any:
+            return inner(**settings)
+
+        def scheduler_step(self, *args: Any, **kwargs: Any) -> Any:
+            return inner.scheduler_step(*args, **kwargs)
+
+        def get_trainable_layers(self) -> Any:
+            self.unet.requires_grad_(False)
+            self.unet.conv_in.requires_grad_(True)
+            return self.unet
+
+        def save_checkpoint(self, models: Any, weights: Any, output_dir: str) -> None:
+            torch.save(weights[0]["conv_in.bias"], Path(output_dir) / "bias")
+
+    trainer = made(tmp_path, pipeline=Mine())
+    before = weights(trainer)
+    assert set(before) == {"conv_in.weight", "conv_in.bias"}
+    trainer.train(1)
+    assert all(not torch.equal(value, before[name]) for name, value in weights(trainer).items())
+    saved = torch.load(tmp_path / "checkpoints" / "checkpoint_0" / "bias")
+    assert torch.equal(saved, weights(trainer)["conv_in.bias"])
+
+
 def test_our_own_settings_hold_in_methods(tmp_path: Path) -> None:
     values = {
         "sample_batch_size": 4,
@@ -304,6 +336,23 @@ def test_our_own_settings_hold_in_methods(tmp_path: Path) -> None:
     assert pairs[0][1][0] == pairs[0][1][1]
 
 
+@pytest.mark.parametrize("kind", [DDPOTrainer, Loss])
+def test_trackers_of_ones_own(kind: Any, tmp_path: Path) -> None:
+    class Kept(NoTracker):
+        def __init__(self) -> None:
+            self.found: list[tuple[int | None, dict[str, Any]]] = []
+
+        def log(self, values: dict[str, Any], step: int | None = None, **_: Any) -> None:
+            self.found.append((step, values))
+
+    kept = Kept()
+    made(tmp_path, kind, log_with=[kept]).train(2)
+    steps = 2  # updates of an epoch
+    assert {step for step, values in kept.found if "reward_mean" in values} == {0, steps}
+    assert all(isinstance(v["reward_mean"], float) for _, v in kept.found if "reward_mean" in v)
+    assert any("loss" in values for _, values in kept.found)
+
+
 def test_without_trl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in sys.modules if name.partition(".")[0] == "trl"]:
         monkeypatch.delitem(sys.modules, name)
@@ -316,6 +365,10 @@ def test_what_cannot_be_gone_round_is_refused(tmp_path: Path) -> None:
         made(tmp_path, Loss, loss="sf").train(1)
     with pytest.raises(ValueError, match="engine 'trl' runs TRL's own methods"):
         made(tmp_path, Loss, engine="trl")
+    few = made(tmp_path, Loss)
+    few.reward_fn = lambda images, prompts, metadata: (torch.ones(1), {})
+    with pytest.raises(ValueError, match=r"rewards are \(2,\) for 4 pictures, not one each"):
+        few.train(1)
 
     class Refuses(DDPOTrainer):
         def _config_check(self) -> tuple[bool, str]:
