@@ -40,6 +40,15 @@ def over_control(view: View, data: RunData) -> RunData:
     return replace(data, records=records, frame=frame)
 
 
+def control_note(view: View, data: RunData) -> list[str]:
+    """What a number is where a control was taken away; nothing for a view without one."""
+    if view.control is None:
+        return []
+    axis, reference = view.control
+    of = f"the {data.words.replicate} with {axis} = {reference} and the same seed"
+    return [f"Each number is the difference to {of}, {data.words.sample} by {data.words.sample}."]
+
+
 def difference(value: Value, control: Value | None) -> Value:
     """Mean paired difference with its samples, or null with the reason."""
     if value.value is None:

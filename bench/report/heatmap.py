@@ -38,7 +38,7 @@ _WIDE = 16  # columns from which lines between fields would be most of what is s
 _COLOURS = "crest"  # of seaborn's
 _LUMINANCE = np.array([0.299, 0.587, 0.114])
 _SMALLEST, _LARGEST = 5.5, 9.0  # points
-_EM = 0.0088  # width of a character in inches per point
+EM = 0.0088  # width of a character in inches per point
 
 
 def draw_heatmap(view: View, data: RunData) -> Figure:
@@ -143,18 +143,18 @@ def _font_size(sheets: list[tuple[Array, np.ndarray]], panels: int) -> float | N
     """The size in points at which every number fits its field; None if it could not be read."""
     texts = [number(float(v)) for values, _ in sheets for v in values[np.isfinite(values)]]
     texts += [str(word) for _, missing in sheets for word in missing[missing != ""]]
-    size = _field_width(sheets[0][0].shape[1], panels) / (max(map(len, texts)) * _EM) if texts else _LARGEST
+    size = field_width(sheets[0][0].shape[1], panels) / (max(map(len, texts)) * EM) if texts else _LARGEST
     return None if size < _SMALLEST else min(size, _LARGEST)
 
 
 def _every(names: list[str], panels: int) -> int:
     """Every how many columns there is room for a name below."""
-    wanted = max(map(len, names)) * _LARGEST * _EM + 0.1
-    return math.ceil(wanted / _field_width(len(names), panels)) if len(names) > _WIDE else 1
+    wanted = max(map(len, names)) * _LARGEST * EM + 0.1
+    return math.ceil(wanted / field_width(len(names), panels)) if len(names) > _WIDE else 1
 
 
-def _field_width(columns: int, panels: int) -> float:
-    """Inches."""
+def field_width(columns: int, panels: int) -> float:
+    """Inches that a column has, of so many in a panel."""
     return (paper.WIDTH - 2.2) / paper.grid_columns(panels) / columns
 
 

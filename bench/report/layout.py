@@ -76,7 +76,7 @@ def finish(
     if len(grid) == 1:
         grid[0].set_xlabel(words.x_label)
         grid[0].set_ylabel(words.y_label)
-    room = max((_text_width(figure, name, fontsize=_NAME) for name in names), default=-0.2)
+    room = max((text_width(figure, name, fontsize=_NAME) for name in names), default=-0.2)
     right = room + (0.78 if names and not direct else 0.38)
     left = 0.12 + _axis_width(figure, grid) + (0.27 if len(grid) > 1 and words.y_label else 0)
     over = _LINE * (marked + any(words.panels))  # text above each panel
@@ -200,12 +200,13 @@ def _head(figure: Figure, text: str, down: float, **look: Any) -> None:
 def _fit(figure: Figure, text: str, inches: float, **look: Any) -> str:
     """As much of a text as fits."""
     text = clean(text, 160)
-    while len(text) > 1 and _text_width(figure, text, **look) > inches:
+    while len(text) > 1 and text_width(figure, text, **look) > inches:
         text = text[:-2].rstrip("…") + "…"
     return text
 
 
-def _text_width(figure: Figure, text: str, **look: Any) -> float:
+def text_width(figure: Figure, text: str, **look: Any) -> float:
+    """Inches that a text takes on a figure."""
     probe = figure.text(0, 0, text, **look)
     width = probe.get_window_extent(_renderer(figure)).width / figure.dpi
     probe.remove()

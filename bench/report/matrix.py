@@ -14,8 +14,9 @@ from matplotlib.figure import Figure
 
 from bench.report import figure as paper
 from bench.report import layout
-from bench.report.control import over_control
+from bench.report.control import control_note, over_control
 from bench.report.frames import RunData
+from bench.report.heatmap import EM, field_width
 from bench.report.names import hue_label, text
 from bench.report.panels import (
     Array,
@@ -27,10 +28,11 @@ from bench.report.panels import (
 from bench.report.select import identifying, longest, replicates, seed_counts, split
 from bench.report.spread import spread_over
 from bench.report.tables import Column, Entry, Table, name_columns, name_entries
-from bench.report.text import interval, plural, with_unit
+from bench.report.text import interval, plural, shortened, with_unit
 from bench.workload import View
 
 _ROW = 0.46  # inches
+_LABEL = 8  # font size of columns' names in points
 
 
 def draw_matrix(view: View, data: RunData) -> Figure:
@@ -40,28 +42,40 @@ def draw_matrix(view: View, data: RunData) -> Figure:
     frame = longest(data, view_rows(data, view))
     notes: list[str] = []
     groups = panel_rows(data, frame, view, notes)
-    sheets = [_values(data, view, part, names) for _, part in groups]
-    shown = np.concatenate([values[np.isfinite(values)] for values, _, _ in sheets])
+    cells = [dict(matrix_rows(data, view, part)) for _, part in groups]
+    rows = list(dict.fromkeys(row for own in cells for row in own))  # of all panels: they share their axes
+    sheets = [_values(data, own, rows, names) for own in cells]
+    shown = np.concatenate([values[np.isfinite(values)] for values, _ in sheets])
     if not len(shown):
         raise NothingToDraw(f"no cell has a value of {view.y}…")
-    most = max((len(hues) for _, _, hues in sheets), default=1)
-    figure, grid = paper.sheet(len(groups), 2.1 + _ROW * most)
+    figure, grid = paper.sheet(len(groups), 2.1 + _ROW * len(rows))
     limit = float(np.quantile(np.abs(shown), 0.95)) or 1.0
-    for axes, (values, certain, hues) in zip(grid, sheets, strict=True):
+    whole = [_words(view, name) for name in names]
+    labels = _fitting(figure, whole, field_width(len(names), len(groups)))
+    for axes, (values, certain) in zip(grid, sheets, strict=True):
         _paint(axes, values, certain, Normalize(-limit, limit))
-        labels = [_words(view, name) for name in names]
         paper.name_ticks(axes.xaxis, [i + 0.5 for i in range(len(names))], labels)
-        paper.name_ticks(axes.yaxis, [i + 0.5 for i in range(len(hues))], hues)
+        paper.name_ticks(axes.yaxis, [i + 0.5 for i in range(len(rows))], rows)
         axes.tick_params(length=0)
-        axes.tick_params(axis="x", labelsize=8)
+        axes.tick_params(axis="x", labelsize=_LABEL)
         axes.tick_params(axis="y", labelrotation=0)
     unit = data.words.metric(names[0]).unit
     notes.insert(0, f"Colour and number: {with_unit(view.y_label, unit, unit)}.")
-    notes += claims(data, frame, bold=any(certain.any() for _, certain, _ in sheets))
+    notes += [f"Columns: {', '.join(whole)}."] if labels != whole else []
+    notes += ["Blank: not measured."] if any(np.isnan(values).any() for values, _ in sheets) else []
+    notes += control_note(view, data)
+    notes += claims(data, frame, bold=any(certain.any() for _, certain in sheets))
     titles = [title for title, _ in groups]
     words = layout.Words(view.title, subtitle(data, frame, view), view.x_label, "", notes, titles)
     layout.finish(figure, grid, words)
     return figure
+
+
+def _fitting(figure: Figure, names: list[str], inches: float) -> list[str]:
+    """Names of columns, cut if they would touch each other."""
+    if max(layout.text_width(figure, name, fontsize=_LABEL) for name in names) < 1.1 * inches:
+        return names
+    return shortened(names, max(5, int(inches / (_LABEL * EM))))
 
 
 def claims(data: RunData, frame: pd.DataFrame, *, bold: bool) -> list[str]:
@@ -132,6 +146,7 @@ def matrix_table(data: RunData, view: View) -> Table | None:
         for name in names:
             entries |= _entries(data, cells, name, kinds)
         table.rows.append(entries)
+    table.notes += control_note(view, data)
     table.notes.append(f"Limits: {', '.join(sorted(kinds))}." if kinds else "No cell has kept samples.")
     return table
 
@@ -173,19 +188,19 @@ def _words(view: View, name: str) -> str:
 
 
 def _values(
-    data: RunData, view: View, frame: pd.DataFrame, names: list[str]
-) -> tuple[Array, np.ndarray, list[str]]:
-    """Means over the seeds of each row, whether they are certain, and the names of the rows."""
-    rows = matrix_rows(data, view, frame)
+    data: RunData, own: dict[str, pd.DataFrame], rows: list[str], names: list[str]
+) -> tuple[Array, np.ndarray]:
+    """Means over the seeds of each row, NaN where it has none, and whether they are certain."""
     values = np.full((len(rows), len(names)), np.nan)
     certain = np.zeros(values.shape, bool)
-    for i, (_, cells) in enumerate(rows):
-        for j, name in enumerate(names):
+    for i, row in enumerate(rows):
+        for j, name in enumerate(names if row in own else ()):
+            cells = own[row]
             if numbers := _numbers(data, cells, name):
                 values[i, j] = np.mean(numbers)
                 found = spread_over(data, cells, name)
                 certain[i, j] = found is not None and found.supports(data.words)
-    return values, certain, [name for name, _ in rows]
+    return values, certain
 
 
 def _paint(axes: Axes, values: Array, certain: np.ndarray, norm: Normalize) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -142,8 +143,12 @@ def test_a_control_is_subtracted_sample_by_sample(data):
     assert last["effect_small_files"].value == pytest.approx(gaps.mean())
     limits = t_interval(gaps)
     assert last["effect_small_files.low"].value == pytest.approx(limits.low)
-    drawn = [t.get_text() for t in draw(view, data).figure.axes[0].get_yticklabels()]
+    figure = draw(view, data).figure
+    drawn = [t.get_text() for t in figure.axes[0].get_yticklabels()]
     assert drawn == list(REWARDS[:-1])
+    said = "Each number is the difference to the run with reward = likeness and the same seed"
+    assert said in " ".join(t.get_text() for t in figure.texts)
+    assert table.notes[0].startswith(said)
 
 
 def test_a_control_that_was_not_measured_is_said(data):
@@ -237,6 +242,24 @@ def test_captions_say_how_many_trainings_are_behind_a_line_a_mark_and_a_row(tmp_
         "red · 3 trainings",
         "blue · 1 training",
     ]
+
+
+def test_panels_of_a_matrix_share_their_rows(tmp_path):
+    """Axes are shared: a panel with fewer rows would put its names on the rows of the others."""
+    data = trainings(tmp_path, 1)
+    lines = [r.model_dump(mode="json") for r in data.records]
+    half = json.loads(json.dumps(lines[1]))  # blue alone, at another learning rate
+    half |= {"cell": "half", "pass_id": "half", "params": half["params"] | {"rate": 0.5}}
+    lines = [line | {"params": line["params"] | {"rate": 1.0}} for line in lines]
+    folder = write_run(tmp_path / "b", [*lines, half], suite={"workload": "tuned", "compare": None})
+    data = load(folder, data_words(data))
+    panels = draw(MATRIX, data).figure.axes
+    assert [axes.get_title(loc="left") for axes in panels] == ["rate 1.000", "rate 0.5000"]
+    for axes, found in zip(panels, ({"red": lines[0], "blue": lines[1]}, {"blue": half}), strict=True):
+        rows = {tick.get_text(): i for i, tick in enumerate(panels[0].get_yticklabels())}
+        texts = {int(t.get_position()[1]): float(t.get_text().replace("−", "-")) for t in axes.texts}
+        wanted = {rows[name]: line["metrics"]["effect_red"]["value"] for name, line in found.items()}
+        assert texts == pytest.approx(wanted, abs=0.06)
 
 
 def data_words(data):

@@ -8,7 +8,7 @@ import pandas as pd
 
 from bench.record import Status
 from bench.report.buckets import exp
-from bench.report.control import over_control
+from bench.report.control import control_note, over_control
 from bench.report.frames import RunData
 from bench.report.heatmap import check_size
 from bench.report.matrix import claims, matrix_rows, members
@@ -86,6 +86,7 @@ def _matrix(view: View, data: RunData) -> dict[str, Any]:
         "notes": [
             *notes,
             f"Each row at its largest {view.x.replace('_', ' ')}.",
+            *control_note(view, data),
             *claims(data, frame, bold=False),
         ],
         "direction": directions.pop() if len(directions) == 1 else "none",
