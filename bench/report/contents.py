@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from bench.report.curves import curve_panels
 from bench.report.frames import RunData
-from bench.report.panels import NothingToDraw, Panels, curve_panels, line_panels
+from bench.report.panels import NothingToDraw, Panels, line_panels
 from bench.report.paths import scatter_panels, trace_panels
 from bench.workload import View
 

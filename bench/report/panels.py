@@ -1,7 +1,7 @@
 """What a picture shows, before it is drawn: panels of lines as plain arrays.
 
-Curves take their points from series, lines from metrics; both end as the same few arrays, so that
-drawing them is one function and testing them needs no pixels.
+Lines take their points from metrics, curves from series, paths from what a cell has kept; all end as the same
+few arrays, so that drawing them is one function and testing them needs no pixels.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bench.record import Status
-from bench.report.buckets import bucket_means, exp, fine_edges
+from bench.report.buckets import exp
 from bench.report.frames import RunData
 from bench.report.names import hue_label, names_of, numeric, panel_titles, text
 from bench.report.select import (
@@ -22,14 +22,13 @@ from bench.report.select import (
     common,
     facets,
     keep,
-    longest,
     matching,
     replicates,
     seed_counts,
     split,
     token,
 )
-from bench.report.spread import RANGE, spread_over
+from bench.report.spread import spread_over
 from bench.report.text import clean, number, plural, scale_for
 from bench.workload import View
 
@@ -81,57 +80,6 @@ class NothingToDraw(Exception):  # noqa: N818  (an outcome, like StopIteration, 
     """Why a view has no picture in this run."""
 
 
-def curve_panels(data: RunData, view: View) -> Panels:
-    """Bucketed means of a series for each hue, from the furthest measured cell of each pass."""
-    frame = view_rows(data, view)
-    rows = longest(data, frame[frame["status"] == Status.OK])
-    rows = keep(rows, (_series(data, i, view) is not None for i in rows.index))
-    if not len(rows):
-        raise NothingToDraw(f"no measured cell has the series {view.series}")
-    notes = [_curve_note(data, view)]
-    panels = []
-    replicated = False
-    for title, part in panel_rows(data, rows, view, notes):
-        lines = {}
-        for hue, cells in split(part, [view.hue]):
-            replicated |= len(cells) > 1
-            name = hue_label(data, view, hue[view.hue])
-            lines[name], last = _curve(data, view, cells)
-            if last:
-                notes.append(f"{name}: no values after position {last:,}.")
-        panels.append(Panel(title, lines, _marks(part, view)))
-    if replicated:
-        notes[0] = notes[0].replace("95 % block-bootstrap interval of that mean", RANGE)
-    unit = "" if view.transform else data.words.metric(str(view.series)).unit
-    return Panels(panels, unit, subtitle(data, rows, view), notes + _stops(data, frame, view))
-
-
-def _series(data: RunData, index: Any, view: View) -> Array | None:
-    """A cell's series, if any entry of it was scored."""
-    series = data.series(int(index), str(view.series))
-    return None if series is None or np.isnan(series).all() else series
-
-
-def _curve(data: RunData, view: View, cells: pd.DataFrame) -> tuple[Line, int | None]:
-    """The curve of one hue, and the last position with a value if the series goes on without any."""
-    found = [s for i in cells.index if (s := _series(data, i, view)) is not None]
-    size = min(len(s) for s in found)
-    means = [bucket_means(s[:size], fine_edges(size), intervals=len(found) == 1) for s in found]
-    y = np.array([m.mean for m in means])
-    scored = ~np.isnan(y).any(axis=0)
-    bands = (means[0].low, means[0].high) if len(found) == 1 else (y.min(axis=0), y.max(axis=0))
-    arrays = [a[scored] for a in (means[0].centre, y.mean(axis=0), *bands)]
-    last = None if scored[-1] else int(means[0].last[scored][-1])
-    return Line(arrays[0], *(exp(a) if view.transform == "exp" else a for a in arrays[1:])), last
-
-
-def _curve_note(data: RunData, view: View) -> str:
-    label = data.words.metric(str(view.series)).label
-    mean = f"exp of the mean {label}" if view.transform == "exp" else f"the mean {label}"
-    points = f"Points: {mean} over four buckets per doubling."
-    return f"{points} Bands: 95 % block-bootstrap interval of that mean."
-
-
 def line_panels(data: RunData, view: View) -> Panels:
     """A metric against a column for each hue; the mean where several seeds or repeats were measured."""
     frame = view_rows(data, view)
@@ -155,14 +103,14 @@ def line_panels(data: RunData, view: View) -> Panels:
             line, spread = _line(data, view, cells, places, scale.divisor)
             lines[hue_label(data, view, hue[view.hue])] = line
             spreads |= spread
-        panels.append(Panel(title, lines, _marks(part, view)))
+        panels.append(Panel(title, lines, marks_in(part, view)))
     notes += [*replicate_notes(data, rows), *_whose(data, rows, view)]
     if spreads:
         notes.append("Bars: " + ", ".join(sorted(spreads)) + ".")
     below = subtitle(data, rows, view)
     if at is not None:
         below = " · ".join(filter(None, [f"{data.words.prefix_axis} {number(at)}", below]))
-    return Panels(panels, scale.unit, below, notes + _stops(data, frame, view), categories)
+    return Panels(panels, scale.unit, below, notes + not_measured(data, frame, view), categories)
 
 
 def _line(
@@ -231,7 +179,8 @@ def panel_rows(
     return [(title, part) for title, (_, part) in zip(titles, groups, strict=True)][:_MOST_PANELS]
 
 
-def _marks(rows: pd.DataFrame, view: View) -> dict[str, list[float]]:
+def marks_in(rows: pd.DataFrame, view: View) -> dict[str, list[float]]:
+    """Where the marks of a view stand among these rows, by name."""
     names = [name for name in view.marks if name in rows]
     return {name: sorted({float(v) for v in rows[name] if numeric(v)}) for name in names}
 
@@ -280,7 +229,7 @@ def _whose(data: RunData, rows: pd.DataFrame, view: View) -> list[str]:
     return notes
 
 
-def _stops(data: RunData, frame: pd.DataFrame, view: View) -> list[str]:
+def not_measured(data: RunData, frame: pd.DataFrame, view: View) -> list[str]:
     """A sentence on the cells of this picture that failed."""
     axis = data.words.prefix_axis
     failed = frame[frame["status"] != Status.OK]

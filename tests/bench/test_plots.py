@@ -19,9 +19,10 @@ from matplotlib.text import Text
 
 from bench.report import figure as paper
 from bench.report.buckets import bucket_means, fine_edges, octave_edges
+from bench.report.curves import curve_panels
 from bench.report.frames import RunData, load
 from bench.report.layout import spread
-from bench.report.panels import NothingToDraw, curve_panels, line_panels
+from bench.report.panels import NothingToDraw, line_panels
 from bench.report.plots import draw
 from bench.workload import View
 from tests.bench.synthetic import (

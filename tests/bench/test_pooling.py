@@ -18,11 +18,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bench.report.contents import contents
 from bench.report.frames import RunData, load
 from bench.report.heatmap import draw_heatmap
 from bench.report.matrix import matrix_rows, matrix_table
 from bench.report.panels import line_panels
-from bench.report.paths import scatter_panels, trace_panels
+from bench.report.positions import position_buckets
 from bench.report.relative import relative
 from bench.report.select import longest
 from bench.report.tables import Table, full, headline
@@ -48,6 +49,7 @@ def view(kind: Any, x: str = "steps", y: str = "effect", **more: Any) -> View:
 
 VIEWS = [
     view("line"),
+    view("curve", x="position", series="y"),
     view("line", x="queries"),
     view("line", x="seconds"),
     view("scatter", x="own"),
@@ -86,7 +88,8 @@ def run(folder: Path, axes: dict[str, list[Any]], seeds: int, lost: set[int]) ->
             params = {**dict(zip(names, values, strict=True)), "steps": steps}
             if not records or next(number) not in lost:
                 records.append(_record(folder, params, code, seed))
-    return load(write_run(folder, records, suite={"workload": "tuning"}), Tuning())  # type: ignore[arg-type]
+    suite = {"workload": "tuning", "compare": {"axis": "reward", "reference": "red"}}
+    return load(write_run(folder, records, suite=suite), Tuning())  # type: ignore[arg-type]
 
 
 def _record(folder: Path, params: dict[str, Any], code: int, seed: int) -> dict[str, Any]:
@@ -123,10 +126,7 @@ def test_no_point_stands_for_two_settings(names: list[str], seeds: int, lost: se
     with tempfile.TemporaryDirectory() as folder:
         data = run(Path(folder), wanted, seeds, lost)
         for one in VIEWS:
-            panels = {"line": line_panels, "scatter": scatter_panels, "trace": trace_panels}[one.kind](
-                data, one
-            )
-            for panel in panels.panels:
+            for panel in contents(one, data).panels:
                 for line in panel.lines.values():
                     assert is_one_setting(line.y[0]), (one, panel.title)
                     assert len(set(line.y)) == 1, "a line joins two settings"
@@ -140,7 +140,12 @@ def test_no_point_stands_for_two_settings(names: list[str], seeds: int, lost: se
         draw_heatmap(view("heatmap"), data)
         table = matrix_table(data, view("matrix"))
         assert table is not None
-        for found in (table, full(data), headline(data)):
+        places = position_buckets(data, VIEWS[1])
+        assert places is not None
+        assert len(places.columns) - 2 == len(set(data.frame["effect"]))
+        assert all(is_one_setting(places.rows[0][column.key].value) for column in places.columns[2:])
+        against = relative(data)  # none without a blue cell
+        for found in filter(None, (table, against, full(data), headline(data))):
             assert all(is_one_setting(row["effect"].value) for row in found.rows)
             names_of = [c.key for c in found.columns if not c.csv_only and c.key not in ("effect", "own")]
             rows = [tuple(repr(row[key].value) for key in names_of if key in row) for row in found.rows]
