@@ -21,6 +21,7 @@ from bench.report.text import clean, shortened
 
 _NOTE, _MARK, _NAME = 8.0, 8.5, 9.5  # font sizes in points
 _LINE = 0.17  # inches from one small line to the next
+_LEAST = 0.4  # inches of height that a panel keeps
 
 
 def mark_lines(grid: Sequence[Axes], marks: Sequence[Mapping[str, Sequence[float]]]) -> int:
@@ -67,7 +68,7 @@ class Words:
 def finish(
     figure: Figure, grid: Sequence[Axes], words: Words, *, direct: bool = False, marked: int = 0
 ) -> None:
-    """Write the words and give the panels the room that is left.
+    """Write the words and give the panels the room that is left; the figure grows if there is none.
 
     ``direct`` writes the names of lines at their ends; ``marked`` is what ``mark_lines`` returned.
     """
@@ -85,6 +86,9 @@ def finish(
     wrapped = [line for note in [*words.notes, *named] for line in textwrap.wrap(clean(note, 500), 118)]
     above = 0.46 + (0.22 if words.subtitle else 0) + over
     below = (0.62 if len(grid) == 1 else 0.68) + _LINE * len(wrapped)
+    least = above + below + rows * _LEAST + (rows - 1) * (0.3 + over)
+    height = max(height + _LINE * len(named), least)  # words may take more than there is
+    figure.set_size_inches(width, height)
     figure.subplots_adjust(
         left / width,
         below / height,
