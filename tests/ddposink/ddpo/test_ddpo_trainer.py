@@ -184,7 +184,7 @@ def test_training_raises_the_reward() -> None:
 )
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_an_update_makes_the_better_samples_likelier(values: dict[str, Any], seed: int) -> None:
-    """The sign of learning, on the samples learnt from: of a few steps' rewards alone it could not be told."""
+    """The sign of learning, on the samples learnt from: a few steps of rewards could not tell it."""
     made = engine(seed=seed, sample_num_batches_per_epoch=4, train_gradient_accumulation_steps=4, **values)
     with made._working():
         found = made._sample(made.config.sample_num_batches_per_epoch, keep_graph=False)
