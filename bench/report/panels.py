@@ -87,7 +87,7 @@ def curve_panels(data: RunData, view: View) -> Panels:
             lines[name], last = _curve(data, view, cells)
             if last:
                 notes.append(f"{name}: no values after position {last:,}.")
-        panels.append(Panel(panel_title(values), lines, _marks(part, view)))
+        panels.append(Panel(panel_title(values), lines, _marks(data, part, view)))
     if replicated:
         notes[0] = notes[0].replace("95 % block-bootstrap interval of that mean", RANGE)
     unit = "" if view.transform else data.words.metric(str(view.series)).unit
@@ -143,7 +143,7 @@ def line_panels(data: RunData, view: View) -> Panels:
             line, spread = _line(data, view, cells, places, scale.divisor)
             lines[hue_label(view, hue[view.hue])] = line
             spreads |= spread
-        panels.append(Panel(panel_title(values), lines, _marks(part, view)))
+        panels.append(Panel(panel_title(values), lines, _marks(data, part, view)))
     notes += _whose(data, rows, view)
     if spreads:
         notes.append("Bars: " + ", ".join(sorted(spreads)) + ".")
@@ -204,13 +204,15 @@ def panel_rows(
     return groups[:_MOST_PANELS]
 
 
-def _marks(rows: pd.DataFrame, view: View) -> dict[str, list[float]]:
-    names = [name for name in view.marks if name in rows]
+def _marks(data: RunData, rows: pd.DataFrame, view: View) -> dict[str, list[float]]:
+    """Where the furthest cells of each pass are marked: what earlier ones took for a mark may be none."""
+    rows, names = longest(data, rows), [name for name in view.marks if name in rows]
     return {name: sorted({float(v) for v in rows[name] if numeric(v)}) for name in names}
 
 
 def _marked(data: RunData, cells: pd.DataFrame, name: str) -> list[tuple[float, str]]:
-    """Where the cells of one hue are marked, and for how many of its seeds, if it has several."""
+    """Where the furthest cells of one hue are marked, and for how many of its seeds, if it has several."""
+    cells = longest(data, cells)
     seeds: dict[float, set[Any]] = {}
     for value, seed in zip(cells[name], cells["seed"], strict=True):
         if numeric(value):
