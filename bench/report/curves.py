@@ -46,7 +46,7 @@ def curve_panels(data: RunData, view: View) -> Panels:
             lines[name], last = _curve(data, view, cells)
             if last:
                 notes.append(f"{name}: no values after position {last:,}.")
-        panels.append(Panel(title, lines, marks_in(part, view)))
+        panels.append(Panel(title, lines, marks_in(data, part, view)))
     if replicated:
         notes[0] = notes[0].replace("95 % block-bootstrap interval of that mean", RANGE)
     unit = "" if view.transform else data.words.metric(str(view.series)).unit

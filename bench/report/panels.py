@@ -103,7 +103,7 @@ def line_panels(data: RunData, view: View) -> Panels:
             line, spread = _line(data, view, cells, places, scale.divisor)
             lines[hue_label(data, view, hue[view.hue])] = line
             spreads |= spread
-        panels.append(Panel(title, lines, marks_in(part, view)))
+        panels.append(Panel(title, lines, marks_in(data, part, view)))
     notes += [*replicate_notes(data, rows), *_whose(data, rows, view)]
     if spreads:
         notes.append("Bars: " + ", ".join(sorted(spreads)) + ".")
@@ -179,9 +179,9 @@ def panel_rows(
     return [(title, part) for title, (_, part) in zip(titles, groups, strict=True)][:_MOST_PANELS]
 
 
-def marks_in(rows: pd.DataFrame, view: View) -> dict[str, list[float]]:
-    """Where the marks of a view stand among these rows, by name."""
-    names = [name for name in view.marks if name in rows]
+def marks_in(data: RunData, rows: pd.DataFrame, view: View) -> dict[str, list[float]]:
+    """Where the furthest cells of each pass are marked: what earlier ones took for a mark may be none."""
+    rows, names = longest(data, rows), [name for name in view.marks if name in rows]
     return {name: sorted({float(v) for v in rows[name] if numeric(v)}) for name in names}
 
 
@@ -197,7 +197,8 @@ def replicate_notes(data: RunData, rows: pd.DataFrame) -> list[str]:
 
 
 def _marked(data: RunData, cells: pd.DataFrame, name: str) -> list[tuple[float, str]]:
-    """Where the cells of one hue are marked, and for how many of its seeds, if it has several."""
+    """Where the furthest cells of one hue are marked, and for how many of its seeds, if it has several."""
+    cells = longest(data, cells)
     seeds: dict[float, set[Any]] = {}
     for value, seed in zip(cells[name], cells["seed"], strict=True):
         if numeric(value):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -157,6 +159,25 @@ def export_layers(pipeline: Any, folder: Path) -> None:
         unet_lora_adapter_metadata={k: sorted(v) if isinstance(v, set) else v for k, v in settings.items()},
         safe_serialization=True,
     )
+    sort_header(folder / WEIGHTS)
+
+
+def sort_header(path: Path) -> None:
+    """Write a safetensors file again with its metadata in order.
+
+    The format's library keeps them in a hash map, whose order is another one in every process: the same
+    training would leave other bytes. The tensors are not touched.
+    """
+    data = path.read_bytes()
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + size])
+    header["__metadata__"] = dict(sorted(header.get("__metadata__", {}).items()))
+    names = sorted(header, key=lambda name: (name != "__metadata__", name))
+    text = json.dumps({name: header[name] for name in names}, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of eight
+    part = path.with_name(f".{path.name}")
+    part.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + size :])
+    os.replace(part, path)
 
 
 def without_lora(unet: Any) -> Any:

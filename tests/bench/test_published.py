@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bench.record import Status
-from bench.stats import Interval, two_level_interval
+from bench.stats import Interval, t_interval, two_level_interval
 from bench.store import RECORDS, read_records
 
 PUBLISHED = Path(__file__).parents[2] / "results" / "published"
@@ -82,6 +82,17 @@ def test_what_readme_says_of_rewards_is_what_the_records_say() -> None:
     readme = (PUBLISHED.parents[1] / "README.md").read_text()
     table = claims(PUBLISHED / "ddpo")
     assert table in readme, f"README's table is another one; of the records it is\n\n{table}\n"
+
+
+def test_what_readme_says_of_single_trainings_is_what_the_records_say() -> None:
+    """Preference is hacked from the first steps on in all three; eight of nine claim what three do not."""
+    records, _ = read_records(PUBLISHED / "ddpo" / RECORDS)
+    last = [r for r in records if r.columns["engine"] == "native" and r.columns["steps"] == 28]
+    hacked = [r.columns["over_optimised_at"] for r in last if r.columns["reward"] == "preference"]
+    assert hacked == [0, 0, 0]
+    unsure = ("jpeg_compressibility", "alignment", "brisque")
+    alone = [t_interval(r.metrics["effect"].samples or []) for r in last if r.columns["reward"] in unsure]
+    assert (len(alone), sum(found.low > 0 for found in alone)) == (9, 8)
 
 
 def test_every_sentence_about_a_reward_rests_on_three_trainings() -> None:
