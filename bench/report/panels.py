@@ -22,6 +22,7 @@ from bench.report.select import (
     common,
     facets,
     keep,
+    longest,
     matching,
     replicates,
     seed_counts,
