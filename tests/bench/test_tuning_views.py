@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 
 import numpy as np
 import pytest
@@ -266,3 +267,10 @@ def data_words(data):
     words = tuned.Tuned()
     words.replicate, words.sample = data.words.replicate, data.words.sample
     return words
+
+
+def test_every_link_of_the_page_leads_to_a_file(data):
+    text = render(data.folder, workload()).read_text()
+    links = set(re.findall(r"\((plots/[^)]+)\)", text))
+    assert any(link.endswith(".svg") for link in links)
+    assert [link for link in sorted(links) if not (data.folder / link).exists()] == []
