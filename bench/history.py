@@ -26,7 +26,7 @@ from rich.table import Table
 from bench import registry
 from bench.env import comparable
 from bench.errors import UserError, did_you_mean
-from bench.labels import spelt
+from bench.labels import spelt, varying
 from bench.points import canonical
 from bench.record import Record, Status
 from bench.report.text import clean, number, plural, scale_for
@@ -78,8 +78,7 @@ def _labels(cells: Mapping[str, Record]) -> dict[str, str]:
     found = {}
     for label, keys in groups.items():
         params = [cells[key].params for key in keys]
-        known = dict.fromkeys(name for one in params for name in one)
-        names = [name for name in known if len({spelt(one.get(name)) for one in params}) > 1]
+        names = varying(params)
         for key, one in zip(keys, params, strict=True):
             more = ", ".join(f"{name}={spelt(one.get(name))}" for name in names)
             found[key] = f"{label} ({more})" if more else label

@@ -7,7 +7,7 @@ same label, and nobody could ask for one of them; what those cells differ in is 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -38,11 +38,18 @@ def tell_apart(cells: Iterable[Cell]) -> dict[str, Cell]:
     }
 
 
-def varying(params: list[Mapping[str, Any]]) -> list[str]:
-    """Names whose values are not the same in all ``params``, in the order of the first."""
-    first = {name: spelt(value) for name, value in params[0].items()}
-    different = {name for other in params for name in first if spelt(other[name]) != first[name]}
-    return [name for name in first if name in different]
+def varying(params: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Names whose values are not the same in all ``params``, in order of appearance; one may lack a name."""
+    names = dict.fromkeys(name for one in params for name in one)
+    return [name for name in names if not alike([one.get(name) for one in params])]
+
+
+def alike(values: Sequence[Any]) -> bool:
+    """Whether all are spelt alike: True and 1 are not, nor 0.0 and -0.0. Spelt only where it takes that."""
+    first = values[0]
+    if isinstance(first, (str, int)) or first is None:
+        return all(type(one) is type(first) and one == first for one in values)
+    return len({spelt(one) for one in values}) == 1
 
 
 def spelt(value: Any) -> str:

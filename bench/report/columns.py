@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from bench.labels import spelt
+from bench.labels import alike, spelt
 from bench.record import Record
 from bench.workload import Metric, Scalar
 
@@ -35,7 +35,7 @@ def settings(records: Sequence[Record], metrics: Collection[str] = ()) -> list[d
     found: list[dict[str, Scalar]] = [{} for _ in records]
     for name in names:
         given = [record.params.get(name) for record in records]
-        if all(type(one) is type(given[0]) and one == given[0] for one in given):
+        if alike(given):
             continue
         values, column = [spelt(one) for one in given], column_of(name, metrics)
         told = [record.columns.get(name) for record in records]

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from bench.labels import spelt
+from bench.labels import alike, spelt
 from bench.record import Record
 from bench.workload import Metric, Replicated, Scalar, View, Workload
 
@@ -73,7 +73,8 @@ def follows(workload: Workload, cells: Sequence[Mapping[str, Any]]) -> dict[str,
             continue
         found = {column: set() for column in before if column not in base}
         for name in base:
-            values = {spelt(cell[name]): cell[name] for cell in cells if name in cell}
+            given = [cell[name] for cell in cells if name in cell]
+            values = {} if alike(given) else {spelt(value): value for value in given}
             for value in list(values.values())[:_MOST_VALUES]:
                 after = _columns(workload, {**base, name: value}) or before
                 for column in found:

@@ -175,11 +175,12 @@ class TrlMethods(TrlAttributes):
         everybodys = accelerator.gather(rewards).float().cpu().numpy()
         spread = {"reward_mean": everybodys.mean(), "reward_std": everybodys.std()}
         accelerator.log({"reward": everybodys, "epoch": epoch} | spread, step=global_step)
-        ids = accelerator.gather(prompt_ids).cpu().numpy()
-        prompts = self.sd_pipeline.tokenizer.batch_decode(ids, skip_special_tokens=True)
-        by_prompt = self.engine.config.compares == "prompt"
-        comparison = self.stat_tracker if by_prompt else make_comparison(self.engine.config)
-        found = comparison.update(prompts, everybodys)
+        if self.engine.config.compares == "prompt":
+            ids = accelerator.gather(prompt_ids).cpu().numpy()
+            prompts = self.sd_pipeline.tokenizer.batch_decode(ids, skip_special_tokens=True)
+            found = self.stat_tracker.update(prompts, everybodys)
+        else:  # which look at no prompt
+            found = make_comparison(self.engine.config).update([], everybodys)
         mine = torch.as_tensor(found).reshape(accelerator.num_processes, -1)[accelerator.process_index]
         return mine.to(accelerator.device)
 

@@ -13,6 +13,7 @@ from bench.track.memory import MemoryTracker
 from bench.workload import Context
 from ddposink.contrastive import load_encoder
 from ddposink.ddpo import DDPOConfig, Engine, make_engine
+from ddposink.ddpo.policy import same_to_the_model
 from ddposink.devices import chosen_device
 from ddposink.errors import Unavailable
 from ddposink.evaluation import Evaluator, Scorer
@@ -44,6 +45,7 @@ class Run:
     device: torch.device
     out: Path
     scratch: Scratch
+    alike: list[str]  # sentences on prompts that the text encoder cannot tell apart
     progress: Progress = field(default_factory=Progress)
     found: Findings = field(default_factory=Findings)
     resumed_at: int | None = None  # training steps that an earlier attempt has done
@@ -84,8 +86,19 @@ def prepare(params: Any, seed: int, ctx: Context) -> Run:
     features, scratch = load_encoder().features, Scratch(ctx.scratch)
     return Run(
         params, config, engine, trained, evaluator, scorers, unavailable, features, tracker, device, ctx.out,
-        scratch,
+        scratch, [said for which in ("prompts", "eval_prompts") if (said := _alike(params, pipeline, which))],
     )  # fmt: skip
+
+
+def _alike(params: Any, pipeline: Any, which: str) -> str | None:
+    """A sentence if the text encoder cannot tell some prompts apart."""
+    alike = same_to_the_model(pipeline.tokenizer, load_prompts(getattr(params, which)).prompts)
+    if not alike:
+        return None
+    return (
+        f"{which}: {sum(map(len, alike))} differ only beyond what the text encoder reads, for example "
+        f"{alike[0][0]!r} and {alike[0][1]!r}"
+    )
 
 
 def _scorers(params: Any, device: str) -> tuple[dict[str, Scorer], dict[str, str]]:

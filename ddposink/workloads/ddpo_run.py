@@ -16,12 +16,10 @@ from bench.track.power import EnergyMeter
 from bench.workload import Cell, Context, Missing, Samples, Scalar, Skip
 from ddposink.ddpo import DivergedError
 from ddposink.ddpo.loss import ratio_limit
-from ddposink.ddpo.policy import same_to_the_model
 from ddposink.diversity import pairwise_distance, vendi_score
 from ddposink.drift import kl_per_step, weight_change
 from ddposink.errors import Unavailable
 from ddposink.evaluation import Pictures, prompt_means, prompt_spread, score
-from ddposink.prompts import load_prompts
 from ddposink.rewards import RewardError
 from ddposink.rewards.weighted import HARDLY, in_words, shares
 from ddposink.workloads.ddpo import reward_ref
@@ -255,7 +253,7 @@ def _conformance(state: Run, metrics: Measured, scores: Mapping[str, np.ndarray]
             for part, share in found.shares.items()
             if share < HARDLY
         ),
-        *(_alike(state, which) for which in ("prompts", "eval_prompts")),
+        *state.alike,
     ]
     trainable = [p for p in state.engine.pipeline.unet.parameters() if p.requires_grad]
     return {
@@ -269,19 +267,6 @@ def _conformance(state: Run, metrics: Measured, scores: Mapping[str, np.ndarray]
         "note": f"of the reward's variance {in_words(found.shares)}" if found.shares else None,
         "warning": "; ".join(filter(None, warnings)) or None,
     }
-
-
-def _alike(state: Run, which: str) -> str | None:
-    """A sentence if the text encoder cannot tell some prompts apart."""
-    alike = same_to_the_model(
-        state.engine.pipeline.tokenizer, load_prompts(getattr(state.params, which)).prompts
-    )
-    if not alike:
-        return None
-    return (
-        f"{which}: {sum(map(len, alike))} differ only beyond what the text encoder reads, for example "
-        f"{alike[0][0]!r} and {alike[0][1]!r}"
-    )
 
 
 def _give_up(left: list[tuple[Cell, Any]], error: Exception, ctx: Context) -> None:

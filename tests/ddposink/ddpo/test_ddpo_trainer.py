@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
-import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +11,7 @@ import torch
 from diffusers import DDIMScheduler
 from hypothesis import given
 from hypothesis import strategies as st
+from ranks import two_ranks
 from tiny import PROMPTS, brightness, tiny_pipeline
 
 from ddposink.ddpo import DDPOConfig, DivergedError, make_engine
@@ -325,23 +321,7 @@ RANK = """
 
 
 def test_two_processes_stay_one_model_and_resume(tmp_path: Path) -> None:
-    from safetensors.torch import load_file
-
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = str(found.getsockname()[1])
-    script = textwrap.dedent(RANK).format(tests=str(Path(__file__).parent), folder=str(tmp_path))
-    common = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    common |= {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-c", script],
-            env=os.environ | common | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-        )
-        for rank in range(2)
-    ]
-    assert [process.wait(timeout=500) for process in processes] == [0, 0]
-    first, second = (load_file(tmp_path / f"{rank}.safetensors") for rank in range(2))
+    first, second = two_ranks(RANK, tmp_path)
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert first["seen"][2] == 2 * 2 * 2 * 2  # two steps of two batches of two, in two processes

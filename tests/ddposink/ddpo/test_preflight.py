@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ import pytest
 import torch
 
 pytest.importorskip("trl")
-from accelerate.state import AcceleratorState
 from rich.console import Console
 from tiny import tiny_pipeline
 
@@ -23,20 +21,6 @@ from ddposink.errors import Unavailable
 
 CONFIG = DDPOConfig(sample_num_steps=4, mixed_precision="no")
 PROCESSES = "processes agree"
-
-
-@pytest.fixture(autouse=True)
-def _fresh_accelerate_state() -> Iterator[None]:
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("pipeline")
-    tiny_pipeline().save_pretrained(made)
-    return made
 
 
 @pytest.fixture

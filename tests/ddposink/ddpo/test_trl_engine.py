@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import random
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +16,7 @@ import torch
 
 pytest.importorskip("trl")
 import trl
-from accelerate.state import AcceleratorState, PartialState
+from accelerate.state import PartialState
 from diffusers import UNet2DConditionModel
 from tiny import PROMPTS, brightness, tiny_pipeline
 
@@ -35,13 +34,6 @@ CONFIG = DDPOConfig(
     per_prompt_stat_tracking_min_count=2,
     seed=3,
 )
-
-
-@pytest.fixture(autouse=True)
-def _fresh_accelerate_state() -> Iterator[None]:
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def engine(config: DDPOConfig = CONFIG, **settings: Any) -> TrlEngine:

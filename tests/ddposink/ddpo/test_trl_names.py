@@ -23,13 +23,6 @@ FLAGS = """--num_epochs=2 --train_gradient_accumulation_steps=1 --sample_num_ste
     --log_with=wandb --use_lora=True --train_learning_rate=0.003"""
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("pipeline")
-    tiny_pipeline().save_pretrained(made)
-    return made
-
-
 @dataclass
 class ScriptArguments:
     """As in the script: it has an argument that an engine's configuration has too."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import random
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ pytest.importorskip("trl")
 import trl
 from accelerate.state import AcceleratorState, PartialState
 from diffusers import DDIMScheduler
-from tiny import PROMPTS, brightness, tiny_pipeline
+from tiny import PROMPTS, brightness
 
 from ddposink.ddpo import trl_names
 from ddposink.ddpo.trackers import NoTracker
@@ -23,20 +22,6 @@ from ddposink.ddpo.trackers import NoTracker
 METHODS = """train step compute_rewards calculate_loss loss _generate_samples _train_batched_samples
     _setup_optimizer _save_model_hook _load_model_hook _config_check _save_pretrained
     create_model_card""".split()
-
-
-@pytest.fixture(autouse=True)
-def _fresh_accelerate_state() -> Iterator[None]:
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("pipeline")
-    tiny_pipeline().save_pretrained(made)
-    return made
 
 
 def scorer(images: torch.Tensor, prompts: tuple[str, ...], metadata: tuple[Any, ...]) -> Any:

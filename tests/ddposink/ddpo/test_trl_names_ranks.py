@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
-import textwrap
 from pathlib import Path
 
 import torch
+from ranks import two_ranks
 
 RANK = """
     import os, random, sys
@@ -38,23 +34,7 @@ RANK = """
 
 
 def test_two_processes(tmp_path: Path) -> None:
-    from safetensors.torch import load_file
-
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = str(found.getsockname()[1])
-    script = textwrap.dedent(RANK).format(tests=str(Path(__file__).parent), folder=str(tmp_path))
-    common = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    common |= {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-c", script],
-            env=os.environ | common | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-        )
-        for rank in range(2)
-    ]
-    assert [process.wait(timeout=500) for process in processes] == [0, 0]
-    first, second = (load_file(tmp_path / f"{rank}.safetensors") for rank in range(2))
+    first, second = two_ranks(RANK, tmp_path)
     assert all(torch.equal(value, second[name]) for name, value in first.items())
     by_steps = {name: value for name, value in first.items() if name.startswith("Mine.")}
     for name, value in by_steps.items():

@@ -9,7 +9,6 @@ import random
 import socket
 import sys
 import types
-from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -37,14 +36,6 @@ SMALL = {
     "mixed_precision": "no",
 }
 LORA = "pytorch_lora_weights.safetensors"
-
-
-@pytest.fixture(autouse=True)
-def _no_accelerate_state() -> Iterator[None]:
-    """Accelerate keeps its state for the whole process; TRL's first breakage is about its absence."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture(scope="module")
