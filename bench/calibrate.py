@@ -30,9 +30,9 @@ from bench.gate_verdict import EXIT_NOTHING, EXIT_PASS
 from bench.interrupt import Interrupts
 from bench.record import Record, Status
 from bench.report.text import MISSING, clean, number, scale_for
-from bench.request import Options, prepare
 from bench.rundir import locked
 from bench.store import write_atomic
+from bench.suite.request import Options, prepare
 from bench.workload import Metric
 
 POWER = 0.8

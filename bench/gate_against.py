@@ -26,11 +26,11 @@ from bench.gate_run import Session, SideProcess, Tree
 from bench.gate_tree import checked_out, elsewhere
 from bench.gate_verdict import GateReport, Judgement, SideInfo, Terms, assemble
 from bench.interrupt import Interrupts
-from bench.points import canonical
 from bench.record import Record
 from bench.report.text import clean, plural
-from bench.request import Request
 from bench.rundir import locked
+from bench.suite.cells import canonical
+from bench.suite.request import Request
 from bench.workload import Metric
 
 AGAIN = "again"  # folder of the second session

@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic_core import to_jsonable_python
 
-from bench.request import Options, Request
+from bench.suite.request import Options, Request
 from bench.workload import Cell, Workload
 
 

@@ -19,12 +19,12 @@ from bench.env import fingerprint_id
 from bench.errors import UserError
 from bench.gate_match import Side
 from bench.gate_verdict import SideInfo
-from bench.points import canonical
 from bench.record import Record, Status
 from bench.report.text import clean, plural
-from bench.request import find_run
 from bench.run import FAILED
 from bench.store import ENV, PLAN, RECORDS, Found, read
+from bench.suite.cells import canonical
+from bench.suite.request import find_run
 
 _SLACK = 1e-6  # relative; samples are stored as measured, summaries computed from them
 

@@ -14,9 +14,9 @@ from bench.gate_match import Side
 from bench.gate_rule import Verdict
 from bench.gate_show import change
 from bench.gate_verdict import STATUS, GateReport, Judgement, count, exit_code
-from bench.points import canonical
 from bench.record import Record
 from bench.report.text import plural
+from bench.suite.cells import canonical
 from bench.workload import Metric
 
 

@@ -15,8 +15,8 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from bench.env import comparable
-from bench.points import canonical
 from bench.record import Record
+from bench.suite.cells import canonical
 
 UNKNOWN = "environment (not recorded)"
 

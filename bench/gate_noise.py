@@ -17,9 +17,9 @@ from bench.declarations import MetricClass
 from bench.env import comparable
 from bench.errors import UserError, listed
 from bench.gate_rule import Rule, detectable
-from bench.points import canonical
 from bench.report.text import clean, plural
-from bench.request import Request
+from bench.suite.cells import canonical
+from bench.suite.request import Request
 from bench.workload import Metric
 
 USUAL = 0.05  # scatter of a pair on a shared machine; see the table in docs/gate.md

@@ -31,9 +31,9 @@ from bench.gate_rule import Rule, Verdict
 from bench.gate_show import markdown, show
 from bench.gate_verdict import GateReport, Judgement, Terms, assemble
 from bench.report.text import plural
-from bench.request import Options, Request, prepare
 from bench.rundir import run_folders
 from bench.store import clear_errors, write_atomic
+from bench.suite.request import Options, Request, prepare
 
 VERDICT, SUMMARY = "verdict.json", "summary.md"
 

@@ -103,8 +103,8 @@ def _plan(request: dict[str, Any]) -> tuple[Any, Any, Any, str]:
     """Suite, workload, a plan of as many repetitions as may be wanted, and why it lacks cells, if it does."""
     from bench import registry
     from bench.errors import UserError
-    from bench.plan import make_plan
-    from bench.suite import load_suite
+    from bench.suite.model import load_suite
+    from bench.suite.plan import make_plan
 
     changes = {**request["changed"], "repeat": request["repeats"]}
     suite = load_suite(Path(request["suite"])).model_copy(update=changes)
@@ -125,7 +125,7 @@ def _known_part(suite: Any, workload: Any, defaults: dict[str, Any]) -> Any:
 
     A parameter that it does not know may be given all the same if it has its default.
     """
-    from bench.grid import expand
+    from bench.suite.grid import expand
 
     fields = workload.Params.model_fields
     supposed = {name: value for name, value in defaults.items() if name not in fields}

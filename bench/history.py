@@ -26,11 +26,11 @@ from rich.table import Table
 from bench import registry
 from bench.env import comparable
 from bench.errors import UserError, did_you_mean
-from bench.labels import spelt, varying
-from bench.points import canonical
 from bench.record import Record, Status
 from bench.report.text import clean, number, plural, scale_for
 from bench.store import ENV, RECORDS, read_records, write_atomic
+from bench.suite.cells import canonical
+from bench.suite.labels import spelt, varying
 from bench.workload import Metric
 
 CSV = "history.csv"

@@ -27,9 +27,9 @@ from bench.report import render
 from bench.report.page import COMPARISON, read
 from bench.report.text import clean, slug
 from bench.report.web.site import INDEX, render_index
-from bench.request import find_run
 from bench.several import warn
 from bench.store import ENV, PLAN, RECORDS, SUITE, read_records, write_atomic
+from bench.suite.request import find_run
 
 CARD = "published.json"  # what the index knows of a run
 _STAGING = ".staging"

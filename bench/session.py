@@ -18,11 +18,11 @@ from bench.interrupt import Interrupts
 from bench.launch import LocalLauncher
 from bench.record import Status
 from bench.report.text import plural
-from bench.request import Options, Request, prepare
 from bench.run import RETRIED, Session, exit_code, measure, remaining, tally
 from bench.run_pass import NOT_REACHED
 from bench.rundir import choose_run, locked
 from bench.store import DAMAGED, PLAN, SUITE, Store, write_atomic
+from bench.suite.request import Options, Request, prepare
 from bench.workload import Pass
 
 README = "README.md"

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from bench.plan import Plan, make_plan
-from bench.suite import Suite
+from bench.suite.model import Suite
+from bench.suite.plan import Plan, make_plan
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "bench"))
 from streamlike import Streamlike, raw_suite

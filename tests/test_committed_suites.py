@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.request import Options, prepare
+from bench.suite.request import Options, prepare
 from ddposink.caches import CacheShape, parse_policy
 from ddposink.models import ModelRef
 

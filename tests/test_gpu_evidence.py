@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.request import Options, prepare
+from bench.suite.request import Options, prepare
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "tools" / "gpu_evidence.sh"

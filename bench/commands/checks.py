@@ -51,7 +51,7 @@ def doctor(
     if ddpo is None:
         physician.show(physician.examine(results, probe=probe, network=not offline), console())
         return
-    from bench.settings import parse_settings
+    from bench.suite.settings import parse_settings
 
     settings = parse_settings(set_ or [])
     raise typer.Exit(
@@ -78,7 +78,7 @@ def schema(
     import json
 
     from bench import registry
-    from bench.schema import suite_schema
+    from bench.suite.schema import suite_schema
 
     text = json.dumps(suite_schema(registry.load(name) for name in registry.targets()), indent=2) + "\n"
     if not write:

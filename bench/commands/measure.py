@@ -74,7 +74,8 @@ def plan(
 
     Example: [bold]python -m bench plan suites/pg19.yaml[/]
     """
-    from bench import request, show
+    from bench import show
+    from bench.suite import request
 
     planned = request.prepare(asked(suite, set_, device, allow_code, only=only))
     show.show_plan(planned.plan, planned.passes, console())

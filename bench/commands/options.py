@@ -11,7 +11,7 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from bench.request import Options
+    from bench.suite.request import Options
 
 SuiteArgument = Annotated[
     str,
@@ -49,9 +49,9 @@ WaitOption = Annotated[bool, typer.Option("--wait", help="Wait for another run o
 
 
 def asked(suite: str, set_: list[str] | None, device: str | None, allow_code: bool, **more: Any) -> Options:
-    """What a command wants of a suite; ``more`` are further fields of ``bench.request.Options``."""
-    from bench import request
-    from bench.settings import parse_settings
+    """What a command wants of a suite; ``more`` are further fields of ``bench.suite.request.Options``."""
+    from bench.suite import request
+    from bench.suite.settings import parse_settings
 
     request.allow_code(allow_code)
     overrides = parse_settings([*(set_ or []), *([f"device={device}"] if device is not None else [])])

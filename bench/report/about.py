@@ -11,7 +11,7 @@ from typing import Any
 from bench.record import Status
 from bench.report.frames import RunData
 from bench.report.text import Md, clean, duration, md, number, plural, scale_for, slug
-from bench.settings import as_setting
+from bench.suite.settings import as_setting
 
 _SHOWN_VALUES = 24  # of a mapping in the description of the machine
 _PRIVATE = re.compile(r"host|user|home|cwd|path|argv|executable|uuid|token|secret", re.IGNORECASE)

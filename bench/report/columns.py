@@ -7,8 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from bench.labels import alike, spelt
 from bench.record import Record
+from bench.suite.labels import alike, spelt
 from bench.workload import Metric, Scalar
 
 OWN = ("cell", "pass_id", "label", "seed", "repeat", "status", "reason")  # every record's own fields

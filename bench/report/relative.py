@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from bench.points import canonical
 from bench.record import Value
 from bench.report.comparisons import compared_names, furthest_pairs
 from bench.report.frames import RunData
@@ -22,6 +21,7 @@ from bench.report.tables import ARROWS, Column, Entry, Table, name_columns, name
 from bench.report.text import Md, clean, number, plural
 from bench.report.vocabulary import Vocabulary
 from bench.stats import t_interval
+from bench.suite.cells import canonical
 from bench.workload import Metric
 
 Both = tuple[Value, Value]  # of a cell and of its reference, both measured

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from bench.points import canonical
 from bench.report.frames import SERIES_END, RunData, planned_cells
+from bench.suite.cells import canonical
 from bench.workload import Scalar, View
 
 

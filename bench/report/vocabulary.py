@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from bench.labels import alike, spelt
 from bench.record import Record
+from bench.suite.labels import alike, spelt
 from bench.workload import Metric, Replicated, Scalar, View, Workload
 
 NO_REPLICATE = "run"  # of a workload that does not say what a seed repeats

@@ -15,8 +15,8 @@ import torch
 
 from bench.errors import UserError, did_you_mean
 from bench.record import Record, Status
-from bench.request import find_run
 from bench.store import PLAN, RECORDS, read_records
+from bench.suite.request import find_run
 from ddposink.ddpo.config import DDPOConfig
 from ddposink.ddpo.lora import WEIGHTS
 from ddposink.devices import check_device

@@ -18,10 +18,10 @@ from bench.gate_asked import Asked
 from bench.gate_run import Session, Tree
 from bench.gate_session import GateOptions
 from bench.gate_verdict import GateReport
-from bench.plan import make_plan
 from bench.record import Record
-from bench.request import Options, Request
-from bench.suite import load_suite
+from bench.suite.model import load_suite
+from bench.suite.plan import make_plan
+from bench.suite.request import Options, Request
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent

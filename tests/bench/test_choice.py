@@ -2,8 +2,8 @@
 
 import pytest
 
-from bench.choice import choose
 from bench.errors import UserError
+from bench.suite.choice import choose
 from bench.workload import Cell, Cost, Pass
 
 LABELS = ['a (measure=["quality"])', "a (measure=[1])", "b * 4", "b x 4", "c? 8"]

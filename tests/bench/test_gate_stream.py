@@ -17,9 +17,9 @@ from bench.gate_asked import Asked
 from bench.gate_rule import Verdict
 from bench.gate_run import Session, Tree
 from bench.gate_session import GateOptions
-from bench.plan import make_plan
-from bench.request import Options, Request
-from bench.suite import load_suite
+from bench.suite.model import load_suite
+from bench.suite.plan import make_plan
+from bench.suite.request import Options, Request
 
 WORDS = [f"w{i}" for i in range(60)]
 

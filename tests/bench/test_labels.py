@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from streamlike import Params, Streamlike, raw_suite
 
-from bench.labels import spelt, tell_apart
-from bench.plan import make_plan
-from bench.suite import Suite
+from bench.suite.labels import spelt, tell_apart
+from bench.suite.model import Suite
+from bench.suite.plan import make_plan
 from bench.workload import Cell
 
 scalars = st.none() | st.booleans() | st.integers(-3, 3) | st.floats(allow_nan=False) | st.text(max_size=4)

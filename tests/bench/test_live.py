@@ -8,8 +8,8 @@ from toy import Toy
 
 from bench import live, show
 from bench.child import End
-from bench.plan import Plan
 from bench.record import Status
+from bench.suite.plan import Plan
 from bench.workload import Cell, Cost, Metric
 
 

@@ -23,7 +23,6 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from bench import store
-from bench.choice import choose
 from bench.errors import UserError
 from bench.report import page as markdown_page
 from bench.report.frames import RunData, load
@@ -33,6 +32,7 @@ from bench.report.web.grids import grid
 from bench.report.web.merge import merge
 from bench.report.web.page import asset, embedded, html, write_page
 from bench.report.web.sheets import sheets
+from bench.suite.choice import choose
 from bench.workload import Cell, Cost, Pass
 from tests.bench.synthetic import ENV, Synthetic, measured, nll_series, record, write_run
 from tests.bench.tuned import STEPS, Tuned, tuned_run

@@ -10,10 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from streamlike import Params, Streamlike, raw_suite
 
-from bench import conditions
 from bench.errors import CombinedError, UserError
-from bench.plan import Plan, make_plan
-from bench.suite import Suite, parse_suite
+from bench.suite.model import Suite, conditions, parse_suite
+from bench.suite.plan import Plan, make_plan
 from bench.workload import Cost, Skip
 
 

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.errors import UserError
-from bench.settings import as_setting, parse_settings
-from bench.suite import parse_suite
+from bench.suite.model import parse_suite
+from bench.suite.settings import as_setting, parse_settings
 
 WRITTEN = [
     "no",

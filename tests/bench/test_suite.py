@@ -13,9 +13,9 @@ import yaml
 from streamlike import Streamlike, raw_suite
 
 from bench.errors import CombinedError, UserError, did_you_mean, raise_any
-from bench.plan import make_plan
-from bench.schema import suite_schema
-from bench.suite import Suite, load_suite, parse_suite
+from bench.suite.model import Suite, load_suite, parse_suite
+from bench.suite.plan import make_plan
+from bench.suite.schema import suite_schema
 
 HEAD = "suite: toy\nworkload: streamlike\n"
 VALID = HEAD + "defaults: {model: small}\ngrid:\n  policy: [dense, window 8]\n  length: [16, 64]\n"
@@ -357,6 +357,6 @@ def test_the_schema_refuses_what_the_suite_refuses(change: dict):
 
 
 def test_nothing_heavy_is_imported():
-    code = "import sys, bench.plan, bench.schema, bench.registry; print(*sys.modules)"
+    code = "import sys, bench.suite.plan, bench.suite.schema, bench.registry; print(*sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"torch", "transformers", "pandas", "numpy", "scipy", "pyarrow"} & set(found.stdout.split())

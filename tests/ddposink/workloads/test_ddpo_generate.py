@@ -10,9 +10,9 @@ from rich.console import Console
 from bench.errors import UserError
 from bench.launch import LocalLauncher
 from bench.live import PlainView
-from bench.plan import make_plan
 from bench.run import Session, measure
 from bench.store import Store
+from bench.suite.plan import make_plan
 from ddposink.workloads import ddpo_generate
 from ddposink.workloads.ddpo import DdpoWorkload
 from tests.ddposink.workloads.test_ddpo_workload import pipeline, suite  # noqa: F401

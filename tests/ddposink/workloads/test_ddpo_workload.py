@@ -12,8 +12,8 @@ from PIL import Image
 
 from bench import registry
 from bench.errors import UserError
-from bench.plan import make_plan
-from bench.suite import parse_suite
+from bench.suite.model import parse_suite
+from bench.suite.plan import make_plan
 from bench.workload import ALLOW_CODE, Missing, Skip
 from ddposink.evaluation import Evaluator
 from ddposink.workloads import ddpo_prepare, ddpo_run

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from bench import registry
-from bench.plan import make_plan
-from bench.suite import Suite, load_suite
+from bench.suite.model import Suite, load_suite
+from bench.suite.plan import make_plan
 from ddposink.prompts import evaluation_prompts
 from ddposink.workloads.ddpo import DdpoParams, DdpoWorkload
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from bench import version
-from bench.plan import make_plan
-from bench.suite import parse_suite
+from bench.suite.model import parse_suite
+from bench.suite.plan import make_plan
 from ddposink.workloads import ddpo, stream
 from tests.ddposink.ddpo.tiny import tiny_pipeline
 

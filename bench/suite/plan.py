@@ -12,13 +12,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from bench import grid
-from bench.conditions import Rule, same
 from bench.errors import UserError, did_you_mean, raise_any
-from bench.explain import brief
-from bench.labels import tell_apart
-from bench.points import Point, accept, blame, canonical
-from bench.suite import Suite
+from bench.suite.cells import Point, accept, blame, canonical
+from bench.suite.conditions import Rule, same
+from bench.suite.explain import brief
+from bench.suite.labels import tell_apart
+from bench.suite.model import Suite, grid
 from bench.workload import Advising, Cell, Cost, Pass, Seeded, Skip, Workload
 
 Identity = Callable[[Any], Mapping[str, str]]

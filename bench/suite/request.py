@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from bench import registry
-from bench.choice import choose
 from bench.errors import UserError, did_you_mean
-from bench.plan import Plan, make_plan
 from bench.rundir import run_folders
-from bench.settings import as_setting, changes
 from bench.store import PLAN, RECORDS
-from bench.suite import Suite, load_suite
+from bench.suite.choice import choose
+from bench.suite.model import Suite, load_suite
+from bench.suite.plan import Plan, make_plan
+from bench.suite.settings import as_setting, changes
 from bench.workload import ALLOW_CODE, Cell, Pass, Workload
 
 

@@ -15,10 +15,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from bench.errors import CombinedError, UserError, did_you_mean, raise_any
-from bench.explain import brief, explain
-from bench.suite import Suite
+from bench.suite.explain import brief, explain
+from bench.suite.model import Suite
+from bench.suite.yaml import KeyPath, parse
 from bench.workload import Workload
-from bench.yamlpos import KeyPath, parse
 
 OWN = ("seed", "repeat", "timeout")  # keys of a suite that are no parameters, and may be set all the same
 

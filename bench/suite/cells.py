@@ -16,11 +16,11 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from bench.conditions import Rule
 from bench.errors import UserError
-from bench.explain import Finding, brief, explain
-from bench.grid import Draft, expand
-from bench.suite import Suite
+from bench.suite.conditions import Rule
+from bench.suite.explain import Finding, brief, explain
+from bench.suite.grid import Draft, expand
+from bench.suite.model import Suite
 from bench.workload import Scalar, Workload
 
 canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode

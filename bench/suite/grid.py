@@ -15,7 +15,7 @@ from itertools import product
 from typing import Any, NamedTuple
 
 from bench.errors import UserError, did_you_mean
-from bench.suite import Suite
+from bench.suite.model import Suite
 
 MAX_CELLS = 100_000
 

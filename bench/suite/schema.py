@@ -1,6 +1,6 @@
 """The JSON Schema of suite files, from which editors complete and check keys and cell parameters.
 
-The suite's own keys come from `bench.suite.Suite`; below ``defaults``, ``grid`` and ``include`` the
+The suite's own keys come from `bench.suite.model.Suite`; below ``defaults``, ``grid`` and ``include`` the
 parameters of the workload named in the same file are offered, through one ``if``/``then`` per
 workload. Written as draft 7: the newest that the common YAML editors understand in full.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from bench.suite import Suite
+from bench.suite.model import Suite
 from bench.workload import Workload
 
 DRAFT = "http://json-schema.org/draft-07/schema#"

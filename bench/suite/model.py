@@ -1,7 +1,7 @@
 """What a suite may say. A suite names a workload and spans a grid over its parameters.
 
 This module knows the suite's own keys only. What the workload's parameters may be is settled when
-the suite is planned (`bench.plan`), with the same care: every error names ``file:line:column``, what
+the suite is planned (`bench.suite.plan`), with the same care: every error names ``file:line:column``, what
 was expected, and the nearest valid word.
 """
 
@@ -14,11 +14,11 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError
 
-from bench.conditions import parse as parse_condition
 from bench.errors import UserError, raise_any
-from bench.explain import brief, explain
+from bench.suite.conditions import parse as parse_condition
+from bench.suite.explain import brief, explain
+from bench.suite.yaml import MAX_BYTES, KeyPath, Source, parse
 from bench.workload import Scalar
-from bench.yamlpos import MAX_BYTES, KeyPath, Source, parse
 
 MAX_SEED = 2**32 - 1  # the largest that numpy takes
 
