@@ -28,10 +28,10 @@ from bench.gate_rule import MOST_PAIRS, Rule, detectable
 from bench.gate_run import Session, Tree
 from bench.gate_verdict import EXIT_NOTHING, EXIT_PASS
 from bench.interrupt import Interrupts
-from bench.record import Record, Status
 from bench.report.text import MISSING, clean, number, scale_for
-from bench.rundir import locked
-from bench.store import write_atomic
+from bench.results.folder import locked
+from bench.results.record import Record, Status
+from bench.results.store import write_atomic
 from bench.suite.request import Options, prepare
 from bench.workload import Metric
 

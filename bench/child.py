@@ -18,7 +18,7 @@ from typing import Any
 
 import psutil
 
-from bench.record import Status
+from bench.results.record import Status
 from bench.track import nvml
 from bench.worker import DUMP_SIGNAL, Job
 from bench.workload import Missing

@@ -18,12 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.compare_seeds import OverSeeds, over_seeds
-from bench.env import comparable
 from bench.gate import judge
 from bench.gate_match import Match, Side, match
 from bench.gate_rule import Verdict
 from bench.gate_verdict import Judgement
-from bench.record import Record, Status
+from bench.results.environment import comparable
+from bench.results.record import Record, Status
 from bench.stats import Interval, paired_block_bootstrap, t_interval
 from bench.workload import Metric
 

@@ -14,7 +14,7 @@ import numpy as np
 from bench.gate_match import Match
 from bench.gate_rule import Verdict
 from bench.gate_verdict import Judgement
-from bench.record import Record, Status, Value
+from bench.results.record import Record, Status, Value
 from bench.stats import Interval, t_interval, two_level_interval
 from bench.suite.cells import canonical
 

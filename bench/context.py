@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.status import Status
+from bench.results.status import Status
 from bench.track.contention import Contention, disturbed
 from bench.workload import Cell, Missing, Pass, Samples, Scalar, Workload
 
@@ -114,7 +114,7 @@ class WorkerContext:
 
 
 def as_value(value: Any, unit: str) -> tuple[dict[str, Any], str | None]:
-    """A metric as JSON data of ``bench.record.Value``, and ``"nan"`` or ``"inf"`` where it was no number."""
+    """A metric as data of ``results.record.Value``, and ``"nan"`` or ``"inf"`` where it was no number."""
     if value is None:
         value = Missing("not reported by the workload")
     if isinstance(value, Missing):

@@ -23,8 +23,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from bench import env
 from bench.errors import UserError
+from bench.results import environment
 
 HUB = "https://huggingface.co"
 HUB_SECONDS = 3.0
@@ -101,7 +101,7 @@ def preflight(pipeline: str, **options: Any) -> int:
 
 def machine(results: Path) -> Iterator[Finding]:
     """Processor, memory and free disk space."""
-    facts = env.fingerprint()
+    facts = environment.fingerprint()
     cpu = facts["cpu"]
     flags = ", ".join(cpu["flags"]) or "no vector extensions known to us"
     yield Finding("processor", "ok", f"{cpu['model']}, {cpu['cores']} cores ({flags})")
@@ -122,7 +122,7 @@ def machine(results: Path) -> Iterator[Finding]:
 
 def gpus() -> Iterator[Finding]:
     """Every GPU that the driver shows, or why there is none."""
-    found, reason = env.gpus()
+    found, reason = environment.gpus()
     for gpu in found:
         size = f"{gpu['memory_bytes'] / 2**30:.0f} GiB, " if gpu["memory_bytes"] else ""
         yield Finding("GPU", "ok", f"{gpu['name']} ({size}driver {gpu['driver']})")

@@ -16,7 +16,7 @@ from bench.gate_compare import compare, judgement, judgement_of
 from bench.gate_match import Match, Side, match
 from bench.gate_rule import Decision, Evidence, Rule, Verdict, decide
 from bench.gate_verdict import STATUS, Judgement
-from bench.record import Record, Status
+from bench.results.record import Record, Status
 from bench.run import FAILED
 from bench.workload import Metric
 

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.markup import escape
 
-from bench.env import comparable
 from bench.gate import judge
 from bench.gate_asked import Asked
 from bench.gate_baseline import info
@@ -26,9 +25,10 @@ from bench.gate_run import Session, SideProcess, Tree
 from bench.gate_tree import checked_out, elsewhere
 from bench.gate_verdict import GateReport, Judgement, SideInfo, Terms, assemble
 from bench.interrupt import Interrupts
-from bench.record import Record
 from bench.report.text import clean, plural
-from bench.rundir import locked
+from bench.results.environment import comparable
+from bench.results.folder import locked
+from bench.results.record import Record
 from bench.suite.cells import canonical
 from bench.suite.request import Request
 from bench.workload import Metric

@@ -15,14 +15,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench.env import fingerprint_id
 from bench.errors import UserError
 from bench.gate_match import Side
 from bench.gate_verdict import SideInfo
-from bench.record import Record, Status
 from bench.report.text import clean, plural
+from bench.results.environment import fingerprint_id
+from bench.results.record import Record, Status
+from bench.results.store import ENV, PLAN, RECORDS, Found, read
 from bench.run import FAILED
-from bench.store import ENV, PLAN, RECORDS, Found, read
 from bench.suite.cells import canonical
 from bench.suite.request import find_run
 

@@ -14,8 +14,8 @@ from bench.errors import listed
 from bench.gate_match import Match
 from bench.gate_rule import Evidence, Rule, Verdict
 from bench.gate_verdict import Judgement
-from bench.record import Record, Status
 from bench.report.text import number
+from bench.results.record import Record, Status
 from bench.stats import mean_shift
 from bench.workload import Metric
 

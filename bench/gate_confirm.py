@@ -14,8 +14,8 @@ from bench.gate_match import Side
 from bench.gate_rule import Verdict
 from bench.gate_show import change
 from bench.gate_verdict import STATUS, GateReport, Judgement, count, exit_code
-from bench.record import Record
 from bench.report.text import plural
+from bench.results.record import Record
 from bench.suite.cells import canonical
 from bench.workload import Metric
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
-from bench.env import comparable
-from bench.record import Record
+from bench.results.environment import comparable
+from bench.results.record import Record
 from bench.suite.cells import canonical
 
 UNKNOWN = "environment (not recorded)"

@@ -12,12 +12,12 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from bench import env
 from bench.declarations import MetricClass
-from bench.env import comparable
 from bench.errors import UserError, listed
 from bench.gate_rule import Rule, detectable
 from bench.report.text import clean, plural
+from bench.results import environment as env
+from bench.results.environment import comparable
 from bench.suite.cells import canonical
 from bench.suite.request import Request
 from bench.workload import Metric

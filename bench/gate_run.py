@@ -23,8 +23,8 @@ from pydantic import ValidationError
 from bench.errors import UserError
 from bench.gate_asked import Asked
 from bench.gate_match import Block, Question, blocks, keys
-from bench.record import SCHEMA_VERSION, Record
 from bench.report.text import clean
+from bench.results.record import SCHEMA_VERSION, Record
 
 DRIVER = Path(__file__).with_name("gate_side.py")
 LEAVE_SECONDS = 10.0

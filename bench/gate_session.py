@@ -31,8 +31,8 @@ from bench.gate_rule import Rule, Verdict
 from bench.gate_show import markdown, show
 from bench.gate_verdict import GateReport, Judgement, Terms, assemble
 from bench.report.text import plural
-from bench.rundir import run_folders
-from bench.store import clear_errors, write_atomic
+from bench.results.folder import run_folders
+from bench.results.store import clear_errors, write_atomic
 from bench.suite.request import Options, Request, prepare
 
 VERDICT, SUMMARY = "verdict.json", "summary.md"

@@ -36,9 +36,9 @@ class Driver:
     """The suite planned by this tree for many repetitions, with a fork server of its own."""
 
     def __init__(self, request: dict[str, Any], say: Say) -> None:
-        from bench import env
         from bench.launch import LocalLauncher
-        from bench.store import ENV, SUITE, Store, write_atomic
+        from bench.results import environment
+        from bench.results.store import ENV, SUITE, Store, write_atomic
 
         _check_tree(request["tree"])
         self.say, self.folder = say, Path(request["folder"])
@@ -47,7 +47,7 @@ class Driver:
         self.passes = _by_repetition(self.plan, _asked_for(request, self.workload))
         if not self.passes:
             raise RuntimeError(lacking or "it plans none of the cells that were asked for")
-        self.fingerprint = env.fingerprint()
+        self.fingerprint = environment.fingerprint()
         for name in ("artifacts", "logs"):
             (self.folder / name).mkdir(parents=True)
         write_atomic(self.folder / ENV, json.dumps(self.fingerprint, indent=2) + "\n")
@@ -91,7 +91,7 @@ class Driver:
 
     def _write_plan(self) -> None:
         """Keep the plan as far as it has been asked for: what was never asked for is not missing."""
-        from bench.store import PLAN, write_atomic
+        from bench.results.store import PLAN, write_atomic
 
         plan = self.plan.to_json()
         passes = [work for work in plan["passes"] if work["id"] in self.measured]

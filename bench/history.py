@@ -24,11 +24,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from bench import registry
-from bench.env import comparable
 from bench.errors import UserError, did_you_mean
-from bench.record import Record, Status
 from bench.report.text import clean, number, plural, scale_for
-from bench.store import ENV, RECORDS, read_records, write_atomic
+from bench.results.environment import comparable
+from bench.results.record import Record, Status
+from bench.results.store import ENV, RECORDS, read_records, write_atomic
 from bench.suite.cells import canonical
 from bench.suite.labels import spelt, varying
 from bench.workload import Metric

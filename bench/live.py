@@ -15,8 +15,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from bench.child import End
-from bench.record import Record
 from bench.report.text import plural
+from bench.results.record import Record
 from bench.run_pass import Observer
 from bench.show import answer_text, duration_text, pass_name, usage_text, values_text
 from bench.workload import Metric, Pass

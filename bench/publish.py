@@ -22,13 +22,13 @@ from rich.markup import escape
 
 from bench.compare import Comparison
 from bench.errors import UserError
-from bench.record import Record
 from bench.report import render
 from bench.report.page import COMPARISON, read
 from bench.report.text import clean, slug
 from bench.report.web.site import INDEX, render_index
+from bench.results.record import Record
+from bench.results.store import ENV, PLAN, RECORDS, SUITE, read_records, write_atomic
 from bench.several import warn
-from bench.store import ENV, PLAN, RECORDS, SUITE, read_records, write_atomic
 from bench.suite.request import find_run
 
 CARD = "published.json"  # what the index knows of a run

@@ -12,9 +12,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 
 from bench.launch import Launcher
-from bench.record import Status
+from bench.results.record import Status
+from bench.results.store import Store
 from bench.run_pass import Held, Observer, PassRun, Session
-from bench.store import Store
 from bench.workload import Cell, Pass
 
 FAILED = frozenset({Status.OOM, Status.TIMEOUT, Status.ERROR, Status.NAN})

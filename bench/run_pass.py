@@ -20,8 +20,8 @@ from pydantic import ValidationError
 from bench.child import End, Event
 from bench.context import SCRATCH
 from bench.launch import Launcher, Running
-from bench.record import Record, Status
-from bench.store import Store
+from bench.results.record import Record, Status
+from bench.results.store import Store
 from bench.worker import Job
 from bench.workload import Cell, Pass, Workload
 

@@ -13,15 +13,16 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from bench import env, live, registry, show
+from bench import live, registry, show
 from bench.interrupt import Interrupts
 from bench.launch import LocalLauncher
-from bench.record import Status
 from bench.report.text import plural
+from bench.results import environment
+from bench.results.folder import choose_run, locked
+from bench.results.record import Status
+from bench.results.store import DAMAGED, PLAN, SUITE, Store, write_atomic
 from bench.run import RETRIED, Session, exit_code, measure, remaining, tally
 from bench.run_pass import NOT_REACHED
-from bench.rundir import choose_run, locked
-from bench.store import DAMAGED, PLAN, SUITE, Store, write_atomic
 from bench.suite.request import Options, Request, prepare
 from bench.workload import Pass
 
@@ -41,7 +42,7 @@ def run(options: Options, console: Console) -> int:
         console.print(f"waiting for {escape(who)} to finish in {escape(str(folder))}", highlight=False)
 
     with locked(folder, wait=options.wait, on_wait=waiting):
-        fingerprint = env.fingerprint()
+        fingerprint = environment.fingerprint()
         choice = choose_run(
             options.results,
             request.suite.suite,

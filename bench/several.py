@@ -12,10 +12,10 @@ from rich.table import Table
 from bench.compare import Comparison
 from bench.errors import UserError
 from bench.gate_verdict import EXIT_FAILED_CELLS, EXIT_NOTHING, EXIT_PASS
-from bench.record import Status
 from bench.report import tables as report_tables
 from bench.report.text import clean, plural
-from bench.store import RECORDS, read, read_records
+from bench.results.record import Status
+from bench.results.store import RECORDS, read, read_records
 from bench.suite.request import find_run
 
 _MOST_ROWS = 40  # printed; the page and --markdown have more

@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from bench.record import Record, Status
 from bench.report.text import MISSING, Scale, number, plural, scale_for
+from bench.results.record import Record, Status
 from bench.suite.plan import Plan
 from bench.workload import Cell, Metric, Pass
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.context import Events, WorkerContext
-from bench.status import Status
+from bench.results.status import Status
 from bench.workload import Pass, Skip, Workload
 
 DUMP_SIGNAL = signal.SIGUSR1  # asks a child for the stacks of all its threads, in its log

@@ -84,7 +84,7 @@ def schema(
     if not write:
         typer.echo(text, nl=False)
         return
-    from bench.store import write_atomic
+    from bench.results.store import write_atomic
 
     write_atomic(Path("suites/schema.json"), text)
     typer.echo("wrote suites/schema.json")

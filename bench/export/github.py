@@ -14,7 +14,7 @@ from bench.gate_rule import Verdict
 from bench.gate_show import change, counts, evidence, outcome
 from bench.gate_verdict import EXIT_PASS, GateReport, Judgement
 from bench.report.text import clean
-from bench.store import clear_errors
+from bench.results.store import clear_errors
 
 SHOWN = 9  # of a kind, and one that counts the rest
 SUMMARY_BYTES = 1_000_000  # the runner takes 1 MiB per step

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import UserError
-from bench.record import Record
+from bench.results.record import Record
 
 _OWN = (
     "suite",

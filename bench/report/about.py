@@ -8,9 +8,9 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from bench.record import Status
 from bench.report.frames import RunData
 from bench.report.text import Md, clean, duration, md, number, plural, scale_for, slug
+from bench.results.record import Status
 from bench.suite.settings import as_setting
 
 _SHOWN_VALUES = 24  # of a mapping in the description of the machine

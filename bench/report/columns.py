@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from bench.record import Record
+from bench.results.record import Record
 from bench.suite.labels import alike, spelt
 from bench.workload import Metric, Scalar
 

@@ -10,10 +10,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from bench.record import Value
 from bench.report.frames import RunData
 from bench.report.panels import NothingToDraw, view_rows
 from bench.report.select import pairs
+from bench.results.record import Value
 from bench.workload import View
 
 

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bench.record import Status
 from bench.report.buckets import bucket_means, exp, fine_edges
 from bench.report.frames import RunData
 from bench.report.names import hue_label
@@ -25,6 +24,7 @@ from bench.report.panels import (
 )
 from bench.report.select import keep, longest, split
 from bench.report.spread import RANGE
+from bench.results.record import Status
 from bench.workload import View
 
 

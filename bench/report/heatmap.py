@@ -14,7 +14,6 @@ from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from bench.record import Status
 from bench.report import figure as paper
 from bench.report import layout
 from bench.report.buckets import exp
@@ -29,6 +28,7 @@ from bench.report.panels import (
 )
 from bench.report.select import at_common_prefix, split, token
 from bench.report.text import number, scale_for, with_unit
+from bench.results.record import Status
 from bench.workload import View
 
 _LOG_FROM = 30.0  # colours follow the logarithm once values differ by such a factor

@@ -15,7 +15,6 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from bench.compare import Comparison
 from bench.errors import UserError
-from bench.record import Status
 from bench.report import about, comparisons, positions, published, tables, versus
 from bench.report.figure import save
 from bench.report.frames import RunData, load, workload_name
@@ -26,7 +25,8 @@ from bench.report.sheets import expand
 from bench.report.tables import Table
 from bench.report.text import Md, md, plural, slug
 from bench.report.web.page import write_page
-from bench.store import PLAN, RECORDS, SUITE, write_atomic
+from bench.results.record import Status
+from bench.results.store import PLAN, RECORDS, SUITE, write_atomic
 from bench.workload import Workload
 
 _SHOWN_ROWS = 40  # of a table on the page; files have all rows

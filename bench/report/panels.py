@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from bench.record import Status
 from bench.report.buckets import exp
 from bench.report.frames import RunData
 from bench.report.names import hue_label, names_of, numeric, panel_titles, text
@@ -31,6 +30,7 @@ from bench.report.select import (
 )
 from bench.report.spread import spread_over
 from bench.report.text import clean, number, plural, scale_for
+from bench.results.record import Status
 from bench.workload import View
 
 Array = NDArray[np.float64]

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from bench.record import Status
 from bench.report.frames import RunData
 from bench.report.names import hue_label, numeric
 from bench.report.panels import (
@@ -23,6 +22,7 @@ from bench.report.panels import (
 from bench.report.select import keep, longest, replicates, split
 from bench.report.spread import RANGE
 from bench.report.text import scale_for
+from bench.results.record import Status
 from bench.workload import View
 
 

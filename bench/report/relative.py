@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from bench.record import Value
 from bench.report.comparisons import compared_names, furthest_pairs
 from bench.report.frames import RunData
 from bench.report.select import Pair, asked, pairs, split
@@ -20,6 +19,7 @@ from bench.report.spread import RANGE, Spread, spread_of_seeds
 from bench.report.tables import ARROWS, Column, Entry, Table, name_columns, name_entries, reported
 from bench.report.text import Md, clean, number, plural
 from bench.report.vocabulary import Vocabulary
+from bench.results.record import Value
 from bench.stats import t_interval
 from bench.suite.cells import canonical
 from bench.workload import Metric

@@ -10,13 +10,13 @@ import matplotlib.image as image
 import pandas as pd
 from matplotlib.figure import Figure
 
-from bench.record import Status
 from bench.report import figure as paper
 from bench.report import layout
 from bench.report.frames import RunData
 from bench.report.names import hue_label, text
 from bench.report.panels import NothingToDraw, subtitle, view_rows
 from bench.report.select import extent, first_seed, split, token, varying
+from bench.results.record import Status
 from bench.workload import View
 
 _MOST = 8  # strips on one sheet

@@ -8,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from bench.record import Value
 from bench.report.frames import RunData
 from bench.report.vocabulary import Vocabulary
+from bench.results.record import Value
 from bench.stats import bootstrap_median, t_interval, two_level_interval
 
 MEAN = "95 % interval of the mean over samples"

@@ -10,12 +10,12 @@ from bench.compare import Comparison, Lookup, Row, Run, Series, compare
 from bench.gate_baseline import read_run
 from bench.gate_rule import Verdict
 from bench.gate_verdict import Judgement
-from bench.record import Record
 from bench.report.frames import RunData
 from bench.report.tables import Column, Entry, Table
 from bench.report.text import MISSING, clean, interval, md, number, plural, scale_for
 from bench.report.web.compared import Compared
 from bench.report.web.sections import names
+from bench.results.record import Record
 
 _MARKDOWN_ROWS = 40  # per verdict
 WORDS = {  # of each verdict

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from bench.record import Record
+from bench.results.record import Record
 from bench.suite.labels import alike, spelt
 from bench.workload import Metric, Replicated, Scalar, View, Workload
 

@@ -13,11 +13,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bench.errors import UserError, did_you_mean, raise_any
+from bench.suite import grid
 from bench.suite.cells import Point, accept, blame, canonical
 from bench.suite.conditions import Rule, same
 from bench.suite.explain import brief
 from bench.suite.labels import tell_apart
-from bench.suite.model import Suite, grid
+from bench.suite.model import Suite
 from bench.workload import Advising, Cell, Cost, Pass, Seeded, Skip, Workload
 
 Identity = Callable[[Any], Mapping[str, str]]

@@ -14,8 +14,8 @@ from typing import Any
 
 from bench import registry
 from bench.errors import UserError, did_you_mean
-from bench.rundir import run_folders
-from bench.store import PLAN, RECORDS
+from bench.results.folder import run_folders
+from bench.results.store import PLAN, RECORDS
 from bench.suite.choice import choose
 from bench.suite.model import Suite, load_suite
 from bench.suite.plan import Plan, make_plan

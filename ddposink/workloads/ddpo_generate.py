@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 from bench.errors import UserError, did_you_mean
-from bench.record import Record, Status
-from bench.store import PLAN, RECORDS, read_records
+from bench.results.record import Record, Status
+from bench.results.store import PLAN, RECORDS, read_records
 from bench.suite.request import find_run
 from ddposink.ddpo.config import DDPOConfig
 from ddposink.ddpo.lora import WEIGHTS

@@ -18,7 +18,7 @@ from bench.gate_asked import Asked
 from bench.gate_run import Session, Tree
 from bench.gate_session import GateOptions
 from bench.gate_verdict import GateReport
-from bench.record import Record
+from bench.results.record import Record
 from bench.suite.model import load_suite
 from bench.suite.plan import make_plan
 from bench.suite.request import Options, Request

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from bench import registry
 from bench.cli import app
-from bench.store import read_records
+from bench.results.store import read_records
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent

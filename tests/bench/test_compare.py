@@ -16,11 +16,11 @@ from typer.testing import CliRunner
 from bench import registry
 from bench.cli import app
 from bench.compare import Comparison, Run, compare, differing
-from bench.env import fingerprint_id
 from bench.gate_match import Side
 from bench.gate_rule import Verdict
-from bench.record import Record
 from bench.report import page, versus
+from bench.results.environment import fingerprint_id
+from bench.results.record import Record
 from tests.bench.synthetic import ENV, METRICS, Synthetic, measured, nll_series, record, value, write_run
 
 BASE_ENV = {key: ENV[key] for key in ("python", "packages", "cpu", "gpus")}

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from bench import registry
-from bench.env import fingerprint_id
 from bench.report import page, versus
+from bench.results.environment import fingerprint_id
 from bench.stats import two_level_interval
 from tests.bench.synthetic import ENV, write_run
 from tests.bench.test_pooling import VALUES, Tuning, _record

@@ -6,10 +6,10 @@ import json
 import pytest
 from gateplace import record
 
-from bench.env import fingerprint_id
 from bench.errors import UserError
 from bench.gate_baseline import open_run, read_run
-from bench.seal import digest
+from bench.results.digest import digest
+from bench.results.environment import fingerprint_id
 
 
 def env(**more):

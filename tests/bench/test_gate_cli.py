@@ -17,9 +17,9 @@ from typer.testing import CliRunner
 from bench import registry
 from bench.cli import app
 from bench.gate_verdict import GateReport
-from bench.record import Record
-from bench.seal import sealed
-from bench.store import read_records
+from bench.results.digest import sealed
+from bench.results.record import Record
+from bench.results.store import read_records
 
 SMALL = {"grid": {"kind": ["a"], "tokens": [8]}, "repeat": 3}
 
@@ -299,7 +299,7 @@ def test_two_stored_runs_are_compared_without_measuring(place):
 
 
 def test_another_machine_is_nothing_to_compare_with(place):
-    from bench.env import fingerprint_id
+    from bench.results.environment import fingerprint_id
 
     suite = write_suite(place, **SMALL)
     assert bench("run", suite).exit_code == 0

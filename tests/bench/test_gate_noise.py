@@ -5,10 +5,10 @@ import json
 import pytest
 from gateplace import request, write_suite
 
-from bench import env
 from bench.errors import UserError
 from bench.gate_noise import blunt, raised, read_noise, told, undecidable, with_tolerances
 from bench.gate_rule import Rule, detectable
+from bench.results import environment
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def calibration(tmp_path, *metrics, **changes):
     path = tmp_path / "calibration.json"
     keys = ("metric", "klass", "worst", "worst_cell")
     listed = [dict(zip(keys, (*one, "a 8"), strict=True)) for one in metrics]
-    data = {"suite": "toys", "environment": env.fingerprint(), "metrics": listed}
+    data = {"suite": "toys", "environment": environment.fingerprint(), "metrics": listed}
     path.write_text(json.dumps(data | changes))
     return path
 

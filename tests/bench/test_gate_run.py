@@ -16,7 +16,7 @@ from bench.gate_asked import Asked
 from bench.gate_baseline import read_run
 from bench.gate_rule import Verdict
 from bench.gate_run import Session, SideProcess, Tree
-from bench.store import read_records
+from bench.results.store import read_records
 
 
 @pytest.fixture(scope="module")

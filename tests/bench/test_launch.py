@@ -13,7 +13,7 @@ from toy import ToyParams, gone
 
 from bench.context import as_value
 from bench.launch import LocalLauncher
-from bench.record import Status, Value
+from bench.results.record import Status, Value
 from bench.worker import Job, outcome
 from bench.workload import Cell, Cost, Missing, Pass, Samples, Skip
 

@@ -8,7 +8,7 @@ from toy import Toy
 
 from bench import live, show
 from bench.child import End
-from bench.record import Status
+from bench.results.record import Status
 from bench.suite.plan import Plan
 from bench.workload import Cell, Cost, Metric
 

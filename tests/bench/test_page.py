@@ -22,7 +22,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from bench import store
 from bench.errors import UserError
 from bench.report import page as markdown_page
 from bench.report.frames import RunData, load
@@ -32,6 +31,7 @@ from bench.report.web.grids import grid
 from bench.report.web.merge import merge
 from bench.report.web.page import asset, embedded, html, write_page
 from bench.report.web.sheets import sheets
+from bench.results import store
 from bench.suite.choice import choose
 from bench.workload import Cell, Cost, Pass
 from tests.bench.synthetic import ENV, Synthetic, measured, nll_series, record, write_run

@@ -18,9 +18,9 @@ import pytest
 from rich.console import Console
 
 from bench import publish, registry
-from bench.env import fingerprint_id
 from bench.errors import UserError
 from bench.export import hub
+from bench.results.environment import fingerprint_id
 from tests.bench.synthetic import ENV, Synthetic, measured, record, write_run
 
 ROOT = Path(__file__).parent.parent.parent

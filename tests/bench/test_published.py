@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.record import Status
+from bench.results.record import Status
+from bench.results.store import RECORDS, read_records
 from bench.stats import Interval, t_interval, two_level_interval
-from bench.store import RECORDS, read_records
 
 PUBLISHED = Path(__file__).parents[2] / "results" / "published"
 

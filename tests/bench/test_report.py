@@ -26,7 +26,7 @@ from bench.report import comparisons, render, tables
 from bench.report.frames import load
 from bench.report.relative import relative
 from bench.report.text import clean, code, interval, md, number, scale_for, slug
-from bench.seal import digest
+from bench.results.digest import digest
 from tests.bench.synthetic import (
     METRICS,
     Synthetic,

@@ -9,9 +9,9 @@ from toy import Toy, ToyParams
 from bench.child import End
 from bench.errors import UserError
 from bench.launch import LocalLauncher
-from bench.record import Status
+from bench.results.record import Status
+from bench.results.store import Store
 from bench.run import Session, exit_code, measure, remaining, tally
-from bench.store import Store
 from bench.workload import Cell, Cost, Pass
 
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from bench.record import Value
 from bench.report.spread import MEAN, MEDIAN, spread_of
+from bench.results.record import Value
 from bench.stats import bootstrap_median, t_interval
 
 

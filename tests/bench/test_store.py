@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.errors import UserError
-from bench.record import SCHEMA_VERSION, Record, Status
-from bench.rundir import choose_run, locked, run_folders
-from bench.seal import Seal, digest, seal_of, sealed
-from bench.store import DAMAGED, ENV, PLAN, RECORDS, Store, read, read_records, write_atomic
+from bench.results.digest import Seal, digest, seal_of, sealed
+from bench.results.folder import choose_run, locked, run_folders
+from bench.results.record import SCHEMA_VERSION, Record, Status
+from bench.results.store import DAMAGED, ENV, PLAN, RECORDS, Store, read, read_records, write_atomic
 
 
 def make_record(cell="c1", **changes):
@@ -207,7 +207,7 @@ def test_a_disk_that_fills_up_in_the_middle_of_a_line_keeps_the_records_before(t
 import resource, sys
 sys.path[:0] = {sys.path!r}
 from test_store import make_record
-from bench.store import Store
+from bench.results.store import Store
 from bench.errors import UserError
 from pathlib import Path
 resource.setrlimit(resource.RLIMIT_FSIZE, ({size + 100}, resource.RLIM_INFINITY))

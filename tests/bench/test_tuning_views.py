@@ -9,7 +9,6 @@ import re
 import numpy as np
 import pytest
 
-from bench.record import Value
 from bench.report import render
 from bench.report.control import difference, over_control
 from bench.report.frames import load
@@ -18,6 +17,7 @@ from bench.report.panels import NothingToDraw, line_panels
 from bench.report.paths import scatter_panels, trace_panels
 from bench.report.plots import draw
 from bench.report.sheets import expand
+from bench.results.record import Value
 from bench.stats import t_interval
 from bench.workload import View
 from tests.bench import tuned

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.env import comparable, fingerprint
+from bench.results.environment import comparable, fingerprint
 from bench.waiting import DECIDED_BY, waiting_variables
 
 CHILD = """

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from bench import publish
-from bench.env import fingerprint_id
 from bench.report import render
+from bench.results.environment import fingerprint_id
 from tests.bench.synthetic import ENV, Synthetic, measured, nll_series, record, sinks_run, write_run
 from tests.bench.tuned import Tuned, tuned_run
 

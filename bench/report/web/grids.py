@@ -6,7 +6,6 @@ from typing import Any
 
 import pandas as pd
 
-from bench.record import Status
 from bench.report.buckets import exp
 from bench.report.control import control_note, over_control
 from bench.report.frames import RunData
@@ -21,6 +20,7 @@ from bench.report.panels import (
 )
 from bench.report.select import at_common_prefix, longest, split, token
 from bench.report.text import scale_for, with_unit
+from bench.results.record import Status
 from bench.workload import View
 
 

@@ -28,7 +28,7 @@ from bench.report.web.compared import Compared
 from bench.report.web.merge import merge
 from bench.report.web.sheets import sheets
 from bench.report.web.tables import packed
-from bench.store import write_atomic
+from bench.results.store import write_atomic
 
 PAGE = "index.html"
 _SCRIPTS = ("base", "table", "cells", "sheets", "scale", "grid", "chart", "panel", "main")

@@ -10,8 +10,8 @@ from rich.console import Console
 from bench.errors import UserError
 from bench.launch import LocalLauncher
 from bench.live import PlainView
+from bench.results.store import Store
 from bench.run import Session, measure
-from bench.store import Store
 from bench.suite.plan import make_plan
 from ddposink.workloads import ddpo_generate
 from ddposink.workloads.ddpo import DdpoWorkload

@@ -13,9 +13,9 @@ from rich.console import Console
 from bench.context import SCRATCH
 from bench.launch import LocalLauncher
 from bench.live import PlainView
+from bench.results.store import Store
 from bench.run import Session, remaining
 from bench.run import measure as measure_passes
-from bench.store import Store
 from bench.suite.plan import make_plan
 from bench.workload import Missing
 from ddposink.ddpo import StepLog

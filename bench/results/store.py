@@ -4,8 +4,8 @@
 A record is one ``write`` of one line, flushed to the disk before the run goes on, so that a
 ``kill -9`` costs at most the line being written: on opening, a line that is no record is moved to
 ``records.damaged.jsonl`` and its cell is measured again, and so is a record that was edited since (its
-digest tells, see ``bench.seal``). A file system that refuses to write stops the run with a clear sentence;
-what was written before stays whole.
+digest tells, see ``bench.results.digest``). A file system that refuses to write stops the run with a clear
+sentence; what was written before stays whole.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from bench.errors import UserError
-from bench.record import SCHEMA_VERSION, Record
-from bench.seal import Seal, seal_of, sealed
+from bench.results.digest import Seal, seal_of, sealed
+from bench.results.record import SCHEMA_VERSION, Record
 
 RECORDS, DAMAGED, ENV, PLAN, SUITE = (
     "records.jsonl",
@@ -112,7 +112,7 @@ def _schema_version(line: bytes) -> int:
 
 
 class Store:
-    """The records of one run: read once, appended to by a single writer (see ``bench.rundir.locked``).
+    """The records of one run: read once, appended to by a single writer (see ``results.folder.locked``).
 
     ``records`` maps a cell's id to its newest record. ``damaged`` counts lines and ``edited`` names records
     set aside on opening.

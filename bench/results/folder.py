@@ -15,9 +15,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from bench.env import Fingerprint, comparable
 from bench.errors import UserError, listed
-from bench.store import ENV, PLAN, clear_errors, write_atomic
+from bench.results.environment import Fingerprint, comparable
+from bench.results.store import ENV, PLAN, clear_errors, write_atomic
 
 _STAMP = "%Y%m%d-%H%M%S"
 

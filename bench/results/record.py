@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from bench.status import Status
+from bench.results.status import Status
 
 SCHEMA_VERSION = 2  # 1: records without a digest
 
@@ -71,7 +71,7 @@ class Record(_Frozen):
     started: str  # ISO 8601, UTC
     finished: str
     duration_s: float
-    digest: str | None = None  # of all the rest, see bench.seal; set where the record is stored
+    digest: str | None = None  # of all the rest, see bench.results.digest; set where the record is stored
 
     @model_validator(mode="after")
     def _failure_has_reason(self) -> Record:

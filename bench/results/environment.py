@@ -88,7 +88,7 @@ def fingerprint() -> Fingerprint:
     """Describe this machine as JSON data; ``["id"]`` is a hash of all the rest."""
     found, no_gpu = gpus()
     data: Fingerprint = {
-        "git": _git(Path(__file__).resolve().parent.parent),
+        "git": _git(Path(__file__).resolve().parents[2]),
         "python": platform.python_version(),
         "packages": _packages(),
         "cpu": _cpu(),

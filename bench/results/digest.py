@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any
 
-from bench.record import Record
+from bench.results.record import Record
 
 DIGEST = "digest"
 _FIRST_SEALED = 2  # the schema version from which on records carry a digest
