@@ -27,11 +27,11 @@ from bench.gate_match import Match, Side, match
 from bench.gate_rule import MOST_PAIRS, Rule, detectable
 from bench.gate_run import Session, Tree
 from bench.gate_verdict import EXIT_NOTHING, EXIT_PASS
-from bench.interrupt import Interrupts
 from bench.report.text import MISSING, clean, number, scale_for
 from bench.results.folder import locked
 from bench.results.record import Record, Status
 from bench.results.store import write_atomic
+from bench.run.interrupt import Interrupts
 from bench.suite.request import Options, prepare
 from bench.workload import Metric
 

@@ -17,7 +17,7 @@ from bench.gate_match import Match, Side, match
 from bench.gate_rule import Decision, Evidence, Rule, Verdict, decide
 from bench.gate_verdict import STATUS, Judgement
 from bench.results.record import Record, Status
-from bench.run import FAILED
+from bench.run.loop import FAILED
 from bench.workload import Metric
 
 

@@ -24,11 +24,11 @@ from bench.gate_rule import Verdict
 from bench.gate_run import Session, SideProcess, Tree
 from bench.gate_tree import checked_out, elsewhere
 from bench.gate_verdict import GateReport, Judgement, SideInfo, Terms, assemble
-from bench.interrupt import Interrupts
 from bench.report.text import clean, plural
 from bench.results.environment import comparable
 from bench.results.folder import locked
 from bench.results.record import Record
+from bench.run.interrupt import Interrupts
 from bench.suite.cells import canonical
 from bench.suite.request import Request
 from bench.workload import Metric

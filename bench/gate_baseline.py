@@ -22,7 +22,7 @@ from bench.report.text import clean, plural
 from bench.results.environment import fingerprint_id
 from bench.results.record import Record, Status
 from bench.results.store import ENV, PLAN, RECORDS, Found, read
-from bench.run import FAILED
+from bench.run.loop import FAILED
 from bench.suite.cells import canonical
 from bench.suite.request import find_run
 

@@ -17,7 +17,6 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from bench import session
 from bench.errors import UserError, listed
 from bench.export import verdicts
 from bench.gate import judge
@@ -33,6 +32,7 @@ from bench.gate_verdict import GateReport, Judgement, Terms, assemble
 from bench.report.text import plural
 from bench.results.folder import run_folders
 from bench.results.store import clear_errors, write_atomic
+from bench.run import session
 from bench.suite.request import Options, Request, prepare
 
 VERDICT, SUMMARY = "verdict.json", "summary.md"

@@ -25,7 +25,7 @@ class Quiet:
         self._say = say
 
     def message(self, text: str) -> None:
-        """See ``bench.run_pass.Observer``."""
+        """See ``bench.run.one_pass.Observer``."""
         self._say(event="message", text=text)
 
     def __getattr__(self, name: str) -> Callable[..., None]:
@@ -36,9 +36,9 @@ class Driver:
     """The suite planned by this tree for many repetitions, with a fork server of its own."""
 
     def __init__(self, request: dict[str, Any], say: Say) -> None:
-        from bench.launch import LocalLauncher
         from bench.results import environment
         from bench.results.store import ENV, SUITE, Store, write_atomic
+        from bench.run.launch import LocalLauncher
 
         _check_tree(request["tree"])
         self.say, self.folder = say, Path(request["folder"])
@@ -65,7 +65,7 @@ class Driver:
 
     def measure(self, number: int, repeat: int) -> None:
         """Measure one pass in a fresh child and answer with its records."""
-        from bench.run import measure
+        from bench.run.loop import measure
 
         work = self.passes[repeat][number]
         measure([work], self.session, self.launcher, self.store, Quiet(self.say))
@@ -76,7 +76,7 @@ class Driver:
 
     def _session(self) -> Any:
         from bench import registry
-        from bench.run import Session
+        from bench.run.loop import Session
 
         suite = self.suite
         return Session(

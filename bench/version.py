@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from bench.declarations import Metric
 
 PROJECT = ("bench", "ddposink")  # packages that are followed whoever imports them
-CHILD = "bench.worker"  # what every child runs
+CHILD = "bench.run.worker"  # what every child runs
 # Modules that say how answers are shown and judged. All that a child takes from them are names and units of
 # metrics, which are hashed by value.
 SHOWN = ("bench.declarations",)

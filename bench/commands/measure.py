@@ -54,7 +54,7 @@ def run(
     0 all cells measured or skipped, 2 something is wrong with the request, 3 some cells failed or
     nothing was measured, 130 interrupted.
     """
-    from bench import session
+    from bench.run import session
 
     options = asked(
         suite, set_, device, allow_code,
@@ -74,8 +74,8 @@ def plan(
 
     Example: [bold]python -m bench plan suites/pg19.yaml[/]
     """
-    from bench import show
+    from bench.run import terminal
     from bench.suite import request
 
     planned = request.prepare(asked(suite, set_, device, allow_code, only=only))
-    show.show_plan(planned.plan, planned.passes, console())
+    terminal.show_plan(planned.plan, planned.passes, console())

@@ -4,7 +4,7 @@ from contextlib import nullcontext
 
 import pytest
 
-from bench.interrupt import Interrupts
+from bench.run.interrupt import Interrupts
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

@@ -11,10 +11,10 @@ import time
 import pytest
 from toy import ToyParams, gone
 
-from bench.context import as_value
-from bench.launch import LocalLauncher
 from bench.results.record import Status, Value
-from bench.worker import Job, outcome
+from bench.run.context import as_value
+from bench.run.launch import LocalLauncher
+from bench.run.worker import Job, outcome
 from bench.workload import Cell, Cost, Missing, Pass, Samples, Skip
 
 
@@ -212,7 +212,7 @@ def test_a_server_that_dies_of_its_imports_is_replaced_by_one_without(tmp_path):
 import sys
 sys.path[:0] = {sys.path!r}
 from pathlib import Path
-from bench.launch import LocalLauncher
+from bench.run.launch import LocalLauncher
 from test_launch import make_job, make_pass, finish
 if __name__ == "__main__":
     root = Path({str(tmp_path)!r})
@@ -248,7 +248,7 @@ def test_children_die_with_their_parent(tmp_path):
 import sys
 sys.path[:0] = {sys.path!r}
 from pathlib import Path
-from bench.launch import LocalLauncher
+from bench.run.launch import LocalLauncher
 from test_launch import make_job, make_pass
 root = Path({str(tmp_path)!r})
 running = LocalLauncher((), root / "server.log").launch(make_job(root, make_pass("hang", scratch=str(root))))
@@ -278,7 +278,7 @@ def test_the_server_imports_ahead_and_stays_clear_of_devices(tmp_path):
 import sys
 sys.path[:0] = {[str(tmp_path), *sys.path]!r}
 from pathlib import Path
-from bench.launch import LocalLauncher
+from bench.run.launch import LocalLauncher
 from test_launch import make_job, make_pass, finish
 root = Path({str(tmp_path)!r})
 launcher = LocalLauncher(("torch",), root / "server.log")

@@ -6,9 +6,9 @@ from test_run import make_pass
 from test_store import make_record
 from toy import Toy
 
-from bench import live, show
-from bench.child import End
 from bench.results.record import Status
+from bench.run import live, terminal
+from bench.run.child import End
 from bench.suite.plan import Plan
 from bench.workload import Cell, Cost, Metric
 
@@ -94,14 +94,14 @@ def test_labels_and_reasons_are_never_taken_for_markup():
     [(0.2, "0 s"), (59.4, "59 s"), (59.6, "1 min 00 s"), (200, "3 min 20 s"), (7500, "2 h 05 min")],
 )
 def test_durations(seconds, text):
-    assert show.duration_text(seconds) == text
+    assert terminal.duration_text(seconds) == text
 
 
 def test_the_summary_lists_cells_in_plan_order_with_what_failed():
     records = [make_record("b"), make_record("a", status=Status.OOM, reason="too big", metrics={})]
     cells = [Cell(name, {}, f"label {name}") for name in ("a", "b", "never measured")]
     out = console()
-    show.summary(records, Toy.metrics, cells, out)
+    terminal.summary(records, Toy.metrics, cells, out)
     head, first, second = (line.rstrip() for line in out.file.getvalue().splitlines())
     assert head.split() == ["cell", "total", "(units)", "↑"]
     assert first.split() == ["a", "–", "oom"]
@@ -112,7 +112,7 @@ def test_a_summary_too_wide_for_the_window_says_what_it_leaves_out():
     metrics = [Metric(f"m{i}", f"metric number {i}", "bytes", headline=True) for i in range(9)]
     values = {metric.name: {"value": 3 * 2**30, "unit": "bytes"} for metric in metrics}
     out = console()
-    show.summary([make_record("a", metrics=values)], metrics, [Cell("a", {}, "a label")], out)
+    terminal.summary([make_record("a", metrics=values)], metrics, [Cell("a", {}, "a label")], out)
     head, row, rest = (line.rstrip() for line in out.file.getvalue().splitlines())
     assert len(head) <= 120
     assert "metric number 0 (GiB) ↓" in head
@@ -122,11 +122,11 @@ def test_a_summary_too_wide_for_the_window_says_what_it_leaves_out():
 
 
 def test_labels_lose_what_all_of_them_share():
-    assert show.short_labels(["m · dense · 1", "m · dense · 2"]) == ["1", "2"]
-    assert show.short_labels(["m · dense · 1", "m · sink 4+2 · 1"]) == ["dense · 1", "sink 4+2 · 1"]
-    assert show.short_labels(["alone"]) == ["alone"]
-    assert show.short_labels(["same", "same"]) == ["same", "same"]
-    assert show.short_labels(["a", "b"]) == ["a", "b"]
+    assert terminal.short_labels(["m · dense · 1", "m · dense · 2"]) == ["1", "2"]
+    assert terminal.short_labels(["m · dense · 1", "m · sink 4+2 · 1"]) == ["dense · 1", "sink 4+2 · 1"]
+    assert terminal.short_labels(["alone"]) == ["alone"]
+    assert terminal.short_labels(["same", "same"]) == ["same", "same"]
+    assert terminal.short_labels(["a", "b"]) == ["a", "b"]
 
 
 def test_the_plan_shows_passes_and_saving():
@@ -134,7 +134,7 @@ def test_the_plan_shows_passes_and_saving():
     cells = tuple(cell for work in passes for cell in work.cells)
     plan = Plan("s", "toy", "1", cells, passes, Cost(32, "numbers"), Cost(48, "numbers"), ("a note",))
     out = console()
-    show.show_plan(plan, passes, out)
+    terminal.show_plan(plan, passes, out)
     text = out.file.getvalue()
     assert "ok 8, 16" in text
     assert "a note" in text

@@ -6,12 +6,12 @@ import hashlib
 import pytest
 from toy import Toy, ToyParams
 
-from bench.child import End
 from bench.errors import UserError
-from bench.launch import LocalLauncher
 from bench.results.record import Status
 from bench.results.store import Store
-from bench.run import Session, exit_code, measure, remaining, tally
+from bench.run.child import End
+from bench.run.launch import LocalLauncher
+from bench.run.loop import Session, exit_code, measure, remaining, tally
 from bench.workload import Cell, Cost, Pass
 
 

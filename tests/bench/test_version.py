@@ -20,7 +20,7 @@ class Tree:
     def __init__(self, folder):
         self.folder = folder
         self.write("bench/__init__.py")
-        self.write("bench/worker.py")
+        self.write("bench/run/worker.py")
 
     def write(self, name, text=""):
         path = self.folder / name
@@ -29,7 +29,7 @@ class Tree:
         importlib.invalidate_caches()
 
     def files(self, *modules, **options):
-        return set(closure(*modules, path=[str(self.folder)], **options)) - {"bench", "bench.worker"}
+        return set(closure(*modules, path=[str(self.folder)], **options)) - {"bench", "bench.run.worker"}
 
     def version(self, module="plug", **options):
         return code_version(module, path=[str(self.folder)], **options)
@@ -126,10 +126,10 @@ def test_a_plug_in_covers_what_lies_beside_it_but_nothing_installed(tree, tmp_pa
 def test_a_child_is_part_of_every_version(tree):
     tree.write("plug.py")
     before = tree.version()
-    tree.write("bench/worker.py", "import bench.context")
-    tree.write("bench/context.py", "x = 1")
+    tree.write("bench/run/worker.py", "import bench.run.context")
+    tree.write("bench/run/context.py", "x = 1")
     after = tree.version()
-    tree.write("bench/context.py", "x = 22")
+    tree.write("bench/run/context.py", "x = 22")
     assert len({before, after, tree.version()}) == 3
 
 

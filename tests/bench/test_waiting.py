@@ -15,7 +15,7 @@ from bench.waiting import DECIDED_BY, waiting_variables
 CHILD = """
 import json, os, sys
 from pathlib import Path
-from bench.launch import LocalLauncher
+from bench.run.launch import LocalLauncher
 launcher = LocalLauncher(("json",), Path(sys.argv[1]))
 launcher.await_ready()
 say = "echo policy=$OMP_WAIT_POLICY,$GOMP_SPINCOUNT > " + sys.argv[2]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.context import Events, WorkerContext
+from bench.run.context import Events, WorkerContext
 from bench.track import contention
 from bench.track.contention import Contention, disturbed
 from bench.workload import Cell, Cost, Pass

@@ -8,10 +8,10 @@ from PIL import Image
 from rich.console import Console
 
 from bench.errors import UserError
-from bench.launch import LocalLauncher
-from bench.live import PlainView
 from bench.results.store import Store
-from bench.run import Session, measure
+from bench.run.launch import LocalLauncher
+from bench.run.live import PlainView
+from bench.run.loop import Session, measure
 from bench.suite.plan import make_plan
 from ddposink.workloads import ddpo_generate
 from ddposink.workloads.ddpo import DdpoWorkload

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from bench.context import SCRATCH
-from bench.launch import LocalLauncher
-from bench.live import PlainView
 from bench.results.store import Store
-from bench.run import Session, remaining
-from bench.run import measure as measure_passes
+from bench.run.context import SCRATCH
+from bench.run.launch import LocalLauncher
+from bench.run.live import PlainView
+from bench.run.loop import Session, remaining
+from bench.run.loop import measure as measure_passes
 from bench.suite.plan import make_plan
 from bench.workload import Missing
 from ddposink.ddpo import StepLog

@@ -29,8 +29,8 @@ WORKLOADS = {"stream": stream.StreamWorkload, "ddpo": ddpo.DdpoWorkload}
 # Runs passes as a child does and prints which modules of the project that has imported.
 TRACE = f"""
 import os, pickle, sys
-from bench.context import Events, WorkerContext
-from bench.worker import load_target
+from bench.run.context import Events, WorkerContext
+from bench.run.worker import load_target
 target, passes, root = pickle.load(sys.stdin.buffer)
 events = Events(os.open(root / "events", os.O_WRONLY | os.O_CREAT))
 for work in passes:
@@ -224,7 +224,7 @@ def test_what_only_people_call_is_part_of_no_version():
 def test_modules_named_at_run_time_are_known():
     """Parsing cannot follow a computed name: what it stands for must be written out as a string somewhere."""
     known = {
-        "bench.worker": "module",  # the workload itself
+        "bench.run.worker": "module",  # the workload itself
         "ddposink.rewards": "module",  # the table REWARDS
         "ddposink.rewards.python": "module",  # the user's own, part of a cell's identity
         "ddposink.ddpo.trl_repairs": "OVERRIDES[module]",

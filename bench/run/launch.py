@@ -4,7 +4,7 @@ A child is forked from a server that has imported the heavy modules once, so tha
 milliseconds instead of the import of torch for every pass, and yet every pass begins with a fresh
 process. The server never runs a workload and never touches a device: CUDA does not survive a fork.
 
-``Launcher`` and ``Running`` are all that ``bench.run`` knows, so that children may live elsewhere.
+``Launcher`` and ``Running`` are all that ``bench.run.loop`` knows, so that children may live elsewhere.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from multiprocessing import forkserver, get_context
 from pathlib import Path
 from typing import Any, Protocol
 
-from bench.child import End, Event, LocalRunning
 from bench.errors import UserError
+from bench.run.child import End, Event, LocalRunning
+from bench.run.worker import Job, main
 from bench.waiting import waiting_variables
-from bench.worker import Job, main
 
 START_ATTEMPTS = 20  # two seconds in all
 
@@ -61,7 +61,7 @@ class LocalLauncher:
 
     def __init__(self, preload: tuple[str, ...], log: Path) -> None:
         self.server_s: float | None = None
-        self._preload = ("bench.worker", *preload)
+        self._preload = ("bench.run.worker", *preload)
         self._log = log
         self._context = get_context("forkserver")
         # A fork server that asks CUDA whether it is there would spoil CUDA for every child.

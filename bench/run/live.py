@@ -14,11 +14,11 @@ from rich.live import Live
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from bench.child import End
 from bench.report.text import plural
 from bench.results.record import Record
-from bench.run_pass import Observer
-from bench.show import answer_text, duration_text, pass_name, usage_text, values_text
+from bench.run.child import End
+from bench.run.one_pass import Observer
+from bench.run.terminal import answer_text, duration_text, pass_name, usage_text, values_text
 from bench.workload import Metric, Pass
 
 PLAIN_SECONDS = 15.0  # between two progress lines where nobody watches
@@ -77,16 +77,16 @@ class PlainView:
         self._usage: dict[str, Mapping[str, float]] = {}
 
     def run_started(self, passes: Sequence[Pass], kept: int) -> None:
-        """See ``bench.run_pass.Observer``."""
+        """See ``bench.run.one_pass.Observer``."""
         self._tracker = Tracker(passes)
 
     def pass_started(self, work: Pass) -> None:
-        """See ``bench.run_pass.Observer``."""
+        """See ``bench.run.one_pass.Observer``."""
         self._tracker.begin(work)
         self._next_line[work.id] = time.monotonic() + PLAIN_SECONDS
 
     def progress(self, work: Pass, done: int, total: int, values: Mapping[str, float]) -> None:
-        """See ``bench.run_pass.Observer``; one line every quarter of a minute."""
+        """See ``bench.run.one_pass.Observer``; one line every quarter of a minute."""
         self._tracker.advance(work, done, total)
         if time.monotonic() < self._next_line[work.id]:
             return
@@ -96,23 +96,23 @@ class PlainView:
         self._say(f"  …  {pass_name(work)}: {' · '.join(filter(None, details))}")
 
     def usage(self, work: Pass, usage: Mapping[str, float]) -> None:
-        """See ``bench.run_pass.Observer``."""
+        """See ``bench.run.one_pass.Observer``."""
         self._usage[work.id] = usage
 
     def cell_answered(self, record: Record) -> None:
-        """See ``bench.run_pass.Observer``."""
+        """See ``bench.run.one_pass.Observer``."""
         self._say(answer_text(record, self._metrics))
 
     def pass_ended(self, work: Pass, end: End) -> None:
-        """See ``bench.run_pass.Observer``."""
+        """See ``bench.run.one_pass.Observer``."""
         self._tracker.finish(work)
 
     def message(self, text: str) -> None:
-        """See ``bench.run_pass.Observer``."""
+        """See ``bench.run.one_pass.Observer``."""
         self._say(escape(text))
 
     def run_ended(self) -> None:
-        """See ``bench.run_pass.Observer``."""
+        """See ``bench.run.one_pass.Observer``."""
 
     def _left(self) -> str:
         """Time to go, e.g. ``12 s left``; empty while unknown."""
@@ -147,7 +147,7 @@ class LiveView(PlainView):
         self._live = Live(Group(self._overall, self._current), console=console, refresh_per_second=2)
 
     def run_started(self, passes: Sequence[Pass], kept: int) -> None:
-        """See ``bench.run_pass.Observer``."""
+        """See ``bench.run.one_pass.Observer``."""
         super().run_started(passes, kept)
         self._whole = self._overall.add_task(
             plural(len(passes), "pass"), total=self._tracker.total or 1, left=""
@@ -155,30 +155,30 @@ class LiveView(PlainView):
         self._live.start()
 
     def pass_started(self, work: Pass) -> None:
-        """See ``bench.run_pass.Observer``."""
+        """See ``bench.run.one_pass.Observer``."""
         super().pass_started(work)
         name = escape(pass_name(work))
         self._passes[work.id] = self._current.add_task(name, total=work.cost.amount, now="starting")
 
     def progress(self, work: Pass, done: int, total: int, values: Mapping[str, float]) -> None:
-        """See ``bench.run_pass.Observer``."""
+        """See ``bench.run.one_pass.Observer``."""
         self._tracker.advance(work, done, total)
         self._values[work.id] = values
         self._refresh(work)
 
     def usage(self, work: Pass, usage: Mapping[str, float]) -> None:
-        """See ``bench.run_pass.Observer``."""
+        """See ``bench.run.one_pass.Observer``."""
         super().usage(work, usage)
         self._refresh(work)
 
     def pass_ended(self, work: Pass, end: End) -> None:
-        """See ``bench.run_pass.Observer``."""
+        """See ``bench.run.one_pass.Observer``."""
         super().pass_ended(work, end)
         self._current.remove_task(self._passes.pop(work.id))
         self._refresh(work)
 
     def run_ended(self) -> None:
-        """See ``bench.run_pass.Observer``."""
+        """See ``bench.run.one_pass.Observer``."""
         self._live.stop()
 
     def _refresh(self, work: Pass) -> None:

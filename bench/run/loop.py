@@ -1,6 +1,6 @@
 """The loop: every pass that has no answer yet goes to a child, and whatever comes of it is recorded.
 
-What becomes of a single pass is in ``bench.run_pass``. Only what makes further work pointless stops the
+What becomes of a single pass is in ``bench.run.one_pass``. Only what makes further work pointless stops the
 loop: Ctrl-C, and a disk that takes no more records.
 """
 
@@ -11,10 +11,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 
-from bench.launch import Launcher
 from bench.results.record import Status
 from bench.results.store import Store
-from bench.run_pass import Held, Observer, PassRun, Session
+from bench.run.launch import Launcher
+from bench.run.one_pass import Held, Observer, PassRun, Session
 from bench.workload import Cell, Pass
 
 FAILED = frozenset({Status.OOM, Status.TIMEOUT, Status.ERROR, Status.NAN})
@@ -43,7 +43,7 @@ def measure(
 ) -> None:
     """Measure ``passes``, ``session.jobs`` of them side by side, and record every cell of them.
 
-    ``held`` guards what an interruption must not cut (see ``bench.interrupt``). Raises
+    ``held`` guards what an interruption must not cut (see ``bench.run.interrupt``). Raises
     KeyboardInterrupt (the children are stopped, their answers so far are kept) and UserError when
     records cannot be written or children cannot be started.
     """

@@ -17,12 +17,12 @@ from typing import Any, Protocol
 
 from pydantic import ValidationError
 
-from bench.child import End, Event
-from bench.context import SCRATCH
-from bench.launch import Launcher, Running
 from bench.results.record import Record, Status
 from bench.results.store import Store
-from bench.worker import Job
+from bench.run.child import End, Event
+from bench.run.context import SCRATCH
+from bench.run.launch import Launcher, Running
+from bench.run.worker import Job
 from bench.workload import Cell, Pass, Workload
 
 NOT_REACHED = "not reached: "  # begins the reason of cells that lay behind the one that failed

@@ -19,15 +19,15 @@ from typing import Any
 import psutil
 
 from bench.results.record import Status
+from bench.run.worker import DUMP_SIGNAL, Job
 from bench.track import nvml
-from bench.worker import DUMP_SIGNAL, Job
 from bench.workload import Missing
 
 LAST_WORDS_SECONDS = 5.0  # how long a child that has said its last word may take to leave
 LOG_LIMIT = 32 * 2**20  # bytes of output kept per pass
 LOG_KEPT = 2**20
 
-Event = dict[str, Any]  # as sent by bench.worker: ready | progress | cell | done | failed
+Event = dict[str, Any]  # as sent by bench.run.worker: ready | progress | cell | done | failed
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class End:
 
 
 class LocalRunning:
-    """A child process of this machine; see ``bench.launch.Running``."""
+    """A child process of this machine; see ``bench.run.launch.Running``."""
 
     def __init__(self, child: Any, reader: Any, job: Job) -> None:
         self.end: End | None = None

@@ -13,16 +13,17 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from bench import live, registry, show
-from bench.interrupt import Interrupts
-from bench.launch import LocalLauncher
+from bench import registry
 from bench.report.text import plural
 from bench.results import environment
 from bench.results.folder import choose_run, locked
 from bench.results.record import Status
 from bench.results.store import DAMAGED, PLAN, SUITE, Store, write_atomic
-from bench.run import RETRIED, Session, exit_code, measure, remaining, tally
-from bench.run_pass import NOT_REACHED
+from bench.run import live, terminal
+from bench.run.interrupt import Interrupts
+from bench.run.launch import LocalLauncher
+from bench.run.loop import RETRIED, Session, exit_code, measure, remaining, tally
+from bench.run.one_pass import NOT_REACHED
 from bench.suite.request import Options, Request, prepare
 from bench.workload import Pass
 
@@ -138,7 +139,7 @@ def _conclude(
     """Draw the report if it does not show what is known by now, and sum up."""
     part = f" (--only {options.only})" if options.only else ""
     if measured:
-        show.summary(store.records.values(), request.workload.metrics, request.cells, console)
+        terminal.summary(store.records.values(), request.workload.metrics, request.cells, console)
     else:
         _say(console, f"[bold]{request.suite.suite}[/]{escape(part)} is finished: nothing to do")
     readme = store.folder / README

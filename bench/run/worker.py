@@ -3,7 +3,7 @@
 The child leads its own process group, writes its output and any fatal traceback to the pass's log,
 and dies with its parent. Everything a workload can do wrong in Python becomes a ``failed`` event with
 a status and a one-line reason; what it can do wrong below Python (segfault, kill, hang) is seen from
-outside, in ``bench.child``.
+outside, in ``bench.run.child``.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from multiprocessing import connection, parent_process
 from pathlib import Path
 from typing import Any
 
-from bench.context import Events, WorkerContext
 from bench.results.status import Status
+from bench.run.context import Events, WorkerContext
 from bench.workload import Pass, Skip, Workload
 
 DUMP_SIGNAL = signal.SIGUSR1  # asks a child for the stacks of all its threads, in its log
