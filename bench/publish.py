@@ -20,8 +20,8 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from bench.compare import Comparison
 from bench.errors import UserError
+from bench.gate.compare import Comparison
 from bench.report import render
 from bench.report.page import COMPARISON, read
 from bench.report.text import clean, slug

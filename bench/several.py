@@ -9,9 +9,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from bench.compare import Comparison
 from bench.errors import UserError
-from bench.gate_verdict import EXIT_FAILED_CELLS, EXIT_NOTHING, EXIT_PASS
+from bench.gate.compare import Comparison
+from bench.gate.verdict import EXIT_FAILED_CELLS, EXIT_NOTHING, EXIT_PASS
 from bench.report import tables as report_tables
 from bench.report.text import clean, plural
 from bench.results.record import Status
@@ -76,8 +76,8 @@ def show(
 
 
 def _print(comparison: Comparison, console: Console) -> None:
-    from bench import gate_show
-    from bench.gate_rule import Verdict
+    from bench.gate import show as gate_show
+    from bench.gate.rule import Verdict
     from bench.report import versus
 
     open_ = [row for row in versus.table(comparison).rows if row["verdict"].value != Verdict.PASS]

@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from bench.gate_against import schedule
-from bench.gate_rule import Evidence, Rule, Verdict, decide
+from bench.gate.against import schedule
+from bench.gate.rule import Evidence, Rule, Verdict, decide
 
 CELLS = 8
 EFFECT = 0.05  # the minimum effect that metrics declare

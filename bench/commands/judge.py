@@ -109,13 +109,13 @@ def gate(
     Exit codes: 0 no regression, 2 something is wrong with the request, 3 some cells failed, 4 a
     regression, 5 nothing could be compared or decided.
     """
-    from bench import gate_session
     from bench.export import verdicts
+    from bench.gate import session
 
-    options = gate_session.GateOptions(
+    options = session.GateOptions(
         run=asked(suite, set_, device, allow_code, results=results, only=only, wait=wait, plain=True),
-        baseline=gate_session.one_baseline(baseline or []),
-        against=gate_session.one_ref(against, against_tip),
+        baseline=session.one_baseline(baseline or []),
+        against=session.one_ref(against, against_tip),
         tip=against_tip is not None,
         head=head,
         pairs=pairs,
@@ -129,7 +129,7 @@ def gate(
         exports=verdicts.parse(export or []),
         github=github,
     )
-    raise typer.Exit(gate_session.gate(options, console()))
+    raise typer.Exit(session.gate(options, console()))
 
 
 def calibrate(
@@ -150,7 +150,7 @@ def calibrate(
     What it found is kept as calibration.json; hand that to [bold]python -m bench gate --noise FILE[/], and
     thresholds that this machine cannot resolve are raised to those that it can.
     """
-    from bench import calibrate as calibration
+    from bench.gate import calibrate as calibration
 
     options = asked(suite, set_, device, allow_code, results=results, only=only, wait=wait)
     raise typer.Exit(calibration.calibrate(options, pairs, console(), alpha))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 
-from bench.gate_verdict import STATUS, GateReport, Judgement
+from bench.gate.verdict import STATUS, GateReport, Judgement
 from bench.report.text import clean
 
 NAME_LENGTH, MEASURE_LENGTH = 1024, 64

@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 
 from bench.declarations import Direction
-from bench.gate_show import change, evidence
-from bench.gate_verdict import STATUS, GateReport
+from bench.gate.show import change, evidence
+from bench.gate.verdict import STATUS, GateReport
 from bench.report.text import clean
 
 

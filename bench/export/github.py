@@ -10,9 +10,9 @@ import os
 import sys
 from pathlib import Path
 
-from bench.gate_rule import Verdict
-from bench.gate_show import change, counts, evidence, outcome
-from bench.gate_verdict import EXIT_PASS, GateReport, Judgement
+from bench.gate.rule import Verdict
+from bench.gate.show import change, counts, evidence, outcome
+from bench.gate.verdict import EXIT_PASS, GateReport, Judgement
 from bench.report.text import clean
 from bench.results.store import clear_errors
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections import defaultdict
 from xml.etree import ElementTree
 
-from bench.gate_rule import Verdict
-from bench.gate_show import change, evidence, outcome, value
-from bench.gate_verdict import GateReport, Judgement
+from bench.gate.rule import Verdict
+from bench.gate.show import change, evidence, outcome, value
+from bench.gate.verdict import GateReport, Judgement
 from bench.report.text import clean
 
 _SKIPPED = (Verdict.INCONCLUSIVE, Verdict.INCOMPARABLE)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from bench.errors import UserError, did_you_mean
 from bench.export import bencher, benchmark_action, github, junit
-from bench.gate_show import markdown
-from bench.gate_verdict import GateReport
+from bench.gate.show import markdown
+from bench.gate.verdict import GateReport
 
 FORMATS: Mapping[str, Callable[[GateReport], str]] = {
     "junit": junit.render,

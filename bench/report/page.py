@@ -13,8 +13,8 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from bench.compare import Comparison
 from bench.errors import UserError
+from bench.gate.compare import Comparison
 from bench.report import about, comparisons, positions, published, tables, versus
 from bench.report.figure import save
 from bench.report.frames import RunData, load, workload_name

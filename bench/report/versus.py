@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from bench import gate_show
-from bench.compare import Comparison, Lookup, Row, Run, Series, compare
-from bench.gate_baseline import read_run
-from bench.gate_rule import Verdict
-from bench.gate_verdict import Judgement
+from bench.gate import show
+from bench.gate.baseline import read_run
+from bench.gate.compare import Comparison, Lookup, Row, Run, Series, compare
+from bench.gate.rule import Verdict
+from bench.gate.verdict import Judgement
 from bench.report.frames import RunData
 from bench.report.tables import Column, Entry, Table
 from bench.report.text import MISSING, clean, interval, md, number, plural, scale_for
@@ -121,8 +121,8 @@ def _entries(row: Row) -> dict[str, Entry]:
         "cell": Entry(one.cell),
         "metric": Entry(one.label),
         "verdict": Entry(str(one.verdict), note=clean(one.reason) or None),
-        "baseline": Entry(one.base, gate_show.value(one, one.base)),
-        "value": Entry(one.head, gate_show.value(one, one.head)),
+        "baseline": Entry(one.base, show.value(one, one.base)),
+        "value": Entry(one.head, show.value(one, one.head)),
         "change": Entry(None if one.verdict is Verdict.INCOMPARABLE else one.difference, _change(one)),
         "class": Entry(one.klass),
         "reason": Entry(clean(one.reason)),
@@ -139,7 +139,7 @@ def _entries(row: Row) -> dict[str, Entry]:
 
 def _change(one: Judgement) -> str:
     """The gate's words; a number of another machine is shown, but never divided by ours."""
-    return MISSING if one.verdict is Verdict.INCOMPARABLE else gate_show.change(one)
+    return MISSING if one.verdict is Verdict.INCOMPARABLE else show.change(one)
 
 
 def _limits(row: Row) -> str:
@@ -214,7 +214,7 @@ def markdown(comparison: Comparison) -> str:
         kept = [c for c in everything.columns if c.key not in ("verdict", "class")]
         part = replace(everything, columns=kept, rows=rows, notes=[])
         folded = verdict not in (Verdict.REGRESSED, Verdict.IMPROVED)
-        title = f"{gate_show.MARKS[verdict]} {WORDS[verdict]}: {plural(count, 'number')}"
+        title = f"{show.MARKS[verdict]} {WORDS[verdict]}: {plural(count, 'number')}"
         text = part.markdown(_MARKDOWN_ROWS).replace(f"{part.name}.md", f"{part.name}.csv")
         parts += (
             [f"<details><summary>{title}</summary>\n\n{text}\n</details>\n"]

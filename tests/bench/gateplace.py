@@ -13,11 +13,11 @@ from typing import Any
 from gatetoy import GateToy
 from rich.console import Console
 
-from bench.gate_against import compare
-from bench.gate_asked import Asked
-from bench.gate_run import Session, Tree
-from bench.gate_session import GateOptions
-from bench.gate_verdict import GateReport
+from bench.gate.against import compare
+from bench.gate.pairs import Session, Tree
+from bench.gate.scope import Asked
+from bench.gate.session import GateOptions
+from bench.gate.verdict import GateReport
 from bench.results.record import Record
 from bench.suite.model import load_suite
 from bench.suite.plan import make_plan

@@ -7,9 +7,9 @@ import pytest
 from gateplace import record
 from gatetoy import GateToy
 
-from bench.calibrate import noise
-from bench.gate_match import Side
-from bench.gate_rule import Rule, detectable
+from bench.gate.calibrate import noise
+from bench.gate.match import Side
+from bench.gate.rule import Rule, detectable
 
 RNG = np.random.default_rng(3)
 

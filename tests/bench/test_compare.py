@@ -15,9 +15,9 @@ from typer.testing import CliRunner
 
 from bench import registry
 from bench.cli import app
-from bench.compare import Comparison, Run, compare, differing
-from bench.gate_match import Side
-from bench.gate_rule import Verdict
+from bench.gate.compare import Comparison, Run, compare, differing
+from bench.gate.match import Side
+from bench.gate.rule import Verdict
 from bench.report import page, versus
 from bench.results.environment import fingerprint_id
 from bench.results.record import Record

@@ -13,10 +13,10 @@ from markdown_it import MarkdownIt
 
 from bench.errors import UserError
 from bench.export import bencher, benchmark_action, github, junit, verdicts
-from bench.gate import judge
-from bench.gate_match import Side
-from bench.gate_show import markdown
-from bench.gate_verdict import SideInfo, Terms, assemble
+from bench.gate.judge import judge
+from bench.gate.match import Side
+from bench.gate.show import markdown
+from bench.gate.verdict import SideInfo, Terms, assemble
 
 # As documented at bencher.dev/docs/reference/bencher-metric-format.
 BENCHER = {

@@ -6,10 +6,10 @@ import pytest
 from gateplace import record, verdicts
 from gatetoy import GateToy
 
-from bench.gate import judge
-from bench.gate_match import UNKNOWN, Side, blocks, keys, match
-from bench.gate_rule import Verdict
-from bench.gate_verdict import STATUS, exit_code
+from bench.gate.judge import judge
+from bench.gate.match import UNKNOWN, Side, blocks, keys, match
+from bench.gate.rule import Verdict
+from bench.gate.verdict import STATUS, exit_code
 from bench.workload import Metric
 
 SAME = {"e1": {"id": "e1", "python": "3.11", "cpu": {"model": "A"}, "gpus": []}}

@@ -7,7 +7,7 @@ import pytest
 from gateplace import record
 
 from bench.errors import UserError
-from bench.gate_baseline import open_run, read_run
+from bench.gate.baseline import open_run, read_run
 from bench.results.digest import digest
 from bench.results.environment import fingerprint_id
 

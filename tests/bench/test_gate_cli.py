@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from bench import registry
 from bench.cli import app
-from bench.gate_verdict import GateReport
+from bench.gate.verdict import GateReport
 from bench.results.digest import sealed
 from bench.results.record import Record
 from bench.results.store import read_records

@@ -6,8 +6,8 @@ import pytest
 from gateplace import request, write_suite
 
 from bench.errors import UserError
-from bench.gate_noise import blunt, raised, read_noise, told, undecidable, with_tolerances
-from bench.gate_rule import Rule, detectable
+from bench.gate.noise import blunt, raised, read_noise, told, undecidable, with_tolerances
+from bench.gate.rule import Rule, detectable
 from bench.results import environment
 
 

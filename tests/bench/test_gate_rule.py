@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from bench.gate_against import schedule
-from bench.gate_rule import MOST_PAIRS, Evidence, Rule, Verdict, decide, detectable, pairs_needed
+from bench.gate.against import schedule
+from bench.gate.rule import MOST_PAIRS, Evidence, Rule, Verdict, decide, detectable, pairs_needed
 from bench.stats import holm, mean_shift
 from tools import gate_simulation
 

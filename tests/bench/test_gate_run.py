@@ -12,10 +12,10 @@ import pytest
 from gateplace import HERE, Place, plug_in, tree, verdicts, write_suite
 
 from bench.errors import UserError
-from bench.gate_asked import Asked
-from bench.gate_baseline import read_run
-from bench.gate_rule import Verdict
-from bench.gate_run import Session, SideProcess, Tree
+from bench.gate.baseline import read_run
+from bench.gate.pairs import Session, SideProcess, Tree
+from bench.gate.rule import Verdict
+from bench.gate.scope import Asked
 from bench.results.store import read_records
 
 

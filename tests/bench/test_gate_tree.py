@@ -6,8 +6,8 @@ from importlib import metadata
 import pytest
 
 from bench.errors import UserError
-from bench.gate_git import base_commit, toplevel
-from bench.gate_tree import _complaint, checked_out, needs, unmet
+from bench.gate.commits import base_commit, toplevel
+from bench.gate.tree import _complaint, checked_out, needs, unmet
 
 HERE = metadata.version("packaging")
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from bench.gate_rule import Verdict
+from bench.gate.rule import Verdict
 from bench.report.text import plural
 from bench.report.versus import WORDS
 from bench.report.web.page import asset, environment, policy

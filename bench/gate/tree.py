@@ -24,8 +24,8 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.utils import canonicalize_name
 
 from bench.errors import UserError, did_you_mean
-from bench.gate_git import TREE, base_commit, commit_of, worktree
-from bench.gate_run import Tree
+from bench.gate.commits import TREE, base_commit, commit_of, worktree
+from bench.gate.pairs import Tree
 
 PYPROJECT, CONSTRAINTS = "pyproject.toml", "constraints.txt"
 BUILD_SECONDS = 3600

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench.gate_match import Match
-from bench.gate_rule import Verdict
-from bench.gate_verdict import Judgement
+from bench.gate.match import Match
+from bench.gate.rule import Verdict
+from bench.gate.verdict import Judgement
 from bench.results.record import Record, Status, Value
 from bench.stats import Interval, t_interval, two_level_interval
 from bench.suite.cells import canonical

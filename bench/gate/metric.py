@@ -11,9 +11,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from bench.errors import listed
-from bench.gate_match import Match
-from bench.gate_rule import Evidence, Rule, Verdict
-from bench.gate_verdict import Judgement
+from bench.gate.match import Match
+from bench.gate.rule import Evidence, Rule, Verdict
+from bench.gate.verdict import Judgement
 from bench.report.text import number
 from bench.results.record import Record, Status
 from bench.stats import mean_shift

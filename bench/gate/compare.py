@@ -1,6 +1,6 @@
 """Runs side by side: every number beside the baseline's, by how much it differs, and how sure that is.
 
-Pure: records in, rows out. Verdicts are the gate's (``bench.gate.judge``), of values from different
+Pure: records in, rows out. Verdicts are the gate's (``bench.gate.judge.judge``), of values from different
 sessions: what separate sessions may differ by is granted, and a number from another machine is
 incomparable, with the field of the fingerprint that differs. Beside them stand intervals of the
 difference where both runs kept what a metric was averaged over: series of the same inputs, entry by
@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.compare_seeds import OverSeeds, over_seeds
-from bench.gate import judge
-from bench.gate_match import Match, Side, match
-from bench.gate_rule import Verdict
-from bench.gate_verdict import Judgement
+from bench.gate.compare_seeds import OverSeeds, over_seeds
+from bench.gate.judge import judge
+from bench.gate.match import Match, Side, match
+from bench.gate.rule import Verdict
+from bench.gate.verdict import Judgement
 from bench.results.environment import comparable
 from bench.results.record import Record, Status
 from bench.stats import Interval, paired_block_bootstrap, t_interval

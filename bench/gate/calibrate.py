@@ -20,13 +20,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from bench.errors import UserError
-from bench.gate_against import measure, side_of
-from bench.gate_asked import Asked
-from bench.gate_git import toplevel
-from bench.gate_match import Match, Side, match
-from bench.gate_rule import MOST_PAIRS, Rule, detectable
-from bench.gate_run import Session, Tree
-from bench.gate_verdict import EXIT_NOTHING, EXIT_PASS
+from bench.gate.against import measure, side_of
+from bench.gate.commits import toplevel
+from bench.gate.match import Match, Side, match
+from bench.gate.pairs import Session, Tree
+from bench.gate.rule import MOST_PAIRS, Rule, detectable
+from bench.gate.scope import Asked
+from bench.gate.verdict import EXIT_NOTHING, EXIT_PASS
 from bench.report.text import MISSING, clean, number, scale_for
 from bench.results.folder import locked
 from bench.results.record import Record, Status

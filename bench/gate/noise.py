@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from bench.declarations import MetricClass
 from bench.errors import UserError, listed
-from bench.gate_rule import Rule, detectable
+from bench.gate.rule import Rule, detectable
 from bench.report.text import clean, plural
 from bench.results import environment as env
 from bench.results.environment import comparable
@@ -27,7 +27,7 @@ LARGE = 1.0  # a gate that finds nothing below a doubling is worth a warning
 
 
 class Scatter(BaseModel):
-    """What identical code yielded for one metric; fields as in ``bench.calibrate.Noise``."""
+    """What identical code yielded for one metric; fields as in ``bench.gate.calibrate.Noise``."""
 
     model_config = ConfigDict(frozen=True, strict=True)
 

@@ -2,7 +2,7 @@
 
 The class of a metric decides how it is compared. *Exact* metrics must be equal (or within a stated
 tolerance); any change of one without a direction counts. *Near* metrics may differ by their tolerance,
-on equal fingerprints only. *Noisy* metrics are decided together by ``bench.gate_rule``. A cell that was
+on equal fingerprints only. *Noisy* metrics are decided together by ``bench.gate.rule``. A cell that was
 measured and now fails has regressed, whatever its numbers were.
 """
 
@@ -12,10 +12,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bench.gate_compare import compare, judgement, judgement_of
-from bench.gate_match import Match, Side, match
-from bench.gate_rule import Decision, Evidence, Rule, Verdict, decide
-from bench.gate_verdict import STATUS, Judgement
+from bench.gate.match import Match, Side, match
+from bench.gate.metric import compare, judgement, judgement_of
+from bench.gate.rule import Decision, Evidence, Rule, Verdict, decide
+from bench.gate.verdict import STATUS, Judgement
 from bench.results.record import Record, Status
 from bench.run.loop import FAILED
 from bench.workload import Metric

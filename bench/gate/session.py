@@ -19,16 +19,16 @@ from rich.markup import escape
 
 from bench.errors import UserError, listed
 from bench.export import verdicts
-from bench.gate import judge
-from bench.gate_against import against, looks
-from bench.gate_asked import parameter_defaults
-from bench.gate_baseline import Stored, open_run, read_run
-from bench.gate_confirm import confirmed
-from bench.gate_match import Side
-from bench.gate_noise import blunt, raised, read_noise, told, undecidable, with_tolerances
-from bench.gate_rule import Rule, Verdict
-from bench.gate_show import markdown, show
-from bench.gate_verdict import GateReport, Judgement, Terms, assemble
+from bench.gate.against import against, looks
+from bench.gate.baseline import Stored, open_run, read_run
+from bench.gate.confirm import confirmed
+from bench.gate.judge import judge
+from bench.gate.match import Side
+from bench.gate.noise import blunt, raised, read_noise, told, undecidable, with_tolerances
+from bench.gate.rule import Rule, Verdict
+from bench.gate.scope import parameter_defaults
+from bench.gate.show import markdown, show
+from bench.gate.verdict import GateReport, Judgement, Terms, assemble
 from bench.report.text import plural
 from bench.results.folder import run_folders
 from bench.results.store import clear_errors, write_atomic

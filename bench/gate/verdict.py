@@ -15,7 +15,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from bench.declarations import Direction, MetricClass
-from bench.gate_rule import Rule, Verdict
+from bench.gate.rule import Rule, Verdict
 
 VERDICT_VERSION = 1
 STATUS = "status"  # stands for a metric where the outcome of a cell itself is judged

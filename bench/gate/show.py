@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from bench.gate_rule import Verdict
-from bench.gate_verdict import (
+from bench.gate.rule import Verdict
+from bench.gate.verdict import (
     EXIT_FAILED_CELLS,
     EXIT_NOTHING,
     EXIT_PASS,

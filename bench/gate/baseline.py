@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import UserError
-from bench.gate_match import Side
-from bench.gate_verdict import SideInfo
+from bench.gate.match import Side
+from bench.gate.verdict import SideInfo
 from bench.report.text import clean, plural
 from bench.results.environment import fingerprint_id
 from bench.results.record import Record, Status

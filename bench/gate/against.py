@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.markup import escape
 
-from bench.gate import judge
-from bench.gate_asked import Asked
-from bench.gate_baseline import info
-from bench.gate_confirm import cells_of, confirmed, suspected
-from bench.gate_git import toplevel
-from bench.gate_match import Side
-from bench.gate_rule import Verdict
-from bench.gate_run import Session, SideProcess, Tree
-from bench.gate_tree import checked_out, elsewhere
-from bench.gate_verdict import GateReport, Judgement, SideInfo, Terms, assemble
+from bench.gate.baseline import info
+from bench.gate.commits import toplevel
+from bench.gate.confirm import cells_of, confirmed, suspected
+from bench.gate.judge import judge
+from bench.gate.match import Side
+from bench.gate.pairs import Session, SideProcess, Tree
+from bench.gate.rule import Verdict
+from bench.gate.scope import Asked
+from bench.gate.tree import checked_out, elsewhere
+from bench.gate.verdict import GateReport, Judgement, SideInfo, Terms, assemble
 from bench.report.text import clean, plural
 from bench.results.environment import comparable
 from bench.results.folder import locked
@@ -36,7 +36,7 @@ from bench.workload import Metric
 AGAIN = "again"  # folder of the second session
 
 if TYPE_CHECKING:
-    from bench.gate_session import GateOptions
+    from bench.gate.session import GateOptions
 
 
 def against(options: GateOptions, request: Request, folder: Path, console: Console) -> GateReport:

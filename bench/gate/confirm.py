@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from bench.gate_match import Side
-from bench.gate_rule import Verdict
-from bench.gate_show import change
-from bench.gate_verdict import STATUS, GateReport, Judgement, count, exit_code
+from bench.gate.match import Side
+from bench.gate.rule import Verdict
+from bench.gate.show import change
+from bench.gate.verdict import STATUS, GateReport, Judgement, count, exit_code
 from bench.report.text import plural
 from bench.results.record import Record
 from bench.suite.cells import canonical

@@ -21,12 +21,12 @@ from typing import IO, Any
 from pydantic import ValidationError
 
 from bench.errors import UserError
-from bench.gate_asked import Asked
-from bench.gate_match import Block, Question, blocks, keys
+from bench.gate.match import Block, Question, blocks, keys
+from bench.gate.scope import Asked
 from bench.report.text import clean
 from bench.results.record import SCHEMA_VERSION, Record
 
-DRIVER = Path(__file__).with_name("gate_side.py")
+DRIVER = Path(__file__).with_name("side.py")
 LEAVE_SECONDS = 10.0
 
 
