@@ -24,12 +24,12 @@ from bench.errors import UserError
 from bench.gate.compare import Comparison
 from bench.report import render
 from bench.report.page import COMPARISON, read
-from bench.report.text import clean, slug
+from bench.report.session import warn
 from bench.report.web.site import INDEX, render_index
 from bench.results.record import Record
 from bench.results.store import ENV, PLAN, RECORDS, SUITE, read_records, write_atomic
-from bench.several import warn
 from bench.suite.request import find_run
+from bench.text import clean, slug
 
 CARD = "published.json"  # what the index knows of a run
 _STAGING = ".staging"
@@ -120,12 +120,12 @@ def _check_ours(site: Path) -> None:
 
 def _draw(made: Path, before: Path | None) -> tuple[Comparison | None, str]:
     """Render the copied run beside the one published before it, if these can be compared."""
-    from bench.report import versus
+    from bench.report import side_by_side
 
     if before is not None:
         try:
             render(made, baseline=before)
-            return versus.held([read(made), read(before)]), ""
+            return side_by_side.held([read(made), read(before)]), ""
         except UserError as error:
             why = f"not compared with {before.name}: {error.message}"
             (made / COMPARISON).unlink(missing_ok=True)

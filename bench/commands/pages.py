@@ -29,7 +29,7 @@ def report(
     Several runs share one page, in a folder of its own; their baseline is the first unless you name one.
     Exit codes: 0 drawn, 2 something is wrong with the request, 3 drawn, but nothing was measured.
     """
-    from bench.several import report as draw
+    from bench.report.session import report as draw
 
     raise typer.Exit(draw(runs, baseline, out, results, console()))
 
@@ -50,7 +50,7 @@ def compare(
 
     Exit codes: 0 compared, 2 something is wrong with the request, 5 no two numbers may be compared.
     """
-    from bench.several import show
+    from bench.report.session import show
 
     raise typer.Exit(show(runs, baseline, results, console(), as_markdown=markdown))
 
@@ -101,6 +101,6 @@ def history(
 
     Example: [bold]python -m bench history results/smoke[/]
     """
-    from bench import history as chronicle
+    from bench.report import history as chronicle
 
     chronicle.write(folder, out or folder, metric or [], console())

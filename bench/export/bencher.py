@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 
 from bench.gate.verdict import STATUS, GateReport, Judgement
-from bench.report.text import clean
+from bench.text import clean
 
 NAME_LENGTH, MEASURE_LENGTH = 1024, 64
 

@@ -11,7 +11,7 @@ import json
 from bench.declarations import Direction
 from bench.gate.show import change, evidence
 from bench.gate.verdict import STATUS, GateReport
-from bench.report.text import clean
+from bench.text import clean
 
 
 def render_smaller(report: GateReport) -> str:

@@ -13,8 +13,8 @@ from pathlib import Path
 from bench.gate.rule import Verdict
 from bench.gate.show import change, counts, evidence, outcome
 from bench.gate.verdict import EXIT_PASS, GateReport, Judgement
-from bench.report.text import clean
 from bench.results.store import clear_errors
+from bench.text import clean
 
 SHOWN = 9  # of a kind, and one that counts the rest
 SUMMARY_BYTES = 1_000_000  # the runner takes 1 MiB per step

@@ -11,7 +11,7 @@ from typing import Any
 
 from bench.errors import UserError
 from bench.export.parquet import write_parquet
-from bench.report.text import slug
+from bench.text import slug
 
 _LICENCE = "apache-2.0"
 

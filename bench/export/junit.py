@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 from bench.gate.rule import Verdict
 from bench.gate.show import change, evidence, outcome, value
 from bench.gate.verdict import GateReport, Judgement
-from bench.report.text import clean
+from bench.text import clean
 
 _SKIPPED = (Verdict.INCONCLUSIVE, Verdict.INCOMPARABLE)
 

@@ -24,13 +24,13 @@ from bench.gate.rule import Verdict
 from bench.gate.scope import Asked
 from bench.gate.tree import checked_out, elsewhere
 from bench.gate.verdict import GateReport, Judgement, SideInfo, Terms, assemble
-from bench.report.text import clean, plural
 from bench.results.environment import comparable
 from bench.results.folder import locked
 from bench.results.record import Record
 from bench.run.interrupt import Interrupts
 from bench.suite.cells import canonical
 from bench.suite.request import Request
+from bench.text import clean, plural
 from bench.workload import Metric
 
 AGAIN = "again"  # folder of the second session

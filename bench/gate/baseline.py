@@ -18,13 +18,13 @@ from typing import Any
 from bench.errors import UserError
 from bench.gate.match import Side
 from bench.gate.verdict import SideInfo
-from bench.report.text import clean, plural
 from bench.results.environment import fingerprint_id
 from bench.results.record import Record, Status
 from bench.results.store import ENV, PLAN, RECORDS, Found, read
 from bench.run.loop import FAILED
 from bench.suite.cells import canonical
 from bench.suite.request import find_run
+from bench.text import clean, plural
 
 _SLACK = 1e-6  # relative; samples are stored as measured, summaries computed from them
 

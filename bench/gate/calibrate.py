@@ -27,12 +27,12 @@ from bench.gate.pairs import Session, Tree
 from bench.gate.rule import MOST_PAIRS, Rule, detectable
 from bench.gate.scope import Asked
 from bench.gate.verdict import EXIT_NOTHING, EXIT_PASS
-from bench.report.text import MISSING, clean, number, scale_for
 from bench.results.folder import locked
 from bench.results.record import Record, Status
 from bench.results.store import write_atomic
 from bench.run.interrupt import Interrupts
 from bench.suite.request import Options, prepare
+from bench.text import MISSING, clean, number, scale_for
 from bench.workload import Metric
 
 POWER = 0.8

@@ -14,9 +14,9 @@ from bench.errors import listed
 from bench.gate.match import Match
 from bench.gate.rule import Evidence, Rule, Verdict
 from bench.gate.verdict import Judgement
-from bench.report.text import number
 from bench.results.record import Record, Status
 from bench.stats import mean_shift
+from bench.text import number
 from bench.workload import Metric
 
 _ROUNDING = 1e-9  # relative; what adding up in another order may change

@@ -15,11 +15,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from bench.declarations import MetricClass
 from bench.errors import UserError, listed
 from bench.gate.rule import Rule, detectable
-from bench.report.text import clean, plural
 from bench.results import environment as env
 from bench.results.environment import comparable
 from bench.suite.cells import canonical
 from bench.suite.request import Request
+from bench.text import clean, plural
 from bench.workload import Metric
 
 USUAL = 0.05  # scatter of a pair on a shared machine; see the table in docs/gate.md

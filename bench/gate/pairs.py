@@ -23,8 +23,8 @@ from pydantic import ValidationError
 from bench.errors import UserError
 from bench.gate.match import Block, Question, blocks, keys
 from bench.gate.scope import Asked
-from bench.report.text import clean
 from bench.results.record import SCHEMA_VERSION, Record
+from bench.text import clean
 
 DRIVER = Path(__file__).with_name("side.py")
 LEAVE_SECONDS = 10.0

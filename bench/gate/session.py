@@ -29,11 +29,11 @@ from bench.gate.rule import Rule, Verdict
 from bench.gate.scope import parameter_defaults
 from bench.gate.show import markdown, show
 from bench.gate.verdict import GateReport, Judgement, Terms, assemble
-from bench.report.text import plural
 from bench.results.folder import run_folders
 from bench.results.store import clear_errors, write_atomic
 from bench.run import session
 from bench.suite.request import Options, Request, prepare
+from bench.text import plural
 
 VERDICT, SUMMARY = "verdict.json", "summary.md"
 

@@ -18,7 +18,7 @@ from bench.gate.verdict import (
     GateReport,
     Judgement,
 )
-from bench.report.text import MISSING, clean, md, number, plural, scale_for
+from bench.text import MISSING, clean, md, number, plural, scale_for
 
 COLOURS = {
     Verdict.PASS: "green",

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from bench.report.frames import RunData
-from bench.report.text import Md, clean, duration, md, number, plural, scale_for, slug
 from bench.results.record import Status
 from bench.suite.settings import as_setting
+from bench.text import Md, clean, duration, md, number, plural, scale_for, slug
 
 _SHOWN_VALUES = 24  # of a mapping in the description of the machine
 _PRIVATE = re.compile(r"host|user|home|cwd|path|argv|executable|uuid|token|secret", re.IGNORECASE)

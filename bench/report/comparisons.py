@@ -14,8 +14,8 @@ from bench.report.buckets import exp
 from bench.report.frames import SERIES_START, RunData, Series
 from bench.report.select import Pair, identifying, is_reference, longest, pairs
 from bench.report.tables import ARROWS, Column, Entry, Table, name_columns, name_entries
-from bench.report.text import clean, interval, number, plural
 from bench.stats import Interval, paired_block_bootstrap
+from bench.text import clean, interval, number, plural
 from bench.workload import View
 
 _MOST_INTERVALS = 300  # bootstraps in one report: beyond, only differences without interval

@@ -22,7 +22,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from bench.report.text import shortened
+from bench.text import shortened
 
 WIDTH, HEIGHT, DPI = 8.0, 4.7, 160  # inches, inches, pixels per inch
 INK, GREY = "#222222", "#666666"

@@ -21,10 +21,10 @@ import yaml
 from numpy.typing import NDArray
 
 from bench.report.columns import parameter_columns, to_frame
-from bench.report.text import clean, plural
 from bench.report.vocabulary import Vocabulary, vocabulary
 from bench.results.record import Record, Status
 from bench.results.store import DAMAGED, ENV, PLAN, RECORDS, SUITE, Edited, read, read_records
+from bench.text import clean, plural
 from bench.track.contention import DISTURBED, SHARE
 from bench.workload import Workload
 

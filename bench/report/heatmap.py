@@ -27,8 +27,8 @@ from bench.report.panels import (
     view_rows,
 )
 from bench.report.select import at_common_prefix, split, token
-from bench.report.text import number, scale_for, with_unit
 from bench.results.record import Status
+from bench.text import number, scale_for, with_unit
 from bench.workload import View
 
 _LOG_FROM = 30.0  # colours follow the logarithm once values differ by such a factor

@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bench.report.figure import GREY, INK, WIDTH, Pen, grid_columns
-from bench.report.text import clean, shortened
+from bench.text import clean, shortened
 
 _NOTE, _MARK, _NAME = 8.0, 8.5, 9.5  # font sizes in points
 _LINE = 0.17  # inches from one small line to the next

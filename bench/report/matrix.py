@@ -28,7 +28,7 @@ from bench.report.panels import (
 from bench.report.select import identifying, longest, replicates, seed_counts, split
 from bench.report.spread import spread_over
 from bench.report.tables import Column, Entry, Table, name_columns, name_entries
-from bench.report.text import interval, plural, shortened, with_unit
+from bench.text import interval, plural, shortened, with_unit
 from bench.workload import View
 
 _ROW = 0.46  # inches

@@ -12,7 +12,7 @@ from typing import Any
 
 from bench.report.frames import RunData
 from bench.report.select import token
-from bench.report.text import clean, number, shortened
+from bench.text import clean, number, shortened
 from bench.workload import View
 
 _LONGEST, _LONGEST_TITLE = 40, 80  # characters

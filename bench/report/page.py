@@ -15,7 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from bench.errors import UserError
 from bench.gate.compare import Comparison
-from bench.report import about, comparisons, positions, published, tables, versus
+from bench.report import about, comparisons, positions, published, side_by_side, tables
 from bench.report.figure import save
 from bench.report.frames import RunData, load, workload_name
 from bench.report.matrix import matrix_table
@@ -23,10 +23,10 @@ from bench.report.plots import Picture, draw
 from bench.report.relative import relative
 from bench.report.sheets import expand
 from bench.report.tables import Table
-from bench.report.text import Md, md, plural, slug
 from bench.report.web.page import write_page
 from bench.results.record import Status
 from bench.results.store import PLAN, RECORDS, SUITE, write_atomic
+from bench.text import Md, md, plural, slug
 from bench.workload import Workload
 
 _SHOWN_ROWS = 40  # of a table on the page; files have all rows
@@ -37,23 +37,23 @@ def write(run_dir: Path, workload: Workload | None, baseline: Path | None = None
     """Render everything of a run folder; see ``bench.report.render``."""
     data = read(run_dir, workload)
     runs = [data] if baseline is None else [data, read(baseline, workload)]
-    comparison = versus.held(runs) if len(runs) > 1 else None
+    comparison = side_by_side.held(runs) if len(runs) > 1 else None
     page = run_dir / "README.md"
     with _clear_errors(run_dir):
         pictures = _pictures(data)
-        found = _tables(data) | (versus.tables(comparison) if comparison else {})
+        found = _tables(data) | (side_by_side.tables(comparison) if comparison else {})
         _write_tables(run_dir / "tables", found)
         write_atomic(page, _page(data, pictures, found))
         _write_comparison(run_dir, comparison)
-        write_page(run_dir, runs, found, versus.shown(comparison) if comparison else None)
+        write_page(run_dir, runs, found, side_by_side.shown(comparison) if comparison else None)
     return page
 
 
 def write_several(folders: Sequence[Path], baseline: Path, out: Path) -> Path:
     """One page of several runs, each held against the baseline, in a folder of its own; returns its path."""
     runs = [read(folder) for folder in (*folders, baseline)]
-    comparison = versus.held(runs)
-    found = versus.tables(comparison)
+    comparison = side_by_side.held(runs)
+    found = side_by_side.tables(comparison)
     title = f"{', '.join(comparison.runs)} against {comparison.baseline}"
     legend = tables.legend(runs[0])
     with _clear_errors(out):
@@ -61,7 +61,7 @@ def write_several(folders: Sequence[Path], baseline: Path, out: Path) -> Path:
         for name, table in found.items():
             write_atomic(out / "tables" / f"{name}.csv", table.csv())
         _write_comparison(out, comparison)
-        return write_page(out, runs, found | {"metrics": legend}, versus.shown(comparison, title))
+        return write_page(out, runs, found | {"metrics": legend}, side_by_side.shown(comparison, title))
 
 
 def _write_comparison(folder: Path, comparison: Comparison | None) -> None:
@@ -69,7 +69,7 @@ def _write_comparison(folder: Path, comparison: Comparison | None) -> None:
     if comparison is None:
         (folder / COMPARISON).unlink(missing_ok=True)
     else:
-        write_atomic(folder / COMPARISON, versus.markdown(comparison))
+        write_atomic(folder / COMPARISON, side_by_side.markdown(comparison))
 
 
 @contextmanager

@@ -29,8 +29,8 @@ from bench.report.select import (
     token,
 )
 from bench.report.spread import spread_over
-from bench.report.text import clean, number, plural, scale_for
 from bench.results.record import Status
+from bench.text import clean, number, plural, scale_for
 from bench.workload import View
 
 Array = NDArray[np.float64]

@@ -21,8 +21,8 @@ from bench.report.panels import (
 )
 from bench.report.select import keep, longest, replicates, split
 from bench.report.spread import RANGE
-from bench.report.text import scale_for
 from bench.results.record import Status
+from bench.text import scale_for
 from bench.workload import View
 
 

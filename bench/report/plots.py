@@ -29,7 +29,7 @@ from bench.report.panels import (
 )
 from bench.report.select import token
 from bench.report.sheets import draw_pictures
-from bench.report.text import number, with_unit
+from bench.text import number, with_unit
 from bench.workload import View
 
 _WHOLE = {"heatmap": draw_heatmap, "matrix": draw_matrix, "pictures": draw_pictures}

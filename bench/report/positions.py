@@ -11,7 +11,7 @@ from bench.report.frames import RunData, Series
 from bench.report.names import names_of
 from bench.report.select import facets, longest, matching, split, token
 from bench.report.tables import Column, Entry, Table
-from bench.report.text import number, shortened
+from bench.text import number, shortened
 from bench.workload import View
 
 

@@ -11,8 +11,8 @@ from collections.abc import Hashable, Mapping, Sequence
 from bench.report.frames import RunData
 from bench.report.select import identifying, longest, token
 from bench.report.tables import Column, Entry, Table, metric_entry, name_columns, name_entries
-from bench.report.text import number, plural
 from bench.results.record import Status
+from bench.text import number, plural
 from bench.workload import Scalar
 
 _ABOUT = ("metric", "value", "unit", "source", "note")  # keys that do not select cells

@@ -17,11 +17,11 @@ from bench.report.frames import RunData
 from bench.report.select import Pair, asked, pairs, split
 from bench.report.spread import RANGE, Spread, spread_of_seeds
 from bench.report.tables import ARROWS, Column, Entry, Table, name_columns, name_entries, reported
-from bench.report.text import Md, clean, number, plural
 from bench.report.vocabulary import Vocabulary
 from bench.results.record import Value
 from bench.stats import t_interval
 from bench.suite.cells import canonical
+from bench.text import Md, clean, number, plural
 from bench.workload import Metric
 
 Both = tuple[Value, Value]  # of a cell and of its reference, both measured

@@ -17,8 +17,8 @@ import pandas as pd
 from bench.report.columns import OWN
 from bench.report.frames import EDITED, RunData
 from bench.report.select import common, extent, identifying, longest
-from bench.report.text import MISSING, Md, clean, duration, md, number, scale_for, with_unit
 from bench.results.record import Status
+from bench.text import MISSING, Md, clean, duration, md, number, scale_for, with_unit
 from bench.workload import Metric
 
 ARROWS = {"lower": " ↓", "higher": " ↑", "none": ""}

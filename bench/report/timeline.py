@@ -13,10 +13,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from bench.report.figure import GREY, INK, WIDTH, grid_columns, pens, save, style, write_ticks
-from bench.report.text import clean
+from bench.text import clean
 
 if TYPE_CHECKING:
-    from bench.history import Track
+    from bench.report.history import Track
 
 MOST_PANELS, MOST_LINES = 6, 7
 

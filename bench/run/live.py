@@ -14,11 +14,11 @@ from rich.live import Live
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from bench.report.text import plural
 from bench.results.record import Record
 from bench.run.child import End
 from bench.run.one_pass import Observer
 from bench.run.terminal import answer_text, duration_text, pass_name, usage_text, values_text
+from bench.text import plural
 from bench.workload import Metric, Pass
 
 PLAIN_SECONDS = 15.0  # between two progress lines where nobody watches

@@ -14,7 +14,6 @@ from rich.console import Console
 from rich.markup import escape
 
 from bench import registry
-from bench.report.text import plural
 from bench.results import environment
 from bench.results.folder import choose_run, locked
 from bench.results.record import Status
@@ -25,6 +24,7 @@ from bench.run.launch import LocalLauncher
 from bench.run.loop import RETRIED, Session, exit_code, measure, remaining, tally
 from bench.run.one_pass import NOT_REACHED
 from bench.suite.request import Options, Request, prepare
+from bench.text import plural
 from bench.workload import Pass
 
 README = "README.md"

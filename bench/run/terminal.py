@@ -8,9 +8,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from bench.report.text import MISSING, Scale, number, plural, scale_for
 from bench.results.record import Record, Status
 from bench.suite.plan import Plan
+from bench.text import MISSING, Scale, number, plural, scale_for
 from bench.workload import Cell, Metric, Pass
 
 COLOURS = {

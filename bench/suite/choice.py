@@ -12,7 +12,7 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 
 from bench.errors import UserError, did_you_mean, listed
-from bench.report.text import clean
+from bench.text import clean
 from bench.workload import Cell, Pass
 
 _MANY = 40  # cells; with more, a list of all labels helps nobody

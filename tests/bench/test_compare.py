@@ -18,7 +18,7 @@ from bench.cli import app
 from bench.gate.compare import Comparison, Run, compare, differing
 from bench.gate.match import Side
 from bench.gate.rule import Verdict
-from bench.report import page, versus
+from bench.report import page, side_by_side
 from bench.results.environment import fingerprint_id
 from bench.results.record import Record
 from tests.bench.synthetic import ENV, METRICS, Synthetic, measured, nll_series, record, value, write_run
@@ -109,13 +109,13 @@ def test_another_machine_is_shown_and_never_divided() -> None:
     assert (field.name, field.baseline, field.value) == ("packages.torch", "2.13.0", "2.11.0")
     shown = next(
         r
-        for r in versus.table(found).rows
+        for r in side_by_side.table(found).rows
         if r["metric"].value == "mean NLL" or r["metric"].value == nll.judgement.label
     )
     assert shown["change"].text == "–"
     assert "ratio" not in shown
     assert not found.decided
-    assert "No two numbers may stand beside each other" in " ".join(versus.sentences(found))
+    assert "No two numbers may stand beside each other" in " ".join(side_by_side.sentences(found))
 
 
 def test_a_cell_that_fails_now_has_regressed_and_stands_first() -> None:
@@ -141,7 +141,7 @@ def test_several_runs_are_each_held_against_the_baseline() -> None:
     found = compare(base, heads, METRICS)
     assert found.runs == ("a", "b")
     assert {r.run for r in found.rows} == {"a", "b"}
-    assert versus.table(found).columns[0].key == "run"
+    assert side_by_side.table(found).columns[0].key == "run"
 
 
 def test_an_environment_that_was_not_recorded_is_a_difference() -> None:
@@ -252,7 +252,7 @@ def test_markdown_of_hostile_names_has_no_markup(tmp_path: Path) -> None:
         [run("new", [measured("dense", 512, label=bad)])],
         METRICS,
     )
-    text = versus.markdown(found)
+    text = side_by_side.markdown(found)
     assert "<img" not in text
     kinds = {t.type for block in MarkdownIt().enable("table").parse(text) for t in block.children or [block]}
     assert not kinds & {"link_open", "image", "html_inline"}

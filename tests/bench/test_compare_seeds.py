@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bench import registry
-from bench.report import page, versus
+from bench.report import page, side_by_side
 from bench.results.environment import fingerprint_id
 from bench.stats import two_level_interval
 from tests.bench.synthetic import ENV, write_run
@@ -41,7 +41,7 @@ def made(folder: Path, shifts: tuple[float | None, ...], *, samples: bool = True
 
 
 def held(base: Path, head: Path) -> Any:
-    return versus.held([page.read(head), page.read(base)])
+    return side_by_side.held([page.read(head), page.read(base)])
 
 
 def test_the_difference_over_seeds_covers_trainings_and_prompts(tmp_path: Path) -> None:
@@ -59,9 +59,9 @@ def test_the_difference_over_seeds_covers_trainings_and_prompts(tmp_path: Path) 
     single = [row for row in found.rows if row.interval]
     assert all(row.interval.excludes_zero for row in single), "each training for itself would claim a change"
     assert {row.basis for row in single} == {"40 paired samples of this seed"}
-    (row,) = versus.seeds_table(found).rows
+    (row,) = side_by_side.seeds_table(found).rows
     assert row["difference"].note == "over trainings and their prompts"
-    text = versus.markdown(found)
+    text = side_by_side.markdown(found)
     assert "## Over seeds" in text
     assert "The interval of a row is about that one training: the table over seeds has" in text
 
@@ -74,11 +74,11 @@ def test_without_samples_it_is_over_seeds_and_lost_seeds_are_counted(tmp_path: P
     (one,) = found.over_seeds
     assert (one.seeds, one.planned, one.shared) == (3, 4, False)
     assert one.interval.n == 3
-    assert versus.seeds_table(found).rows[0]["seeds"].text == "3 of 4"
+    assert side_by_side.seeds_table(found).rows[0]["seeds"].text == "3 of 4"
 
 
 def test_one_seed_has_no_row_over_seeds(tmp_path: Path) -> None:
     found = held(made(tmp_path / "old", (0,)), made(tmp_path / "new", (0.4,)))
     assert found.over_seeds == ()
-    assert list(versus.tables(found)) == ["comparison"]
-    assert "about that one training." in " ".join(versus.sentences(found))
+    assert list(side_by_side.tables(found)) == ["comparison"]
+    assert "about that one training." in " ".join(side_by_side.sentences(found))

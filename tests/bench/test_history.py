@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from bench import registry
 from bench.cli import app
 from bench.errors import UserError
-from bench.history import follow, read_runs, table_csv
+from bench.report.history import follow, read_runs, table_csv
 from bench.results.digest import sealed
 
 ENV = {"id": "e1", "git": {"commit": "a" * 40}, "python": "3.11", "cpu": {"model": "A"}}

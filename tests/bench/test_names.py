@@ -13,8 +13,8 @@ from bench.report.panels import line_panels
 from bench.report.plots import draw
 from bench.report.positions import position_buckets
 from bench.report.select import token
-from bench.report.text import shortened
 from bench.report.web.grids import grid
+from bench.text import shortened
 from tests.bench.synthetic import POLICIES, VIEWS, Synthetic, measured, nll_series, write_run
 from tests.bench.test_pooling import run, view
 

@@ -25,8 +25,8 @@ from bench.errors import UserError
 from bench.report import comparisons, render, tables
 from bench.report.frames import load
 from bench.report.relative import relative
-from bench.report.text import clean, code, interval, md, number, scale_for, slug
 from bench.results.digest import digest
+from bench.text import clean, code, interval, md, number, scale_for, slug
 from tests.bench.synthetic import (
     METRICS,
     Synthetic,

@@ -17,8 +17,8 @@ from bench.report.about import command
 from bench.report.frames import RunData
 from bench.report.select import identifying
 from bench.report.tables import reported
-from bench.report.text import clean, scale_for
 from bench.results.record import Record, Value
+from bench.text import clean, scale_for
 from bench.workload import Metric
 
 _LONGEST = 12_000  # characters of any one word on the page

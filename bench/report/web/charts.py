@@ -17,8 +17,8 @@ from bench.report.frames import RunData
 from bench.report.names import hue_label, numeric
 from bench.report.panels import Line, NothingToDraw, Panels
 from bench.report.select import token
-from bench.report.text import clean, scale_for, with_unit
 from bench.report.web.grids import grid
+from bench.text import clean, scale_for, with_unit
 from bench.workload import View
 
 REFERENCE = -1  # the pen of the reference: ink rather than a colour

@@ -19,8 +19,8 @@ from bench.report.panels import (
     view_rows,
 )
 from bench.report.select import at_common_prefix, longest, split, token
-from bench.report.text import scale_for, with_unit
 from bench.results.record import Status
+from bench.text import scale_for, with_unit
 from bench.workload import View
 
 

@@ -19,7 +19,7 @@ from bench.report.tables import (
     name_entries,
     reported,
 )
-from bench.report.text import is_bytes, number, scale_for
+from bench.text import is_bytes, number, scale_for
 from bench.workload import Metric
 
 PREDICTED = "_analytic"

@@ -21,7 +21,6 @@ from markupsafe import Markup
 
 from bench.report.frames import RunData
 from bench.report.tables import Table
-from bench.report.text import clean
 from bench.report.web import cells, memory, sections
 from bench.report.web.charts import chart
 from bench.report.web.compared import Compared
@@ -29,6 +28,7 @@ from bench.report.web.merge import merge
 from bench.report.web.sheets import sheets
 from bench.report.web.tables import packed
 from bench.results.store import write_atomic
+from bench.text import clean
 
 PAGE = "index.html"
 _SCRIPTS = ("base", "table", "cells", "sheets", "scale", "grid", "chart", "panel", "main")

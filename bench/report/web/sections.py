@@ -11,11 +11,11 @@ from typing import Any
 from bench.report.about import command, edited_line, status_line, topics, when_line
 from bench.report.frames import RunData
 from bench.report.tables import Table
-from bench.report.text import clean, plural, slug
 from bench.report.web.compared import Compared
 from bench.report.web.sheets import png_uri
 from bench.results.record import Status
 from bench.results.store import SUITE
+from bench.text import clean, plural, slug
 
 _FILES = ("README.md", "comparison.md", "records.jsonl", "records.parquet", "env.json", "suite.yaml")
 _INLINE_PARQUET = 2 * 2**20  # bytes; a larger one is left beside the page

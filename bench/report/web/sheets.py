@@ -13,7 +13,7 @@ from bench.report.frames import RunData
 from bench.report.names import hue_label, numeric
 from bench.report.panels import NothingToDraw, view_rows
 from bench.report.select import first_seed, split, varying
-from bench.report.text import clean, number, plural
+from bench.text import clean, number, plural
 from bench.workload import View
 
 BUDGET = 24 * 2**20  # bytes of pictures inside one page; what comes later is named, not shown

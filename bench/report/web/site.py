@@ -9,9 +9,9 @@ from typing import Any
 from markupsafe import Markup
 
 from bench.gate.rule import Verdict
-from bench.report.text import plural
-from bench.report.versus import WORDS
+from bench.report.side_by_side import WORDS
 from bench.report.web.page import asset, environment, policy
+from bench.text import plural
 
 INDEX = "index.html"
 _RANK = (Verdict.REGRESSED, Verdict.INCOMPARABLE, Verdict.INCONCLUSIVE, Verdict.IMPROVED, Verdict.PASS)

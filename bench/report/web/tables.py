@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from bench.report.tables import Entry, Table
-from bench.report.text import clean, number
+from bench.text import clean, number
 
 MOST_ROWS = 5000  # of a table on the page; its CSV beside the page has all
 

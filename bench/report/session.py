@@ -13,10 +13,10 @@ from bench.errors import UserError
 from bench.gate.compare import Comparison
 from bench.gate.verdict import EXIT_FAILED_CELLS, EXIT_NOTHING, EXIT_PASS
 from bench.report import tables as report_tables
-from bench.report.text import clean, plural
 from bench.results.record import Status
 from bench.results.store import RECORDS, read, read_records
 from bench.suite.request import find_run
+from bench.text import clean, plural
 
 _MOST_ROWS = 40  # printed; the page and --markdown have more
 _MOST_NAMED = 5  # edited records
@@ -60,16 +60,16 @@ def show(
     runs: Sequence[str], baseline: str | None, results: Path, console: Console, *, as_markdown: bool
 ) -> int:
     """Print how runs differ from the baseline; the exit code says whether anything could be compared."""
-    from bench.report import page, versus
+    from bench.report import page, side_by_side
 
     folders, base = find(runs, baseline, results)
     if base is None:
         base, *folders = folders
     if not folders:
         raise UserError("one run alone cannot be compared", hint="give a second run, or --baseline RUN")
-    comparison = versus.held([page.read(folder) for folder in (*folders, base)])
+    comparison = side_by_side.held([page.read(folder) for folder in (*folders, base)])
     if as_markdown:
-        console.file.write(versus.markdown(comparison))
+        console.file.write(side_by_side.markdown(comparison))
     else:
         _print(comparison, console)
     return EXIT_PASS if comparison.decided else EXIT_NOTHING
@@ -78,9 +78,9 @@ def show(
 def _print(comparison: Comparison, console: Console) -> None:
     from bench.gate import show as gate_show
     from bench.gate.rule import Verdict
-    from bench.report import versus
+    from bench.report import side_by_side
 
-    open_ = [row for row in versus.table(comparison).rows if row["verdict"].value != Verdict.PASS]
+    open_ = [row for row in side_by_side.table(comparison).rows if row["verdict"].value != Verdict.PASS]
     if open_:
         table = Table(box=None, pad_edge=False, header_style="bold")
         names = [*(["run"] if len(comparison.runs) > 1 else []), "verdict", "cell", "metric"]
@@ -99,8 +99,8 @@ def _print(comparison: Comparison, console: Console) -> None:
     if len(open_) > _MOST_ROWS:
         console.print(f"… and {len(open_) - _MOST_ROWS:,} more; `report` draws a page with all of them")
     if comparison.over_seeds:
-        _print_seeds(versus.seeds_table(comparison), console)
-    for line in versus.sentences(comparison):
+        _print_seeds(side_by_side.seeds_table(comparison), console)
+    for line in side_by_side.sentences(comparison):
         console.print(escape(line), soft_wrap=True, highlight=False)
 
 

@@ -25,12 +25,12 @@ from rich.table import Table
 
 from bench import registry
 from bench.errors import UserError, did_you_mean
-from bench.report.text import clean, number, plural, scale_for
 from bench.results.environment import comparable
 from bench.results.record import Record, Status
 from bench.results.store import ENV, RECORDS, read_records, write_atomic
 from bench.suite.cells import canonical
 from bench.suite.labels import spelt, varying
+from bench.text import clean, number, plural, scale_for
 from bench.workload import Metric
 
 CSV = "history.csv"

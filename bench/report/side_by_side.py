@@ -12,10 +12,10 @@ from bench.gate.rule import Verdict
 from bench.gate.verdict import Judgement
 from bench.report.frames import RunData
 from bench.report.tables import Column, Entry, Table
-from bench.report.text import MISSING, clean, interval, md, number, plural, scale_for
 from bench.report.web.compared import Compared
 from bench.report.web.sections import names
 from bench.results.record import Record
+from bench.text import MISSING, clean, interval, md, number, plural, scale_for
 
 _MARKDOWN_ROWS = 40  # per verdict
 WORDS = {  # of each verdict
