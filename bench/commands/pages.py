@@ -80,7 +80,7 @@ def publish(
     The index shows the newest run of every suite and how it compares with the one before. Publishing a
     run again changes nothing.
     """
-    from bench.publish import publish as send
+    from bench.export.site import publish as send
 
     send(run_, site, to_hub, private, results, console())
 

@@ -30,7 +30,7 @@ def upload(folder: Path, repo: str, *, private: bool = False) -> str:
         OfflineModeIsEnabled,
     )
 
-    from bench.publish import newest_records
+    from bench.export.site import newest_records
 
     records = newest_records(folder)
     suite, run = slug(records[0].suite), slug(records[0].run)

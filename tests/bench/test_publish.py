@@ -17,9 +17,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from bench import publish, registry
+from bench import registry
 from bench.errors import UserError
 from bench.export import hub
+from bench.export import site as publish
 from bench.results.environment import fingerprint_id
 from tests.bench.synthetic import ENV, Synthetic, measured, record, write_run
 

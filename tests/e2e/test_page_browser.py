@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench import publish
+from bench.export import site
 from bench.report import render
 from bench.results.environment import fingerprint_id
 from tests.bench.synthetic import ENV, Synthetic, measured, nll_series, record, sinks_run, write_run
@@ -402,7 +402,7 @@ def test_a_comparison_is_sorted_by_verdict_and_can_be_filtered(tab: Any, tmp_pat
 
 def test_a_site_of_runs_opens_from_the_disk(browser: Any, tmp_path: Path) -> None:
     folder = sinks_run(tmp_path / "run", (512, 1024), oom_at=None)
-    publish.add(folder, tmp_path / "site")
+    site.add(folder, tmp_path / "site")
     page = browser.new_page()
     errors: list[str] = []
     page.on("console", lambda message: errors.append(message.text))

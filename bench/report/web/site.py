@@ -18,7 +18,7 @@ _RANK = (Verdict.REGRESSED, Verdict.INCOMPARABLE, Verdict.INCONCLUSIVE, Verdict.
 
 
 def render_index(cards: Sequence[Mapping[str, Any]]) -> str:
-    """The index as HTML; ``cards`` as ``bench.publish.cards`` returns them."""
+    """The index as HTML; ``cards`` as ``bench.export.site.cards`` returns them."""
     style = asset("page.css")
     suites = [
         {"name": name, "runs": [_shown(card) for card in group]}
