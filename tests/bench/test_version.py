@@ -285,7 +285,7 @@ def edit(folder, file, old, new):
 def test_another_clock_is_measured_again_and_another_report_is_not(checkout):
     assert "1 cell in 1 pass" in bench(checkout, "ticks.yaml")
     assert "nothing to do" in bench(checkout, "ticks.yaml")
-    for shown in ("report/text.py", "gate_rule.py", "cli.py", "record.py", "declarations.py"):
+    for shown in ("text.py", "gate/rule.py", "cli.py", "results/record.py", "declarations.py"):
         with (checkout / "bench" / shown).open("a") as file:
             file.write("\nOTHERWISE = 1\n")
     assert "nothing to do" in bench(checkout, "ticks.yaml")
