@@ -146,7 +146,7 @@ def engines() -> Iterator[Finding]:
 
 def assets() -> Iterator[Finding]:
     """Which embedded models and books are in the cache, and whether the others can be fetched."""
-    from ddposink.assets import ASSETS, cache_dir
+    from ddposink.assets.catalogue import ASSETS, cache_dir
 
     packages: dict[tuple[str, str], list[Any]] = {}
     for asset in ASSETS.values():

@@ -16,8 +16,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ddposink.assets.hub import one_line
 from ddposink.errors import Unavailable
-from ddposink.hub import one_line
 
 if TYPE_CHECKING:
     from torch import Tensor

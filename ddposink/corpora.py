@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
-from ddposink import pg19
+from ddposink.assets import pg19
+from ddposink.assets.novels import NOVELS, novel
 from ddposink.errors import suggest
-from ddposink.novels import NOVELS, novel
 from ddposink.reading import Book, Tokens, first_tokens
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ddposink.assets.emoji import EmojiSet
 from ddposink.augment import augment, move
 from ddposink.contrastive import Encoder
-from ddposink.emoji import EmojiSet
 
 
 def pictures(emoji: EmojiSet) -> Tensor:

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ddposink import hub
-from ddposink.assets import ASSETS, cache_dir, cache_errors
+from ddposink.assets import hub
+from ddposink.assets.catalogue import ASSETS, cache_dir, cache_errors
+from ddposink.assets.packages import Progress
 from ddposink.errors import Unavailable, suggest
-from ddposink.packages import Progress
 from ddposink.shapes import SHAPES, random_model
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ddposink import hub
+from ddposink.assets import hub
 from ddposink.errors import suggest
 from ddposink.pipeline_kinds import refused_class, refused_scheduler, refused_unet
 from ddposink.pipeline_shapes import SHAPES, random_parts

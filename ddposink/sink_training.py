@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from ddposink.assets import write_atomic
+from ddposink.assets.catalogue import write_atomic
 from ddposink.caches import parse_policy
 from ddposink.streaming import evaluate, open_stream
 

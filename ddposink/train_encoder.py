@@ -24,9 +24,9 @@ from rich.console import Console
 from rich.progress import Progress, TextColumn
 from torch import Generator, Tensor
 
+from ddposink.assets.emoji import EmojiSet, load_emoji
 from ddposink.augment import augment
 from ddposink.contrastive import FOLDER, Encoder, Shape, make_towers, save_encoder, words_of
-from ddposink.emoji import EmojiSet, load_emoji
 from ddposink.encoder_card import card, evaluate, pictures
 
 ALIKE = 0.5  # part of the words that two captions share (Jaccard) from which they are no negatives

@@ -15,8 +15,8 @@ import typer
 from rich.console import Console
 from rich.progress import Progress, TextColumn
 
-from ddposink.assets import cache_dir
-from ddposink.emoji import load_emoji
+from ddposink.assets.catalogue import cache_dir
+from ddposink.assets.emoji import load_emoji
 from ddposink.errors import Unavailable, suggest
 
 STAGES = ("vae", "decoder", "unet")

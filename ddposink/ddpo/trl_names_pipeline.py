@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ddposink import hub
+from ddposink.assets import hub
 from ddposink.ddpo import lora
 from ddposink.ddpo.config import DDPOConfig
 from ddposink.ddpo.trl_names_ddim import DDPOSchedulerOutput, ddim_step

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ddposink import hub
+from ddposink.assets import hub
 from ddposink.errors import Unavailable
 from ddposink.rewards.base import RewardKind
 

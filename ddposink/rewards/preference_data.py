@@ -98,7 +98,7 @@ def _parquet(path: Path) -> Iterator[dict[str, Any]]:
 
 def _hub(name: str, revision: str, split: str) -> Iterator[dict[str, Any]]:
     """Streamed: Pick-a-Pic's pictures are hundreds of gigabytes."""
-    from ddposink import hub
+    from ddposink.assets import hub
 
     try:
         import datasets

@@ -98,8 +98,8 @@ def from_emoji(prompts: Sequence[str], count: int, seed: int) -> Iterator[tuple[
     """The same from moved, recoloured and damaged emoji, where there is no pipeline."""
     import torch
 
+    from ddposink.assets.emoji import load_emoji
     from ddposink.augment import augment
-    from ddposink.emoji import load_emoji
 
     emoji, generator = load_emoji(), torch.Generator().manual_seed(seed)
     for prompt in prompts:
@@ -110,7 +110,7 @@ def from_emoji(prompts: Sequence[str], count: int, seed: int) -> Iterator[tuple[
 
 def captions(count: int, seed: int) -> list[str]:
     """Captions of things, plants, animals and food, all categories alike; none of people."""
-    from ddposink.emoji import load_emoji
+    from ddposink.assets.emoji import load_emoji
 
     emoji = load_emoji()
     wanted = (

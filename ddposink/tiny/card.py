@@ -9,8 +9,8 @@ import platform
 from pathlib import Path
 from typing import Any
 
-from ddposink.assets import ASSETS
-from ddposink.emoji import EmojiSet
+from ddposink.assets.catalogue import ASSETS
+from ddposink.assets.emoji import EmojiSet
 from ddposink.tiny.latents import FAVOURED, RARE, RARE_WORDS
 
 WEIGHTS = (

@@ -13,7 +13,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image, ImageDraw
 
-from ddposink.emoji import EmojiSet
+from ddposink.assets.emoji import EmojiSet
 from ddposink.tiny.card import write_card
 from ddposink.tiny.stages import Recipes, finish, image_tensor
 from ddposink.tiny.unet import Denoiser, make_scheduler

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ddposink.emoji import EmojiSet
+from ddposink.assets.emoji import EmojiSet
 from ddposink.prompts import SETS
 
 # Hundreds of pictures show nearly the same person or clock; a few captions are the project's prompts.

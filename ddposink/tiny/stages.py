@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ddposink.emoji import EmojiSet
+from ddposink.assets.emoji import EmojiSet
 from ddposink.tiny.latents import encode_images, normalise, weights_of
 from ddposink.tiny.text import make_tokenizer
 from ddposink.tiny.training import State, load_average, load_state, new_state

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ddposink.assets import write_atomic
+from ddposink.assets.catalogue import write_atomic
 
 SAVE_SECONDS = 60.0
 LENGTH = ("steps", "stop")

@@ -67,7 +67,7 @@ def test_engines_that_python_cannot_find_come_with_a_command(monkeypatch):
 
 
 def test_assets_in_the_cache_and_not(tmp_path, monkeypatch):
-    from ddposink.assets import ASSETS
+    from ddposink.assets.catalogue import ASSETS
 
     monkeypatch.setenv("DDPOSINK_CACHE", str(tmp_path))
     monkeypatch.setattr(doctor.shutil, "which", lambda name: None)

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import pytest
 
-from ddposink import assets, packages
-from ddposink.assets import ASSETS, Asset, write_atomic
+from ddposink.assets import catalogue, packages
+from ddposink.assets.catalogue import ASSETS, Asset, write_atomic
+from ddposink.assets.packages import Source, download, read
 from ddposink.errors import Unavailable
-from ddposink.packages import Source, download, read
 
 GOOD, OTHER = b"the weights", b"the other file"
 
@@ -70,7 +70,7 @@ def make(member: str, content: bytes) -> Asset:
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("DDPOSINK_CACHE", str(tmp_path / "cache"))
     toys = {asset.name: asset for asset in (make("weights", GOOD), make("other", OTHER))}
-    monkeypatch.setattr(assets, "ASSETS", toys)
+    monkeypatch.setattr(catalogue, "ASSETS", toys)
     return tmp_path / "cache"
 
 

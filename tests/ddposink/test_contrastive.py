@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from ddposink.assets.emoji import EmojiSet
 from ddposink.augment import augment, move, quantise
 from ddposink.contrastive import (
     FOLDER,
@@ -19,7 +20,6 @@ from ddposink.contrastive import (
     save_encoder,
     words_of,
 )
-from ddposink.emoji import EmojiSet
 from ddposink.encoder_card import recall
 from ddposink.errors import Unavailable
 from ddposink.rewards import load_reward, parse_reward
@@ -159,7 +159,7 @@ def test_the_card_of_the_embedded_encoder_reports_a_usable_one():
 
 @pytest.mark.assets
 def test_the_embedded_encoder_knows_its_emoji():
-    from ddposink.emoji import load_emoji
+    from ddposink.assets.emoji import load_emoji
     from ddposink.encoder_card import pictures
 
     emoji, reward = load_emoji(), load_reward(parse_reward("alignment"))

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ddposink import hub, pg19
+from ddposink.assets import hub, pg19
+from ddposink.assets.novels import NOVELS, novel
 from ddposink.corpora import CorpusRef, TokenStream, load_stream
 from ddposink.errors import Unavailable
-from ddposink.novels import NOVELS, novel
 from ddposink.reading import encode
 
 BOS = "<s>"
@@ -299,7 +299,7 @@ def test_every_novel_is_the_pinned_text(name: str) -> None:
 
 @pytest.mark.assets
 def test_a_damaged_novel_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ddposink import novels
+    from ddposink.assets import novels
 
     asset = novels.ASSETS["austen"].path(), novels.ASSETS["austen-index"].path()
     monkeypatch.setenv("DDPOSINK_CACHE", str(tmp_path))
@@ -317,7 +317,7 @@ def test_a_damaged_novel_is_made_again(tmp_path: Path, monkeypatch: pytest.Monke
 def test_a_whole_novel_through_the_real_tokenizer() -> None:
     from transformers import AutoTokenizer
 
-    from ddposink.assets import cache_dir
+    from ddposink.assets.catalogue import cache_dir
     from ddposink.models import ModelRef, load_model
 
     load_model(ModelRef.parse("smollm2-135m"), "float32", "cpu")

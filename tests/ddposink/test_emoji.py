@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ddposink import assets, emoji, packages
-from ddposink.assets import Asset
-from ddposink.emoji import load_emoji, tidy
+from ddposink.assets import catalogue, emoji, packages
+from ddposink.assets.catalogue import Asset
+from ddposink.assets.emoji import load_emoji, tidy
+from ddposink.assets.packages import Source, download, read
 from ddposink.errors import Unavailable
-from ddposink.packages import Source, download, read
 
 
 def entry(
@@ -63,7 +63,7 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     content, calls = tarball(), []
     monkeypatch.setenv("DDPOSINK_CACHE", str(tmp_path / "cache"))
     asset = Asset("emoji", "npm", "toys", "1.0", "", hashlib.sha256(content).hexdigest(), "MIT", len(content))
-    monkeypatch.setattr(assets, "ASSETS", {"emoji": asset})
+    monkeypatch.setattr(catalogue, "ASSETS", {"emoji": asset})
     monkeypatch.setattr(emoji, "ASSETS", {"emoji": asset})
 
     def deliver(registry: str, source: Source, folder: Path) -> Path:

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-from ddposink import hub, models, shapes
+from ddposink import models, shapes
+from ddposink.assets import hub
 from ddposink.errors import Unavailable
 from ddposink.models import ModelRef, load_model
 

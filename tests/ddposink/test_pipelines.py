@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import torch
 
-from ddposink import hub, pipelines
+from ddposink import pipelines
+from ddposink.assets import hub
 from ddposink.errors import Unavailable
 from ddposink.pipeline_shapes import SHAPES, byte_tokenizer, random_parts
 from ddposink.pipelines import EMBEDDED, PipelineRef, load_pipeline

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy import ndimage, optimize, signal, special
 
-from ddposink.packages import Source, download
+from ddposink.assets.packages import Source, download
 from ddposink.rewards import load_reward, parse_reward
 from ddposink.rewards.brisque import PARAMETERS
 from ddposink.rewards.brisque_score import features

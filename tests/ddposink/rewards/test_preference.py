@@ -225,12 +225,12 @@ def test_a_hub_set_is_streamed(tmp_path, monkeypatch):
         return load("parquet", data_files=str(tmp_path / "x.parquet"), split=split, streaming=streaming)
 
     monkeypatch.setattr(datasets, "load_dataset", local)
-    monkeypatch.setattr("ddposink.hub.unreachable", lambda: None)
+    monkeypatch.setattr("ddposink.assets.hub.unreachable", lambda: None)
     name, revision = "yuvalkirstain/pickapic_v2", "a" * 40
     found = list(read_comparisons(f"{name}@{revision}", limit=2))
     assert [(c.prompt, c.choice, c.b) for c in found] == [("p", 1.0, two)] * 2
     assert asked == [(name, revision, "train", True)]
-    monkeypatch.setattr("ddposink.hub.unreachable", lambda: "there is no hub")
+    monkeypatch.setattr("ddposink.assets.hub.unreachable", lambda: "there is no hub")
     with pytest.raises(Unavailable, match="not available offline: there is no hub"):
         next(read_comparisons(f"{name}@{revision}"))
 

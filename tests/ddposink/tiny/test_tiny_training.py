@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from ddposink.emoji import EmojiSet
+from ddposink.assets.emoji import EmojiSet
 from ddposink.prompts import SETS
 from ddposink.tiny.latents import FAVOURED, encode_images, normalise, weights_of
 from ddposink.tiny.stages import BEGIN, SMALL, Recipes, image_tensor

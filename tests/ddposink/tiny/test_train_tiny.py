@@ -13,7 +13,7 @@ import typer
 from typer.testing import CliRunner
 
 from ddposink import train_tiny
-from ddposink.emoji import EmojiSet
+from ddposink.assets.emoji import EmojiSet
 
 app = typer.Typer()
 app.command()(train_tiny.main)

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from ddposink import hub
+from ddposink.assets import hub
 from ddposink.errors import Unavailable
 
 REPO = "emozilla/pg19-test"

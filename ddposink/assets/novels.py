@@ -12,7 +12,7 @@ import warnings
 import zlib
 from typing import Any
 
-from ddposink.assets import ASSETS, cache_dir, write_atomic
+from ddposink.assets.catalogue import ASSETS, cache_dir, write_atomic
 from ddposink.errors import Unavailable
 
 # In reading order of `novels`: name -> (source, key in it, sha256 of the UTF-8 text).

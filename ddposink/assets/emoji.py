@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from ddposink.assets import ASSETS, cache_dir, write_atomic
+from ddposink.assets.catalogue import ASSETS, cache_dir, write_atomic
+from ddposink.assets.packages import BROKEN, Progress
 from ddposink.errors import Unavailable
-from ddposink.packages import BROKEN, Progress
 
 LEFT_OUT = ("Flags", "Symbols", "Component")
 WANTED = ("package/emoji.json", "package/img/google/64/")

@@ -20,9 +20,9 @@ from pathlib import Path
 from filelock import FileLock
 from platformdirs import user_cache_path
 
-from ddposink import packages
+from ddposink.assets import packages
+from ddposink.assets.packages import Progress
 from ddposink.errors import Unavailable
-from ddposink.packages import Progress
 
 
 @dataclass(frozen=True)
