@@ -27,7 +27,7 @@ from gpu_measures import ddpo_flops, matmul_rate
 from torch import Tensor
 
 from ddposink.ddpo import DDPOConfig, make_engine
-from ddposink.pipelines import PipelineRef, load_pipeline
+from ddposink.models.diffusion import PipelineRef, load_pipeline
 
 PROMPTS = ["cat face", "red apple", "rocket", "tiger face", "sunflower", "pear"]
 EPOCH: dict[str, Any] = {

@@ -17,7 +17,7 @@ from gpu_measures import copy_rate, fill, library_step, per_step, ring_step, sec
 from torch import Tensor, nn
 
 from ddposink.caches import parse_policy
-from ddposink.models import ModelRef, load_model
+from ddposink.models.language import ModelRef, load_model
 from ddposink.streaming import DecodeStream, ExactStream, evaluate, inspect
 
 pytestmark = [

@@ -16,7 +16,7 @@ from bench.track.work import count_work
 from benchmarks.plain import ConcatenatingStream
 from ddposink.caches import parse_policy
 from ddposink.corpora import CorpusRef, load_stream
-from ddposink.models import ModelRef, load_model
+from ddposink.models.language import ModelRef, load_model
 from ddposink.streaming import DecodeStream, ExactStream, evaluate, inspect, stream_nll
 
 POLICY = parse_policy("sink 4+1020")

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ddposink.assets.emoji import EmojiSet
-from ddposink.augment import augment, move
-from ddposink.contrastive import Encoder
+from ddposink.models.augment import augment, move
+from ddposink.models.contrastive import Encoder
 
 
 def pictures(emoji: EmojiSet) -> Tensor:
@@ -80,8 +80,8 @@ text tower ({parameters / 1e6:.2f}M parameters, half precision), trained with CL
 loss on 1,412 Noto emoji and their Unicode names. It knows these pictures and words and nothing else. Its
 cosines are comparable with each other, never with those of CLIP.
 
-**Use.** `ddposink.contrastive.load_encoder()`: `.image`, `.text` (unit vectors), `.features` (before the
-projection; the feature space of diversity). As a reward: `alignment`.
+**Use.** `ddposink.models.contrastive.load_encoder()`: `.image`, `.text` (unit vectors), `.features` (before
+the projection; the feature space of diversity). As a reward: `alignment`.
 
 **Data.** npm package `emoji-datasource-google` 16.0.0: pictures by Google (Noto Emoji, Apache-2.0), names
 of the Unicode standard. Flags, symbols and skin tones are left out. Every emoji was trained on; held out

@@ -25,9 +25,9 @@ from rich.progress import Progress, TextColumn
 from torch import Generator, Tensor
 
 from ddposink.assets.emoji import EmojiSet, load_emoji
-from ddposink.augment import augment
-from ddposink.contrastive import FOLDER, Encoder, Shape, make_towers, save_encoder, words_of
 from ddposink.encoder_card import card, evaluate, pictures
+from ddposink.models.augment import augment
+from ddposink.models.contrastive import FOLDER, Encoder, Shape, make_towers, save_encoder, words_of
 
 ALIKE = 0.5  # part of the words that two captions share (Jaccard) from which they are no negatives
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ddposink.caches import Policy, parse_policy
 from ddposink.corpora import CorpusRef, load_stream
 from ddposink.errors import Unavailable
-from ddposink.models import LoadedModel, ModelRef, load_model
+from ddposink.models.language import LoadedModel, ModelRef, load_model
 from ddposink.streaming import (
     NotProvenError,
     PolicyNotAppliedError,

@@ -12,7 +12,7 @@ import torch
 
 from bench.suite.request import Options, prepare
 from ddposink.caches import CacheShape, parse_policy
-from ddposink.models import ModelRef
+from ddposink.models.language import ModelRef
 
 ROOT = Path(__file__).parents[1]
 SUITES = sorted(path.stem for path in (ROOT / "suites").glob("*.yaml"))

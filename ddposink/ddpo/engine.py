@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ddposink.ddpo import checks
 from ddposink.ddpo.config import DDPOConfig
-from ddposink.pipeline_kinds import TRAINED, refused_class, refused_scheduler, refused_unet
+from ddposink.models.pipeline_kinds import TRAINED, refused_class, refused_scheduler, refused_unet
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -138,7 +138,7 @@ def _load(pipeline: Any, device: str) -> Any:
     """A loaded pipeline from its text form or reference, or as it is."""
     if hasattr(pipeline, "unet"):
         return pipeline
-    from ddposink.pipelines import PipelineRef, load_pipeline
+    from ddposink.models.diffusion import PipelineRef, load_pipeline
 
     check_device(device)
     return load_pipeline(

@@ -19,7 +19,7 @@ from ddposink.ddpo import lora
 from ddposink.ddpo.config import DDPOConfig
 from ddposink.ddpo.trl_names_ddim import DDPOSchedulerOutput, ddim_step
 from ddposink.errors import Unavailable
-from ddposink.pipelines import PipelineRef, load_pipeline
+from ddposink.models.diffusion import PipelineRef, load_pipeline
 
 
 @dataclass

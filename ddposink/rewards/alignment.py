@@ -1,14 +1,14 @@
 """How well a picture fits its prompt, by the embedded encoder: a stand-in for CLIP score.
 
-100 times the cosine of `ddposink.contrastive`, which knows 1,412 emoji and their words and nothing else.
-Of use for the embedded pipeline only; not comparable with CLIP score.
+100 times the cosine of `ddposink.models.contrastive`, which knows 1,412 emoji and their words and no
+more. Of use for the embedded pipeline only; not comparable with CLIP score.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ddposink.contrastive import encoder_sha256, load_encoder
+from ddposink.models.contrastive import encoder_sha256, load_encoder
 from ddposink.rewards.base import RewardFunction, RewardInfo, RewardKind
 
 if TYPE_CHECKING:

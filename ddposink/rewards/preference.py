@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ddposink.contrastive import encoder_sha256, load_encoder
 from ddposink.errors import Unavailable, suggest
+from ddposink.models.contrastive import encoder_sha256, load_encoder
 from ddposink.rewards.base import RewardFunction, RewardInfo, RewardKind
 
 if TYPE_CHECKING:

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddposink.contrastive import Encoder, fit
 from ddposink.errors import Unavailable
+from ddposink.models.contrastive import Encoder, fit
 
 STATISTICS = ("red", "green", "blue", "contrast", "saturation", "coverage", "centre", "edges")
 FEW_PROMPTS = 5  # a bootstrap over fewer pretends to know more than it does

@@ -64,7 +64,7 @@ def from_pipeline(
     import torch
 
     from ddposink.evaluation import ddim, generator
-    from ddposink.pipelines import PipelineRef, load_pipeline
+    from ddposink.models.diffusion import PipelineRef, load_pipeline
 
     pipeline: Any = load_pipeline(PipelineRef.parse(name))
     settings, changes = [(6, 2.0), (10, 4.0), (20, 6.0)], torch.Generator().manual_seed(seed)
@@ -87,7 +87,7 @@ def vary(images: Any, generator: Any) -> Any:
     """(N, 3, H, W) in [0, 1]: every third picture as it is, the others recoloured and moved."""
     import torch
 
-    from ddposink.augment import move, recolour
+    from ddposink.models.augment import move, recolour
 
     kept = torch.arange(len(images)) % 3 == 0
     changed = recolour(move(images, generator), generator)
@@ -99,7 +99,7 @@ def from_emoji(prompts: Sequence[str], count: int, seed: int) -> Iterator[tuple[
     import torch
 
     from ddposink.assets.emoji import load_emoji
-    from ddposink.augment import augment
+    from ddposink.models.augment import augment
 
     emoji, generator = load_emoji(), torch.Generator().manual_seed(seed)
     for prompt in prompts:

@@ -17,10 +17,10 @@ from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator
 
 from bench.version import code_version
 from bench.workload import ALLOW_CODE, Context, Cost, Pass, Scalar, Skip
-from ddposink.contrastive import encoder_sha256
 from ddposink.ddpo.config import DDPOConfig
 from ddposink.errors import Unavailable
-from ddposink.pipelines import PipelineRef
+from ddposink.models.contrastive import encoder_sha256
+from ddposink.models.diffusion import PipelineRef
 from ddposink.prompts import evaluation_prompts, load_prompts
 from ddposink.rewards import RewardRef, parse_reward
 from ddposink.rewards.weighted import HARDLY, SPREADS, in_words, shares, weighted

@@ -22,7 +22,7 @@ from ddposink.ddpo.lora import WEIGHTS
 from ddposink.devices import check_device
 from ddposink.errors import Unavailable
 from ddposink.evaluation import Evaluator
-from ddposink.pipelines import PipelineRef, load_pipeline
+from ddposink.models.diffusion import PipelineRef, load_pipeline
 from ddposink.sheet import save_sheet, to_image
 
 NAMES = ("base", "tuned")

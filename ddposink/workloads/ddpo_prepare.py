@@ -11,13 +11,13 @@ import torch
 
 from bench.track.memory import MemoryTracker
 from bench.workload import Context
-from ddposink.contrastive import load_encoder
 from ddposink.ddpo import DDPOConfig, Engine, make_engine
 from ddposink.ddpo.policy import same_to_the_model
 from ddposink.devices import chosen_device
 from ddposink.errors import Unavailable
 from ddposink.evaluation import Evaluator, Scorer
-from ddposink.pipelines import PipelineRef, load_pipeline
+from ddposink.models.contrastive import load_encoder
+from ddposink.models.diffusion import PipelineRef, load_pipeline
 from ddposink.prompts import evaluation_prompts, load_prompts
 from ddposink.rewards import load_reward
 from ddposink.rewards.base import Checked

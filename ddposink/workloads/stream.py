@@ -18,7 +18,7 @@ from bench.workload import Context, Cost, Pass, Scalar, Skip
 from ddposink.caches import Policy, parse_policy
 from ddposink.corpora import CorpusRef
 from ddposink.errors import Unavailable
-from ddposink.models import ModelRef
+from ddposink.models.language import ModelRef
 from ddposink.workloads.stream_notes import bos_notes, own_window_notes
 from ddposink.workloads.stream_tables import METRICS, VIEWS
 

@@ -16,7 +16,7 @@ from bench.track.power import EnergyMeter
 from bench.track.work import count_work
 from bench.workload import Missing, Scalar
 from ddposink.corpora import TokenStream
-from ddposink.models import LoadedModel
+from ddposink.models.language import LoadedModel
 from ddposink.streaming import Choice, Stream
 from ddposink.workloads.stream import StreamParams
 from ddposink.workloads.stream_quality import Measured

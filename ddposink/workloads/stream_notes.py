@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ddposink.caches import CacheShape, Policy
-from ddposink.models import ModelRef
+from ddposink.models.language import ModelRef
 
 
 def own_window_notes(model: ModelRef, policy: Policy) -> Iterator[str]:

@@ -22,7 +22,7 @@ from ddposink.caches import Schedule
 from ddposink.corpora import CorpusRef, load_stream
 from ddposink.devices import chosen_device
 from ddposink.errors import Unavailable
-from ddposink.models import LoadedModel, ModelRef, load_model
+from ddposink.models.language import LoadedModel, ModelRef, load_model
 from ddposink.streaming import Choice, PolicyNotAppliedError, length_limit, open_stream, stream_nll
 from ddposink.turns import turn_ends
 from ddposink.workloads.stream import RANDOM_TOKENS, StreamParams

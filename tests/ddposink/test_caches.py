@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ddposink.caches import CacheShape, Sink, Window, parse_policy
-from ddposink.shapes import SHAPES
+from ddposink.models.shapes import SHAPES
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,10 @@ import torch
 import torch.nn.functional as F
 
 from ddposink.assets.emoji import EmojiSet
-from ddposink.augment import augment, move, quantise
-from ddposink.contrastive import (
+from ddposink.encoder_card import recall
+from ddposink.errors import Unavailable
+from ddposink.models.augment import augment, move, quantise
+from ddposink.models.contrastive import (
     FOLDER,
     Encoder,
     Shape,
@@ -20,8 +22,6 @@ from ddposink.contrastive import (
     save_encoder,
     words_of,
 )
-from ddposink.encoder_card import recall
-from ddposink.errors import Unavailable
 from ddposink.rewards import load_reward, parse_reward
 from ddposink.train_encoder import Recipe, contrastive_loss, overlap, train
 

@@ -219,7 +219,7 @@ def test_a_renamed_file_changes_the_order_and_so_the_identity(folder: Path) -> N
 
 def test_naming_a_corpus_needs_no_heavy_library() -> None:
     code = (
-        "import sys; from ddposink.corpora import CorpusRef; from ddposink.models import ModelRef\n"
+        "import sys; from ddposink.corpora import CorpusRef; from ddposink.models.language import ModelRef\n"
         "CorpusRef.parse('novels').identity(); ModelRef.parse('random:llama-2-7b').config_dict()\n"
         "ModelRef.parse('smollm2-135m').identity()\n"
         "heavy = {'torch', 'transformers', 'numpy', 'rdata', 'datasets', 'huggingface_hub', 'bench'}\n"
@@ -318,7 +318,7 @@ def test_a_whole_novel_through_the_real_tokenizer() -> None:
     from transformers import AutoTokenizer
 
     from ddposink.assets.catalogue import cache_dir
-    from ddposink.models import ModelRef, load_model
+    from ddposink.models.language import ModelRef, load_model
 
     load_model(ModelRef.parse("smollm2-135m"), "float32", "cpu")
     folder = next((cache_dir() / "models").glob("smollm2-135m-*/tokenizer.json")).parent

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import torch
 
-from ddposink import models, shapes
 from ddposink.assets import hub
 from ddposink.errors import Unavailable
-from ddposink.models import ModelRef, load_model
+from ddposink.models import language, shapes
+from ddposink.models.language import ModelRef, load_model
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 TINY = {
@@ -329,7 +329,7 @@ def test_the_converted_weights_are_the_ones_in_the_asset() -> None:
     """Conversion is done once and kept; what is kept must be what the asset holds."""
     from transformers import AutoModelForCausalLM
 
-    gguf = models.ASSETS["smollm2-135m-gguf"].path()
+    gguf = language.ASSETS["smollm2-135m-gguf"].path()
     source = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
     kept = load("smollm2-135m").model.state_dict()
     assert kept.keys() == source.state_dict().keys()

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 import torch
 
-from ddposink import pipelines
 from ddposink.assets import hub
 from ddposink.errors import Unavailable
-from ddposink.pipeline_shapes import SHAPES, byte_tokenizer, random_parts
-from ddposink.pipelines import EMBEDDED, PipelineRef, load_pipeline
+from ddposink.models import diffusion
+from ddposink.models.diffusion import EMBEDDED, PipelineRef, load_pipeline
+from ddposink.models.pipeline_shapes import SHAPES, byte_tokenizer, random_parts
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 TINY = {
@@ -233,7 +233,7 @@ def test_identity_follows_the_files(copy: Path) -> None:
 
 def test_names_and_identity_need_no_torch(saved: Path) -> None:
     code = (
-        "import sys\nfrom ddposink.pipelines import PipelineRef\n"
+        "import sys\nfrom ddposink.models.diffusion import PipelineRef\n"
         f"for text in ('path:{saved}', 'random:sd15', 'org/name@{COMMIT}'):\n"
         "    PipelineRef.parse(text).identity()\n"
         "sys.exit(any(name in sys.modules for name in ('torch', 'diffusers', 'transformers')))"
@@ -299,7 +299,7 @@ def test_only_needed_files_of_a_hub_pipeline_are_asked_for(
         return str(saved)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    pipelines.snapshot("org/name", COMMIT)
+    diffusion.snapshot("org/name", COMMIT)
     assert asked == [
         "model_index.json", "unet/config.json", "unet/diffusion_pytorch_model.safetensors",
         "text_encoder/model.safetensors", "tokenizer/merges.txt",
@@ -316,7 +316,7 @@ def test_a_download_that_fails_is_unavailable(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     monkeypatch.setattr(hub, "unreachable", lambda: None)
     with pytest.raises(Unavailable, match="could not be downloaded: 404 not found"):
-        pipelines.snapshot("org/name", COMMIT)
+        diffusion.snapshot("org/name", COMMIT)
 
 
 def test_what_cannot_be_trained_is_refused_before_its_weights_are_fetched(
@@ -337,7 +337,7 @@ def test_what_cannot_be_trained_is_refused_before_its_weights_are_fetched(
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     monkeypatch.setattr(hub, "unreachable", lambda: None)
     with pytest.raises(ValueError, match="SDXL has two text encoders"):
-        pipelines.snapshot("org/name", COMMIT)
+        diffusion.snapshot("org/name", COMMIT)
     assert fetched == [["model_index.json", "*/*config.json"]]
 
 

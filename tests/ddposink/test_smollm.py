@@ -15,7 +15,7 @@ from torch import Tensor
 from benchmarks.plain import ConcatenatingStream
 from ddposink.caches import parse_policy
 from ddposink.corpora import CorpusRef, load_stream
-from ddposink.models import ModelRef, load_model
+from ddposink.models.language import ModelRef, load_model
 from ddposink.streaming import DecodeStream, ExactStream, ReferenceStream, Stream, evaluate, inspect
 
 POLICY = parse_policy("sink 4+60")

@@ -20,7 +20,7 @@ from transformers import (
 
 from ddposink.caches import CacheShape, parse_policy
 from ddposink.errors import Unavailable
-from ddposink.models import ModelRef, load_model
+from ddposink.models.language import ModelRef, load_model
 from ddposink.streaming import evaluate, open_stream
 from ddposink.workloads.stream import StreamParams, StreamWorkload
 from ddposink.workloads.stream_notes import wanted_bos

@@ -186,7 +186,7 @@ def test_a_policy_that_is_not_applied_is_an_error(
 
 def test_a_layer_that_goes_round_the_hook_is_an_error(folder: Path, tmp_path: Path) -> None:
     from ddposink.caches import parse_policy
-    from ddposink.models import ModelRef, load_model
+    from ddposink.models.language import ModelRef, load_model
     from ddposink.streaming import inspect
     from ddposink.streaming.exact import ExactStream
 
@@ -216,7 +216,7 @@ def test_nan_weights_are_a_nan_cell_and_earlier_lengths_stand(folder: Path, tmp_
 
 
 def test_random_weights_report_no_perplexity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import ddposink.shapes as shapes
+    import ddposink.models.shapes as shapes
 
     tiny = shapes.SHAPES["smollm2-135m"] | {"num_hidden_layers": 2, "hidden_size": 36, "vocab_size": 99,
                                             "intermediate_size": 16}  # fmt: skip

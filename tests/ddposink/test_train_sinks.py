@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from ddposink import sink_training, train_sinks
 from ddposink.caches import parse_policy
 from ddposink.corpora import CorpusRef, load_stream
-from ddposink.models import ModelRef, load_model
+from ddposink.models.language import ModelRef, load_model
 from ddposink.sink_training import Pace, Recipe, load_checkpoint, new_state, sample, save_checkpoint, train
 from ddposink.streaming import evaluate, open_stream
 

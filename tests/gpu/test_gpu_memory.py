@@ -7,7 +7,7 @@ import torch
 from bench.track.memory import MemoryTracker
 from bench.workload import Missing
 from ddposink.caches import CacheShape, parse_policy
-from ddposink.models import ModelRef, load_model
+from ddposink.models.language import ModelRef, load_model
 from ddposink.streaming import DenseStream, ExactStream, inspect, open_stream
 from ddposink.streaming.base import Stream
 

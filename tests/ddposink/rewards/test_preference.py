@@ -12,8 +12,8 @@ import torch
 from scipy.special import expit
 from typer.testing import CliRunner
 
-from ddposink.contrastive import Shape, make_towers, save_encoder
 from ddposink.errors import Unavailable
+from ddposink.models.contrastive import Shape, make_towers, save_encoder
 from ddposink.rewards import load_reward, parse_reward
 from ddposink.rewards import preference as preference_module
 from ddposink.rewards.preference import app

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import ddposink
-from ddposink.pipelines import EMBEDDED
+from ddposink.models.diffusion import EMBEDDED
 from ddposink.tiny.card import CARD
 
 

@@ -17,13 +17,13 @@ from ddposink.assets import hub
 from ddposink.assets.catalogue import ASSETS, cache_dir, cache_errors
 from ddposink.assets.packages import Progress
 from ddposink.errors import Unavailable, suggest
-from ddposink.shapes import SHAPES, random_model
+from ddposink.models.shapes import SHAPES, random_model
 
 if TYPE_CHECKING:
     from torch import nn
 
 EMBEDDED = {"smollm2-135m": "smollm2-135m-gguf"}
-BUNDLED = Path(__file__).parent / "data"
+BUNDLED = Path(__file__).parents[1] / "data"
 
 
 @dataclass(frozen=True)

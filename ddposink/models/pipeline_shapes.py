@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ddposink.shapes import fill_weights
+from ddposink.models.shapes import fill_weights
 
 SHAPES: dict[str, dict[str, dict[str, Any]]] = {
     "sd15": {

@@ -22,7 +22,7 @@ from ddposink.errors import Unavailable
 if TYPE_CHECKING:
     from torch import Tensor
 
-FOLDER = Path(__file__).parent / "data" / "emoji-clip"
+FOLDER = Path(__file__).parents[1] / "data" / "emoji-clip"
 FILES = ("config.json", "model.safetensors")
 
 

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from ddposink.assets import hub
 from ddposink.errors import suggest
-from ddposink.pipeline_kinds import refused_class, refused_scheduler, refused_unet
-from ddposink.pipeline_shapes import SHAPES, random_parts
+from ddposink.models.pipeline_kinds import refused_class, refused_scheduler, refused_unet
+from ddposink.models.pipeline_shapes import SHAPES, random_parts
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
-EMBEDDED = {"emoji-sd": Path(__file__).parent / "data" / "emoji-sd"}
+EMBEDDED = {"emoji-sd": Path(__file__).parents[1] / "data" / "emoji-sd"}
 DTYPES = ("float32", "bfloat16", "float16")
 # What a Stable Diffusion pipeline is made of, and the classes that can be fine-tuned here.
 PARTS = {

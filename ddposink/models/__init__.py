@@ -1,0 +1,1 @@
+"""Language and diffusion models by reference, their shapes, and the contrastive encoder."""
