@@ -16,6 +16,6 @@ def __getattr__(name: str) -> Any:
     """TRL's names need torch and diffusers, so they are imported when asked for."""
     if name not in TRL_NAMES:
         raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
-    from ddposink.ddpo import trl_names
+    from ddposink.ddpo.trl import names
 
-    return getattr(trl_names, name)
+    return getattr(names, name)

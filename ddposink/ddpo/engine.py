@@ -93,7 +93,7 @@ def make_engine(config: DDPOConfig, pipeline: Pipeline, reward: RewardFunction, 
     if not callable(prompts):
         _warn_of_prompts_alike(pipeline.tokenizer, prompts)
     if config.engine == "trl":
-        from ddposink.ddpo.trl_engine import TrlEngine
+        from ddposink.ddpo.trl.engine import TrlEngine
 
         return TrlEngine(config, pipeline, reward, prompts)
     from ddposink.ddpo.trainer import NativeEngine

@@ -81,7 +81,7 @@ class Subject:
         """A fresh engine at step 0."""
         if not self.disabled:
             return make_engine(self.config, self.pipeline_copy(), brightness, PROMPTS)
-        from ddposink.ddpo.trl_engine import TrlEngine
+        from ddposink.ddpo.trl.engine import TrlEngine
 
         return TrlEngine(self.config, self.pipeline_copy(), brightness, PROMPTS, disabled=self.disabled)
 

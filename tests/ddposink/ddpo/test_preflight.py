@@ -16,7 +16,7 @@ from tiny import tiny_pipeline
 from ddposink.ddpo import DDPOConfig, preflight_checks, preflight_ranks
 from ddposink.ddpo.preflight import Check, main, preflight, show
 from ddposink.ddpo.preflight_checks import CHECKS, NotPossible, Subject, reduced
-from ddposink.ddpo.trl_repairs import REPAIRS
+from ddposink.ddpo.trl.repairs import REPAIRS
 from ddposink.errors import Unavailable
 
 CONFIG = DDPOConfig(sample_num_steps=4, mixed_precision="no")

@@ -21,7 +21,7 @@ from diffusers import UNet2DConditionModel
 from tiny import PROMPTS, brightness, tiny_pipeline
 
 from ddposink.ddpo import DDPOConfig, DivergedError, StepLog, make_engine
-from ddposink.ddpo.trl_engine import TrlEngine
+from ddposink.ddpo.trl.engine import TrlEngine
 
 CONFIG = DDPOConfig(
     engine="trl",
@@ -151,7 +151,7 @@ def test_save_replaces_a_checkpoint_or_leaves_it(tmp_path: Path, monkeypatch: py
     made.save(folder)
     list(made.run(2))
     with monkeypatch.context() as patched:
-        patched.setattr("ddposink.ddpo.trl_state._checksums", _full_disk)
+        patched.setattr("ddposink.ddpo.trl.state._checksums", _full_disk)
         with pytest.raises(OSError, match="No space"):
             made.save(folder)
     made.load(folder)

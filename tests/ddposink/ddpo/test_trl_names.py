@@ -13,8 +13,8 @@ from tiny import PROMPTS, brightness, tiny_pipeline
 
 from ddposink.ddpo import DDPOConfig as EngineConfig
 from ddposink.ddpo import make_engine
+from ddposink.ddpo.trl.names_config import checked
 from ddposink.ddpo.trl_names import DDPOConfig, DDPOTrainer, DefaultDDPOStableDiffusionPipeline
-from ddposink.ddpo.trl_names_config import checked
 from ddposink.errors import Unavailable
 
 FLAGS = """--num_epochs=2 --train_gradient_accumulation_steps=1 --sample_num_steps=3 --sample_batch_size=6

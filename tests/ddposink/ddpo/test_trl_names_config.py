@@ -15,8 +15,8 @@ import torch
 from tiny import brightness, tiny_pipeline
 
 from ddposink.ddpo import config as configuration
+from ddposink.ddpo.trl.names_config import LEAST, MOST, checked
 from ddposink.ddpo.trl_names import DDPOConfig, DDPOTrainer
-from ddposink.ddpo.trl_names_config import LEAST, MOST, checked
 
 
 def scorer(images: torch.Tensor, prompts: tuple[str, ...], _: Any) -> torch.Tensor:

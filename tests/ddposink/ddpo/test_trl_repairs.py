@@ -24,7 +24,7 @@ from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import load_file
 from tiny import tiny_pipeline
 
-from ddposink.ddpo.trl_repairs import REPAIRS, repaired, require_trl
+from ddposink.ddpo.trl.repairs import REPAIRS, repaired, require_trl
 from ddposink.errors import Unavailable
 
 SMALL = {

@@ -227,7 +227,7 @@ def test_modules_named_at_run_time_are_known():
         "bench.run.worker": "module",  # the workload itself
         "ddposink.rewards": "module",  # the table REWARDS
         "ddposink.rewards.python": "module",  # the user's own, part of a cell's identity
-        "ddposink.ddpo.trl_repairs": "OVERRIDES[module]",
+        "ddposink.ddpo.trl.repairs": "OVERRIDES[module]",
     }
     found = {}
     for kind in WORKLOADS.values():

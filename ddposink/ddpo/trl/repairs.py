@@ -16,9 +16,9 @@ from ddposink.errors import Unavailable, suggest
 
 TRL_VERSION = "0.23.1"  # the last release with DDPOTrainer; what the repairs were written against
 OVERRIDES = {  # where overrides are, in full: the version of a workload follows names of modules
-    "trainer": "ddposink.ddpo.trl_repairs_trainer",
-    "pipeline": "ddposink.ddpo.trl_repairs_pipeline",
-    "scorer": "ddposink.ddpo.trl_repairs_scorer",
+    "trainer": "ddposink.ddpo.trl.repairs_trainer",
+    "pipeline": "ddposink.ddpo.trl.repairs_pipeline",
+    "scorer": "ddposink.ddpo.trl.repairs_scorer",
 }
 
 

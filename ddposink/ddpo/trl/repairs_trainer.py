@@ -1,6 +1,6 @@
 """Repairs of TRL's ``DDPOTrainer``. Each class mends one breakage and may be stacked on the others.
 
-They are listed, with what they mend, in `ddposink.ddpo.trl_repairs`.
+They are listed, with what they mend, in `ddposink.ddpo.trl.repairs`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor
 from trl import DDPOConfig, DDPOTrainer
 
 from ddposink.ddpo.trackers import NoTracker
-from ddposink.ddpo.trl_repairs_pipeline import start_accelerate
+from ddposink.ddpo.trl.repairs_pipeline import start_accelerate
 
 NEVER = sys.maxsize
 

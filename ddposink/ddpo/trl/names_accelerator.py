@@ -18,10 +18,10 @@ from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.utils import ProjectConfiguration
 from torch import Tensor
 
-from ddposink.ddpo import trl_state
 from ddposink.ddpo.config import DDPOConfig
 from ddposink.ddpo.stats import PROMPT_EPSILON, Prompts
 from ddposink.ddpo.trackers import log
+from ddposink.ddpo.trl import state
 
 
 class TrainersAccelerator(Accelerator):
@@ -37,7 +37,7 @@ class TrainersAccelerator(Accelerator):
         config: DDPOConfig = engine.config
         device = engine.pipeline.unet.device.type
         precision = config.precision_on(device)
-        trl_state.prepare_accelerate(device, precision)
+        state.prepare_accelerate(device, precision)
         super().__init__(
             mixed_precision=precision,
             project_config=ProjectConfiguration(**config.project_kwargs),

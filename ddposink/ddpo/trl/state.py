@@ -18,7 +18,7 @@ from typing import Any
 from accelerate.state import AcceleratorState, PartialState
 from safetensors import SafetensorError
 
-from ddposink.ddpo.trl_repairs import TRL_VERSION
+from ddposink.ddpo.trl.repairs import TRL_VERSION
 
 META = "ddposink.json"
 

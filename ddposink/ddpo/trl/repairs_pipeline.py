@@ -1,6 +1,6 @@
 """Repairs of TRL's ``DefaultDDPOStableDiffusionPipeline``, the half of its DDPO that holds the weights.
 
-They are listed, with what they mend, in `ddposink.ddpo.trl_repairs`.
+They are listed, with what they mend, in `ddposink.ddpo.trl.repairs`.
 """
 
 from __future__ import annotations

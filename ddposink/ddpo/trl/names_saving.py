@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ddposink.ddpo import config as configuration
-from ddposink.ddpo.trl_names_card import model_card
-from ddposink.ddpo.trl_names_pipeline import save_pipeline
+from ddposink.ddpo.trl.names_card import model_card
+from ddposink.ddpo.trl.names_pipeline import save_pipeline
 from ddposink.errors import Unavailable
 
 

@@ -19,16 +19,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ddposink.ddpo import lora, trl_state
+from ddposink.ddpo import lora
 from ddposink.ddpo.config import DDPOConfig
 from ddposink.ddpo.engine import DivergedError, Pipeline, Prompts, RewardFunction, StepLog
 from ddposink.ddpo.judge import ask
 from ddposink.ddpo.randomness import PromptSource, Randomness
 from ddposink.ddpo.schedule import float32_eta
 from ddposink.ddpo.stats import make_comparison
-from ddposink.ddpo.trl_pipeline import around
-from ddposink.ddpo.trl_repairs import TrlClasses, repaired
-from ddposink.ddpo.trl_watch import Watched
+from ddposink.ddpo.trl import state
+from ddposink.ddpo.trl.pipeline import around
+from ddposink.ddpo.trl.repairs import TrlClasses, repaired
+from ddposink.ddpo.trl.watch import Watched
 
 
 class TrlEngine:
@@ -54,7 +55,7 @@ class TrlEngine:
         source = self._prompts = PromptSource(prompts, config.samples_per_prompt)
         classes = repaired(disabled)
         device = pipeline.unet.device
-        trl_state.prepare_accelerate(device.type, _precision(config, device.type, disabled))
+        state.prepare_accelerate(device.type, _precision(config, device.type, disabled))
         wrapped = around(classes.pipeline, pipeline, config)
         self._identity = config.decisive() | {
             "base": lora.fingerprint(pipeline.unet),
@@ -78,12 +79,12 @@ class TrlEngine:
     def save(self, folder: Path) -> None:
         """Write the full training state to ``folder``, at once or not at all."""
         with self._working():
-            trl_state.save(folder, self._trainer, self._identity, self.step)
+            state.save(folder, self._trainer, self._identity, self.step)
 
     def load(self, folder: Path) -> None:
         """Go on from ``folder``. ValueError if it is damaged or of another configuration."""
         with self._working():
-            self.step = trl_state.load(folder, self._trainer, self._identity)
+            self.step = state.load(folder, self._trainer, self._identity)
         self._updates = self.step * self.config.updates_per_epoch
 
     def base(self) -> AbstractContextManager[None]:
