@@ -94,7 +94,7 @@ def preflight(pipeline: str, **options: Any) -> int:
         raise UserError(
             f"--ddpo needs {' and '.join(lacking)}, not installed here", hint="pip install 'ddposink[ddpo]'"
         )
-    from ddposink.ddpo.preflight import main
+    from ddposink.ddpo.preflight.run import main
 
     return main(pipeline, **options)
 

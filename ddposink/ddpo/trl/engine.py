@@ -2,7 +2,7 @@
 
 Nothing of the algorithm is here. TRL samples, computes advantages and loss, and updates; this module
 hands it a pipeline that is already loaded, reads what it logs, and keeps its state. Leaving repairs out
-(``disabled``) shows what they are for; `ddposink.ddpo.preflight` must notice.
+(``disabled``) shows what they are for; `ddposink.ddpo.preflight.run` must notice.
 """
 
 from __future__ import annotations

@@ -13,9 +13,10 @@ pytest.importorskip("trl")
 from rich.console import Console
 from tiny import tiny_pipeline
 
-from ddposink.ddpo import DDPOConfig, preflight_checks, preflight_ranks
-from ddposink.ddpo.preflight import Check, main, preflight, show
-from ddposink.ddpo.preflight_checks import CHECKS, NotPossible, Subject, reduced
+from ddposink.ddpo import DDPOConfig
+from ddposink.ddpo.preflight import checks, ranks
+from ddposink.ddpo.preflight.checks import CHECKS, NotPossible, Subject, reduced
+from ddposink.ddpo.preflight.run import Check, main, preflight, show
 from ddposink.ddpo.trl.repairs import REPAIRS
 from ddposink.errors import Unavailable
 
@@ -31,7 +32,7 @@ def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def only(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
     """Put these questions only."""
-    monkeypatch.setattr("ddposink.ddpo.preflight.CHECKS", {name: CHECKS[name] for name in names})
+    monkeypatch.setattr("ddposink.ddpo.preflight.run.CHECKS", {name: CHECKS[name] for name in names})
 
 
 def failed(found: list[Check]) -> set[str]:
@@ -55,7 +56,7 @@ def test_processes_share_gradients_unless_trl_is_unrepaired() -> None:
     pipeline, trl = tiny_pipeline(), replace(few, engine="trl")
     subjects = [Subject(pipeline, few), Subject(pipeline, trl), Subject(pipeline, trl, ["gradient-sync"])]
     equal = []
-    for first, second in preflight_ranks.weights_of_processes(subjects):
+    for first, second in ranks.weights_of_processes(subjects):
         assert len(first) > 0
         equal.append(all(torch.equal(first[name], second[name]) for name in first))
     assert equal == [True, True, False]
@@ -64,7 +65,7 @@ def test_processes_share_gradients_unless_trl_is_unrepaired() -> None:
 def test_a_failing_process_is_named() -> None:
     subject = Subject(tiny_pipeline(), replace(reduced(CONFIG), lora_targets=("to_nothing",)))
     with pytest.raises(RuntimeError, match=r"process \d failed: .*to_nothing"):
-        preflight_ranks.weights_of_processes([subject])
+        ranks.weights_of_processes([subject])
 
 
 @pytest.mark.parametrize(
@@ -95,12 +96,12 @@ def test_unrepaired_trl_is_caught(folder: Path, capsys: pytest.CaptureFixture[st
 
 def test_halves_are_reported_against_the_clip_range() -> None:
     halves = replace(CONFIG, engine="trl", mixed_precision="bf16", sample_num_steps=2)
-    found = preflight_checks.ratio_before_update(Subject(tiny_pipeline(), reduced(halves)))
+    found = checks.ratio_before_update(Subject(tiny_pipeline(), reduced(halves)))
     assert found.ok is None
     assert "bf16 clips where nothing was learnt" in found.note
     assert "× the clip range 0.0001" in found.note
     wide = replace(halves, train_clip_range=100.0)
-    assert preflight_checks.ratio_before_update(Subject(tiny_pipeline(), reduced(wide))).ok is True
+    assert checks.ratio_before_update(Subject(tiny_pipeline(), reduced(wide))).ok is True
 
 
 def test_batches_that_do_not_divide_end_the_preflight() -> None:
@@ -129,8 +130,8 @@ def test_a_training_that_changes_nothing_is_caught(monkeypatch: pytest.MonkeyPat
 def test_the_answer_of_the_processes(
     weights: list[dict[str, torch.Tensor]], ok: bool, note: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(preflight_ranks, "weights_of_processes", lambda subjects: [weights])
-    found = preflight_checks.same_weights_across_processes(Subject(tiny_pipeline(), reduced(CONFIG)))
+    monkeypatch.setattr(ranks, "weights_of_processes", lambda subjects: [weights])
+    found = checks.same_weights_across_processes(Subject(tiny_pipeline(), reduced(CONFIG)))
     assert found.ok is ok
     assert note in found.note
 
@@ -138,9 +139,9 @@ def test_the_answer_of_the_processes(
 def test_processes_that_cannot_be_had_are_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     subject = Subject(tiny_pipeline(), reduced(CONFIG))
     with monkeypatch.context() as patched:
-        patched.setattr(preflight_ranks, "CPU_PARAMETERS", 10)
+        patched.setattr(ranks, "CPU_PARAMETERS", 10)
         with pytest.raises(NotPossible, match="needs 2 GPUs"):
-            preflight_checks.same_weights_across_processes(subject)
+            checks.same_weights_across_processes(subject)
     monkeypatch.setenv("WORLD_SIZE", "4")
     only(monkeypatch, PROCESSES)
     found = preflight(tiny_pipeline(), CONFIG)
@@ -184,7 +185,7 @@ def test_what_cannot_be_had_is_no_finding(monkeypatch: pytest.MonkeyPatch) -> No
     def lacking(*_: Any, **__: Any) -> Any:
         raise Unavailable("trl is not here")
 
-    monkeypatch.setattr(preflight_checks, "make_engine", lacking)
+    monkeypatch.setattr(checks, "make_engine", lacking)
     with pytest.raises(Unavailable, match="trl is not here"):
         preflight(tiny_pipeline(), CONFIG)
 
@@ -195,7 +196,7 @@ def test_the_command_line_hands_everything_over(monkeypatch: pytest.MonkeyPatch)
     from bench.cli import app
 
     asked: list[Any] = []
-    monkeypatch.setattr("ddposink.ddpo.preflight.main", lambda *args, **kw: asked.append((args, kw)) or 3)
+    monkeypatch.setattr("ddposink.ddpo.preflight.run.main", lambda *args, **kw: asked.append((args, kw)) or 3)
     given = "doctor --ddpo emoji-sd --engine trl --precision bf16 --device cuda:1 --set sample_num_steps=7"
     assert CliRunner().invoke(app, given.split()).exit_code == 3
     expected = {
@@ -226,5 +227,5 @@ def test_a_summed_log_probability_has_the_limit_of_its_dimensions(monkeypatch: p
     summed = replace(CONFIG, log_prob_reduction="sum", steps_per_forward=2)
     found = preflight(tiny_pipeline(), summed)
     assert not failed(found), found
-    assert preflight_checks.ratio_limit(summed, tiny_pipeline()) == pytest.approx(1e-5 * 4 * 8 * 8)
-    assert preflight_checks.ratio_limit(CONFIG, tiny_pipeline()) == 1e-5
+    assert checks.ratio_limit(summed, tiny_pipeline()) == pytest.approx(1e-5 * 4 * 8 * 8)
+    assert checks.ratio_limit(CONFIG, tiny_pipeline()) == 1e-5

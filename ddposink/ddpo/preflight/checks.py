@@ -151,7 +151,7 @@ def ratio_before_update(subject: Subject) -> Finding:
 
 def same_weights_across_processes(subject: Subject) -> Finding:
     """After one update, two processes must hold the same weights: gradients were shared."""
-    from ddposink.ddpo.preflight_ranks import weights_of_processes
+    from ddposink.ddpo.preflight.ranks import weights_of_processes
 
     ((first, second),) = weights_of_processes([subject.shortened()])
     return _compare(first, second, "2 processes, one update")

@@ -21,7 +21,7 @@ from rich.table import Table
 
 from ddposink.ddpo import checks
 from ddposink.ddpo.config import DDPOConfig
-from ddposink.ddpo.preflight_checks import CHECKS, Finding, NotPossible, Subject, batch_arithmetic, reduced
+from ddposink.ddpo.preflight.checks import CHECKS, Finding, NotPossible, Subject, batch_arithmetic, reduced
 from ddposink.ddpo.trl.repairs import REPAIRS
 from ddposink.devices import check_device
 from ddposink.errors import Unavailable
