@@ -63,7 +63,7 @@ def from_pipeline(
     """``count`` pictures per prompt (count, H, W, 3): few and many denoising steps, all guidance scales."""
     import torch
 
-    from ddposink.evaluation import ddim, generator
+    from ddposink.evaluation.scores import ddim, generator
     from ddposink.models.diffusion import PipelineRef, load_pipeline
 
     pipeline: Any = load_pipeline(PipelineRef.parse(name))

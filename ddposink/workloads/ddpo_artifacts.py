@@ -10,8 +10,8 @@ import numpy as np
 
 from bench.workload import Missing
 from ddposink.ddpo import Engine, StepLog
-from ddposink.evaluation import Evaluator, Pictures, Scorer, prompt_spread, score
-from ddposink.sheet import save_sheet
+from ddposink.evaluation.scores import Evaluator, Pictures, Scorer, prompt_spread, score
+from ddposink.evaluation.sheet import save_sheet
 from ddposink.workloads.ddpo_scores import effect
 
 SHEET_PROMPTS, SHEET_SEEDS = 8, 2

@@ -21,9 +21,9 @@ from ddposink.ddpo.config import DDPOConfig
 from ddposink.ddpo.lora import WEIGHTS
 from ddposink.devices import check_device
 from ddposink.errors import Unavailable
-from ddposink.evaluation import Evaluator
+from ddposink.evaluation.scores import Evaluator
+from ddposink.evaluation.sheet import save_sheet, to_image
 from ddposink.models.diffusion import PipelineRef, load_pipeline
-from ddposink.sheet import save_sheet, to_image
 
 NAMES = ("base", "tuned")
 

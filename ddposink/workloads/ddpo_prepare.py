@@ -15,7 +15,7 @@ from ddposink.ddpo import DDPOConfig, Engine, make_engine
 from ddposink.ddpo.policy import same_to_the_model
 from ddposink.devices import chosen_device
 from ddposink.errors import Unavailable
-from ddposink.evaluation import Evaluator, Scorer
+from ddposink.evaluation.scores import Evaluator, Scorer
 from ddposink.models.contrastive import load_encoder
 from ddposink.models.diffusion import PipelineRef, load_pipeline
 from ddposink.prompts import evaluation_prompts, load_prompts

@@ -16,10 +16,10 @@ from bench.track.power import EnergyMeter
 from bench.workload import Cell, Context, Missing, Samples, Scalar, Skip
 from ddposink.ddpo import DivergedError
 from ddposink.ddpo.loss import ratio_limit
-from ddposink.diversity import pairwise_distance, vendi_score
-from ddposink.drift import kl_per_step, weight_change
 from ddposink.errors import Unavailable
-from ddposink.evaluation import Pictures, prompt_means, prompt_spread, score
+from ddposink.evaluation.diversity import pairwise_distance, vendi_score
+from ddposink.evaluation.drift import kl_per_step, weight_change
+from ddposink.evaluation.scores import Pictures, prompt_means, prompt_spread, score
 from ddposink.rewards import RewardError
 from ddposink.rewards.weighted import HARDLY, in_words, shares
 from ddposink.workloads.ddpo import reward_ref

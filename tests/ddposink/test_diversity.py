@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ddposink.diversity import frobenius_norm, gaussian_kl, pairwise_distance, vendi_score
+from ddposink.evaluation.diversity import frobenius_norm, gaussian_kl, pairwise_distance, vendi_score
 
 
 @given(st.integers(1, 12), st.integers(1, 12), st.integers(0, 99))

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from ddposink import evaluation
 from ddposink.ddpo import DDPOConfig, make_engine
-from ddposink.drift import kl_per_step, weight_change
-from ddposink.evaluation import Evaluator, Pictures, prompt_means, prompt_spread, score
-from ddposink.sheet import SIDE, sheet
+from ddposink.evaluation import scores as evaluation
+from ddposink.evaluation.drift import kl_per_step, weight_change
+from ddposink.evaluation.scores import Evaluator, Pictures, prompt_means, prompt_spread, score
+from ddposink.evaluation.sheet import SIDE, sheet
 from tests.ddposink.ddpo.tiny import brightness, tiny_pipeline
 
 

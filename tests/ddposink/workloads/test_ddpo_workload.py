@@ -15,7 +15,7 @@ from bench.errors import UserError
 from bench.suite.model import parse_suite
 from bench.suite.plan import make_plan
 from bench.workload import ALLOW_CODE, Missing, Skip
-from ddposink.evaluation import Evaluator
+from ddposink.evaluation.scores import Evaluator
 from ddposink.workloads import ddpo_prepare, ddpo_run
 from ddposink.workloads.ddpo import DdpoParams, DdpoWorkload
 from ddposink.workloads.ddpo_tables import EVALUATED

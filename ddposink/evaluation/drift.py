@@ -10,8 +10,8 @@ from torch import Tensor
 from ddposink.ddpo import Engine
 from ddposink.ddpo.layout import latent_shape
 from ddposink.ddpo.schedule import float32_eta
-from ddposink.diversity import frobenius_norm, gaussian_kl
-from ddposink.evaluation import Evaluator, ddim, generator
+from ddposink.evaluation.diversity import frobenius_norm, gaussian_kl
+from ddposink.evaluation.scores import Evaluator, ddim, generator
 
 
 @torch.no_grad()
