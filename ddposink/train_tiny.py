@@ -1,104 +1,10 @@
-"""Train the embedded pipeline `emoji-sd` on captioned emoji: ``python -m ddposink.train_tiny all``.
-
-Three trainings, each cut off and gone on with at will: the autoencoder, its decoder further, and the UNet
-with its text encoder. The last two need the first only and may run side by side. ``export`` writes the
-pipeline.
-"""
-
-from __future__ import annotations
-
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Annotated
+"""``python -m ddposink.train_tiny``: see `ddposink.embedded.train_tiny`."""
 
 import typer
-from rich.console import Console
-from rich.progress import Progress, TextColumn
 
-from ddposink.assets.catalogue import cache_dir
-from ddposink.assets.emoji import load_emoji
-from ddposink.errors import Unavailable, suggest
+from ddposink.embedded.train_tiny import main
 
-STAGES = ("vae", "decoder", "unet")
-EXPORT = "export"
-REPORT_EVERY = 250  # steps, where the output is no terminal
-
-
-def main(
-    what: Annotated[str, typer.Argument(help="vae, decoder, unet, export, or all of them in this order")],
-    out: Annotated[
-        Path | None, typer.Option(help="checkpoints; by default the cache folder's tiny/", show_default=False)
-    ] = None,
-    target: Annotated[
-        Path | None, typer.Option(help="the pipeline; by default OUT/emoji-sd", show_default=False)
-    ] = None,
-    small: Annotated[bool, typer.Option(help="a few steps of tiny networks: tries everything")] = False,
-    steps: Annotated[int | None, typer.Option(min=1, help="other than the recipe's (one stage)")] = None,
-    threads: Annotated[int, typer.Option(min=1)] = 1,
-) -> None:
-    """Train a small Stable Diffusion on emoji; goes on where it was cut off."""
-    import torch
-
-    if what not in (*STAGES, EXPORT, "all"):
-        known = ", ".join((*STAGES, EXPORT, "all"))
-        raise typer.BadParameter(f"unknown stage '{what}'{suggest(what, (*STAGES, EXPORT))}; known: {known}")
-    if steps is not None and what not in STAGES:
-        raise typer.BadParameter("--steps is for one stage: vae, decoder or unet")
-    torch.set_num_threads(threads)
-    folder = out or cache_dir() / ("tiny-small" if small else "tiny")
-    stages = (*STAGES, EXPORT) if what == "all" else (what,)
-    try:
-        _run(stages, folder, target or folder / "emoji-sd", small, steps)
-    except (ValueError, Unavailable) as error:
-        raise typer.BadParameter(str(error)) from error
-
-
-def _run(stages: Sequence[str], folder: Path, target: Path, small: bool, steps: int | None) -> None:
-    from dataclasses import replace
-
-    from ddposink.tiny.stages import SMALL, Recipes
-
-    recipes, console = SMALL if small else Recipes(), Console()
-    emoji = load_emoji()
-    for stage in stages:
-        _check_needed(stage, folder)
-        if stage == EXPORT:
-            from ddposink.tiny.export import export
-
-            for name, value in export(emoji, recipes, folder, target, quick=small).items():
-                console.print(f"{name}: {value:.1f}", highlight=False)
-            console.print(f"written: {target}", highlight=False, soft_wrap=True)
-            continue
-        if steps is not None:
-            recipe = replace(getattr(recipes, stage), steps=steps, stop=None)
-            recipes = replace(recipes, **{stage: recipe})
-        _train(stage, emoji, recipes, folder, console)
-
-
-def _check_needed(stage: str, folder: Path) -> None:
-    """Raise ValueError if a stage that comes before has left nothing."""
-    before = {"vae": (), EXPORT: STAGES}.get(stage, ("vae",))
-    for name in before:
-        if not (folder / f"{name}.safetensors").is_file():
-            raise ValueError(
-                f"{stage} needs '{folder / name}.safetensors', which is missing: train {name} first"
-            )
-
-
-def _train(stage: str, emoji: object, recipes: object, folder: Path, console: Console) -> None:
-    from ddposink.tiny.stages import BEGIN
-    from ddposink.tiny.training import train
-
-    state, loss = BEGIN[stage](emoji, recipes, folder)  # type: ignore[arg-type]
-    columns = (*Progress.get_default_columns(), TextColumn("{task.fields[note]}"))
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task(stage, total=state.recipe.last, completed=state.step, note="")
-        for point in train(state, loss, folder / f"{stage}.safetensors"):
-            bar.update(task, completed=state.step, note=f"loss {point['loss']:.4f}")
-            if not console.is_terminal and state.step % REPORT_EVERY == 0:
-                note = f"{stage} step {state.step} of {state.recipe.last}, loss {point['loss']:.4f}"
-                console.print(note, highlight=False)
-
+__all__ = ["main"]
 
 if __name__ == "__main__":
     typer.run(main)

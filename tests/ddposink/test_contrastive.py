@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 
 from ddposink.assets.emoji import EmojiSet
-from ddposink.encoder_card import recall
+from ddposink.embedded.encoder_card import recall
+from ddposink.embedded.train_encoder import Recipe, contrastive_loss, overlap, train
 from ddposink.errors import Unavailable
 from ddposink.models.augment import augment, move, quantise
 from ddposink.models.contrastive import (
@@ -23,7 +24,6 @@ from ddposink.models.contrastive import (
     words_of,
 )
 from ddposink.rewards import load_reward, parse_reward
-from ddposink.train_encoder import Recipe, contrastive_loss, overlap, train
 
 SHAPE = Shape(("apple", "cat", "face", "red"), size=16, channels=(8, 16), features=12, text_width=8, dim=6)
 
@@ -160,7 +160,7 @@ def test_the_card_of_the_embedded_encoder_reports_a_usable_one():
 @pytest.mark.assets
 def test_the_embedded_encoder_knows_its_emoji():
     from ddposink.assets.emoji import load_emoji
-    from ddposink.encoder_card import pictures
+    from ddposink.embedded.encoder_card import pictures
 
     emoji, reward = load_emoji(), load_reward(parse_reward("alignment"))
     named = [emoji.index(c) for c in ("red apple", "tiger face", "rocket", "sunflower", "octopus")]

@@ -14,11 +14,19 @@ import torch
 import typer
 from typer.testing import CliRunner
 
-from ddposink import sink_training, train_sinks
 from ddposink.caches import parse_policy
 from ddposink.corpora import CorpusRef, load_stream
+from ddposink.embedded import sink_training, train_sinks
+from ddposink.embedded.sink_training import (
+    Pace,
+    Recipe,
+    load_checkpoint,
+    new_state,
+    sample,
+    save_checkpoint,
+    train,
+)
 from ddposink.models.language import ModelRef, load_model
-from ddposink.sink_training import Pace, Recipe, load_checkpoint, new_state, sample, save_checkpoint, train
 from ddposink.streaming import evaluate, open_stream
 
 TINY = Recipe(layers=2, width=32, heads=2, context=24, batch=2, vocabulary=300, steps=9, warm_up=3)
@@ -243,7 +251,10 @@ def test_both_tokenizers_give_the_same_ids_and_every_byte_survives(books: Path) 
 
 def test_help_comes_without_training() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "ddposink.train_sinks", "--help"], capture_output=True, text=True, check=True
+        [sys.executable, "-m", "ddposink.train_sinks", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert "--sink-token" in done.stdout
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 import ddposink
+from ddposink.embedded.pipeline.card import CARD
 from ddposink.models.diffusion import EMBEDDED
-from ddposink.tiny.card import CARD
 
 
 def snippet(card: str) -> str:

@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from ddposink.assets.emoji import EmojiSet
+from ddposink.embedded.pipeline.latents import FAVOURED, encode_images, normalise, weights_of
+from ddposink.embedded.pipeline.stages import BEGIN, SMALL, Recipes, image_tensor
+from ddposink.embedded.pipeline.text import encode, make_text_encoder, make_tokenizer
+from ddposink.embedded.pipeline.training import Recipe, load_state, save_state, train
+from ddposink.embedded.pipeline.unet import make_scheduler
+from ddposink.embedded.pipeline.vae import draw_batch, make_vae
 from ddposink.prompts import SETS
-from ddposink.tiny.latents import FAVOURED, encode_images, normalise, weights_of
-from ddposink.tiny.stages import BEGIN, SMALL, Recipes, image_tensor
-from ddposink.tiny.text import encode, make_text_encoder, make_tokenizer
-from ddposink.tiny.training import Recipe, load_state, save_state, train
-from ddposink.tiny.unet import make_scheduler
-from ddposink.tiny.vae import draw_batch, make_vae
 
 
 @pytest.fixture(scope="module")

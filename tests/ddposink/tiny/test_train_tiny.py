@@ -12,8 +12,8 @@ import torch
 import typer
 from typer.testing import CliRunner
 
-from ddposink import train_tiny
 from ddposink.assets.emoji import EmojiSet
+from ddposink.embedded import train_tiny
 
 app = typer.Typer()
 app.command()(train_tiny.main)

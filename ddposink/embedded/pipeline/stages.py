@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from ddposink.assets.emoji import EmojiSet
-from ddposink.tiny.latents import encode_images, normalise, weights_of
-from ddposink.tiny.text import make_tokenizer
-from ddposink.tiny.training import State, load_average, load_state, new_state
-from ddposink.tiny.unet import Denoiser, Examples, UnetRecipe, make_scheduler, unet_loss
-from ddposink.tiny.vae import (
+from ddposink.embedded.pipeline.latents import encode_images, normalise, weights_of
+from ddposink.embedded.pipeline.text import make_tokenizer
+from ddposink.embedded.pipeline.training import State, load_average, load_state, new_state
+from ddposink.embedded.pipeline.unet import Denoiser, Examples, UnetRecipe, make_scheduler, unet_loss
+from ddposink.embedded.pipeline.vae import (
     DecoderRecipe,
     VaeRecipe,
     decoder_loss,

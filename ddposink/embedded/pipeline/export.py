@@ -14,10 +14,10 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image, ImageDraw
 
 from ddposink.assets.emoji import EmojiSet
-from ddposink.tiny.card import write_card
-from ddposink.tiny.stages import Recipes, finish, image_tensor
-from ddposink.tiny.unet import Denoiser, make_scheduler
-from ddposink.tiny.vae import quality
+from ddposink.embedded.pipeline.card import write_card
+from ddposink.embedded.pipeline.stages import Recipes, finish, image_tensor
+from ddposink.embedded.pipeline.unet import Denoiser, make_scheduler
+from ddposink.embedded.pipeline.vae import quality
 
 SHOWN = (
     "red apple", "tiger face", "rocket", "grinning face", "cat face", "sunflower", "automobile", "hamburger",

@@ -15,8 +15,8 @@ from diffusers import DDIMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ddposink.tiny.text import encode, make_text_encoder
-from ddposink.tiny.training import Recipe
+from ddposink.embedded.pipeline.text import encode, make_text_encoder
+from ddposink.embedded.pipeline.training import Recipe
 
 
 @dataclass(frozen=True)

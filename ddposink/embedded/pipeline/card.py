@@ -11,7 +11,7 @@ from typing import Any
 
 from ddposink.assets.catalogue import ASSETS
 from ddposink.assets.emoji import EmojiSet
-from ddposink.tiny.latents import FAVOURED, RARE, RARE_WORDS
+from ddposink.embedded.pipeline.latents import FAVOURED, RARE, RARE_WORDS
 
 WEIGHTS = (
     "unet/diffusion_pytorch_model.safetensors",

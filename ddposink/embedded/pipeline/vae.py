@@ -14,7 +14,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 from torch.nn import functional
 
-from ddposink.tiny.training import Recipe
+from ddposink.embedded.pipeline.training import Recipe
 
 # Rows of RGB → Cb, Cr (ITU-R BT.601). Emoji are mostly yellow and white: unweighted, reds and greens fade.
 CHROMA = torch.tensor([[-0.1687, -0.3313, 0.5], [0.5, -0.4187, -0.0813]])

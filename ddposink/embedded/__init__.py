@@ -1,0 +1,1 @@
+"""How the models that are shipped were made: run again, they are made again."""
