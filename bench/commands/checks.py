@@ -104,6 +104,6 @@ def verify(
     The yardstick of a bounded policy feeds every token once at each place of the cache: its cost grows with
     the budget, so keep that small. Example: [bold]python -m bench verify smollm2-135m --policy 'sink 4+28'[/]
     """
-    from ddposink.verify import main as check
+    from ddposink.streaming.verify import main as check
 
     raise typer.Exit(check(model, policy=policy, tokens=tokens, corpus=corpus) or 0)

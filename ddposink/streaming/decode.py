@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ddposink.caches import Policy
 from ddposink.errors import suggest
-from ddposink.streaming.captured import Advance, CannotRecordError, CapturedStep, fused
+from ddposink.streaming.cuda_graph import Advance, CannotRecordError, CapturedStep, fused
 from ddposink.streaming.hook import Hook, alone
 from ddposink.streaming.kernel import capped
 from ddposink.streaming.positions import Alibi, Layout, Positions, Rope

@@ -12,7 +12,7 @@ from torch import Tensor
 from ddposink.caches import parse_policy
 from ddposink.streaming import ExactStream, UnsupportedPolicyError, inspect
 from ddposink.streaming import decode as decoding
-from ddposink.streaming.captured import CapturedStep
+from ddposink.streaming.cuda_graph import CapturedStep
 from ddposink.streaming.decode import DecodeStream
 from ddposink.streaming.state import StreamState
 from ddposink.streaming.step import Slots, Step, StepPlan

@@ -22,7 +22,7 @@ from ddposink.streaming import (
     stream_nll,
 )
 from ddposink.streaming.head import Head
-from ddposink.verify import compare
+from ddposink.streaming.verify import compare
 
 LENGTH = 230
 TOLERANCE = 1e-4  # nats, on every single token
