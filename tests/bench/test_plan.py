@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from streamlike import Params, Streamlike, raw_suite
 
 from bench.errors import CombinedError, UserError
-from bench.suite.model import Suite, conditions, parse_suite
+from bench.suite import conditions
+from bench.suite.model import Suite, parse_suite
 from bench.suite.plan import Plan, make_plan
 from bench.workload import Cost, Skip
 
