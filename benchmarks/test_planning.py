@@ -5,17 +5,13 @@ Run with ``python -m pytest benchmarks/test_planning.py -o addopts= --benchmark-
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from bench.suite.model import Suite
 from bench.suite.plan import Plan, make_plan
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "bench"))
-from streamlike import Streamlike, raw_suite
+from helpers.streamlike import Streamlike, raw_suite
 
 GRID = {
     "model": [f"model-{i}" for i in range(10)],

@@ -10,14 +10,14 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT / place) for place in ("benchmarks", "tests/ddposink", "tests/ddposink/ddpo")]
+sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import gpu_measures as measures  # noqa: E402
-from families import VOCAB, build  # noqa: E402
-from tiny import tiny_pipeline  # noqa: E402
 
 from ddposink.caches import parse_policy  # noqa: E402
 from ddposink.streaming import ExactStream, inspect  # noqa: E402
+from helpers.families import VOCAB, build  # noqa: E402
+from helpers.tiny import tiny_pipeline  # noqa: E402
 
 
 def test_rates_are_positive_and_of_a_plausible_size() -> None:

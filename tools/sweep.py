@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "ddposink")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from sweep.run import main  # noqa: E402
+from helpers.sweep.run import main  # noqa: E402
 
 if __name__ == "__main__":
     sys.exit(main())

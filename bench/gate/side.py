@@ -7,6 +7,7 @@ answer on standard output, and the end of the input is its end. Everything else 
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import sys
@@ -16,6 +17,28 @@ from pathlib import Path
 from typing import Any
 
 Say = Callable[..., None]
+
+# Where a tree keeps what is asked of it: today, and up to version 0.1, since a base may be older than head.
+HOMES = {
+    "environment": ("bench.results.environment", "bench.env"),
+    "store": ("bench.results.store", "bench.store"),
+    "launch": ("bench.run.launch", "bench.launch"),
+    "loop": ("bench.run.loop", "bench.run"),
+    "plan": ("bench.suite.plan", "bench.plan"),
+    "model": ("bench.suite.model", "bench.suite"),
+    "grid": ("bench.suite.grid", "bench.grid"),
+}
+
+
+def part(name: str) -> Any:
+    """The module of this tree that goes by a name of `HOMES`; ModuleNotFoundError if it has none."""
+    today, before = HOMES[name]
+    try:
+        return importlib.import_module(today)
+    except ModuleNotFoundError as error:
+        if not today.startswith(error.name or "?"):  # something else is missing, in a module that is there
+            raise
+        return importlib.import_module(before)
 
 
 class Quiet:
@@ -36,27 +59,24 @@ class Driver:
     """The suite planned by this tree for many repetitions, with a fork server of its own."""
 
     def __init__(self, request: dict[str, Any], say: Say) -> None:
-        from bench.results import environment
-        from bench.results.store import ENV, SUITE, Store, write_atomic
-        from bench.run.launch import LocalLauncher
-
         _check_tree(request["tree"])
+        store = part("store")
         self.say, self.folder = say, Path(request["folder"])
         self.suite, self.workload, self.plan, lacking = _plan(request)
         self.settings = request["settings"]
         self.passes = _by_repetition(self.plan, _asked_for(request, self.workload))
         if not self.passes:
             raise RuntimeError(lacking or "it plans none of the cells that were asked for")
-        self.fingerprint = environment.fingerprint()
+        self.fingerprint = part("environment").fingerprint()
         for name in ("artifacts", "logs"):
             (self.folder / name).mkdir(parents=True)
-        write_atomic(self.folder / ENV, json.dumps(self.fingerprint, indent=2) + "\n")
-        write_atomic(self.folder / SUITE, Path(request["suite"]).read_text(encoding="utf-8"))
-        self.store = Store(self.folder)
+        store.write_atomic(self.folder / store.ENV, json.dumps(self.fingerprint, indent=2) + "\n")
+        store.write_atomic(self.folder / store.SUITE, Path(request["suite"]).read_text(encoding="utf-8"))
+        self.store = store.Store(self.folder)
         self.measured: set[str] = set()  # passes
         self.session = self._session()
         preload = tuple(self.workload.preload)
-        self.launcher = LocalLauncher(preload, self.folder / "logs" / "server.log")
+        self.launcher = part("launch").LocalLauncher(preload, self.folder / "logs" / "server.log")
         self.launcher.await_ready()
         labels = [[cell.label for cell in work.cells] for work in self.passes[0]]
         cells = [[(dict(cell.params), cell.seed) for cell in work.cells] for work in self.passes[0]]
@@ -65,10 +85,8 @@ class Driver:
 
     def measure(self, number: int, repeat: int) -> None:
         """Measure one pass in a fresh child and answer with its records."""
-        from bench.run.loop import measure
-
         work = self.passes[repeat][number]
-        measure([work], self.session, self.launcher, self.store, Quiet(self.say))
+        part("loop").measure([work], self.session, self.launcher, self.store, Quiet(self.say))
         self.measured.add(work.id)
         self._write_plan()
         records = [self.store.records[cell.id].model_dump_json() for cell in work.cells]
@@ -76,10 +94,9 @@ class Driver:
 
     def _session(self) -> Any:
         from bench import registry
-        from bench.run.loop import Session
 
         suite = self.suite
-        return Session(
+        return part("loop").Session(
             suite=suite.suite,
             workload=self.workload,
             target=registry.targets()[suite.workload],
@@ -91,23 +108,21 @@ class Driver:
 
     def _write_plan(self) -> None:
         """Keep the plan as far as it has been asked for: what was never asked for is not missing."""
-        from bench.results.store import PLAN, write_atomic
-
         plan = self.plan.to_json()
         passes = [work for work in plan["passes"] if work["id"] in self.measured]
         plan |= {"overrides": self.settings, "passes": passes}
-        write_atomic(self.folder / PLAN, json.dumps(plan, indent=1) + "\n")
+        store = part("store")
+        store.write_atomic(self.folder / store.PLAN, json.dumps(plan, indent=1) + "\n")
 
 
 def _plan(request: dict[str, Any]) -> tuple[Any, Any, Any, str]:
     """Suite, workload, a plan of as many repetitions as may be wanted, and why it lacks cells, if it does."""
     from bench import registry
     from bench.errors import UserError
-    from bench.suite.model import load_suite
-    from bench.suite.plan import make_plan
 
+    make_plan = part("plan").make_plan
     changes = {**request["changed"], "repeat": request["repeats"]}
-    suite = load_suite(Path(request["suite"])).model_copy(update=changes)
+    suite = part("model").load_suite(Path(request["suite"])).model_copy(update=changes)
     workload = registry.load(suite.workload, suite.where(("workload",)))
     try:
         return suite, workload, make_plan(suite, workload), ""
@@ -125,12 +140,10 @@ def _known_part(suite: Any, workload: Any, defaults: dict[str, Any]) -> Any:
 
     A parameter that it does not know may be given all the same if it has its default.
     """
-    from bench.suite.grid import expand
-
     fields = workload.Params.model_fields
     supposed = {name: value for name, value in defaults.items() if name not in fields}
     cells, names = [], {"seed", "repeat"}
-    for draft in expand(suite):
+    for draft in part("grid").expand(suite):
         given = {name: one.value for name, one in draft.given.items()}
         values = {k: v for k, v in given.items() if k not in supposed or supposed[k] != v}
         if not values.keys() <= fields.keys():

@@ -9,21 +9,21 @@ import time
 from pathlib import Path
 
 import pytest
-from toy import gone
 from typer.testing import CliRunner
 
 from bench import registry
 from bench.cli import app
 from bench.results.store import read_records
+from helpers.toy import gone
 
-HERE = Path(__file__).parent
-ROOT = HERE.parent.parent
+HERE = Path(__file__).parents[1]
+ROOT = HERE.parent
 # Registers the toy; draws no pictures unless a test is about them.
 TOY = f"""
 import sys
 sys.path[:0] = [{str(HERE)!r}, {str(ROOT)!r}]
 from bench import registry
-registry.register("toy", "toy:Toy")
+registry.register("toy", "helpers.toy:Toy")
 if "REAL_REPORT" not in __import__("os").environ:
     import bench.report
     def render(folder, workload):
@@ -84,7 +84,7 @@ def place(tmp_path):
 def inside(place, monkeypatch):
     """The command line within this process (its children are real ones): quicker by far."""
     monkeypatch.chdir(place.folder)
-    monkeypatch.setitem(registry._registered, "toy", "toy:Toy")
+    monkeypatch.setitem(registry._registered, "toy", "helpers.toy:Toy")
     monkeypatch.setenv("COLUMNS", "200")
 
     def render(folder, workload):

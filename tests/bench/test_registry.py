@@ -3,11 +3,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from streamlike import Streamlike
 
 from bench import registry
 from bench.errors import UserError
 from bench.workload import Metric
+from helpers.streamlike import Streamlike
 
 
 @pytest.fixture(autouse=True)
@@ -32,13 +32,13 @@ def test_stream_is_known_without_installation_and_not_imported():
 
 
 def test_a_registered_workload_is_loaded_and_instantiated():
-    registry.register("toy", "streamlike:Streamlike")
+    registry.register("toy", "helpers.streamlike:Streamlike")
     assert isinstance(registry.load("toy"), Streamlike)
 
 
 def test_registering_the_same_again_is_harmless_and_something_else_is_refused():
-    registry.register("toy", "streamlike:Streamlike")
-    registry.register("toy", "streamlike:Streamlike")
+    registry.register("toy", "helpers.streamlike:Streamlike")
+    registry.register("toy", "helpers.streamlike:Streamlike")
     with pytest.raises(UserError, match="'toy' is claimed by both streamlike:Streamlike and other:Thing"):
         registry.register("toy", "other:Thing")
     with pytest.raises(UserError, match="'stream' is claimed by both"):
@@ -64,7 +64,7 @@ def test_an_unknown_name_suggests_the_nearest():
     assert caught.value.hint.startswith("did you mean 'stream'?")
 
 
-@pytest.mark.parametrize("target", ["no_such_module:Thing", "streamlike:NoSuchThing"])
+@pytest.mark.parametrize("target", ["no_such_module:Thing", "helpers.streamlike:NoSuchThing"])
 def test_a_target_that_cannot_be_imported_is_an_error_of_the_user(target: str):
     registry.register("broken", target)
     with pytest.raises(UserError, match=r"workload 'broken' .* cannot be imported"):

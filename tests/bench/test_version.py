@@ -8,10 +8,10 @@ import subprocess
 import sys
 
 import pytest
-from gateplace import HERE, ROOT, plug_in
 
 from bench.version import closure, code_version, find_module, source_hash
 from bench.workload import Metric
+from helpers.gateplace import HERE, ROOT, plug_in
 
 
 class Tree:
@@ -251,7 +251,7 @@ def checkout(tmp_path, monkeypatch):
     """A copy of the harness with a plug-in beside it, under git, and the command line in there."""
     folder = tmp_path / "tree"
     shutil.copytree(ROOT / "bench", folder / "bench", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(HERE / "ticktoy.py", folder)
+    shutil.copy(HERE / "helpers" / "ticktoy.py", folder)
     (folder / "ticks.yaml").write_text(json.dumps({"suite": "ticks", "workload": "ticktoy"}))
     (folder / ".gitignore").write_text("results/\n__pycache__/\n")
     git(folder, "init", "--quiet", "--initial-branch", "main")

@@ -13,8 +13,8 @@ import pytest
 from bench.export import site
 from bench.report import render
 from bench.results.environment import fingerprint_id
-from tests.bench.synthetic import ENV, Synthetic, measured, nll_series, record, sinks_run, write_run
-from tests.bench.tuned import Tuned, tuned_run
+from helpers.synthetic import ENV, Synthetic, measured, nll_series, record, sinks_run, write_run
+from helpers.tuned import Tuned, tuned_run
 
 HOSTILE = (
     "<script>document.title = 'owned'</script>",

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 
 pytest.importorskip("diffusers", reason="needs diffusers")
 pytest.importorskip("trl", reason="needs trl")
-sys.path.insert(0, str(Path(__file__).parents[1] / "ddposink" / "ddpo"))
-from tiny import PROMPTS, brightness, tiny_pipeline
-
 from ddposink.ddpo import DDPOConfig, make_engine
+from helpers.tiny import PROMPTS, brightness, tiny_pipeline
 
 SMALL = {
     "sample_num_steps": 4,

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "ddposink"))
-from families import VOCAB, build
-
 from ddposink.caches import parse_policy
 from ddposink.streaming import DecodeStream, DenseStream, ExactStream, ReferenceStream, evaluate, inspect
+from helpers.families import VOCAB, build
 
 LENGTH = 150
 FAMILIES = ["llama", "gpt-neox", "mpt", "bloom"]

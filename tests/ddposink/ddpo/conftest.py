@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 from accelerate.state import AcceleratorState
-from tiny import tiny_pipeline
+
+from helpers.tiny import tiny_pipeline
 
 
 @pytest.fixture(autouse=True)

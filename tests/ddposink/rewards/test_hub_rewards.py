@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hub_layout import DIM, open_clip_state, write_clip, write_head, write_image_reward
 from PIL import Image
 from transformers import BertTokenizer, CLIPTokenizer
 
 from ddposink.errors import Unavailable
 from ddposink.rewards import load_reward, parse_reward
 from ddposink.rewards.pixels import MEAN, STD, clip_pixels
+from helpers.hub_layout import DIM, open_clip_state, write_clip, write_head, write_image_reward
 
 PROMPTS = ["red apple", "a tiger face", "red red red red red red red red red red red red red red"]
 IMAGES = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))

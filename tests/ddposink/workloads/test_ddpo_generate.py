@@ -15,11 +15,11 @@ from bench.run.loop import Session, measure
 from bench.suite.plan import make_plan
 from ddposink.workloads import ddpo_generate
 from ddposink.workloads.ddpo import DdpoWorkload
-from tests.ddposink.workloads.test_ddpo_workload import pipeline, suite  # noqa: F401
+from helpers.training import suite
 
 
 @pytest.fixture(scope="module", params=["lora", "full"])
-def run(request, pipeline, tmp_path_factory):  # noqa: F811
+def run(request, pipeline, tmp_path_factory):
     """A run in a real child; with a record of a cell that the plan no longer has."""
     folder = tmp_path_factory.mktemp(request.param) / "results" / "t" / "20260101-000000-abcdef"
     changes = {"use_lora": request.param == "lora", "train_learning_rate": 1e-2, "grid": {"steps": [0, 1]}}

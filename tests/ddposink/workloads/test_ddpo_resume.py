@@ -22,7 +22,7 @@ from ddposink.ddpo import StepLog
 from ddposink.workloads import ddpo_resume
 from ddposink.workloads.ddpo import DdpoWorkload
 from ddposink.workloads.ddpo_resume import Findings, Progress, Scratch, save_points
-from tests.ddposink.workloads.test_ddpo_workload import Ctx, pipeline, suite  # noqa: F401
+from helpers.training import Ctx, suite
 
 STEPS = [0, 3, 12]
 TIMES = {"step_s", "samples_per_s", "train_seconds", "seconds_per_effect", "sampling_share", "rss_peak_bytes"}
@@ -61,12 +61,12 @@ def attempt(suite, folder, cut=None, answered=()):
     return ctx
 
 
-def wanted(pipeline, **changes):  # noqa: F811
+def wanted(pipeline, **changes):
     return suite(pipeline, **({"save_freq": 2, "grid": {"steps": STEPS}} | changes))
 
 
 @pytest.fixture(scope="module")
-def whole(pipeline, tmp_path_factory):  # noqa: F811
+def whole(pipeline, tmp_path_factory):
     return attempt(wanted(pipeline), tmp_path_factory.mktemp("whole"))
 
 
@@ -87,7 +87,7 @@ def assert_same(answer, other):
     assert answer["facts"] == other["facts"]
 
 
-def test_a_pass_that_is_cut_off_answers_as_if_it_had_not_been(pipeline, tmp_path, whole):  # noqa: F811
+def test_a_pass_that_is_cut_off_answers_as_if_it_had_not_been(pipeline, tmp_path, whole):
     first = attempt(wanted(pipeline), tmp_path, cut=7)
     assert list(first.answers) == [0, 3]
     assert sorted(p.name for p in first.scratch.iterdir()) == ["measured.json", "step-6"]
@@ -106,7 +106,7 @@ def test_a_pass_that_is_cut_off_answers_as_if_it_had_not_been(pipeline, tmp_path
     assert_same(last, whole.answers[12])
 
 
-def test_what_was_seen_of_earlier_cells_is_known_without_any_checkpoint(pipeline, tmp_path):  # noqa: F811
+def test_what_was_seen_of_earlier_cells_is_known_without_any_checkpoint(pipeline, tmp_path):
     first = attempt(wanted(pipeline, save_freq=100), tmp_path, cut=4)
     assert list(first.answers) == [0, 3]
     found = Scratch(first.scratch).recall({"jpeg_compressibility", "brisque"}, 4, {12})
@@ -115,12 +115,12 @@ def test_what_was_seen_of_earlier_cells_is_known_without_any_checkpoint(pipeline
     assert found.ratio_deviation < 1e-5
 
 
-def test_no_checkpoints_are_written_where_none_are_wanted(pipeline, tmp_path):  # noqa: F811
+def test_no_checkpoints_are_written_where_none_are_wanted(pipeline, tmp_path):
     ctx = attempt(wanted(pipeline, save_freq=0, grid={"steps": [0, 2]}), tmp_path)
     assert not ctx.scratch.exists()
 
 
-def test_trls_engine_goes_on_too(pipeline, tmp_path):  # noqa: F811
+def test_trls_engine_goes_on_too(pipeline, tmp_path):
     changes = {"engine": "trl", "grid": {"steps": [3]}, "save_freq": 1}
     reference = attempt(wanted(pipeline, **changes), tmp_path / "whole")
     attempt(wanted(pipeline, **changes), tmp_path / "cut", cut=2)
@@ -145,7 +145,7 @@ def corrupt(path):
     ],
     ids=["tensors", "checkpoint", "progress", "gone", "renamed", "beyond"],
 )
-def test_a_damaged_checkpoint_costs_its_steps_and_nothing_else(pipeline, tmp_path, damage, note, whole):  # noqa: F811
+def test_a_damaged_checkpoint_costs_its_steps_and_nothing_else(pipeline, tmp_path, damage, note, whole):
     changed = wanted(pipeline, grid={"steps": [0, 3]})
     first = attempt(changed, tmp_path, cut=3)
     damage(first.scratch)
@@ -157,7 +157,7 @@ def test_a_damaged_checkpoint_costs_its_steps_and_nothing_else(pipeline, tmp_pat
     assert_same(rest.answers[3], whole.answers[3])
 
 
-def test_a_checkpoint_of_another_configuration_is_discarded(pipeline, tmp_path):  # noqa: F811
+def test_a_checkpoint_of_another_configuration_is_discarded(pipeline, tmp_path):
     one, other = (wanted(pipeline, grid={"steps": [0, 3]}, train_learning_rate=rate) for rate in (1e-3, 1e-4))
     first = attempt(one, tmp_path, cut=3)
     rest = attempt(other, tmp_path, answered=first.answers)
@@ -241,7 +241,7 @@ class Progressing(PlainView):
         self.steps.append(done)
 
 
-def test_a_killed_child_is_resumed_by_the_next_run(pipeline, tmp_path, whole):  # noqa: F811
+def test_a_killed_child_is_resumed_by_the_next_run(pipeline, tmp_path, whole):
     plan, workload = make_plan(wanted(pipeline), DdpoWorkload()), DdpoWorkload()
     session = Session("t", workload, "ddposink.workloads.ddpo:DdpoWorkload", tmp_path, "e", timeout=120.0)
     store, log = Store(tmp_path), tmp_path / "logs" / "server.log"

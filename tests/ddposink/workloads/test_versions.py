@@ -17,7 +17,7 @@ from bench import version
 from bench.suite.model import parse_suite
 from bench.suite.plan import make_plan
 from ddposink.workloads import ddpo, stream
-from tests.ddposink.ddpo.tiny import tiny_pipeline
+from helpers.tiny import tiny_pipeline
 
 ROOT = Path(__file__).parents[3]
 PROJECT = ("bench", "ddposink")

@@ -1,0 +1,44 @@
+import json
+
+import pyarrow.parquet as pq
+import pytest
+
+from bench.errors import UserError
+from bench.export.parquet import write_parquet
+from helpers.passes import make_record
+
+
+def test_records_become_flat_rows_with_units(tmp_path):
+    path = tmp_path / "records.parquet"
+    missing = {"vram": {"value": None, "unit": "bytes", "reason": "no GPU"}}
+    write_parquet([make_record("a"), make_record("b", metrics=missing)], path)
+    table = pq.read_table(path)
+    assert table.column("cell").to_pylist() == ["a", "b"]
+    assert table.column("length").to_pylist() == [8, 8]
+    assert table.column("metric.total").to_pylist() == [28, None]
+    assert table.column("metric.vram.reason").to_pylist() == [None, "no GPU"]
+    assert table.schema.field("metric.total").metadata == {b"unit": b"units"}
+    assert json.loads(table.column("params")[0].as_py()) == {"length": 8}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_columns_of_mixed_types_do_not_break_the_export(tmp_path):
+    path = tmp_path / "records.parquet"
+    values = [1, 2.5, None]
+    write_parquet(
+        [make_record(str(v), columns={"x": v, "y": w}) for v, w in zip(values, [1, "a", True], strict=True)],
+        path,
+    )
+    table = pq.read_table(path)
+    assert table.column("x").to_pylist() == [1.0, 2.5, None]
+    assert table.column("y").to_pylist() == ["1", "a", "True"]
+
+
+def test_no_records_are_an_empty_file(tmp_path):
+    write_parquet([], tmp_path / "records.parquet")
+    assert pq.read_table(tmp_path / "records.parquet").num_rows == 0
+
+
+def test_a_file_that_cannot_be_written_is_a_clear_error(tmp_path):
+    with pytest.raises(UserError, match="cannot write"):
+        write_parquet([make_record()], tmp_path / "absent" / "records.parquet")

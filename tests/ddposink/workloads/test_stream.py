@@ -1,0 +1,250 @@
+"""The `stream` workload in one process: cells, metrics, conformance, rewinding, refusals."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from bench.workload import Cell, Cost, Missing, Pass, Samples, Skip
+from ddposink.streaming import PolicyNotAppliedError, UnsupportedPolicyError
+from ddposink.workloads.stream import StreamParams, StreamWorkload
+from helpers.families import VOCAB
+
+WORDS = [f"w{i}" for i in range(VOCAB - 4)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Llama with a word tokenizer, and a text of 400 words in paragraphs."""
+    place = tmp_path_factory.mktemp("model")
+    vocabulary = {"<s>": 0, "\n": 1, "\n\n": 2, " ": 3} | {w: i + 4 for i, w in enumerate(WORDS)}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=" "))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"\n\n|\n| "), "isolated")
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>").save_pretrained(place)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        vocab_size=VOCAB,
+        initializer_range=0.2,
+        max_position_embeddings=64,
+    )
+    LlamaForCausalLM(config).save_pretrained(place)
+    generator = np.random.default_rng(0)
+    words = generator.choice(WORDS, 400)
+    text = "".join(w + ("\n\n" if i % 25 == 24 else " ") for i, w in enumerate(words))
+    (place / "text").mkdir()
+    (place / "text" / "book.txt").write_text(text)
+    return place
+
+
+class Recorder:
+    """A context that keeps what it is told."""
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+        self.cells: dict[int, dict[str, Any]] = {}
+        self.progressed: list[tuple[int, int]] = []
+
+    def progress(self, done: int, total: int, **values: float) -> None:
+        self.progressed.append((done, total))
+
+    def emit(self, cell: Cell, metrics: Mapping[str, Any], **rest: Any) -> None:
+        self.cells[cell.params["length"]] = {"metrics": dict(metrics), **rest}
+
+
+def measure(folder: Path, out: Path, lengths: tuple[int, ...] = (40, 120, 300), **params: Any) -> Recorder:
+    workload = StreamWorkload()
+    defaults = {"model": f"path:{folder}", "corpus": f"file:{folder}/text/book.txt", "policy": "sink 4+28",
+                "chunk": 64, "decode_tokens": 2}  # fmt: skip
+    cells = []
+    for length in lengths:
+        checked = StreamParams(**{**defaults, **params, "length": length})
+        cells.append(Cell(str(length), json.loads(checked.model_dump_json()), "cell"))
+    recorder = Recorder(out)
+    workload.run(Pass("p", "stream", tuple(cells), Cost(max(lengths), "tokens")), recorder)
+    return recorder
+
+
+@pytest.mark.parametrize(
+    "policy", ["dense", "window 32", "sink 4+28", "sink 4+28 evict=chunk:16", "sink 4+28 evict=turn"]
+)
+def test_lengths_of_a_pass_equal_passes_of_their_own(folder: Path, tmp_path: Path, policy: str) -> None:
+    """Looking at the cache, decoding on from there and rewinding must leave no trace."""
+    together = measure(folder, tmp_path, policy=policy)
+    for length in (40, 120, 300):
+        alone = measure(folder, tmp_path, (length,), policy=policy, measure=("quality",))
+        a, b = together.cells[length]["metrics"], alone.cells[length]["metrics"]
+        assert a["nll"] == pytest.approx(b["nll"], abs=1e-5)
+        assert a["kv_bytes"] == b["kv_bytes"]
+    assert together.progressed[-1] == (300, 300)
+
+
+def test_every_metric_is_declared_and_present(folder: Path, tmp_path: Path) -> None:
+    declared = {metric.name for metric in StreamWorkload.metrics}
+    record = measure(folder, tmp_path, (300,), measure=("quality", "memory", "latency", "energy", "work"))
+    metrics = record.cells[300]["metrics"]
+    assert set(metrics) == declared
+    assert isinstance(metrics["latency_median_ms"], Samples)
+    assert (
+        metrics["cats_per_token"] < 20
+    )  # rotate_half of the library's own rotary embedding, no cache copies
+    for name in ("nvml_process_bytes", "alloc_peak_bytes", "energy_per_token_j"):
+        if not torch.cuda.is_available():
+            assert isinstance(metrics[name], Missing)
+            assert metrics[name].reason
+    assert metrics["kv_bytes"] == metrics["kv_bytes_analytic"] == 32 * 2 * 2 * 8 * 4 * 2
+
+
+def test_numbers_follow_from_the_per_token_series(folder: Path, tmp_path: Path) -> None:
+    cell = measure(folder, tmp_path, (300,)).cells[300]
+    nll = np.load(cell["artifacts"][0])["nll"].astype(float)
+    metrics = cell["metrics"]
+    assert nll.shape == (299,)
+    assert metrics["perplexity"] == pytest.approx(np.exp(nll.mean()))
+    assert metrics["nll_post"] == pytest.approx(nll[33:].mean())  # query 33 is the first to miss a token
+    text = (folder / "text" / "book.txt").read_text()
+    pieces = [p for p in re.split(r"(\n\n|\n| )", text) if p][:300]
+    covered = sum(map(len, pieces[1:]))
+    assert metrics["bits_per_byte"] == pytest.approx(nll.sum() / np.log(2) / covered)
+    words = sum(p.strip() != "" for p in pieces[1:])
+    assert metrics["word_perplexity"] == pytest.approx(np.exp(nll.sum() / words), rel=1e-6)
+
+
+def test_work_per_token_is_flat_once_the_window_is_full_and_grows_for_dense(
+    folder: Path, tmp_path: Path
+) -> None:
+    sink = measure(folder, tmp_path).cells
+    dense = measure(folder, tmp_path, policy="dense").cells
+    keys = ("flops_per_token", "calls_per_token", "cats_per_token", "allocated_per_token")
+    assert [sink[120]["metrics"][k] for k in keys] == [sink[300]["metrics"][k] for k in keys]
+    assert dense[300]["metrics"]["flops_per_token"] > dense[120]["metrics"]["flops_per_token"]
+
+
+def test_conformance_is_in_the_record(folder: Path, tmp_path: Path) -> None:
+    conformance = measure(folder, tmp_path).cells[300]["conformance"]
+    assert conformance["path"] == "exact"
+    assert conformance["tokens_held"] == 32
+    assert conformance["largest_position"] == 32
+    assert conformance["kv_bytes_measured"] == conformance["kv_bytes_predicted"]
+    assert conformance["attention_calls_per_layer"] == 10  # 32 8 | 20 56 4 | 24 56 56 28 16
+    assert "no BOS" in conformance["corpus_convention"]
+
+
+def test_figures_after_eviction_wait_for_the_first_eviction(folder: Path, tmp_path: Path) -> None:
+    policy = "sink 4+28 evict=chunk:64"
+    cells = measure(folder, tmp_path, (60, 300), policy=policy, measure=("quality",)).cells
+    assert isinstance(cells[60]["metrics"]["nll_post"], Missing)
+    nll = np.load(cells[300]["artifacts"][0])["nll"].astype(float)
+    assert cells[300]["metrics"]["nll_post"] == pytest.approx(nll[64:].mean())
+    assert cells[300]["conformance"]["tokens_held"] == 32 + 300 % 64
+
+
+def test_learned_positions_are_measured_under_a_name_of_their_own(folder: Path, tmp_path: Path) -> None:
+    gpt2 = tmp_path / "gpt2"
+    shutil.copytree(folder, gpt2)
+    (gpt2 / "model.safetensors").unlink()
+    torch.manual_seed(0)
+    GPT2LMHeadModel(
+        GPT2Config(n_embd=32, n_layer=2, n_head=4, vocab_size=VOCAB, n_positions=400)
+    ).save_pretrained(gpt2)
+    with pytest.raises(UnsupportedPolicyError, match="learned absolute positions"):
+        measure(gpt2, tmp_path, (40,), policy="sink 4+28")
+    for policy in ("dense", "sink 4+28 positions=library"):
+        cells = measure(gpt2, tmp_path, policy=policy).cells
+        assert cells[300]["status"] == "ok"
+        assert cells[300]["conformance"]["path"] == "library"
+        assert "learned absolute positions" in cells[300]["conformance"]["path_reason"]
+
+
+def test_a_policy_that_is_not_applied_is_an_error(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ddposink.streaming.state as state
+
+    monkeypatch.setattr(
+        state.StreamState, "held", property(lambda self: min(self.seen, self.sinks + self.window - 1))
+    )
+    with pytest.raises(PolicyNotAppliedError, match="promises 32 tokens"):
+        measure(folder, tmp_path, (40,))
+
+
+def test_a_layer_that_goes_round_the_hook_is_an_error(folder: Path, tmp_path: Path) -> None:
+    from ddposink.caches import parse_policy
+    from ddposink.models.language import ModelRef, load_model
+    from ddposink.streaming import inspect
+    from ddposink.streaming.exact import ExactStream
+
+    model = load_model(ModelRef.parse(f"path:{folder}"), "float32", "cpu").model
+    attention = model.model.layers[1].self_attn
+    stream = ExactStream(model, parse_policy("sink 4+28"), inspect(model).positions, 64)
+    attention.forward = lambda hidden_states, **_: (hidden_states, None)
+    with stream.attached(), pytest.raises(PolicyNotAppliedError, match="1 of 2 layers"):
+        stream.feed(torch.arange(stream.next_size(50)))
+
+
+def test_nan_weights_are_a_nan_cell_and_earlier_lengths_stand(folder: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(folder, broken)
+    model = LlamaForCausalLM.from_pretrained(folder)
+    text = (folder / "text" / "book.txt").read_text()
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    ids = tokenizer(text)["input_ids"]
+    victim = next(i for i in ids[60:] if i not in ids[:41])
+    model.model.embed_tokens.weight.data[victim] = torch.nan
+    model.save_pretrained(broken)
+    cells = measure(broken, tmp_path, (40, 300), measure=("quality",)).cells
+    assert cells[40]["status"] == "ok"
+    assert cells[300]["status"] == "nan"
+    assert "NaN" in cells[300]["reason"]
+    assert isinstance(cells[300]["metrics"]["nonfinite_tokens"], int)
+
+
+def test_random_weights_report_no_perplexity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import ddposink.models.shapes as shapes
+
+    tiny = shapes.SHAPES["smollm2-135m"] | {"num_hidden_layers": 2, "hidden_size": 36, "vocab_size": 99,
+                                            "intermediate_size": 16}  # fmt: skip
+    monkeypatch.setitem(shapes.SHAPES, "smollm2-135m", tiny)
+    cell = measure(Path("nowhere"), tmp_path, (60,), model="random:smollm2-135m").cells[60]
+    assert isinstance(cell["metrics"]["perplexity"], Missing)
+    assert cell["metrics"]["kv_bytes"] > 0
+    assert not cell["artifacts"]
+
+
+def test_missing_weights_are_skipped(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(Skip, match="not available offline"):
+        measure(folder, tmp_path, (40,), model="org/name@" + "0" * 40)
+
+
+def test_a_text_that_is_too_short_says_how_long_it_is(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="800 tokens for this model, 5,000 were asked for"):
+        measure(folder, tmp_path, (5000,))
+
+
+@pytest.mark.parametrize("length", [0, -3, 1])
+def test_impossible_lengths_are_refused(length: int) -> None:
+    with pytest.raises(ValueError, match="greater than or equal to 2"):
+        StreamParams(model="random:llama-2-7b", policy="dense", length=length)
+
+
+def test_declaring_needs_no_torch() -> None:
+    code = "import sys, ddposink.workloads.stream as s; s.StreamWorkload().version(); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"torch", "transformers", "numpy", "pandas"} & set(done.stdout.split())

@@ -1,0 +1,1 @@
+"""What several tests share: toy workloads, synthetic runs, tiny models and pipelines."""
