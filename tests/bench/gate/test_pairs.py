@@ -205,8 +205,11 @@ def test_a_side_finds_its_parts_in_trees_of_either_age(tmp_path, file, home):
     for folder in {module.parent, tmp_path / "bench"}:
         (folder / "__init__.py").write_text("")
     module.write_text("import json\n")
-    code = f"import sys; sys.path[:0] = [{str(DRIVER.parent)!r}]; import side; print(side.part('store').__name__)"
-    run = partial(subprocess.run, [sys.executable, "-c", code], env={"PYTHONPATH": str(tmp_path)}, text=True)
+    code = (
+        f"import sys; sys.path += [{str(DRIVER.parent)!r}]; import side; print(side.part('store').__name__)"
+    )
+    command, env = [sys.executable, "-P", "-c", code], {"PYTHONPATH": str(tmp_path)}
+    run = partial(subprocess.run, command, env=env, text=True)
     assert run(capture_output=True, check=True).stdout == f"{home}\n"
     module.write_text("import no_such_module\n")
     assert "No module named 'no_such_module'" in run(capture_output=True, check=False).stderr
