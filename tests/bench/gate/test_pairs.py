@@ -205,11 +205,9 @@ def test_a_side_finds_its_parts_in_trees_of_either_age(tmp_path, file, home):
     for folder in {module.parent, tmp_path / "bench"}:
         (folder / "__init__.py").write_text("")
     module.write_text("import json\n")
-    code = (
-        f"import sys; sys.path += [{str(DRIVER.parent)!r}]; import side; print(side.part('store').__name__)"
-    )
+    code = f"import sys; sys.path += [{str(DRIVER.parent)!r}]; import side; print(side.part('store'))"
     command, env = [sys.executable, "-P", "-c", code], {"PYTHONPATH": str(tmp_path)}
     run = partial(subprocess.run, command, env=env, text=True)
-    assert run(capture_output=True, check=True).stdout == f"{home}\n"
+    assert run(capture_output=True, check=True).stdout == f"<module {home!r} from {str(module)!r}>\n"
     module.write_text("import no_such_module\n")
     assert "No module named 'no_such_module'" in run(capture_output=True, check=False).stderr
