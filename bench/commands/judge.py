@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -110,12 +111,15 @@ def gate(
     regression, 5 nothing could be compared or decided.
     """
     from bench.export import verdicts
+    from bench.export.readable import readable
     from bench.gate import session
+    from bench.gate.options import GateOptions, one_baseline, one_ref
 
-    options = session.GateOptions(
+    exports = verdicts.parse(export or [])
+    options = GateOptions(
         run=asked(suite, set_, device, allow_code, results=results, only=only, wait=wait, plain=True),
-        baseline=session.one_baseline(baseline or []),
-        against=session.one_ref(against, against_tip),
+        baseline=one_baseline(baseline or []),
+        against=one_ref(against, against_tip),
         tip=against_tip is not None,
         head=head,
         pairs=pairs,
@@ -126,10 +130,11 @@ def gate(
         accept=tuple(accept or ()),
         extras=tuple(extras or ()),
         noise=noise,
-        exports=verdicts.parse(export or []),
-        github=github,
     )
-    raise typer.Exit(session.gate(options, console()))
+    options.check()
+    verdicts.make_room(exports)
+    send = partial(verdicts.write, exports=exports, annotate=github)
+    raise typer.Exit(session.gate(options, console(), readable, send))
 
 
 def calibrate(

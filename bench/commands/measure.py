@@ -54,13 +54,14 @@ def run(
     0 all cells measured or skipped, 2 something is wrong with the request, 3 some cells failed or
     nothing was measured, 130 interrupted.
     """
+    from bench.export.readable import readable
     from bench.run import session
 
     options = asked(
         suite, set_, device, allow_code,
         results=results, new=new, wait=wait, only=only, retry_failed=retry_failed, plain=plain, jobs=jobs,
     )  # fmt: skip
-    raise typer.Exit(session.run(options, console()))
+    raise typer.Exit(session.run(options, console(), readable))
 
 
 def plan(

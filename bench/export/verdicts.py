@@ -10,6 +10,7 @@ from bench.errors import UserError, did_you_mean
 from bench.export import bencher, benchmark_action, github, junit
 from bench.gate.show import markdown
 from bench.gate.verdict import GateReport
+from bench.results.store import write_atomic
 
 FORMATS: Mapping[str, Callable[[GateReport], str]] = {
     "junit": junit.render,
@@ -64,6 +65,9 @@ def render(name: str, report: GateReport) -> str:
     return FORMATS[name](report)
 
 
-def annotate(report: GateReport) -> None:
-    """Annotations for the runner and the summary of the job; see ``bench.export.github``."""
-    github.write(report, markdown(report))
+def write(report: GateReport, exports: Mapping[str, Path], *, annotate: bool = False) -> None:
+    """Write the files, and if asked the runner's annotations and summary (``bench.export.github``)."""
+    for name, path in exports.items():
+        write_atomic(path, render(name, report))
+    if annotate:
+        github.write(report, markdown(report))

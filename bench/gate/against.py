@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
@@ -19,6 +18,7 @@ from bench.gate.commits import toplevel
 from bench.gate.confirm import cells_of, confirmed, suspected
 from bench.gate.judge import judge
 from bench.gate.match import Side
+from bench.gate.options import GateOptions
 from bench.gate.pairs import Session, SideProcess, Tree
 from bench.gate.rule import Verdict
 from bench.gate.scope import Asked
@@ -34,9 +34,6 @@ from bench.text import clean, plural
 from bench.workload import Metric
 
 AGAIN = "again"  # folder of the second session
-
-if TYPE_CHECKING:
-    from bench.gate.session import GateOptions
 
 
 def against(options: GateOptions, request: Request, folder: Path, console: Console) -> GateReport:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -18,126 +18,61 @@ from rich.console import Console
 from rich.markup import escape
 
 from bench.errors import UserError, listed
-from bench.export import verdicts
 from bench.gate.against import against, looks
 from bench.gate.baseline import Stored, open_run, read_run
 from bench.gate.confirm import confirmed
 from bench.gate.judge import judge
 from bench.gate.match import Side
 from bench.gate.noise import blunt, raised, read_noise, told, undecidable, with_tolerances
-from bench.gate.rule import Rule, Verdict
+from bench.gate.options import GateOptions
+from bench.gate.rule import Verdict
 from bench.gate.scope import parameter_defaults
 from bench.gate.show import markdown, show
 from bench.gate.verdict import GateReport, Judgement, Terms, assemble
 from bench.results.folder import run_folders
 from bench.results.store import clear_errors, write_atomic
-from bench.run import session
-from bench.suite.request import Options, Request, prepare
+from bench.run.session import Draw, run
+from bench.suite.request import Request, prepare
 from bench.text import plural
 
 VERDICT, SUMMARY = "verdict.json", "summary.md"
+Export = Callable[[GateReport], None]
 
 
-@dataclass(frozen=True)
-class GateOptions:
-    """What the command line may ask of a gate."""
+def gate(options: GateOptions, console: Console, draw: Draw, export: Export) -> int:
+    """Judge, write the verdict, ``export`` and print it; the exit code. Raises UserError.
 
-    run: Options
-    baseline: str | None = None
-    against: str | None = None
-    tip: bool = False  # compare with the tip of ``against``, not with the merge base
-    head: str | None = None  # a stored run to judge instead of measuring
-    pairs: int = 6
-    until_decided: bool = False
-    max_pairs: int = 24
-    alpha: float = Rule.alpha
-    allowance: float = Rule.allowance
-    accept: tuple[str, ...] = ()
-    extras: tuple[str, ...] = ()
-    noise: Path | None = None  # a calibration.json
-    exports: Mapping[str, Path] = field(default_factory=dict)  # format → file
-    github: bool = False
-
-    def rule(self, looks: int = 1) -> Rule:
-        """The rule these options ask for. Raises UserError for what is none."""
-        return Rule.asked(self.alpha, self.allowance, looks)
-
-
-def gate(options: GateOptions, console: Console) -> int:
-    """Judge, write the verdict, print it, export it; the exit code. Raises UserError."""
-    _check(options)
+    A run that is measured to be held against a stored one is drawn by ``draw``, like any other.
+    """
+    options.check()
     request = prepare(options.run)
     request, warnings = _foreseen(options, request)
     for warning in warnings:
         console.print(f"[yellow]warning:[/] {escape(warning)}", soft_wrap=True, highlight=False)
-    verdicts.make_room(options.exports)
     started = time.monotonic()
     folder = _new_folder(options.run.results / request.suite.suite / "gates")
     try:
         if options.against:
             report = against(options, request, folder, console)
         else:
-            report = _stored(options, request, console)
+            report = _stored(options, request, console, draw)
     except BaseException:
         with suppress(OSError):  # unless something was measured: logs and records stay
             folder.rmdir()
         raise
     more = {"duration_s": round(time.monotonic() - started, 3), "notes": [*warnings, *report.notes]}
     report = report.model_copy(update=more)
-    conclude(report, folder, options.exports, console, github=options.github)
+    conclude(report, folder, console, export)
     return report.exit_code
 
 
-def conclude(
-    report: GateReport, folder: Path, exports: Mapping[str, Path], console: Console, *, github: bool = False
-) -> None:
-    """Write verdict, summary and exports, then print."""
+def conclude(report: GateReport, folder: Path, console: Console, export: Export) -> None:
+    """Write verdict and summary, export, then print."""
     write_atomic(folder / VERDICT, report.json_text())
     write_atomic(folder / SUMMARY, markdown(report))
-    for kind, path in exports.items():
-        write_atomic(path, verdicts.render(kind, report))
-    if github:
-        verdicts.annotate(report)
+    export(report)
     show(report, console)
     console.print(f"verdict: [bold]{escape(str(folder / VERDICT))}[/]", soft_wrap=True, highlight=False)
-
-
-def one_ref(against: str | None, against_tip: str | None) -> str | None:
-    """The ref, if one was given. Raises UserError for two."""
-    if against and against_tip:
-        raise UserError("--against and --against-tip exclude each other", hint="give one of them")
-    return against or against_tip
-
-
-def one_baseline(names: Sequence[str]) -> str | None:
-    """The baseline, if one was given. Raises UserError for two."""
-    if len(names) > 1:
-        raise UserError(
-            f"{len(names)} baselines were given", hint="a gate has one; run it once for each baseline"
-        )
-    return names[0] if names else None
-
-
-def _check(options: GateOptions) -> None:
-    if not options.baseline and not options.against:
-        raise UserError("nothing to compare with", hint="give --against REF or --baseline RUN")
-    if options.baseline and options.against:
-        raise UserError("--baseline and --against exclude each other", hint="give one of them")
-    if options.head == "":
-        raise UserError("--head is empty", hint="give a run, or leave --head out to measure one")
-    if options.against and options.head:
-        raise UserError("--head is for stored runs; --against measures both sides", hint="drop one of them")
-    if options.until_decided and not options.against:
-        raise UserError("--until-decided adds pairs, which --baseline has none of", hint="use --against REF")
-    if options.noise and not options.against:
-        raise UserError(
-            "--noise is that of pairs in one session, and --baseline compares sessions",
-            hint="use --against REF, or --allowance",
-        )
-    options.rule()
-    if options.until_decided and options.max_pairs < options.pairs:
-        raise UserError(f"--max-pairs {options.max_pairs} is less than --pairs {options.pairs}")
-    verdicts.check(options.exports)
 
 
 def _foreseen(options: GateOptions, request: Request) -> tuple[Request, list[str]]:
@@ -162,7 +97,7 @@ def _new_folder(parent: Path) -> Path:
     return folder
 
 
-def _stored(options: GateOptions, request: Request, console: Console) -> GateReport:
+def _stored(options: GateOptions, request: Request, console: Console, draw: Draw) -> GateReport:
     """Judge a stored or a new run against a stored one; what has regressed in a new one is measured again."""
     suite, results = request.suite.suite, options.run.results
     base = open_run(str(options.baseline), results, suite, request.workload.name)
@@ -170,16 +105,16 @@ def _stored(options: GateOptions, request: Request, console: Console) -> GateRep
         return _compared(
             base, open_run(options.head, results, suite, request.workload.name), request, options
         )
-    report = _compared(base, _measured(options, request, console), request, options)
+    report = _compared(base, _measured(options, request, console, draw), request, options)
     if suspects := report.of(Verdict.REGRESSED):
         console.print(f"measured again in a second session: {plural(len(suspects), 'regression')}")
-        again = _compared(base, _measured(options, request, console), request, options)
+        again = _compared(base, _measured(options, request, console, draw), request, options)
         return confirmed(report, again.judgements)
     return report
 
 
-def _measured(options: GateOptions, request: Request, console: Console) -> Stored:
-    session.run(replace(options.run, new=True), console)
+def _measured(options: GateOptions, request: Request, console: Console, draw: Draw) -> Stored:
+    run(replace(options.run, new=True), console, draw)
     suite = request.suite.suite
     return read_run(run_folders(options.run.results, suite)[0], suite, request.workload.name)
 

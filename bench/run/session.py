@@ -8,6 +8,7 @@ measured is on the disk before anything is drawn from it.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
@@ -25,14 +26,15 @@ from bench.run.loop import RETRIED, Session, exit_code, measure, remaining, tall
 from bench.run.one_pass import NOT_REACHED
 from bench.suite.request import Options, Request, prepare
 from bench.text import plural
-from bench.workload import Pass
+from bench.workload import Pass, Workload
 
 README = "README.md"
+Draw = Callable[[Store, Workload], Path]  # from records to what people read; where that begins
 _MOST_NAMED = 5  # edited records
 
 
-def run(options: Options, console: Console) -> int:
-    """Measure what has no answer yet, draw the report, and return the exit code (0 or 3).
+def run(options: Options, console: Console, draw: Draw) -> int:
+    """Measure what has no answer yet, ``draw`` the report, and return the exit code (0 or 3).
 
     Raises UserError, and KeyboardInterrupt after having said how to go on.
     """
@@ -61,7 +63,12 @@ def run(options: Options, console: Console) -> int:
             todo = remaining(request.passes, store, retry_failed=options.retry_failed)
             if todo:
                 _measure(todo, request, options, store, fingerprint["id"], console)
-            _conclude(console, store, request, options, measured=bool(todo), changed=changed)
+            _sum_up(console, store, request, options, measured=bool(todo))
+            readme = store.folder / README
+            if changed or not readme.exists() or readme.stat().st_mtime < store.path.stat().st_mtime:
+                readme = draw(store, request.workload)
+            _conclude(console, store, request, options)
+            _say(console, f"report: [bold]{escape(str(readme))}[/]")
             return exit_code(tally(request.cells, store))
         finally:
             store.close()
@@ -133,22 +140,16 @@ def _measure(
         watcher.run_ended()
 
 
-def _conclude(
-    console: Console, store: Store, request: Request, options: Options, *, measured: bool, changed: bool
-) -> None:
-    """Draw the report if it does not show what is known by now, and sum up."""
+def _sum_up(console: Console, store: Store, request: Request, options: Options, *, measured: bool) -> None:
     part = f" (--only {options.only})" if options.only else ""
     if measured:
         terminal.summary(store.records.values(), request.workload.metrics, request.cells, console)
     else:
         _say(console, f"[bold]{request.suite.suite}[/]{escape(part)} is finished: nothing to do")
-    readme = store.folder / README
-    if changed or not readme.exists() or readme.stat().st_mtime < store.path.stat().st_mtime:
-        from bench.export.parquet import write_parquet
-        from bench.report import render
 
-        write_parquet(store.records.values(), store.folder / "records.parquet")
-        readme = render(store.folder, request.workload)
+
+def _conclude(console: Console, store: Store, request: Request, options: Options) -> None:
+    part = f" (--only {options.only})" if options.only else ""
     counts = tally(request.cells, store)
     ended = ", ".join(f"{counts[status]} {status}" for status in Status if counts[status])
     _say(console, f"{plural(len(request.cells), 'cell')}{escape(part)}: {ended}")
@@ -159,7 +160,6 @@ def _conclude(
     again = sum(counts[status] for status in RETRIED)
     if again:
         _say(console, f"{again} of them can be measured again: {escape(options.command('--retry-failed'))}")
-    _say(console, f"report: [bold]{escape(str(readme))}[/]")
 
 
 def _say(console: Console, text: str) -> None:

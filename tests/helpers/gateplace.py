@@ -13,9 +13,9 @@ from typing import Any
 from rich.console import Console
 
 from bench.gate.against import compare
+from bench.gate.options import GateOptions
 from bench.gate.pairs import Session, Tree
 from bench.gate.scope import Asked
-from bench.gate.session import GateOptions
 from bench.gate.verdict import GateReport
 from bench.results.record import Record
 from bench.suite.model import load_suite

@@ -11,10 +11,10 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from bench.gate.against import compare
+from bench.gate.options import GateOptions
 from bench.gate.pairs import Session, Tree
 from bench.gate.rule import Verdict
 from bench.gate.scope import Asked
-from bench.gate.session import GateOptions
 from bench.suite.model import load_suite
 from bench.suite.plan import make_plan
 from bench.suite.request import Options, Request
