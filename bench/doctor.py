@@ -54,7 +54,7 @@ print(json.dumps({"float32": best(torch.float32), "bfloat16": best(torch.bfloat1
 
 
 @dataclass(frozen=True)
-class Finding:
+class Diagnosis:
     """One line of the diagnosis; ``fix`` says how to get what is missing."""
 
     name: str
@@ -63,7 +63,7 @@ class Finding:
     fix: str = ""
 
 
-def examine(results: Path, *, probe: bool = False, network: bool = True) -> Iterator[Finding]:
+def examine(results: Path, *, probe: bool = False, network: bool = True) -> Iterator[Diagnosis]:
     """Everything worth knowing before a run, one finding after the other."""
     yield from machine(results)
     if probe:
@@ -71,10 +71,10 @@ def examine(results: Path, *, probe: bool = False, network: bool = True) -> Iter
     yield from gpus()
     yield from engines()
     yield from assets()
-    yield hub() if network else Finding("hub", "note", "not asked")
+    yield hub() if network else Diagnosis("hub", "note", "not asked")
 
 
-def show(findings: Iterator[Finding], console: Console) -> None:
+def show(findings: Iterator[Diagnosis], console: Console) -> None:
     """Print the findings as a table."""
     marks = {"ok": "[green]ok[/]", "missing": "[yellow]missing[/]", "note": "[cyan]note[/]"}
     table = Table(box=None, pad_edge=False, show_header=False)
@@ -99,52 +99,52 @@ def preflight(pipeline: str, **options: Any) -> int:
     return main(pipeline, **options)
 
 
-def machine(results: Path) -> Iterator[Finding]:
+def machine(results: Path) -> Iterator[Diagnosis]:
     """Processor, memory and free disk space."""
     facts = environment.fingerprint()
     cpu = facts["cpu"]
     flags = ", ".join(cpu["flags"]) or "no vector extensions known to us"
-    yield Finding("processor", "ok", f"{cpu['model']}, {cpu['cores']} cores ({flags})")
+    yield Diagnosis("processor", "ok", f"{cpu['model']}, {cpu['cores']} cores ({flags})")
     if not {"avx512_bf16", "amx_bf16", "bf16"} & set(cpu["flags"]):
-        yield Finding(
+        yield Diagnosis(
             "bfloat16", "note", "emulated on this processor and slow", "use dtype: float32 on the CPU"
         )
     if facts["ram_bytes"]:
-        yield Finding("memory", "ok", f"{facts['ram_bytes'] / 2**30:.1f} GiB")
+        yield Diagnosis("memory", "ok", f"{facts['ram_bytes'] / 2**30:.1f} GiB")
     place = results.resolve()
     while not place.exists():
         place = place.parent
     free = shutil.disk_usage(place).free
     enough = free > 2 * 2**30
     fix = "" if enough else "choose another folder with --results, or free some space"
-    yield Finding("disk", "ok" if enough else "note", f"{free / 2**30:.1f} GiB free in {place}", fix)
+    yield Diagnosis("disk", "ok" if enough else "note", f"{free / 2**30:.1f} GiB free in {place}", fix)
 
 
-def gpus() -> Iterator[Finding]:
+def gpus() -> Iterator[Diagnosis]:
     """Every GPU that the driver shows, or why there is none."""
     found, reason = environment.gpus()
     for gpu in found:
         size = f"{gpu['memory_bytes'] / 2**30:.0f} GiB, " if gpu["memory_bytes"] else ""
-        yield Finding("GPU", "ok", f"{gpu['name']} ({size}driver {gpu['driver']})")
+        yield Diagnosis("GPU", "ok", f"{gpu['name']} ({size}driver {gpu['driver']})")
     if not found:
         fix = "an NVIDIA driver; without one, suites for a CPU such as suites/sinks.yaml run as they are"
-        yield Finding("GPU", "missing", reason or "none", fix)
+        yield Diagnosis("GPU", "missing", reason or "none", fix)
     torch = _version("torch")
     if found and torch and "+cpu" in torch:
         fix = "install a CUDA build of torch, see https://pytorch.org/get-started"
-        yield Finding("torch and GPU", "missing", f"torch {torch} is built without CUDA", fix)
+        yield Diagnosis("torch and GPU", "missing", f"torch {torch} is built without CUDA", fix)
 
 
-def engines() -> Iterator[Finding]:
+def engines() -> Iterator[Diagnosis]:
     """What Python can find of the libraries that are measured."""
     for module, distribution, purpose, fix in ENGINES:
         if find_spec(module) is not None:
-            yield Finding(module, "ok", f"{_version(distribution) or 'found'} ({purpose})")
+            yield Diagnosis(module, "ok", f"{_version(distribution) or 'found'} ({purpose})")
         else:
-            yield Finding(module, "missing", f"not installed ({purpose})", fix)
+            yield Diagnosis(module, "missing", f"not installed ({purpose})", fix)
 
 
-def assets() -> Iterator[Finding]:
+def assets() -> Iterator[Diagnosis]:
     """Which embedded models and books are in the cache, and whether the others can be fetched."""
     from ddposink.assets.catalogue import ASSETS, cache_dir
 
@@ -154,18 +154,18 @@ def assets() -> Iterator[Finding]:
     for (registry, package), members in packages.items():
         names, size = ", ".join(asset.name for asset in members), members[0].bytes / 1e6
         if all(asset.cached() for asset in members):
-            yield Finding("asset", "ok", f"{names} (in {cache_dir()})")
+            yield Diagnosis("asset", "ok", f"{names} (in {cache_dir()})")
         elif registry == "debian" and shutil.which("apt-get") is None:
-            yield Finding("asset", "missing", f"{names}: no apt-get to fetch it", "use corpus: folder:DIR")
+            yield Diagnosis("asset", "missing", f"{names}: no apt-get to fetch it", "use corpus: folder:DIR")
         else:
             detail = f"{names} is not in the cache ({size:.0f} MB from {registry} package {package})"
-            yield Finding("asset", "note", detail, "fetched by the first run that needs it")
+            yield Diagnosis("asset", "note", detail, "fetched by the first run that needs it")
 
 
-def hub() -> Finding:
+def hub() -> Diagnosis:
     """Whether the model hub answers; honours HF_HUB_OFFLINE and HF_ENDPOINT."""
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
-        return Finding("hub", "note", "switched off by HF_HUB_OFFLINE", "unset HF_HUB_OFFLINE")
+        return Diagnosis("hub", "note", "switched off by HF_HUB_OFFLINE", "unset HF_HUB_OFFLINE")
     from urllib.error import HTTPError
     from urllib.request import Request, urlopen
 
@@ -177,23 +177,23 @@ def hub() -> Finding:
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
         fix = "runs that need hub weights end as skipped; embedded models, local folders and random: work"
-        return Finding("hub", "missing", f"{url} cannot be reached: {reason}", fix)
-    return Finding("hub", "ok", f"{url} answers")
+        return Diagnosis("hub", "missing", f"{url} cannot be reached: {reason}", fix)
+    return Diagnosis("hub", "ok", f"{url} answers")
 
 
-def measured_probe() -> Finding:
+def measured_probe() -> Diagnosis:
     """Matrix products per second in float32 and bfloat16 on this CPU, measured now."""
     done = subprocess.run([sys.executable, "-c", _PROBE], capture_output=True, text=True, timeout=300)
     if done.returncode != 0:
         last = (done.stderr.strip().splitlines() or ["no output"])[-1]
-        return Finding("measured", "missing", f"the probe failed: {last}", "pip install ddposink")
+        return Diagnosis("measured", "missing", f"the probe failed: {last}", "pip install ddposink")
     speed = json.loads(done.stdout.splitlines()[-1])
     ratio = speed["bfloat16"] / speed["float32"]
     advice = "bfloat16 is worth using" if ratio > 1.05 else "use dtype: float32 on this CPU"
     text = (
         f"float32 {speed['float32']:.0f}, bfloat16 {speed['bfloat16']:.0f} GFLOP/s ({ratio:.2f}×): {advice}"
     )
-    return Finding("measured", "ok", text)
+    return Diagnosis("measured", "ok", text)
 
 
 def _version(distribution: str) -> str | None:

@@ -19,7 +19,7 @@ from bench.gate.confirm import cells_of, confirmed, suspected
 from bench.gate.judge import judge
 from bench.gate.match import Side
 from bench.gate.options import GateOptions
-from bench.gate.pairs import Session, SideProcess, Tree
+from bench.gate.pairs import PairSession, SideProcess, Tree
 from bench.gate.rule import Verdict
 from bench.gate.scope import Asked
 from bench.gate.tree import checked_out, elsewhere
@@ -49,17 +49,17 @@ def against(options: GateOptions, request: Request, folder: Path, console: Conso
         stack.enter_context(locked(folder.parent.parent, wait=options.run.wait))
         base = stack.enter_context(checked_out(str(options.against), root, options.extras, tip=options.tip))
         console.print(f"base: {escape(base.name)}, on {escape(base.prepared)}", highlight=False)
-        with Session.start(base, head, asked, folder) as measured:
+        with PairSession.start(base, head, asked, folder) as measured:
             report = compare(measured, request, options, console)
         if not (suspects := report.of(Verdict.REGRESSED)):
             return report
         console.print(f"measured again in a second session: {plural(len(suspects), 'regression')}")
         again = stack.enter_context(elsewhere(base, root))
-        with Session.start(again, head, asked, folder / AGAIN) as second:
+        with PairSession.start(again, head, asked, folder / AGAIN) as second:
             return confirmed(report, judged(second, request, options, console, suspects))
 
 
-def compare(measured: Session, request: Request, options: GateOptions, console: Console) -> GateReport:
+def compare(measured: PairSession, request: Request, options: GateOptions, console: Console) -> GateReport:
     """Measure and judge in one session."""
     first = measured.pairs
     judgements = judged(measured, request, options, console)
@@ -70,7 +70,7 @@ def compare(measured: Session, request: Request, options: GateOptions, console: 
 
 
 def judged(
-    measured: Session,
+    measured: PairSession,
     request: Request,
     options: GateOptions,
     console: Console,
@@ -129,7 +129,7 @@ def looks(options: GateOptions) -> list[int]:
     return schedule(options.pairs, options.max_pairs if options.until_decided else options.pairs)
 
 
-def measure(measured: Session, pairs: int, wanted: set[str] | None, console: Console) -> None:
+def measure(measured: PairSession, pairs: int, wanted: set[str] | None, console: Console) -> None:
     """Add pairs, a line for each pass; ``wanted`` limits them to passes with a cell of such a label."""
     total = measured.pairs + pairs
 
@@ -153,7 +153,7 @@ def _info(side: SideProcess, first: int) -> SideInfo:
     return info(side_of(side, first), plan, side.ready["fingerprint"], side.tree.prepared)
 
 
-def _notes(measured: Session) -> list[str]:
+def _notes(measured: PairSession) -> list[str]:
     base, head = (side.ready for side in (measured.base, measured.head))
     notes = []
     if differing := comparable(base["fingerprint"], head["fingerprint"]):

@@ -23,7 +23,7 @@ from bench.errors import UserError
 from bench.gate.against import measure, side_of
 from bench.gate.commits import toplevel
 from bench.gate.match import Match, Side, match
-from bench.gate.pairs import Session, Tree
+from bench.gate.pairs import PairSession, Tree
 from bench.gate.rule import MOST_PAIRS, Rule, detectable
 from bench.gate.scope import Asked
 from bench.gate.verdict import EXIT_NOTHING, EXIT_PASS
@@ -40,7 +40,7 @@ FILE = "calibration.json"
 
 
 @dataclass(frozen=True)
-class Noise:
+class MeasuredNoise:
     """What identical code yields for one metric. Relative figures for noisy metrics, absolute for others."""
 
     metric: str
@@ -60,7 +60,7 @@ class Noise:
 
 def noise(
     base: Side, head: Side, metrics: Sequence[Metric], tolerances: Mapping[str, float], rule: Rule
-) -> list[Noise]:
+) -> list[MeasuredNoise]:
     """Noise of every metric that the gate would compare; pure. Sides are two measurements of one code."""
     cells = match(base, head, accept=("*",))
     compared = [m for m in metrics if m.direction != "none" or m.klass == "exact"]
@@ -91,7 +91,7 @@ def calibrate(options: Options, pairs: int, console: Console, alpha: float = Rul
     with (
         Interrupts(),
         locked(place, wait=options.wait),
-        Session.start(tree, tree, asked, folder) as session,
+        PairSession.start(tree, tree, asked, folder) as session,
     ):
         measure(session, pairs, None, console)
         sides = side_of(session.base), side_of(session.head)
@@ -106,7 +106,7 @@ def calibrate(options: Options, pairs: int, console: Console, alpha: float = Rul
     return EXIT_PASS if found else EXIT_NOTHING
 
 
-def show(found: Sequence[Noise], pairs: int, console: Console) -> None:
+def show(found: Sequence[MeasuredNoise], pairs: int, console: Console) -> None:
     """Print the noise of every metric, and warnings about thresholds below it."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     names = ("metric", "class", "cells", "noise", "worst cell", f"detectable with {pairs} pairs", "threshold")
@@ -129,7 +129,7 @@ def show(found: Sequence[Noise], pairs: int, console: Console) -> None:
 
 def _noisy(
     metric: Metric, effect: float, values: Mapping[str, list[tuple[float, float]]], family: int, rule: Rule
-) -> Noise | None:
+) -> MeasuredNoise | None:
     spreads = {}
     for name, pairs in values.items():
         if len(pairs) > 1 and min(min(pair) for pair in pairs) > 0:
@@ -147,7 +147,7 @@ def _noisy(
             f"{metric.label}: the threshold of {_percent(effect)} is below the {_percent(reach)} that "
             f"{count} pairs can find in {clean(worst, 60)!r}; {many}, or raise {metric.name} in tolerances"
         )
-    return Noise(
+    return MeasuredNoise(
         metric.name,
         metric.label,
         metric.unit,
@@ -164,7 +164,9 @@ def _noisy(
     )
 
 
-def _still(metric: Metric, tolerance: float, values: Mapping[str, list[tuple[float, float]]]) -> Noise | None:
+def _still(
+    metric: Metric, tolerance: float, values: Mapping[str, list[tuple[float, float]]]
+) -> MeasuredNoise | None:
     """Exact and near metrics: how far identical code was from itself."""
     gaps = {name: max(abs(b - a) for a, b in pairs) for name, pairs in values.items() if pairs}
     if not gaps:
@@ -180,7 +182,7 @@ def _still(metric: Metric, tolerance: float, values: Mapping[str, list[tuple[flo
     counts = (len(gaps), max(map(len, values.values())))
     middle = float(np.median(list(gaps.values())))
     names = (metric.name, metric.label, metric.unit, metric.klass)
-    return Noise(*names, *counts, middle, worst, gaps[worst], None, tolerance, None, warning)
+    return MeasuredNoise(*names, *counts, middle, worst, gaps[worst], None, tolerance, None, warning)
 
 
 def _needed(spread: float, effect: float, family: int, rule: Rule) -> int | None:
@@ -212,7 +214,7 @@ def _value(record: Record, name: str) -> float | None:
     return value.value if value is not None and record.status is Status.OK else None
 
 
-def _amount(one: Noise, amount: float) -> str:
+def _amount(one: MeasuredNoise, amount: float) -> str:
     if one.klass == "noisy":
         return _percent(amount)
     scale = scale_for(one.unit, [amount])

@@ -38,7 +38,7 @@ def no_series(record: Record, name: str) -> Series | None:
 
 
 @dataclass(frozen=True)
-class Run:
+class ComparedRun:
     """One run: its records with their fingerprints, and where to find a record's series by name."""
 
     side: Side
@@ -99,8 +99,8 @@ ORDER = (Verdict.REGRESSED, Verdict.IMPROVED, Verdict.INCONCLUSIVE, Verdict.INCO
 
 
 def compare(
-    baseline: Run,
-    others: Sequence[Run],
+    baseline: ComparedRun,
+    others: Sequence[ComparedRun],
     metrics: Sequence[Metric],
     tolerances: Mapping[str, float] | None = None,
 ) -> Comparison:
@@ -139,7 +139,9 @@ def _notes(rows: Sequence[Row]) -> tuple[str, ...]:
     return (f"Only the first {MOST_INTERVALS} differences have an interval",)
 
 
-def _interval(cell: Match, judgement: Judgement, base: Run, head: Run) -> tuple[Interval, str] | None:
+def _interval(
+    cell: Match, judgement: Judgement, base: ComparedRun, head: ComparedRun
+) -> tuple[Interval, str] | None:
     """Interval of head − base of a near metric whose sides may stand beside each other."""
     if judgement.klass != "near" or judgement.verdict is Verdict.INCOMPARABLE:
         return None
@@ -154,7 +156,9 @@ def _interval(cell: Match, judgement: Judgement, base: Run, head: Run) -> tuple[
     return next((found for a, b in pairs[:1] if (found := _within(a, b, judgement.metric, base, head))), None)
 
 
-def _within(a: Record, b: Record, metric: str, base: Run, head: Run) -> tuple[Interval, str] | None:
+def _within(
+    a: Record, b: Record, metric: str, base: ComparedRun, head: ComparedRun
+) -> tuple[Interval, str] | None:
     """Interval from what two records averaged over: a series of that name, or samples, entry by entry."""
     series = base.series(a, metric), head.series(b, metric)
     if series[0] is not None and series[1] is not None and len(series[0]) == len(series[1]):

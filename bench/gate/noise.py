@@ -27,7 +27,7 @@ LARGE = 1.0  # a gate that finds nothing below a doubling is worth a warning
 
 
 class Scatter(BaseModel):
-    """What identical code yielded for one metric; fields as in ``bench.gate.calibrate.Noise``."""
+    """What identical code yielded for one metric; fields as in ``bench.gate.calibrate.MeasuredNoise``."""
 
     model_config = ConfigDict(frozen=True, strict=True)
 

@@ -141,7 +141,7 @@ class SideProcess:
 
 
 @dataclass
-class Session:
+class PairSession:
     """Two sides ready to be measured in turn. Use as a context manager."""
 
     base: SideProcess
@@ -150,7 +150,7 @@ class Session:
     pairs: int = 0  # repetitions measured so far
 
     @classmethod
-    def start(cls, base: Tree, head: Tree, asked: Asked, folder: Path) -> Session:
+    def start(cls, base: Tree, head: Tree, asked: Asked, folder: Path) -> PairSession:
         """Start both drivers at once and wait for both."""
         sides: list[SideProcess] = []
         try:
@@ -164,7 +164,7 @@ class Session:
             raise
         return cls(sides[0], sides[1], asked.defaults)
 
-    def __enter__(self) -> Session:
+    def __enter__(self) -> PairSession:
         return self
 
     def __exit__(self, *error: object) -> None:

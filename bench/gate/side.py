@@ -98,7 +98,9 @@ class Driver:
         from bench import registry
 
         suite = self.suite
-        return part("loop").Session(
+        loop = part("loop")
+        kind = getattr(loop, "RunSession", None) or loop.Session  # its name up to version 0.1
+        return kind(
             suite=suite.suite,
             workload=self.workload,
             target=registry.targets()[suite.workload],

@@ -23,11 +23,11 @@ STATUS = "status"  # stands for a metric where the outcome of a cell itself is j
 EXIT_PASS, EXIT_FAILED_CELLS, EXIT_REGRESSION, EXIT_NOTHING = 0, 3, 4, 5
 
 
-class _Frozen(BaseModel):
+class _FrozenVerdict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Judgement(_Frozen):
+class Judgement(_FrozenVerdict):
     """One metric (or the status) of one cell on both sides, and what the gate makes of it."""
 
     cell: str = Field(description="Readable name of the cell, unique within the gate")
@@ -60,7 +60,7 @@ class Judgement(_Frozen):
         return settled and not self.fields and self.klass != STATUS
 
 
-class SideInfo(_Frozen):
+class SideInfo(_FrozenVerdict):
     """One side of the comparison."""
 
     name: str = Field(description="Git ref or run folder")
@@ -72,7 +72,7 @@ class SideInfo(_Frozen):
     failed_cells: int = 0
 
 
-class Terms(_Frozen):
+class Terms(_FrozenVerdict):
     """The rule the verdicts follow; see docs/gate.md."""
 
     mode: Literal["interleaved", "stored"]
@@ -90,7 +90,7 @@ class Terms(_Frozen):
         return cls(mode=mode, pairs=pairs, **shared)
 
 
-class GateReport(_Frozen):
+class GateReport(_FrozenVerdict):
     """The verdict file."""
 
     verdict_version: int = VERDICT_VERSION

@@ -12,7 +12,7 @@ import numpy as np
 
 from bench.report.buckets import exp
 from bench.report.frames import SERIES_START, RunData, Series
-from bench.report.select import Pair, identifying, is_reference, longest, pairs
+from bench.report.select import CellPair, identifying, is_reference, longest, pairs
 from bench.report.tables import ARROWS, Column, Entry, Table, name_columns, name_entries
 from bench.stats import Interval, paired_block_bootstrap
 from bench.text import clean, interval, number, plural
@@ -89,7 +89,7 @@ def _columns(data: RunData, series: str, label: str, reference: str, late: bool)
     return columns
 
 
-def _difference(data: RunData, pair: Pair, series: str, *, bounded: bool) -> dict[str, Entry] | None:
+def _difference(data: RunData, pair: CellPair, series: str, *, bounded: bool) -> dict[str, Entry] | None:
     """Entries of one pair, or None if either cell has no such series."""
     a, b = data.series(pair.cell, series), data.series(pair.reference, series)
     if a is None or b is None:
@@ -138,20 +138,20 @@ def _bounded(a: Series, b: Series, bounded: bool) -> tuple[Interval | None, Entr
     return found, Entry(mean, interval(found.estimate, found.low, found.high))
 
 
-def _start(data: RunData, pair: Pair) -> int:
+def _start(data: RunData, pair: CellPair) -> int:
     """Entry at which the two cells can begin to differ: the smaller of the starts they declare, or 0."""
     starts = [data.records[i].columns.get(SERIES_START) for i in pair]
     return min((s for s in starts if isinstance(s, int)), default=0)
 
 
-def furthest_pairs(data: RunData, found: list[Pair]) -> list[Pair]:
+def furthest_pairs(data: RunData, found: list[CellPair]) -> list[CellPair]:
     """Those pairs whose cell reaches furthest along the prefix axis, of each pass."""
     cells = data.frame.loc[[pair.cell for pair in found]]
     kept = set(longest(data, cells).index)
     return [pair for pair in found if pair.cell in kept]
 
 
-def compared_names(data: RunData, found: Sequence[Pair], axis: str) -> list[str]:
+def compared_names(data: RunData, found: Sequence[CellPair], axis: str) -> list[str]:
     """Columns that tell the compared cells apart: the comparison axis first, the prefix axis always."""
     names = identifying(data, data.frame.loc[[pair.cell for pair in found]])
     prefix = data.words.prefix_axis

@@ -37,7 +37,7 @@ CSV = "history.csv"
 
 
 @dataclass(frozen=True)
-class Point:
+class TrackPoint:
     """One run's value: the mean over its repetitions (geometric for noisy metrics)."""
 
     run: str
@@ -48,7 +48,7 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Step:
+class LevelStep:
     """From run ``at`` on the metric has another level."""
 
     at: int  # index of the first point of the new level
@@ -64,8 +64,8 @@ class Track:
 
     cell: str
     metric: Metric
-    points: list[Point]
-    steps: list[Step]
+    points: list[TrackPoint]
+    steps: list[LevelStep]
 
 
 def _labels(cells: Mapping[str, Record]) -> dict[str, str]:
@@ -89,7 +89,7 @@ def follow(
     runs: Sequence[tuple[Sequence[Record], Mapping[str, Any]]], metrics: Sequence[Metric]
 ) -> list[Track]:
     """Tracks of all cells measured in at least two runs; a run is its records and its fingerprint."""
-    values: dict[tuple[str, str], list[Point]] = {}
+    values: dict[tuple[str, str], list[TrackPoint]] = {}
     newest: dict[str, Record] = {}
     for records, env in sorted(runs, key=lambda run: min(record.started for record in run[0])):
         cells: dict[str, list[Record]] = {}
@@ -102,7 +102,9 @@ def follow(
             for metric in metrics:
                 found = [v.value for r in alike if (v := r.metrics.get(metric.name)) and v.value is not None]
                 if found:
-                    point = Point(alike[0].run, alike[0].started, _mean(found, metric), _commit(env), env)
+                    point = TrackPoint(
+                        alike[0].run, alike[0].started, _mean(found, metric), _commit(env), env
+                    )
                     values.setdefault((key, metric.name), []).append(point)
     named, labels = {metric.name: metric for metric in metrics}, _labels(newest)
     return [
@@ -112,7 +114,7 @@ def follow(
     ]
 
 
-def steps(points: Sequence[Point], metric: Metric) -> list[Step]:
+def steps(points: Sequence[TrackPoint], metric: Metric) -> list[LevelStep]:
     """Where the level changes for good: by more than the tolerance, and by more than the noise explains."""
     values = np.array([point.value for point in points])
     relative = metric.klass == "noisy" and bool((values > 0).all())
@@ -123,7 +125,7 @@ def steps(points: Sequence[Point], metric: Metric) -> list[Step]:
         before, after = _level(values[low:at]), _level(values[at:high])
         worse = None if metric.direction == "none" else (after > before) == (metric.direction == "lower")
         changed = comparable(points[at - 1].environment, points[at].environment)
-        found.append(Step(at, before, after, worse, changed))
+        found.append(LevelStep(at, before, after, worse, changed))
     return found
 
 

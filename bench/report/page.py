@@ -19,7 +19,7 @@ from bench.report import about, comparisons, positions, published, side_by_side,
 from bench.report.figure import save
 from bench.report.frames import RunData, load, workload_name
 from bench.report.matrix import matrix_table
-from bench.report.plots import Picture, draw
+from bench.report.plots import DrawnView, draw
 from bench.report.relative import relative
 from bench.report.sheets import expand
 from bench.report.tables import Table
@@ -117,7 +117,7 @@ def _look_up(run_dir: Path) -> tuple[Workload | None, str | None]:
         return None, f"The workload {name} is unknown here ({error.message}): no pictures, no declared labels"
 
 
-def _pictures(data: RunData) -> list[tuple[Picture, str]]:
+def _pictures(data: RunData) -> list[tuple[DrawnView, str]]:
     """Draw and save every view; headline views first. Returns pictures with the stems of their files."""
     folder = data.folder / "plots"
     views = [one for view in data.words.views for one in expand(view, data)]
@@ -174,7 +174,7 @@ def _remove_stale(folder: Path, written: set[str]) -> None:
             path.unlink()
 
 
-def _page(data: RunData, pictures: list[tuple[Picture, str]], found: Mapping[str, Table]) -> str:
+def _page(data: RunData, pictures: list[tuple[DrawnView, str]], found: Mapping[str, Table]) -> str:
     environment = Environment(
         loader=PackageLoader("bench.report"),
         undefined=StrictUndefined,

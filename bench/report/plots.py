@@ -39,7 +39,7 @@ _LOG_SPAN, _LINEAR_SPAN = 1e4, 20.0  # a scale ends so far above its smallest or
 
 
 @dataclass(frozen=True)
-class Picture:
+class DrawnView:
     """A view's figure, or why there is none; ``alt`` describes it to those who cannot see it."""
 
     view: View
@@ -48,17 +48,17 @@ class Picture:
     alt: str
 
 
-def draw(view: View, data: RunData) -> Picture:
+def draw(view: View, data: RunData) -> DrawnView:
     """Draw one view. Nothing is written; a view without data is no error."""
     alt = f"{view.title}: {view.y_label} against {view.x_label} for each {view.hue.replace('_', ' ')}"
     try:
         with paper.style():
             if view.kind in _WHOLE:
-                return Picture(view, _WHOLE[view.kind](view, data), None, alt)
+                return DrawnView(view, _WHOLE[view.kind](view, data), None, alt)
             content = contents(view, data)
-            return Picture(view, _lines(view, data, content), None, f"{alt}: {', '.join(content.hues)}")
+            return DrawnView(view, _lines(view, data, content), None, f"{alt}: {', '.join(content.hues)}")
     except NothingToDraw as reason:
-        return Picture(view, None, str(reason), alt)
+        return DrawnView(view, None, str(reason), alt)
 
 
 def _pens(view: View, data: RunData) -> dict[str, Pen]:

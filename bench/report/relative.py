@@ -14,7 +14,7 @@ import numpy as np
 
 from bench.report.comparisons import compared_names, furthest_pairs
 from bench.report.frames import RunData
-from bench.report.select import Pair, asked, pairs, split
+from bench.report.select import CellPair, asked, pairs, split
 from bench.report.spread import RANGE, Spread, spread_of_seeds
 from bench.report.tables import ARROWS, Column, Entry, Table, name_columns, name_entries, reported
 from bench.report.vocabulary import Vocabulary
@@ -64,7 +64,7 @@ def _header(metric: Metric, *, ratio: bool) -> str:
     return (metric.label if ratio else f"difference in {metric.label}{unit}") + ARROWS[metric.direction]
 
 
-def _both(data: RunData, pair: Pair, metric: str) -> Both | None:
+def _both(data: RunData, pair: CellPair, metric: str) -> Both | None:
     a, b = (data.records[i].metrics.get(metric) for i in pair)
     return (a, b) if a and b and a.value is not None and b.value is not None else None
 
@@ -78,7 +78,7 @@ def _numbers(both: Both) -> tuple[float, float]:
 
 def _summary(
     data: RunData,
-    own: Sequence[Pair],
+    own: Sequence[CellPair],
     metric: str,
     cells: set[tuple[int, int]],
     kinds: dict[str, None],

@@ -16,7 +16,7 @@ from bench.suite.cells import canonical
 from bench.workload import Scalar, View
 
 
-class Pair(NamedTuple):
+class CellPair(NamedTuple):
     """Two cells that differ only along the comparison axis (indices into the records)."""
 
     cell: int
@@ -167,7 +167,7 @@ def split(frame: pd.DataFrame, columns: Sequence[str]) -> list[tuple[dict[str, S
     return [(first, frame.take(places)) for first, places in groups.values()]
 
 
-def pairs(data: RunData, axis: str, reference: Any, frame: pd.DataFrame) -> list[Pair]:
+def pairs(data: RunData, axis: str, reference: Any, frame: pd.DataFrame) -> list[CellPair]:
     """Cells beside the reference cell with which they share everything but the comparison axis."""
     references: dict[str, int] = {}
     for index in frame.index:
@@ -177,7 +177,7 @@ def pairs(data: RunData, axis: str, reference: Any, frame: pd.DataFrame) -> list
     for index in frame.index:
         partner = references.get(_partner(data, index, axis))
         if partner is not None and partner != index and not is_reference(data, index, axis, reference):
-            found.append(Pair(index, partner))
+            found.append(CellPair(index, partner))
     return found
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from bench.gate import show
 from bench.gate.baseline import read_run
-from bench.gate.compare import Comparison, Lookup, Row, Run, Series, compare
+from bench.gate.compare import ComparedRun, Comparison, Lookup, Row, Series, compare
 from bench.gate.rule import Verdict
 from bench.gate.verdict import Judgement
 from bench.report.frames import RunData
@@ -37,7 +37,7 @@ def held(runs: Sequence[RunData]) -> Comparison:
     ]
     metrics = {m.name: m for run in runs for m in run.words.metrics.values()}
     tolerances = runs[0].suite.get("tolerances")
-    sides = [Run(found.side, _series(run)) for found, run in zip(stored, runs, strict=True)]
+    sides = [ComparedRun(found.side, _series(run)) for found, run in zip(stored, runs, strict=True)]
     found = compare(
         sides[-1], sides[:-1], list(metrics.values()), tolerances if isinstance(tolerances, dict) else None
     )

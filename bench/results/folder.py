@@ -23,7 +23,7 @@ _STAMP = "%Y%m%d-%H%M%S"
 
 
 @dataclass(frozen=True)
-class Choice:
+class RunFolder:
     """The run folder to work in; ``why`` says why the newest run was not resumed."""
 
     folder: Path
@@ -45,7 +45,7 @@ def choose_run(
     version: str,
     *,
     new: bool = False,
-) -> Choice:
+) -> RunFolder:
     """Resume the newest run of ``suite`` made with the same ``--set``, if its numbers may stand beside ours.
 
     They may not if machine or packages differ, or if the workload's code (``version``) does: that run's
@@ -63,13 +63,13 @@ def choose_run(
         differing = comparable(known, fingerprint) if known else [f"environment ({ENV} cannot be read)"]
         if not differing:
             _write_fingerprint(candidates[0], fingerprint, known)
-            return Choice(candidates[0], resumed=True)
+            return RunFolder(candidates[0], resumed=True)
         why = f"the newest run {candidates[0].name} was made with another {listed(differing)}"
     elif alike and not new:
         why = f"the newest run {alike[0].name} was made with another version of the workload's code"
     folder = _new_folder(results / suite, earlier)
     _write_fingerprint(folder, fingerprint, {})
-    return Choice(folder, resumed=False, why=why)
+    return RunFolder(folder, resumed=False, why=why)
 
 
 def _new_folder(parent: Path, earlier: list[Path]) -> Path:

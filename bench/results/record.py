@@ -12,11 +12,11 @@ from bench.results.status import Status
 SCHEMA_VERSION = 2  # 1: records without a digest
 
 
-class _Frozen(BaseModel):
+class _FrozenRecord(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Value(_Frozen):
+class Value(_FrozenRecord):
     """One metric of one cell. ``value`` is null exactly when ``reason`` says why."""
 
     value: float | int | None
@@ -40,7 +40,7 @@ class Value(_Frozen):
         return self
 
 
-class Artifact(_Frozen):
+class Artifact(_FrozenRecord):
     """A file beside the records; ``path`` is relative to the run folder."""
 
     path: str
@@ -48,7 +48,7 @@ class Artifact(_Frozen):
     bytes: int
 
 
-class Record(_Frozen):
+class Record(_FrozenRecord):
     """One answered cell."""
 
     schema_version: int = SCHEMA_VERSION

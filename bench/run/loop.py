@@ -14,7 +14,7 @@ from contextlib import nullcontext
 from bench.results.record import Status
 from bench.results.store import Store
 from bench.run.launch import Launcher
-from bench.run.one_pass import Held, Observer, PassRun, Session
+from bench.run.one_pass import Held, Observer, PassRun, RunSession
 from bench.workload import Cell, Pass
 
 FAILED = frozenset({Status.OOM, Status.TIMEOUT, Status.ERROR, Status.NAN})
@@ -35,7 +35,7 @@ def remaining(passes: Iterable[Pass], store: Store, *, retry_failed: bool = Fals
 
 def measure(
     passes: Sequence[Pass],
-    session: Session,
+    session: RunSession,
     launcher: Launcher,
     store: Store,
     observer: Observer,

@@ -59,7 +59,7 @@ class Observer(Protocol):
 
 
 @dataclass(frozen=True)
-class Session:
+class RunSession:
     """What all passes of one run share."""
 
     suite: str
@@ -77,7 +77,7 @@ class PassRun:
     """One pass on its way: which of its cells are still open, and since when."""
 
     work: Pass
-    session: Session
+    session: RunSession
     store: Store
     observer: Observer
     held: Held

@@ -22,7 +22,7 @@ from bench.results.store import DAMAGED, PLAN, SUITE, Store, write_atomic
 from bench.run import live, terminal
 from bench.run.interrupt import Interrupts
 from bench.run.launch import LocalLauncher
-from bench.run.loop import RETRIED, Session, exit_code, measure, remaining, tally
+from bench.run.loop import RETRIED, RunSession, exit_code, measure, remaining, tally
 from bench.run.one_pass import NOT_REACHED
 from bench.suite.request import Options, Request, prepare
 from bench.text import plural
@@ -112,7 +112,7 @@ def _measure(
     resumed = f" ({kept} answered before)" if kept else ""
     work = f"{plural(count, 'cell')} in {plural(len(todo), 'pass')}{resumed}"
     _say(console, f"[bold]{request.suite.suite}[/]: {work} → {escape(str(store.folder))}")
-    session = Session(
+    session = RunSession(
         suite=request.suite.suite,
         workload=request.workload,
         target=registry.targets()[request.suite.workload],

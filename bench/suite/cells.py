@@ -17,8 +17,8 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from bench.errors import UserError
-from bench.suite.conditions import Rule
-from bench.suite.explain import Finding, brief, explain
+from bench.suite.conditions import Exclusion
+from bench.suite.explain import Violation, brief, explain
 from bench.suite.grid import Draft, expand
 from bench.suite.model import Suite
 from bench.workload import Scalar, Workload
@@ -27,7 +27,7 @@ canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=Fa
 
 
 @dataclass
-class Point:
+class GridPoint:
     """One accepted combination of parameters: a cell but for seed and repeat."""
 
     workload: Workload
@@ -48,23 +48,25 @@ class Point:
         return written, self.data, self.columns
 
 
-def accept(suite: Suite, workload: Workload, rules: Sequence[Rule]) -> tuple[list[Point], list[UserError]]:
+def accept(
+    suite: Suite, workload: Workload, rules: Sequence[Exclusion]
+) -> tuple[list[GridPoint], list[UserError]]:
     """Validate every cell once. Names unknown to the workload are left to `grid.check_names`."""
     known = workload.Params.model_fields
-    points: list[Point] = []
+    points: list[GridPoint] = []
     errors: dict[tuple[str | None, str], UserError] = {}  # a bad value is met in many cells, told once
     for draft in expand(suite):
         values = {name: given.value for name, given in draft.given.items() if name in known}
         try:
             params = workload.Params.model_validate(values)
             data = params.model_dump(mode="json")
-            points.append(Point(workload, draft, params, data, canonical(data)))
+            points.append(GridPoint(workload, draft, params, data, canonical(data)))
             continue
         except ValidationError as error:
             findings = list(explain(error, known, "parameter"))
         except ValueError:  # from `canonical`
             findings = [
-                Finding((name,), f"{name}: not a finite number") for name in data if not _finite(data[name])
+                Violation((name,), f"{name}: not a finite number") for name in data if not _finite(data[name])
             ]
         applying = [rule for rule in rules if rule.holds(values)]
         if applying and not any(finding.path for finding in findings):
@@ -93,7 +95,7 @@ def blame(suite: Suite, draft: Draft, message: str) -> UserError:
     return UserError(message + cell, where=suite.where(path))
 
 
-def _locate(finding: Finding, draft: Draft, suite: Suite) -> UserError:
+def _locate(finding: Violation, draft: Draft, suite: Suite) -> UserError:
     if not finding.path:
         return blame(suite, draft, finding.message)
     hint = finding.hint

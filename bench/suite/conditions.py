@@ -33,7 +33,7 @@ class Condition:
 
 
 @dataclass
-class Rule:
+class Exclusion:
     """One item of ``exclude``: conditions by column, all of which must hold. Counts what it drops."""
 
     wanted: Mapping[str, Any]

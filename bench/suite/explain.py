@@ -18,7 +18,7 @@ _PLAIN_WORDS = {"a valid dictionary": "a mapping", "a valid list": "a list", "a 
 
 
 @dataclass(frozen=True)
-class Finding:
+class Violation:
     """One thing wrong. ``path`` leads to it from the validated mapping; empty: the whole is wrong."""
 
     path: tuple[str | int, ...]
@@ -27,7 +27,7 @@ class Finding:
     kind: str = "value"  # "unknown" (the key is wrong), "missing" or "value"
 
 
-def explain(error: ValidationError, valid: Iterable[str], noun: str, levels: int = 1) -> Iterator[Finding]:
+def explain(error: ValidationError, valid: Iterable[str], noun: str, levels: int = 1) -> Iterator[Violation]:
     """What ``error`` says; ``valid`` are the known keys and ``noun`` what a key is called.
 
     Messages name a value by the first ``levels`` keys that lead to it.
@@ -39,11 +39,11 @@ def explain(error: ValidationError, valid: Iterable[str], noun: str, levels: int
         if kind == "extra_forbidden":
             word = str(path[-1])
             hint = did_you_mean(word, names) if len(path) == 1 else None
-            yield Finding(path, f"unknown {noun} {word!r}", hint, "unknown")
+            yield Violation(path, f"unknown {noun} {word!r}", hint, "unknown")
         elif kind == "missing":
-            yield Finding(path, f"{noun} {'.'.join(map(str, path))!r} is missing", kind="missing")
+            yield Violation(path, f"{noun} {'.'.join(map(str, path))!r} is missing", kind="missing")
         else:
-            yield Finding(path, *_value(name, detail["input"], detail["msg"], kind, context))
+            yield Violation(path, *_value(name, detail["input"], detail["msg"], kind, context))
 
 
 def _value(name: str, given: Any, message: str, kind: str, context: dict[str, Any]) -> tuple[str, str | None]:

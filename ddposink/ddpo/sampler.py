@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ddposink.ddpo.judge import Reward, ask
 from ddposink.ddpo.layout import decoded_at_once
-from ddposink.ddpo.policy import Conditions, Policy
+from ddposink.ddpo.policy import Conditions, DenoisingPolicy
 from ddposink.ddpo.randomness import shared_noise
 
 
@@ -44,7 +44,7 @@ class Draw:
 
 
 def sample(
-    policy: Policy, text: Conditions, prompts: list[str], draw: Draw, shape: Sequence[int]
+    policy: DenoisingPolicy, text: Conditions, prompts: list[str], draw: Draw, shape: Sequence[int]
 ) -> Trajectories:
     """Draw trajectories with latents of ``shape`` (C, H, W) for ``prompts``, ``batches`` times ``batch``."""
     steps, count = len(policy.schedule), draw.batch * draw.batches
@@ -81,7 +81,7 @@ def sources(text: Conditions, shared: int) -> Tensor:
     return first[which]
 
 
-def _denoise(policy: Policy, found: Trajectories, rows: slice, guided: bool) -> Tensor:
+def _denoise(policy: DenoisingPolicy, found: Trajectories, rows: slice, guided: bool) -> Tensor:
     """Fill in the latents of ``rows``, and return their log-probabilities (T, rows)."""
     schedule, embeddings = policy.schedule, found.text.take(rows).rows(guided)
     first, which = torch.unique(found.source[rows], return_inverse=True)

@@ -27,7 +27,7 @@ BATCH_EPSILON, PROMPT_EPSILON = 1e-8, 1e-6  # TRL's; groups take the second
 ROUNDING = 16 * float(np.finfo(np.float32).eps)  # relative; what differs by less does not differ
 
 
-class Comparison(Protocol):
+class Advantages(Protocol):
     """Turns the rewards of a step into advantages, and remembers what it needs of them."""
 
     flat_share: float  # part of the last step's comparisons whose rewards were all equal
@@ -42,7 +42,7 @@ class Comparison(Protocol):
         """The reverse of `state`."""
 
 
-def make_comparison(config: DDPOConfig) -> Comparison:
+def make_comparison(config: DDPOConfig) -> Advantages:
     """The comparison that ``config`` asks for."""
     epsilon = config.advantage_epsilon
     if config.compares == "group":
@@ -72,7 +72,7 @@ class Batch:
         self._epsilon, self.flat_share = epsilon, 0.0
 
     def update(self, prompts: Sequence[str], rewards: Floats) -> Floats:
-        """See `Comparison`."""
+        """See `Advantages`."""
         found = advantages(rewards, rewards, self._epsilon)
         self.flat_share = float(found is None)
         return np.zeros(len(rewards), np.float32) if found is None else found
@@ -97,7 +97,7 @@ class Groups(Batch):
         self._size = size
 
     def update(self, prompts: Sequence[str], rewards: Floats) -> Floats:
-        """See `Comparison`. N is a multiple of the group's size."""
+        """See `Advantages`. N is a multiple of the group's size."""
         groups = [advantages(group, group, self._epsilon) for group in rewards.reshape(-1, self._size)]
         self.flat_share = sum(group is None for group in groups) / len(groups)
         flat = np.zeros(self._size, np.float32)
@@ -113,7 +113,7 @@ class Prompts:
         self.flat_share = 0.0
 
     def update(self, prompts: Sequence[str], rewards: Floats) -> Floats:
-        """See `Comparison`."""
+        """See `Advantages`."""
         found, flat = np.zeros(len(rewards), np.float32), 0
         parts = list(self._parts(prompts, rewards))
         for mine, known in parts:

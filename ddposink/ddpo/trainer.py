@@ -23,7 +23,7 @@ from ddposink.ddpo.engine import DivergedError, Pipeline, Prompts, RewardFunctio
 from ddposink.ddpo.layout import latent_shape, make_layout
 from ddposink.ddpo.learner import Learner, updates
 from ddposink.ddpo.merged import MergedLora
-from ddposink.ddpo.policy import Policy, Texts
+from ddposink.ddpo.policy import DenoisingPolicy, Texts
 from ddposink.ddpo.randomness import PromptSource, Randomness
 from ddposink.ddpo.ranks import Ranks
 from ddposink.ddpo.sampler import Draw, Trajectories, rewards, sample
@@ -58,7 +58,7 @@ class NativeEngine:
         unet.eval()
         if config.gradient_checkpointing:
             unet.enable_gradient_checkpointing()
-        self._policy = Policy(
+        self._policy = DenoisingPolicy(
             unet=torch.compile(unet, dynamic=False) if config.compile else unet,
             schedule=make_schedule(
                 pipeline.scheduler, config.sample_num_steps, config.sample_eta, self._device

@@ -25,7 +25,7 @@ SINKS_KEPT = (0, 1, 2, 4)
 
 
 @dataclass(frozen=True)
-class Recipe:
+class SinkRecipe:
     """Everything that decides the result. ``context`` counts the sink token too."""
 
     sink_token: bool = False
@@ -50,10 +50,10 @@ class Recipe:
 
 
 @dataclass
-class State:
+class SinkState:
     """A training in progress; ``history`` has one entry per look."""
 
-    recipe: Recipe
+    recipe: SinkRecipe
     model: Any
     optimizer: torch.optim.Optimizer
     step: int = 0
@@ -69,7 +69,7 @@ class Pace:
     save_seconds: float = 120.0
 
 
-def new_state(recipe: Recipe) -> State:
+def new_state(recipe: SinkRecipe) -> SinkState:
     """Model and optimizer at step 0, seeded."""
     torch.manual_seed(recipe.seed)
     config = LlamaConfig(
@@ -92,10 +92,10 @@ def new_state(recipe: Recipe) -> State:
         betas=(0.9, 0.95),
         fused=True,
     )
-    return State(recipe, model, optimizer)
+    return SinkState(recipe, model, optimizer)
 
 
-def sample(ids: Tensor, recipe: Recipe, step: int) -> Tensor:
+def sample(ids: Tensor, recipe: SinkRecipe, step: int) -> Tensor:
     """(batch, context) windows of ``ids`` (N,), the same for a step whenever it is asked for."""
     generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
     length = recipe.context - recipe.sink_token
@@ -104,7 +104,7 @@ def sample(ids: Tensor, recipe: Recipe, step: int) -> Tensor:
     return torch.nn.functional.pad(windows, (1, 0), value=0) if recipe.sink_token else windows
 
 
-def advance(state: State, ids: Tensor) -> float:
+def advance(state: SinkState, ids: Tensor) -> float:
     """One optimizer step; returns its loss in nats per token."""
     recipe, batch = state.recipe, sample(ids, state.recipe, state.step)
     for group in state.optimizer.param_groups:
@@ -119,7 +119,7 @@ def advance(state: State, ids: Tensor) -> float:
     return float(loss.detach())
 
 
-def look(state: State, held_out: Tensor) -> dict[str, Any]:
+def look(state: SinkState, held_out: Tensor) -> dict[str, Any]:
     """Signs of sinks: NLL after eviction by number of first tokens kept, attention mass on position 0.
 
     ``nll``: {sinks kept: nats per token}; ``mass``: per layer the mean over heads, and that of its
@@ -144,7 +144,7 @@ def look(state: State, held_out: Tensor) -> dict[str, Any]:
     return {"nll": nll, "mass": mass}
 
 
-def save_checkpoint(state: State, file: Path) -> None:
+def save_checkpoint(state: SinkState, file: Path) -> None:
     """Weights, optimizer and history in one safetensors file, replaced at once."""
     from safetensors.torch import save
 
@@ -156,7 +156,7 @@ def save_checkpoint(state: State, file: Path) -> None:
     write_atomic(file, save({k: v.contiguous() for k, v in tensors.items()}, metadata=metadata))
 
 
-def load_checkpoint(file: Path, recipe: Recipe) -> State:
+def load_checkpoint(file: Path, recipe: SinkRecipe) -> SinkState:
     """The state saved in ``file``. ``recipe.steps`` may have changed, to end early or to prolong.
 
     Raises ValueError if anything else in the recipe has.
@@ -185,7 +185,7 @@ def load_checkpoint(file: Path, recipe: Recipe) -> State:
     return state
 
 
-def train(state: State, ids: Tensor, held_out: Tensor, file: Path, pace: Pace) -> Iterator[float]:
+def train(state: SinkState, ids: Tensor, held_out: Tensor, file: Path, pace: Pace) -> Iterator[float]:
     """Train to the recipe's last step, looking and saving as ``pace`` says; yields each step's loss."""
     losses: list[float] = []
     begun = saved = time.perf_counter()

@@ -33,7 +33,7 @@ ALIKE = 0.5  # part of the words that two captions share (Jaccard) from which th
 
 
 @dataclass(frozen=True)
-class Recipe:
+class EncoderRecipe:
     """Everything that decides the weights, beside the pictures and torch's version."""
 
     steps: int = 1800
@@ -65,7 +65,7 @@ def contrastive_loss(images: Tensor, texts: Tensor, scale: Tensor, alike: Tensor
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
 
-def train(emoji: EmojiSet, recipe: Recipe, shape: Shape) -> Iterator[tuple[int, float, Any]]:
+def train(emoji: EmojiSet, recipe: EncoderRecipe, shape: Shape) -> Iterator[tuple[int, float, Any]]:
     """Yields step, loss and the averaged towers after every step."""
     torch.manual_seed(recipe.seed)
     generator = torch.Generator().manual_seed(recipe.seed)
@@ -94,7 +94,7 @@ def train(emoji: EmojiSet, recipe: Recipe, shape: Shape) -> Iterator[tuple[int, 
         yield step, loss.item(), averaged
 
 
-def _order(count: int, recipe: Recipe, generator: Generator) -> Iterator[Tensor]:
+def _order(count: int, recipe: EncoderRecipe, generator: Generator) -> Iterator[Tensor]:
     """Batches of indices without end; every picture once per round."""
     size = min(recipe.batch, count)
     while True:
@@ -110,7 +110,7 @@ def _caption(emoji: EmojiSet, index: int, dropout: float, generator: Generator) 
     return " ".join(w for w, keep in zip(words, kept.tolist(), strict=True) if keep) or " ".join(words)
 
 
-def _set_rate(optimizer: torch.optim.Optimizer, recipe: Recipe, step: int) -> None:
+def _set_rate(optimizer: torch.optim.Optimizer, recipe: EncoderRecipe, step: int) -> None:
     """Linear warm-up over a twentieth of the steps, then half a cosine down to zero."""
     warm = max(1, recipe.steps // 20)
     falling = 0.5 + 0.5 * math.cos(math.pi * max(0, step - warm) / max(1, recipe.steps - warm))
@@ -129,14 +129,14 @@ def _average(averaged: Any, towers: Any, decay: float) -> None:
 
 def main(
     out: Annotated[Path, typer.Option(help="Folder for the encoder.")] = FOLDER,
-    steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = Recipe.steps,
-    batch: Annotated[int, typer.Option(min=2, help="Pictures per step.")] = Recipe.batch,
+    steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = EncoderRecipe.steps,
+    batch: Annotated[int, typer.Option(min=2, help="Pictures per step.")] = EncoderRecipe.batch,
     seed: Annotated[int, typer.Option(help="Of weights, order and changes.")] = 0,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
 ) -> None:
     """Train, evaluate and write the encoder with its model card."""
     torch.set_num_threads(threads)
-    emoji, recipe = load_emoji(), Recipe(steps=steps, batch=batch, seed=seed)
+    emoji, recipe = load_emoji(), EncoderRecipe(steps=steps, batch=batch, seed=seed)
     shape = Shape(tuple(sorted({w for text in (*emoji.captions, *emoji.others) for w in words_of(text)})))
     start, losses, towers = time.monotonic(), [], make_towers(shape)
     columns = (*Progress.get_default_columns(), TextColumn("loss {task.fields[loss]:.3f}"))

@@ -21,14 +21,22 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from ddposink.corpora import CorpusRef, load_stream, read_books
-from ddposink.embedded.sink_training import SINKS_KEPT, Pace, Recipe, State, load_checkpoint, new_state, train
+from ddposink.embedded.sink_training import (
+    SINKS_KEPT,
+    Pace,
+    SinkRecipe,
+    SinkState,
+    load_checkpoint,
+    new_state,
+    train,
+)
 from ddposink.errors import Unavailable
 
 HELD_OUT = "war-of-the-worlds"
 SINK_TOKEN = "<|sink|>"
 
 
-def make_tokenizer(texts: list[str], recipe: Recipe) -> PreTrainedTokenizerFast:
+def make_tokenizer(texts: list[str], recipe: SinkRecipe) -> PreTrainedTokenizerFast:
     """Byte-level BPE trained on ``texts``. Both models have the same ids; only one has a BOS token."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -48,7 +56,7 @@ def make_tokenizer(texts: list[str], recipe: Recipe) -> PreTrainedTokenizerFast:
 
 
 def read_data(
-    recipe: Recipe, out: Path, corpus: str, held_out: str, tokens: int
+    recipe: SinkRecipe, out: Path, corpus: str, held_out: str, tokens: int
 ) -> tuple[Any, Tensor, Tensor]:
     """Tokenizer, training ids (N,) and held-out ids (tokens,), BOS first where the recipe has one."""
     apart = CorpusRef.parse(held_out)
@@ -63,7 +71,7 @@ def read_data(
     return tokenizer, torch.tensor(ids), torch.from_numpy(stream.ids)
 
 
-def export(state: State, tokenizer: Any, folder: Path, corpus: str, held_out: str) -> None:
+def export(state: SinkState, tokenizer: Any, folder: Path, corpus: str, held_out: str) -> None:
     """The model as half-precision safetensors with its tokenizer, training history and model card."""
     state.model.to(torch.float16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -73,7 +81,7 @@ def export(state: State, tokenizer: Any, folder: Path, corpus: str, held_out: st
     (folder / "README.md").write_text(card(state, corpus, held_out), encoding="utf-8")
 
 
-def card(state: State, corpus: str, held_out: str) -> str:
+def card(state: SinkState, corpus: str, held_out: str) -> str:
     """The model card: what it is, what it was trained on and at what cost, and the curve of its looks."""
     recipe = replace(state.recipe, steps=state.step)
     size = sum(p.numel() for p in state.model.parameters())
@@ -110,9 +118,9 @@ number of first tokens kept, and the attention on position 0 of the head that pa
 """
 
 
-def _options(recipe: Recipe) -> str:
+def _options(recipe: SinkRecipe) -> str:
     """The options that differ from their defaults, as typed."""
-    default = asdict(Recipe())
+    default = asdict(SinkRecipe())
     changed = {name: value for name, value in asdict(recipe).items() if value != default[name]}
     flags = {name.replace("_", "-"): value for name, value in changed.items()}
     return "".join(
@@ -124,16 +132,16 @@ def _options(recipe: Recipe) -> str:
 def main(
     out: Annotated[Path, typer.Option(help="checkpoint, tokenizer and final model go here")],
     sink_token: Annotated[bool, typer.Option(help="put a learnable token in front of every sample")] = False,
-    steps: Annotated[int, typer.Option(min=1)] = Recipe.steps,
-    layers: Annotated[int, typer.Option(min=1)] = Recipe.layers,
-    width: Annotated[int, typer.Option(min=8)] = Recipe.width,
-    heads: Annotated[int, typer.Option(min=1)] = Recipe.heads,
-    context: Annotated[int, typer.Option(min=16, help="tokens per sample")] = Recipe.context,
-    batch: Annotated[int, typer.Option(min=1, help="samples per step")] = Recipe.batch,
-    vocabulary: Annotated[int, typer.Option(min=300)] = Recipe.vocabulary,
-    learning_rate: Annotated[float, typer.Option(min=0.0)] = Recipe.learning_rate,
-    bfloat16: Annotated[bool, typer.Option(help="bfloat16 autocast")] = Recipe.bfloat16,
-    seed: Annotated[int, typer.Option()] = Recipe.seed,
+    steps: Annotated[int, typer.Option(min=1)] = SinkRecipe.steps,
+    layers: Annotated[int, typer.Option(min=1)] = SinkRecipe.layers,
+    width: Annotated[int, typer.Option(min=8)] = SinkRecipe.width,
+    heads: Annotated[int, typer.Option(min=1)] = SinkRecipe.heads,
+    context: Annotated[int, typer.Option(min=16, help="tokens per sample")] = SinkRecipe.context,
+    batch: Annotated[int, typer.Option(min=1, help="samples per step")] = SinkRecipe.batch,
+    vocabulary: Annotated[int, typer.Option(min=300)] = SinkRecipe.vocabulary,
+    learning_rate: Annotated[float, typer.Option(min=0.0)] = SinkRecipe.learning_rate,
+    bfloat16: Annotated[bool, typer.Option(help="bfloat16 autocast")] = SinkRecipe.bfloat16,
+    seed: Annotated[int, typer.Option()] = SinkRecipe.seed,
     corpus: Annotated[str, typer.Option(help="what to train on, less the held-out book")] = "novels",
     held_out: Annotated[str, typer.Option(help="what to look for sinks on")] = f"novel:{HELD_OUT}",
     look_every: Annotated[int, typer.Option(min=1, help="steps between looks for sinks")] = 500,
@@ -143,7 +151,7 @@ def main(
 ) -> None:
     """Train a small Llama, with or without a sink token, or go on with a training that was cut off."""
     torch.set_num_threads(threads)
-    recipe = Recipe(
+    recipe = SinkRecipe(
         sink_token=sink_token, steps=steps, layers=layers, width=width, heads=heads, context=context,
         batch=batch, vocabulary=vocabulary, learning_rate=learning_rate, bfloat16=bfloat16,
         seed=seed,

@@ -12,7 +12,7 @@ from pathlib import Path
 from ddposink.label.choices import Choices
 from ddposink.label.pictures import read_pictures
 from ddposink.label.server import LabelServer
-from ddposink.label.session import Session
+from ddposink.label.session import LabelSession
 
 
 def main(
@@ -29,7 +29,7 @@ def main(
     Raises ValueError for a folder without pairs, for a damaged CSV and for one of other pictures.
     """
     out = out or folder / "choices.csv"
-    session = Session(read_pictures(folder), Choices(out, folder), seed, judge, per_prompt)
+    session = LabelSession(read_pictures(folder), Choices(out, folder), seed, judge, per_prompt)
     with LabelServer(session) as server:
         tell(f"{session.left} of {session.total} pairs to judge: {server.url}")
         tell("← left is better · → right is better · ↓ alike · u undo · Ctrl-C ends, nothing is lost")

@@ -17,7 +17,7 @@ from importlib.resources import files
 from types import TracebackType
 from typing import Any
 
-from ddposink.label.session import Session
+from ddposink.label.session import LabelSession
 
 MAX_BODY = 1000  # bytes; a choice has about 30
 HEADERS = {
@@ -38,7 +38,7 @@ STATIC = {
 class LabelServer:
     """Serves a session while it is open; ``url`` is the address with the token."""
 
-    def __init__(self, session: Session, port: int = 0) -> None:
+    def __init__(self, session: LabelSession, port: int = 0) -> None:
         self.session, self.token = session, secrets.token_urlsafe(24)
         self.finished = threading.Event()
         self._server = ThreadingHTTPServer(("127.0.0.1", port), _handler(self))

@@ -15,14 +15,14 @@ ANSWERS = ("a", "b", "tie")
 
 
 @dataclass(frozen=True)
-class Pair:
+class PicturePair:
     """Pictures by their place in the session's list; a is shown on the left."""
 
     a: int
     b: int
 
 
-class Session:
+class LabelSession:
     """One person at one folder. Safe to use from several threads."""
 
     def __init__(
@@ -80,18 +80,18 @@ class Session:
             self.queue.insert(0, next(n for n, pair in enumerate(self.pairs) if self._names(pair) == names))
             return True
 
-    def _names(self, pair: Pair) -> frozenset[str]:
+    def _names(self, pair: PicturePair) -> frozenset[str]:
         return frozenset(self.choices.name(self.pictures[i].file) for i in (pair.a, pair.b))
 
 
-def plan(pictures: Sequence[Picture], seed: int, per_prompt: int | None) -> list[Pair]:
+def plan(pictures: Sequence[Picture], seed: int, per_prompt: int | None) -> list[PicturePair]:
     """All pairs, at most ``per_prompt`` of a prompt; the same for a seed, whatever was judged before."""
     generator, columns = random.Random(seed), []
     by_prompt: dict[str, list[int]] = {}
     for number, picture in enumerate(pictures):
         by_prompt.setdefault(picture.prompt, []).append(number)
     for numbers in by_prompt.values():
-        pairs = [Pair(*generator.sample(pair, 2)) for pair in itertools.combinations(numbers, 2)]
+        pairs = [PicturePair(*generator.sample(pair, 2)) for pair in itertools.combinations(numbers, 2)]
         generator.shuffle(pairs)
         columns.append(pairs[:per_prompt])
     generator.shuffle(columns)

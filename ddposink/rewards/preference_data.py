@@ -25,7 +25,7 @@ PICK_A_PIC = {"prompt": "caption", "image_a": "jpg_0", "image_b": "jpg_1", "choi
 
 
 @dataclass(frozen=True)
-class Comparison:
+class LabelledPair:
     """One choice: 1 if a was preferred, 0 if b, 0.5 for a tie. Pictures are paths or encoded bytes."""
 
     prompt: str
@@ -36,7 +36,7 @@ class Comparison:
     where: str = ""
 
 
-def read_comparisons(source: str, split: str = "train", limit: int | None = None) -> Iterator[Comparison]:
+def read_comparisons(source: str, split: str = "train", limit: int | None = None) -> Iterator[LabelledPair]:
     """The choices in a .csv or .parquet file or in ``ORG/NAME@COMMIT``, at most ``limit``.
 
     Raises ValueError naming file and line of what is wrong, Unavailable for a hub that cannot be reached.
@@ -61,7 +61,7 @@ def decode(picture: Path | bytes, where: str = "") -> np.ndarray:
     return np.asarray(Image.alpha_composite(paper, drawn).convert("RGB"))
 
 
-def _rows(source: str, split: str) -> Iterator[Comparison]:
+def _rows(source: str, split: str) -> Iterator[LabelledPair]:
     if match := re.fullmatch(r"([\w.-]+/[\w.-]+)@([0-9a-f]{40})", source):
         return _converted(_hub(match[1], match[2], split), source, Path())
     path = Path(source)
@@ -112,7 +112,7 @@ def _hub(name: str, revision: str, split: str) -> Iterator[dict[str, Any]]:
         raise Unavailable(f"'{name}' could not be read: {hub.one_line(error)}") from error
 
 
-def _converted(rows: Iterable[Mapping[str, Any]], source: str, folder: Path) -> Iterator[Comparison]:
+def _converted(rows: Iterable[Mapping[str, Any]], source: str, folder: Path) -> Iterator[LabelledPair]:
     for number, row in enumerate(rows, start=1):
         where = f"{source}, row {number}"
         columns = PICK_A_PIC if "jpg_0" in row else dict(zip(COLUMNS, COLUMNS, strict=True))
@@ -123,7 +123,7 @@ def _converted(rows: Iterable[Mapping[str, Any]], source: str, folder: Path) -> 
                     f"{where}: no column '{column}'{suggest(column, names)}; it has {', '.join(names)}"
                 )
         prompt, a, b, choice = (row[columns[name]] for name in COLUMNS)
-        yield Comparison(
+        yield LabelledPair(
             str(prompt), _picture(a, where, folder), _picture(b, where, folder), _choice(choice, where),
             str(row.get("judge") or ""), where,
         )  # fmt: skip

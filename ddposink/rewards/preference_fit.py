@@ -55,7 +55,7 @@ def statistics(images: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Head:
+class PreferenceHead:
     """r(x) = weights · (x − mean) / scale, in units of Bradley–Terry logits."""
 
     weights: np.ndarray
@@ -83,7 +83,7 @@ class Card:
     statistics: list[str] = field(default_factory=lambda: list(STATISTICS))
 
 
-def fit_head(a: np.ndarray, b: np.ndarray, choices: np.ndarray, penalty: float) -> Head:
+def fit_head(a: np.ndarray, b: np.ndarray, choices: np.ndarray, penalty: float) -> PreferenceHead:
     """Maximum likelihood with a ridge. a, b: (N, D) features; choices: (N,), 1 for a, 0 for b, 0.5 a tie."""
     from scipy.optimize import minimize
 
@@ -98,7 +98,7 @@ def fit_head(a: np.ndarray, b: np.ndarray, choices: np.ndarray, penalty: float) 
         return value, difference.T @ (chance - choices) / len(choices) + penalty * weights
 
     found = minimize(loss, np.zeros(a.shape[1]), jac=True, method="L-BFGS-B", options={"maxiter": 1000})
-    return Head(found.x, mean, scale)
+    return PreferenceHead(found.x, mean, scale)
 
 
 def choose_penalty(
@@ -166,7 +166,7 @@ def accuracy(margins: np.ndarray, choices: np.ndarray, prompts: Sequence[str], s
     }  # fmt: skip
 
 
-def save_head(head: Head, card: Card, folder: Path) -> None:
+def save_head(head: PreferenceHead, card: Card, folder: Path) -> None:
     """Write head.safetensors and preference.json."""
     from safetensors.numpy import save_file
 
@@ -178,13 +178,13 @@ def save_head(head: Head, card: Card, folder: Path) -> None:
     )
 
 
-def load_head(folder: Path) -> tuple[Head, Card]:
+def load_head(folder: Path) -> tuple[PreferenceHead, Card]:
     """What `save_head` wrote. Raises Unavailable in one line."""
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
     try:
         arrays = {name: value.astype(np.float64) for name, value in load_file(folder / WEIGHTS).items()}
-        return Head(**arrays), Card(**json.loads((folder / CARD).read_text(encoding="utf-8")))
+        return PreferenceHead(**arrays), Card(**json.loads((folder / CARD).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError, SafetensorError) as error:
         raise Unavailable(f"the preference model in '{folder}' cannot be loaded: {error}") from error

@@ -24,7 +24,7 @@ from ddposink.streaming.positions import Alibi, Layout, Positions, Rope
 from ddposink.streaming.refusals import UnsupportedPolicyError
 from ddposink.streaming.ring import RingStream
 from ddposink.streaming.state import StreamState
-from ddposink.streaming.step import Slots, Step, StepPlan, Turns
+from ddposink.streaming.step import DecodeStep, Slots, StepPlan, Turns
 
 MODES = ("auto", "eager", "graph", "compile")
 
@@ -63,7 +63,7 @@ class DecodeStream(RingStream):
         self.plan = StepPlan(self.state, weights.device)
         self.turns = Turns(layout, weights.dtype)
         self.rotation = {index: id(layer.positions) for index, layer in layout.layers.items()}
-        self.step: Step
+        self.step: DecodeStep
         self.tables: dict[int, tuple[Tensor, Tensor]] = {}
         self.captured: dict[torch.Size, CapturedStep] = {}
 

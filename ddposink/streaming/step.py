@@ -31,7 +31,7 @@ class Slots:
 
 
 @dataclass
-class Step:
+class DecodeStep:
     """What one decode step needs besides the token.
 
     ``position`` (1,1) int64 rotary position of the token · ``places`` (3,) int64 turns of the query to its
@@ -58,7 +58,7 @@ class StepPlan:
         self.third = torch.tensor([0, 0, 1], device=device)
         self.tails = {m: torch.arange(m + 1, device=device) for m in sorted(set(state.tails.values()))}
 
-    def __call__(self, seen: Tensor) -> Step:
+    def __call__(self, seen: Tensor) -> DecodeStep:
         """The step that feeds token ``seen``, a scalar int64 on the device.
 
         Arithmetic with truth values instead of `torch.where` with numbers: those would be copied from the
@@ -68,7 +68,7 @@ class StepPlan:
         evicting = after_sinks >= self.window
         local = torch.where(after_sinks < 0, after_sinks, after_sinks % self.window)
         sink_place = after_sinks if self.absolute else after_sinks.clamp(max=self.window)
-        return Step(
+        return DecodeStep(
             position=(local + self.sinks).view(1, 1),
             places=self.places + self.third * (sink_place - local),
             ring=self._ring(seen, local, evicting, sink_place),

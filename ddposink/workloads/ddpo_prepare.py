@@ -30,7 +30,7 @@ AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16, "no": None}
 
 
 @dataclass
-class Run:
+class TrainingRun:
     """Everything the cells of a pass share."""
 
     params: Any
@@ -62,7 +62,7 @@ class Run:
         return self.reward.function if isinstance(self.reward.function, WeightedSum) else None
 
 
-def prepare(params: Any, seed: int, ctx: Context) -> Run:
+def prepare(params: Any, seed: int, ctx: Context) -> TrainingRun:
     """Load everything. Raises Unavailable for what cannot be had here."""
     device = chosen_device(params.device)
     tracker = MemoryTracker(device)  # before the model, so that the device figure counts all we take
@@ -84,7 +84,7 @@ def prepare(params: Any, seed: int, ctx: Context) -> Run:
         tuple(config.negatives),
     )
     features, scratch = load_encoder().features, Scratch(ctx.scratch)
-    return Run(
+    return TrainingRun(
         params, config, engine, trained, evaluator, scorers, unavailable, features, tracker, device, ctx.out,
         scratch, [said for which in ("prompts", "eval_prompts") if (said := _alike(params, pipeline, which))],
     )  # fmt: skip

@@ -31,7 +31,7 @@ from ddposink.workloads.ddpo_artifacts import (
     save_weights,
 )
 from ddposink.workloads.ddpo_memory import state_bytes, state_bytes_analytic
-from ddposink.workloads.ddpo_prepare import Run, prepare
+from ddposink.workloads.ddpo_prepare import TrainingRun, prepare
 from ddposink.workloads.ddpo_resume import Findings, save_points
 from ddposink.workloads.ddpo_scores import (
     Measured,
@@ -67,7 +67,7 @@ def run(cells: Sequence[tuple[Cell, Any]], ctx: Context) -> None:
         _give_up(left, error, ctx)
 
 
-def _begin(state: Run, steps: Sequence[int]) -> Pictures | None:
+def _begin(state: TrainingRun, steps: Sequence[int]) -> Pictures | None:
     """Measure the base model and take up a training that was cut off. ``steps``: of the open cells.
 
     The base model's pictures, or None where its scores are known and no open cell needs them.
@@ -89,7 +89,7 @@ def _begin(state: Run, steps: Sequence[int]) -> Pictures | None:
     return base
 
 
-def _draw(state: Run) -> Pictures:
+def _draw(state: TrainingRun) -> Pictures:
     """The pictures of an evaluation. Raises DivergedError where training has ruined them."""
     pictures = state.evaluator.draw(state.config.sample_num_steps)
     odd = int((~pictures.images.isfinite().flatten(1).all(dim=1)).sum())
@@ -101,7 +101,7 @@ def _draw(state: Run) -> Pictures:
     return pictures
 
 
-def _remember_base(state: Run, pictures: Pictures) -> None:
+def _remember_base(state: TrainingRun, pictures: Pictures) -> None:
     scores = score(pictures, state.scorers)
     state.found.base = {name: prompt_means(values, pictures) for name, values in scores.items()}
     state.found.spread = {name: prompt_spread(values, pictures) for name, values in scores.items()}
@@ -114,7 +114,7 @@ def _remember_base(state: Run, pictures: Pictures) -> None:
         state.found.shares = shares({name: (factors[name] * sd) ** 2 for name, sd in spreads.items()})
 
 
-def _check_ratio(state: Run) -> None:
+def _check_ratio(state: TrainingRun) -> None:
     """An engine whose ratio is not one before it has learnt anything would learn from its own mistakes."""
     deviation = state.found.ratio_deviation = float(state.engine.ratio_deviation().max())
     exact = state.config.precision_on(state.device.type) == "no"
@@ -126,7 +126,7 @@ def _check_ratio(state: Run) -> None:
         )
 
 
-def _train(state: Run, until: int, total: int, ctx: Context) -> None:
+def _train(state: TrainingRun, until: int, total: int, ctx: Context) -> None:
     """Train up to ``until`` steps; memory is watched and energy metered meanwhile.
 
     What a checkpoint takes counts neither as the training's time nor as its memory.
@@ -152,7 +152,7 @@ def _train(state: Run, until: int, total: int, ctx: Context) -> None:
     done.joules = _sum(before, meter.joules)
 
 
-def _parts(state: Run) -> dict[str, float]:
+def _parts(state: TrainingRun) -> dict[str, float]:
     """What the parts of a weighted reward have said on average since they were last asked; else empty."""
     return {} if state.weighted is None else state.weighted.take()
 
@@ -169,7 +169,9 @@ def _sum(a: float | Missing, b: float | Missing) -> float | Missing:
     return a + b
 
 
-def _emit(cell: Cell, params: Any, state: Run, pictures: Pictures, ctx: Context, *, last: bool) -> None:
+def _emit(
+    cell: Cell, params: Any, state: TrainingRun, pictures: Pictures, ctx: Context, *, last: bool
+) -> None:
     """Everything that is known at this step count goes into one record."""
     raw = score(pictures, state.scorers)
     scores = {name: prompt_means(values, pictures) for name, values in raw.items()}
@@ -209,7 +211,7 @@ def _emit(cell: Cell, params: Any, state: Run, pictures: Pictures, ctx: Context,
     )
 
 
-def _diversity(state: Run, pictures: Pictures) -> Measured:
+def _diversity(state: TrainingRun, pictures: Pictures) -> Measured:
     features = state.features(pictures.images)
     alone = Missing("one picture per prompt: no pairs")
     return {
@@ -218,14 +220,14 @@ def _diversity(state: Run, pictures: Pictures) -> Measured:
     }
 
 
-def _drift(state: Run, steps: int) -> Measured:
+def _drift(state: TrainingRun, steps: int) -> Measured:
     if not steps:
         return {"kl_per_step": 0.0, "weight_change": 0.0}
     divergence = kl_per_step(state.engine, state.evaluator, state.config.sample_num_steps, DRIFT_PICTURES)
     return {"kl_per_step": divergence, "weight_change": weight_change(state.engine)}
 
 
-def _facts(state: Run, metrics: Measured) -> dict[str, Scalar]:
+def _facts(state: TrainingRun, metrics: Measured) -> dict[str, Scalar]:
     """Columns for tables and axes, and where over-optimisation has set in."""
     own, rest = metrics["effect"], metrics["others_effect"]
     if isinstance(own, Samples) and isinstance(rest, Samples):
@@ -244,7 +246,9 @@ def _facts(state: Run, metrics: Measured) -> dict[str, Scalar]:
     }
 
 
-def _conformance(state: Run, metrics: Measured, scores: Mapping[str, np.ndarray]) -> dict[str, Scalar]:
+def _conformance(
+    state: TrainingRun, metrics: Measured, scores: Mapping[str, np.ndarray]
+) -> dict[str, Scalar]:
     found, name = state.found, state.trained
     warnings = [
         *collapse(float(metrics["vendi"]), found.vendi, scores[name], found.extremes[name]),  # type: ignore[arg-type]

@@ -34,7 +34,7 @@ class Text:
 
 
 @dataclass
-class Run:
+class DecodeRun:
     """Everything the repetitions at one length share."""
 
     params: StreamParams
@@ -49,7 +49,7 @@ class Run:
     facts: dict[str, Scalar] = field(default_factory=dict)
 
 
-def decode_repetitions(params: StreamParams, state: Run) -> Measured:
+def decode_repetitions(params: StreamParams, state: DecodeRun) -> Measured:
     """Memory, latency, energy and work of decoding on from here, one repetition each."""
     want, metrics = set(params.measure), Measured()
     if "memory" in want:
@@ -81,7 +81,7 @@ def decode_repetitions(params: StreamParams, state: Run) -> Measured:
     return metrics
 
 
-def _energy(params: StreamParams, state: Run) -> float | Missing:
+def _energy(params: StreamParams, state: DecodeRun) -> float | Missing:
     steps = WARM_UP + params.decode_tokens
     with Decoding(state, steps) as step:
         for i in range(WARM_UP):
@@ -95,7 +95,7 @@ def _energy(params: StreamParams, state: Run) -> float | Missing:
 class Decoding:
     """Decode from here for up to ``steps`` tokens, then put the stream back where it was."""
 
-    def __init__(self, state: Run, steps: int, *, eager: bool = False) -> None:
+    def __init__(self, state: DecodeRun, steps: int, *, eager: bool = False) -> None:
         self.stream = state.choice.stream
         self.decoder: Stream = self.stream.decoder(eager=eager)
         self.ids = state.text.ids

@@ -26,7 +26,7 @@ from ddposink.models.language import LoadedModel, ModelRef, load_model
 from ddposink.streaming import Choice, PolicyNotAppliedError, length_limit, open_stream, stream_nll
 from ddposink.turns import turn_ends
 from ddposink.workloads.stream import RANDOM_TOKENS, StreamParams
-from ddposink.workloads.stream_decoding import WARM_UP, Run, Text, decode_repetitions
+from ddposink.workloads.stream_decoding import WARM_UP, DecodeRun, Text, decode_repetitions
 from ddposink.workloads.stream_quality import Measured, collapse, quality, refused, running
 
 
@@ -58,7 +58,7 @@ def _readings(cells: Cells, limit: int | None) -> list[Cells]:
     return [one for one in (within, *([pair] for pair in cells if pair[1].length > limit)) if one]
 
 
-def _read(cells: Cells, state: Run, ctx: Context) -> None:
+def _read(cells: Cells, state: DecodeRun, ctx: Context) -> None:
     """Read the text once, up to the longest of ``cells``, and emit each as its length is reached."""
     longest = cells[-1][1]
     total, at = longest.length, {params.length: (cell, params) for cell, params in cells}
@@ -83,7 +83,7 @@ def _room(length: int, params: StreamParams) -> int:
     return length + WARM_UP + params.decode_tokens
 
 
-def _open(params: StreamParams, state: Run) -> Choice:
+def _open(params: StreamParams, state: DecodeRun) -> Choice:
     """The stream for a reading of ``params.length`` tokens, proven."""
     model, policy = state.loaded.model, params.parsed_policy
     limit = length_limit(model)
@@ -105,7 +105,7 @@ def _open(params: StreamParams, state: Run) -> Choice:
     return replace(choice, reason=why)
 
 
-def _prepare(params: StreamParams, device: torch.device, seed: int) -> Run:
+def _prepare(params: StreamParams, device: torch.device, seed: int) -> DecodeRun:
     tracker = MemoryTracker(device)  # before the model, so that the device figure counts all we take
     loaded = load_model(ModelRef.parse(params.model), params.dtype, str(device))
     text = _text(params, loaded, device, seed)
@@ -116,7 +116,7 @@ def _prepare(params: StreamParams, device: torch.device, seed: int) -> Run:
         "threads": torch.get_num_threads(),
         **loaded.facts,
     }
-    return Run(params, loaded, text, tracker, nll, device, facts=facts)
+    return DecodeRun(params, loaded, text, tracker, nll, device, facts=facts)
 
 
 def _text(params: StreamParams, loaded: LoadedModel, device: torch.device, seed: int) -> Text:
@@ -136,7 +136,7 @@ def _text(params: StreamParams, loaded: LoadedModel, device: torch.device, seed:
     return Text(ids.to(device), corpus, None if ends is None else torch.from_numpy(ends))
 
 
-def _emit(cell: Cell, params: StreamParams, state: Run, ctx: Context) -> None:
+def _emit(cell: Cell, params: StreamParams, state: DecodeRun, ctx: Context) -> None:
     """Everything that is known at this length goes into one record."""
     stream = state.choice.stream
     conformance = _conformance(params, state)
@@ -169,7 +169,7 @@ def _emit(cell: Cell, params: StreamParams, state: Run, ctx: Context) -> None:
     )
 
 
-def _conformance(params: StreamParams, state: Run) -> dict[str, Scalar]:
+def _conformance(params: StreamParams, state: DecodeRun) -> dict[str, Scalar]:
     """Proof that the policy was applied; raises PolicyNotAppliedError where it was not."""
     stream, policy = state.choice.stream, params.parsed_policy
     expected, predicted = policy.cached(stream.seen), stream.predicted_bytes()

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from bench.gate.against import compare
 from bench.gate.options import GateOptions
-from bench.gate.pairs import Session, Tree
+from bench.gate.pairs import PairSession, Tree
 from bench.gate.scope import Asked
 from bench.gate.verdict import GateReport
 from bench.results.record import Record
@@ -67,7 +67,7 @@ class Place:
         self.suite = write_suite(folder, **suite)
         self.plugs = plug_in(folder / "plugs")
         sides = tree(self.plugs, "base"), tree(self.plugs, "head")
-        self.session = Session.start(*sides, Asked(self.suite, repeats=300), folder / "gate")
+        self.session = PairSession.start(*sides, Asked(self.suite, repeats=300), folder / "gate")
 
     def gate(
         self, base: Mapping[str, Any] | None = None, head: Mapping[str, Any] | None = None, **options: Any

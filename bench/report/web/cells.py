@@ -24,7 +24,7 @@ from bench.workload import Metric
 _LONGEST = 12_000  # characters of any one word on the page
 
 
-class Words:
+class TextTable:
     """Texts by number: each is written once, however many cells repeat it."""
 
     def __init__(self) -> None:
@@ -37,7 +37,7 @@ class Words:
 
 def pack(runs: Sequence[RunData]) -> dict[str, Any]:
     """All cells of all runs. ``parameters`` are the names that identify a cell, ``metrics`` their meaning."""
-    words = Words()
+    words = TextTable()
     metrics = list({m.name: m for run in runs for m in reported(run)}.values())
     identity = list(dict.fromkeys(name for run in runs if len(run.frame) for name in identifying(run)))
     params = list(dict.fromkeys(k for run in runs for record in run.records for k in record.params))
@@ -87,14 +87,14 @@ def _shown(record: Record, name: str) -> Any:
     return record.params.get(name) if value is None else value
 
 
-def _known(value: Any, words: Words) -> Any:
+def _known(value: Any, words: TextTable) -> Any:
     """A scalar as JSON; text by number (in a list of one, to tell it from a number)."""
     if value is None or isinstance(value, (bool, int, float)):
         return value
     return [words(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))]
 
 
-def _metric(value: Value | None, words: Words) -> Any:
+def _metric(value: Value | None, words: TextTable) -> Any:
     if value is None:
         return None
     if value.value is None:

@@ -22,10 +22,10 @@ def around(pipeline_class: Any, pipeline: Pipeline, config: DDPOConfig) -> Any:
     parts = pipeline.components
     if parts["text_encoder"] is None or parts["tokenizer"] is None:
         raise ValueError("TRL needs a pipeline with a text encoder and a tokenizer; this one has none")
-    return type("GivenPipeline", (Given, pipeline_class), {})(pipeline, config)
+    return type("GivenPipeline", (GivenPipeline, pipeline_class), {})(pipeline, config)
 
 
-class Given:
+class GivenPipeline:
     """What TRL's constructor does after loading, and LoRA layers of the configured rank."""
 
     sd_pipeline: Any

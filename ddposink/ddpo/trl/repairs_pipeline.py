@@ -24,7 +24,7 @@ from trl.models.sd_utils import convert_state_dict_to_diffusers
 from ddposink.ddpo.lora import WEIGHTS, without_lora
 
 
-class StartsAccelerate(DefaultDDPOStableDiffusionPipeline):
+class PipelineStartsAccelerate(DefaultDDPOStableDiffusionPipeline):
     """A base without LoRA weights is reported through accelerate's logger, which must have been started."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -32,7 +32,7 @@ class StartsAccelerate(DefaultDDPOStableDiffusionPipeline):
         super().__init__(*args, **kwargs)
 
 
-class ForwardsThroughWrapper(DefaultDDPOStableDiffusionPipeline):
+class PipelineForwardsThroughWrapper(DefaultDDPOStableDiffusionPipeline):
     """While the trainer learns, ``unet`` is the wrapper that averages gradients; otherwise the bare one."""
 
     _wrapper: Any = None

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ddposink.ddpo.stats import Comparison
+from ddposink.ddpo.stats import Advantages
 
 
 class Watched:  # to be mixed with a trl.DDPOTrainer
@@ -19,7 +19,7 @@ class Watched:  # to be mixed with a trl.DDPOTrainer
     sd_pipeline: Any
     calculate_loss: Any
     skipped = 0  # denoising steps at the end of each trajectory that are not learnt from
-    comparison: Comparison | None = None  # what turns rewards into advantages; None: TRL's own
+    comparison: Advantages | None = None  # what turns rewards into advantages; None: TRL's own
     stat_tracker: Any
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from ddposink.assets.emoji import EmojiSet
 from ddposink.embedded.pipeline.latents import encode_images, normalise, weights_of
 from ddposink.embedded.pipeline.text import make_tokenizer
-from ddposink.embedded.pipeline.training import State, load_average, load_state, new_state
+from ddposink.embedded.pipeline.training import PipelineState, load_average, load_state, new_state
 from ddposink.embedded.pipeline.unet import Denoiser, Examples, UnetRecipe, make_scheduler, unet_loss
 from ddposink.embedded.pipeline.vae import (
     DecoderRecipe,
@@ -48,7 +48,7 @@ SMALL = Recipes(
 )
 
 
-def begin_vae(emoji: EmojiSet, recipes: Recipes, folder: Path) -> tuple[State, Loss]:
+def begin_vae(emoji: EmojiSet, recipes: Recipes, folder: Path) -> tuple[PipelineState, Loss]:
     """The autoencoder's training, where it was left."""
     images, vae = image_tensor(emoji), make_vae(recipes.vae)
 
@@ -58,7 +58,7 @@ def begin_vae(emoji: EmojiSet, recipes: Recipes, folder: Path) -> tuple[State, L
     return _resumed(new_state(recipes.vae, vae), folder / "vae.safetensors"), loss
 
 
-def begin_decoder(emoji: EmojiSet, recipes: Recipes, folder: Path) -> tuple[State, Loss]:
+def begin_decoder(emoji: EmojiSet, recipes: Recipes, folder: Path) -> tuple[PipelineState, Loss]:
     """The decoder's own training, where it was left; needs the finished autoencoder."""
     images, vae = image_tensor(emoji), freeze_encoder(make_vae(recipes.vae))
     load_average(vae, folder / "vae.safetensors")
@@ -70,7 +70,7 @@ def begin_decoder(emoji: EmojiSet, recipes: Recipes, folder: Path) -> tuple[Stat
     return _resumed(new_state(recipes.decoder, vae), folder / "decoder.safetensors"), loss
 
 
-def begin_unet(emoji: EmojiSet, recipes: Recipes, folder: Path) -> tuple[State, Loss]:
+def begin_unet(emoji: EmojiSet, recipes: Recipes, folder: Path) -> tuple[PipelineState, Loss]:
     """The training of UNet and text encoder, where it was left; needs the finished autoencoder."""
     images, tokenizer, vae = image_tensor(emoji), tokenizer_of(emoji), make_vae(recipes.vae)
     load_average(vae, folder / "vae.safetensors")
@@ -111,5 +111,5 @@ def tokenizer_of(emoji: EmojiSet) -> Any:
     return make_tokenizer([*emoji.captions, *emoji.others])
 
 
-def _resumed(state: State, file: Path) -> State:
+def _resumed(state: PipelineState, file: Path) -> PipelineState:
     return load_state(state, file) if file.is_file() else state

@@ -25,7 +25,7 @@ LOG_EVERY = 25  # steps averaged into one entry of the loss curve
 
 
 @dataclass(frozen=True)
-class Recipe:
+class PipelineRecipe:
     """What every training has. ``steps`` is the length of the learning rate's way down; ``stop`` ends sooner.
 
     ``decay`` is that of the averaged weights.
@@ -50,10 +50,10 @@ class Recipe:
 
 
 @dataclass
-class State:
+class PipelineState:
     """A training in progress. ``average`` is the exponential moving average of ``model``'s weights."""
 
-    recipe: Recipe
+    recipe: PipelineRecipe
     model: nn.Module
     optimizer: torch.optim.Optimizer
     average: dict[str, Tensor]
@@ -62,7 +62,7 @@ class State:
     curve: list[dict[str, float]] = field(default_factory=list)
 
 
-def new_state(recipe: Recipe, model: nn.Module) -> State:
+def new_state(recipe: PipelineRecipe, model: nn.Module) -> PipelineState:
     """State at step 0 of training those parameters of ``model`` that want gradients."""
     trained = [p for p in model.parameters() if p.requires_grad]
     matrices, gains = [p for p in trained if p.ndim > 1], [p for p in trained if p.ndim == 1]
@@ -72,16 +72,18 @@ def new_state(recipe: Recipe, model: nn.Module) -> State:
         betas=(0.9, 0.99),
         fused=True,
     )
-    return State(recipe, model, optimizer, {name: p.detach().clone() for name, p in model.named_parameters()})
+    return PipelineState(
+        recipe, model, optimizer, {name: p.detach().clone() for name, p in model.named_parameters()}
+    )
 
 
-def generator(recipe: Recipe, step: int) -> torch.Generator:
+def generator(recipe: PipelineRecipe, step: int) -> torch.Generator:
     """The source of everything random in one step."""
     return torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
 
 
 def train(
-    state: State, loss_of: Callable[[int, torch.Generator], Tensor], file: Path
+    state: PipelineState, loss_of: Callable[[int, torch.Generator], Tensor], file: Path
 ) -> Iterator[dict[str, float]]:
     """Train to the schedule's end, saving now and then; yields the newest point of the loss curve."""
     losses: list[float] = []
@@ -102,7 +104,7 @@ def train(
         yield entry
 
 
-def _advance(state: State, loss_of: Callable[[int, torch.Generator], Tensor]) -> float:
+def _advance(state: PipelineState, loss_of: Callable[[int, torch.Generator], Tensor]) -> float:
     recipe = state.recipe
     for group in state.optimizer.param_groups:
         group["lr"] = recipe.rate(state.step)
@@ -119,7 +121,7 @@ def _advance(state: State, loss_of: Callable[[int, torch.Generator], Tensor]) ->
     return float(loss.detach())
 
 
-def save_state(state: State, file: Path) -> None:
+def save_state(state: PipelineState, file: Path) -> None:
     """Weights, averages, optimizer and loss curve in one safetensors file, replaced at once."""
     from safetensors.torch import save
 
@@ -132,7 +134,7 @@ def save_state(state: State, file: Path) -> None:
     write_atomic(file, save({k: v.clone().contiguous() for k, v in tensors.items()}, metadata=metadata))
 
 
-def load_state(state: State, file: Path) -> State:
+def load_state(state: PipelineState, file: Path) -> PipelineState:
     """Fill a new ``state`` from ``file``. ``steps`` and ``stop`` may have changed, to end sooner or later.
 
     Raises ValueError if anything else in the recipe has.

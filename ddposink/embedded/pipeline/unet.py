@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ddposink.embedded.pipeline.text import encode, make_text_encoder
-from ddposink.embedded.pipeline.training import Recipe
+from ddposink.embedded.pipeline.training import PipelineRecipe
 
 
 @dataclass(frozen=True)
-class UnetRecipe(Recipe):
+class UnetRecipe(PipelineRecipe):
     """Everything that decides UNet and text encoder, given latents and captions."""
 
     steps: int = 5_000

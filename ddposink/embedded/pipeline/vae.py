@@ -14,14 +14,14 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 from torch.nn import functional
 
-from ddposink.embedded.pipeline.training import Recipe
+from ddposink.embedded.pipeline.training import PipelineRecipe
 
 # Rows of RGB → Cb, Cr (ITU-R BT.601). Emoji are mostly yellow and white: unweighted, reds and greens fade.
 CHROMA = torch.tensor([[-0.1687, -0.3313, 0.5], [0.5, -0.4187, -0.0813]])
 
 
 @dataclass(frozen=True)
-class VaeRecipe(Recipe):
+class VaeRecipe(PipelineRecipe):
     """Everything that decides the autoencoder. Learns on crops for the first ``crop_steps``."""
 
     steps: int = 7_000
@@ -37,7 +37,7 @@ class VaeRecipe(Recipe):
 
 
 @dataclass(frozen=True)
-class DecoderRecipe(Recipe):
+class DecoderRecipe(PipelineRecipe):
     """The decoder's own training, on whole pictures. ``jitter`` is noise on latents, in their deviations:
 
     a denoiser never hits a picture's latents exactly, and the decoder shall not mind.

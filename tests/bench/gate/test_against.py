@@ -12,7 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from bench.gate.against import compare
 from bench.gate.options import GateOptions
-from bench.gate.pairs import Session, Tree
+from bench.gate.pairs import PairSession, Tree
 from bench.gate.rule import Verdict
 from bench.gate.scope import Asked
 from bench.suite.model import load_suite
@@ -61,7 +61,7 @@ def gate(model, tmp_path_factory):
     loaded = load_suite(suite)
     plan = make_plan(loaded, FaultyStream())
     request = Request(loaded, FaultyStream(), plan, plan.passes)
-    with Session.start(*sides, Asked(suite, repeats=60), folder / "gate") as session:
+    with PairSession.start(*sides, Asked(suite, repeats=60), folder / "gate") as session:
 
         def gate(name, pairs=1, **more):
             fault.write_text(name)

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from bench import registry
 from bench.cli import app
-from bench.gate.compare import Comparison, Run, compare, differing
+from bench.gate.compare import ComparedRun, Comparison, compare, differing
 from bench.gate.match import Side
 from bench.gate.rule import Verdict
 from bench.report import page, side_by_side
@@ -36,11 +36,15 @@ def _known(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(registry._registered, "synthetic", f"{__name__}:PLAIN")
 
 
-def run(name: str, records: list[Mapping[str, Any]], env: Mapping[str, Any] = BASE_ENV, **series: Any) -> Run:
+def run(
+    name: str, records: list[Mapping[str, Any]], env: Mapping[str, Any] = BASE_ENV, **series: Any
+) -> ComparedRun:
     id_ = fingerprint_id(env)
     made = tuple(Record.model_validate({**r, "env": id_}) for r in records)
     kept = {r.cell: series.get(r.label.split()[0]) for r in made}
-    return Run(Side(name, made, {id_: env}), lambda r, metric: kept[r.cell] if metric == "nll" else None)
+    return ComparedRun(
+        Side(name, made, {id_: env}), lambda r, metric: kept[r.cell] if metric == "nll" else None
+    )
 
 
 def two(change: float = 0.0, noise: float = 0.0, **options: Any) -> Comparison:

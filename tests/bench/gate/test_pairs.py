@@ -15,7 +15,7 @@ import pytest
 
 from bench.errors import UserError
 from bench.gate.baseline import read_run
-from bench.gate.pairs import DRIVER, Session, SideProcess, Tree
+from bench.gate.pairs import DRIVER, PairSession, SideProcess, Tree
 from bench.gate.rule import Verdict
 from bench.gate.scope import Asked
 from bench.results.store import read_records
@@ -139,20 +139,20 @@ def test_a_side_that_cannot_be_imported_is_told_by_its_last_line(tmp_path):
     plugs = plug_in(tmp_path / "plugs")
     side = Tree("old", broken, env={"PYTHONPATH": f"{plugs}:{ROOT}"})
     with pytest.raises(UserError, match="old cannot be measured: SyntaxError"):
-        Session.start(side, tree(plugs, "new"), Asked(suite), tmp_path / "gate")
+        PairSession.start(side, tree(plugs, "new"), Asked(suite), tmp_path / "gate")
 
 
 def test_a_suite_that_a_side_does_not_understand_is_told(tmp_path):
     suite = write_suite(tmp_path, grid={"kind": ["a"], "heads": [8]})
     plugs = plug_in(tmp_path / "plugs")
     with pytest.raises(UserError, match=r"base cannot be measured: .*has no parameter 'heads'"):
-        Session.start(tree(plugs, "base"), tree(plugs, "head"), Asked(suite), tmp_path / "gate")
+        PairSession.start(tree(plugs, "base"), tree(plugs, "head"), Asked(suite), tmp_path / "gate")
 
 
 def test_a_driver_that_dies_is_told(tmp_path):
     suite, plugs = write_suite(tmp_path), plug_in(tmp_path / "plugs")
     sides = tree(plugs, "base"), tree(plugs, "head")
-    with Session.start(*sides, Asked(suite, repeats=1), tmp_path / "gate") as session:
+    with PairSession.start(*sides, Asked(suite, repeats=1), tmp_path / "gate") as session:
         session.head._process.kill()
         with pytest.raises(UserError, match="head cannot be measured: its process ended with code -9"):
             session.measure(1)
@@ -179,7 +179,7 @@ def test_no_driver_outlives_its_session(tmp_path):
     suite, plugs = write_suite(tmp_path), plug_in(tmp_path / "plugs")
     (plugs / "head.json").write_text('{"SLEEP": 100}')
     sides = tree(plugs, "base"), tree(plugs, "head")
-    session = Session.start(*sides, Asked(suite, repeats=1), tmp_path / "gate")
+    session = PairSession.start(*sides, Asked(suite, repeats=1), tmp_path / "gate")
     with contextlib.suppress(KeyboardInterrupt), session:
         session.head._send(number=0, repeat=0)
         raise KeyboardInterrupt

@@ -10,7 +10,7 @@ from bench.results.record import Status
 from bench.results.store import Store
 from bench.run.child import End
 from bench.run.launch import LocalLauncher
-from bench.run.loop import Session, exit_code, measure, remaining, tally
+from bench.run.loop import RunSession, exit_code, measure, remaining, tally
 from helpers.passes import make_pass
 from helpers.toy import Toy
 
@@ -37,7 +37,7 @@ class Witness:
 def run(tmp_path, launcher):
     def run(*passes, store=None, watched_by=None, starts=launcher, **session):
         store = store or Store(tmp_path)
-        session = Session("s", Toy(), "helpers.toy:Toy", tmp_path, "env1", **({"timeout": 60.0} | session))
+        session = RunSession("s", Toy(), "helpers.toy:Toy", tmp_path, "env1", **({"timeout": 60.0} | session))
         measure(passes, session, starts, store, watched_by or Witness())
         return store.records
 

@@ -18,7 +18,7 @@ import pytest
 
 from ddposink.assets import catalogue, packages
 from ddposink.assets.catalogue import ASSETS, Asset, write_atomic
-from ddposink.assets.packages import Source, download, read
+from ddposink.assets.packages import PackageSource, download, read
 from ddposink.errors import Unavailable
 
 GOOD, OTHER = b"the weights", b"the other file"
@@ -54,7 +54,7 @@ class Registry:
     def __init__(self, *contents: bytes) -> None:
         self.contents, self.calls, self.delay = list(contents), 0, 0.0
 
-    def __call__(self, registry: str, source: Source, folder: Path) -> Path:
+    def __call__(self, registry: str, source: PackageSource, folder: Path) -> Path:
         time.sleep(self.delay)
         content = self.contents[min(self.calls, len(self.contents) - 1)]
         self.calls += 1
@@ -227,7 +227,7 @@ def test_missing_package_lists_are_fetched_into_a_private_folder(tools: Path, tm
         "*update) exit 0;;\n*download*) echo body > novels_1-1_all.deb;;\nesac",
     )
     into = target(tmp_path)
-    assert download("debian", Source("novels", "1-1", 5), into).read_text() == "body\n"
+    assert download("debian", PackageSource("novels", "1-1", 5), into).read_text() == "body\n"
     first, update, second = log.read_text().splitlines()
     assert first == "download novels=1-1"
     for line in (update, second):
@@ -238,7 +238,7 @@ def test_missing_package_lists_are_fetched_into_a_private_folder(tools: Path, tm
 def test_the_downloaders_last_line_explains_a_failure(tools: Path, tmp_path: Path) -> None:
     command(tools / "apt-get", 'echo "Reading package lists..."; echo "E: no such host" >&2; exit 100')
     with pytest.raises(Unavailable, match="could not download novels 1-1: E: no such host"):
-        download("debian", Source("novels", "1-1", 5), target(tmp_path))
+        download("debian", PackageSource("novels", "1-1", 5), target(tmp_path))
 
 
 def test_a_machine_without_apt_is_told_what_else_works(
@@ -246,7 +246,7 @@ def test_a_machine_without_apt_is_told_what_else_works(
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(Unavailable, match=r"no apt-get.*folder:BOOKS"):
-        download("debian", Source("novels", "1-1", 5), tmp_path)
+        download("debian", PackageSource("novels", "1-1", 5), tmp_path)
 
 
 def test_a_wheel_is_downloaded_and_never_built(
@@ -256,7 +256,7 @@ def test_a_wheel_is_downloaded_and_never_built(
     python = command(tools / "python", f'echo "$@" > {log}\nsleep 0.3; head -c 700 /dev/zero > toy-1.0.whl')
     monkeypatch.setattr(sys, "executable", str(python))
     told: list[tuple[int, int]] = []
-    source = Source("toy", "1.0", 1000, lambda done, total: told.append((done, total)))
+    source = PackageSource("toy", "1.0", 1000, lambda done, total: told.append((done, total)))
     assert download("pypi", source, target(tmp_path)).stat().st_size == 700
     arguments = log.read_text()
     assert arguments.startswith("-m pip download")
@@ -274,7 +274,7 @@ def test_a_downloader_that_hangs_is_ended(
     monkeypatch.setattr(sys, "executable", str(python))
     monkeypatch.setattr(packages, "TIME_LIMIT", 0.5)
     with pytest.raises(Unavailable, match="no end after"):
-        download("pypi", Source("toy", "1.0", 5), target(tmp_path))
+        download("pypi", PackageSource("toy", "1.0", 5), target(tmp_path))
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), 0)
 

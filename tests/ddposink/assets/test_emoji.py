@@ -16,7 +16,7 @@ from PIL import Image
 from ddposink.assets import catalogue, emoji, packages
 from ddposink.assets.catalogue import Asset
 from ddposink.assets.emoji import load_emoji, tidy
-from ddposink.assets.packages import Source, download, read
+from ddposink.assets.packages import PackageSource, download, read
 from ddposink.errors import Unavailable
 
 
@@ -66,7 +66,7 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(catalogue, "ASSETS", {"emoji": asset})
     monkeypatch.setattr(emoji, "ASSETS", {"emoji": asset})
 
-    def deliver(registry: str, source: Source, folder: Path) -> Path:
+    def deliver(registry: str, source: PackageSource, folder: Path) -> Path:
         calls.append(f"{registry} {source.package}@{source.version}")
         (folder / "toys-1.0.tgz").write_bytes(content)
         return folder / "toys-1.0.tgz"
@@ -136,13 +136,13 @@ def test_npm_fetches_the_package_as_it_is_and_its_last_line_explains_a_failure(
     npm.write_text(f'#!/bin/sh\necho "$@" > {log}\nprintf body > toys-1.0.tgz\n')
     npm.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tools}:/usr/bin:/bin")
-    file = download("npm", Source("toys", "1.0", 4), into)
+    file = download("npm", PackageSource("toys", "1.0", 4), into)
     assert read(file, "") == b"body"
     assert log.read_text().split()[0] == "pack"
     assert log.read_text().split()[-1] == "toys@1.0"
     npm.write_text("#!/bin/sh\necho 'npm error 404 Not Found' >&2\nexit 1\n")
     with pytest.raises(Unavailable, match=r"could not download toys 1.0: npm error 404"):
-        download("npm", Source("toys", "1.0", 4), into)
+        download("npm", PackageSource("toys", "1.0", 4), into)
 
 
 def test_a_machine_without_npm_is_told_what_to_install(
@@ -150,7 +150,7 @@ def test_a_machine_without_npm_is_told_what_to_install(
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(Unavailable, match=r"npm package toys.*install Node\.js"):
-        download("npm", Source("toys", "1.0", 4), tmp_path)
+        download("npm", PackageSource("toys", "1.0", 4), tmp_path)
 
 
 @pytest.mark.assets

@@ -19,7 +19,7 @@ from ddposink.corpora import CorpusRef, load_stream
 from ddposink.embedded import sink_training, train_sinks
 from ddposink.embedded.sink_training import (
     Pace,
-    Recipe,
+    SinkRecipe,
     load_checkpoint,
     new_state,
     sample,
@@ -29,7 +29,7 @@ from ddposink.embedded.sink_training import (
 from ddposink.models.language import ModelRef, load_model
 from ddposink.streaming import evaluate, open_stream
 
-TINY = Recipe(layers=2, width=32, heads=2, context=24, batch=2, vocabulary=300, steps=9, warm_up=3)
+TINY = SinkRecipe(layers=2, width=32, heads=2, context=24, batch=2, vocabulary=300, steps=9, warm_up=3)
 WORDS = [
     "whale",
     "rose",
@@ -150,7 +150,7 @@ def test_samples_are_windows_of_the_text_and_a_function_of_the_step() -> None:
 
 
 def test_the_learning_rate_warms_up_holds_and_falls_to_almost_zero() -> None:
-    recipe = Recipe(steps=1000, warm_up=100, decay=0.25, learning_rate=1.0)
+    recipe = SinkRecipe(steps=1000, warm_up=100, decay=0.25, learning_rate=1.0)
     rates = [recipe.rate(step) for step in range(1000)]
     assert rates[0] == pytest.approx(0.01)
     assert rates[99:750] == [1.0] * 651
@@ -274,15 +274,15 @@ def test_bundled_models_load_and_only_one_has_a_sink(name: str) -> None:
     assert sum(f.stat().st_size for f in ref.folder.iterdir()) < 8_000_000
     loaded = load_model(ref, "float32", "cpu")
     notes = json.loads((ref.folder / "training.json").read_text())
-    recipe = Recipe(**notes["recipe"])
-    assert recipe == replace(Recipe(), sink_token=name == "sink-token"), "the defaults are its recipe"
+    recipe = SinkRecipe(**notes["recipe"])
+    assert recipe == replace(SinkRecipe(), sink_token=name == "sink-token"), "the defaults are its recipe"
     assert (loaded.tokenizer.bos_token_id == 0) == recipe.sink_token
     passage = (
         "No one would have believed, in the last years of the nineteenth century, that human affairs were "
         "being watched keenly and closely by intelligences greater than man's and yet as mortal as his own. "
     )
     text = torch.tensor(loaded.tokenizer(passage * 4, add_special_tokens=False)["input_ids"])
-    state = sink_training.State(recipe, loaded.model, new_state(recipe).optimizer)
+    state = sink_training.SinkState(recipe, loaded.model, new_state(recipe).optimizer)
     found = sink_training.look(state, torch.cat([torch.zeros(1, dtype=torch.long), text]))
     strongest = max(found["mass"]["strongest_head"])
     assert strongest > 0.3 if recipe.sink_token else strongest < 0.05

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from ddposink.assets.emoji import EmojiSet
 from ddposink.embedded.encoder_card import recall
-from ddposink.embedded.train_encoder import Recipe, contrastive_loss, overlap, train
+from ddposink.embedded.train_encoder import EncoderRecipe, contrastive_loss, overlap, train
 from ddposink.errors import Unavailable
 from ddposink.models.augment import augment, move, quantise
 from ddposink.models.contrastive import (
@@ -144,7 +144,7 @@ def test_training_lowers_the_loss_and_is_reproducible():
     shape = Shape(
         tuple(sorted({w for c in emoji.captions for w in words_of(c)})), channels=(4, 8, 8, 8), features=16
     )
-    recipe = Recipe(steps=30, batch=24, learning_rate=1e-2, average=0.8)
+    recipe = EncoderRecipe(steps=30, batch=24, learning_rate=1e-2, average=0.8)
     runs = [list(train(emoji, recipe, shape)) for _ in range(2)]
     losses = [[loss for _, loss, _ in run] for run in runs]
     assert losses[0] == losses[1]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy import ndimage, optimize, signal, special
 
-from ddposink.assets.packages import Source, download
+from ddposink.assets.packages import PackageSource, download
 from ddposink.rewards import load_reward, parse_reward
 from ddposink.rewards.brisque import PARAMETERS
 from ddposink.rewards.brisque_score import features
@@ -129,7 +129,7 @@ def test_the_parameters_are_those_of_the_package(tmp_path):
     import hashlib
     import pickletools
 
-    wheel = download("pypi", Source("brisque", "0.2.0", 155_541), tmp_path)
+    wheel = download("pypi", PackageSource("brisque", "0.2.0", 155_541), tmp_path)
     with zipfile.ZipFile(wheel) as archive:
         svm = archive.read("brisque/models/svm.txt")
         scale = archive.read("brisque/models/normalize.pickle")

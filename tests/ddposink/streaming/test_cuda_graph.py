@@ -14,7 +14,7 @@ from ddposink.streaming import decode as decoding
 from ddposink.streaming.cuda_graph import CapturedStep
 from ddposink.streaming.decode import DecodeStream
 from ddposink.streaming.state import StreamState
-from ddposink.streaming.step import Slots, Step, StepPlan
+from ddposink.streaming.step import DecodeStep, Slots, StepPlan
 from helpers.families import VOCAB, build
 
 IDS = torch.randint(0, VOCAB, (80,), generator=torch.Generator().manual_seed(0))
@@ -27,7 +27,7 @@ def decoded(stream: DecodeStream, begin: int, end: int) -> Tensor:
         return torch.cat([stream.feed(IDS[t : t + 1]) for t in range(begin, end)])
 
 
-def plain_step(state: StreamState) -> Step:
+def plain_step(state: StreamState) -> DecodeStep:
     """The same, slot by slot, as one would explain it."""
     s, r, t = state.sinks, state.window, state.seen
     evicting = t - s >= r
@@ -43,7 +43,7 @@ def plain_step(state: StreamState) -> Step:
             place, which = state.local, 0
         choose.append(which)
         distance.append(float(place - at) if evicting or slot < t else float("inf"))
-    return Step(
+    return DecodeStep(
         torch.tensor([[state.local + s]]),
         torch.tensor([0, r, sink_place - state.local]),
         Slots(

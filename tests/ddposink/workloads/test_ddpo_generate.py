@@ -11,7 +11,7 @@ from bench.errors import UserError
 from bench.results.store import Store
 from bench.run.launch import LocalLauncher
 from bench.run.live import PlainView
-from bench.run.loop import Session, measure
+from bench.run.loop import RunSession, measure
 from bench.suite.plan import make_plan
 from ddposink.workloads import ddpo_generate
 from ddposink.workloads.ddpo import DdpoWorkload
@@ -27,7 +27,7 @@ def run(request, pipeline, tmp_path_factory):
     plan, workload = make_plan(suite(pipeline, **changes), DdpoWorkload()), DdpoWorkload()
     folder.mkdir(parents=True)
     store, watcher = Store(folder), PlainView(Console(quiet=True), ())
-    session = Session("t", workload, "ddposink.workloads.ddpo:DdpoWorkload", folder, "e", timeout=300.0)
+    session = RunSession("t", workload, "ddposink.workloads.ddpo:DdpoWorkload", folder, "e", timeout=300.0)
     measure(plan.passes, session, LocalLauncher((), folder / "logs" / "s.log"), store, watcher)
     first = next(iter(store.records.values()))
     store.append(first.model_copy(update={"cell": "stale", "label": "tiny · jpeg_compressibility · 1"}))

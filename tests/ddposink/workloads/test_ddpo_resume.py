@@ -14,7 +14,7 @@ from bench.results.store import Store
 from bench.run.context import SCRATCH
 from bench.run.launch import LocalLauncher
 from bench.run.live import PlainView
-from bench.run.loop import Session, remaining
+from bench.run.loop import RunSession, remaining
 from bench.run.loop import measure as measure_passes
 from bench.suite.plan import make_plan
 from bench.workload import Missing
@@ -243,7 +243,7 @@ class Progressing(PlainView):
 
 def test_a_killed_child_is_resumed_by_the_next_run(pipeline, tmp_path, whole):
     plan, workload = make_plan(wanted(pipeline), DdpoWorkload()), DdpoWorkload()
-    session = Session("t", workload, "ddposink.workloads.ddpo:DdpoWorkload", tmp_path, "e", timeout=120.0)
+    session = RunSession("t", workload, "ddposink.workloads.ddpo:DdpoWorkload", tmp_path, "e", timeout=120.0)
     store, log = Store(tmp_path), tmp_path / "logs" / "server.log"
     measure_passes(plan.passes, session, Killer((), log), store, Progressing())
     by_steps = {record.params["steps"]: record for record in store.records.values()}

@@ -13,7 +13,7 @@ from ddposink.assets.emoji import EmojiSet
 from ddposink.embedded.pipeline.latents import FAVOURED, encode_images, normalise, weights_of
 from ddposink.embedded.pipeline.stages import BEGIN, SMALL, Recipes, image_tensor
 from ddposink.embedded.pipeline.text import encode, make_text_encoder, make_tokenizer
-from ddposink.embedded.pipeline.training import Recipe, load_state, save_state, train
+from ddposink.embedded.pipeline.training import PipelineRecipe, load_state, save_state, train
 from ddposink.embedded.pipeline.unet import make_scheduler
 from ddposink.embedded.pipeline.vae import draw_batch, make_vae
 from ddposink.prompts import SETS
@@ -70,7 +70,7 @@ def test_a_checkpoint_of_another_recipe_is_refused(emoji: EmojiSet, tmp_path: Pa
 
 
 def test_the_learning_rate_rises_and_falls() -> None:
-    recipe = Recipe(steps=100, learning_rate=1.0, warm_up=10)
+    recipe = PipelineRecipe(steps=100, learning_rate=1.0, warm_up=10)
     rates = [recipe.rate(step) for step in range(100)]
     assert rates[:10] == sorted(rates[:10])
     assert rates[10:] == sorted(rates[10:], reverse=True)
