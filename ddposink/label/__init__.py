@@ -43,4 +43,4 @@ def main(
     return out
 
 
-__all__ = ["Choices", "LabelServer", "Session", "main", "read_pictures"]
+__all__ = ["Choices", "LabelServer", "LabelSession", "main", "read_pictures"]

@@ -90,7 +90,7 @@ def test_a_full_disk_is_noted(tmp_path, monkeypatch):
 
 def test_a_gpu_and_a_torch_that_cannot_use_it(monkeypatch):
     gpu = {"name": "Imaginary 9000", "memory_bytes": 80 * 2**30, "driver": "1.2"}
-    monkeypatch.setattr(doctor.env, "gpus", lambda: ([gpu], None))
+    monkeypatch.setattr(doctor.environment, "gpus", lambda: ([gpu], None))
     monkeypatch.setattr(doctor, "_version", lambda name: "2.13.0+cpu")
     card, torch = doctor.gpus()
     assert card.detail == "Imaginary 9000 (80 GiB, driver 1.2)"

@@ -39,19 +39,21 @@ def test_a_registered_workload_is_loaded_and_instantiated():
 def test_registering_the_same_again_is_harmless_and_something_else_is_refused():
     registry.register("toy", "helpers.streamlike:Streamlike")
     registry.register("toy", "helpers.streamlike:Streamlike")
-    with pytest.raises(UserError, match="'toy' is claimed by both streamlike:Streamlike and other:Thing"):
+    with pytest.raises(
+        UserError, match="'toy' is claimed by both helpers.streamlike:Streamlike and other:Thing"
+    ):
         registry.register("toy", "other:Thing")
     with pytest.raises(UserError, match="'stream' is claimed by both"):
         registry.register("stream", "other:Thing")
 
 
 def test_entry_points_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    install(tmp_path, monkeypatch, "plugged = streamlike:Streamlike")
+    install(tmp_path, monkeypatch, "plugged = helpers.streamlike:Streamlike")
     assert isinstance(registry.load("plugged"), Streamlike)
 
 
 def test_an_entry_point_cannot_take_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    install(tmp_path, monkeypatch, "stream = streamlike:Streamlike")
+    install(tmp_path, monkeypatch, "stream = helpers.streamlike:Streamlike")
     with pytest.raises(UserError, match="'stream' is claimed by both ddposink"):
         registry.targets()
 

@@ -253,7 +253,7 @@ def checkout(tmp_path, monkeypatch):
     shutil.copytree(ROOT / "bench", folder / "bench", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(HERE / "helpers" / "ticktoy.py", folder)
     (folder / "ticks.yaml").write_text(json.dumps({"suite": "ticks", "workload": "ticktoy"}))
-    (folder / ".gitignore").write_text("results/\n__pycache__/\n")
+    (folder / ".gitignore").write_text("/results/\n__pycache__/\n")
     git(folder, "init", "--quiet", "--initial-branch", "main")
     git(folder, "add", "--all")
     git(folder, "commit", "--quiet", "--message", "as it was")

@@ -14,7 +14,7 @@ from ddposink.workloads.stream import StreamWorkload
 
 class FaultyStream(StreamWorkload):
     name = "gatestream"
-    preload = ("ddposink.workloads.stream_run", "gatestream")
+    preload = ("ddposink.workloads.stream_run", "helpers.gatestream")
 
     def run(self, work: Pass, ctx: Context) -> None:
         fault = Path(os.environ.get("GATESTREAM_FAULT", "/nowhere"))

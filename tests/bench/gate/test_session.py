@@ -53,7 +53,7 @@ def repository(place):
     for name in ("__init__.py", "gatetoy.py"):
         shutil.copy(HERE / "helpers" / name, place / "helpers")
     git(place, "init", "--quiet", "--initial-branch", "main")
-    (place / ".gitignore").write_text("results/\n__pycache__/\n")
+    (place / ".gitignore").write_text("/results/\n__pycache__/\n")
     commit(place, "toy")
     return place
 

@@ -54,7 +54,7 @@ def test_a_pass_reports_readiness_cells_and_its_end(launcher, tmp_path):
     assert eight["metrics"]["vram"]["reason"] == "no GPU"
     assert eight["facts"] == {"seen": 8}
     (artifact,) = eight["artifacts"]
-    assert artifact["path"] == "artifacts/pass-ok/series.txt"
+    assert artifact["path"] == "artifacts/0-ok/series.txt"
     assert artifact["bytes"] == len("6\n28\n")
     assert "toy begins" in log
 

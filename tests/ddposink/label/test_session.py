@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ddposink.label import Choices, LabelServer, Session, read_pictures
+from ddposink.label import Choices, LabelServer, LabelSession, read_pictures
 from ddposink.label.session import plan
 from ddposink.rewards.preference_data import read_comparisons
 
@@ -38,7 +38,7 @@ def folder(tmp_path):
 
 
 def start(folder, **options):
-    return Session(read_pictures(folder), Choices(folder / "choices.csv", folder), **options)
+    return LabelSession(read_pictures(folder), Choices(folder / "choices.csv", folder), **options)
 
 
 class Client:
