@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import seaborn as sns
 from matplotlib.axes import Axes
@@ -13,10 +12,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from bench.report.figure import GREY, INK, WIDTH, grid_columns, pens, save, style, write_ticks
+from bench.report.tracks import Track
 from bench.text import clean
-
-if TYPE_CHECKING:
-    from bench.report.history import Track
 
 MOST_PANELS, MOST_LINES = 6, 7
 

@@ -6,7 +6,8 @@ Scripts written for TRL find its names in `ddposink.ddpo.trl_names`; the two cla
 from typing import Any
 
 from ddposink.ddpo.config import DDPOConfig
-from ddposink.ddpo.engine import DivergedError, Engine, RewardFunction, StepLog, make_engine
+from ddposink.ddpo.engine import make_engine
+from ddposink.ddpo.protocol import DivergedError, Engine, RewardFunction, StepLog
 
 TRL_NAMES = ("DDPOTrainer", "DefaultDDPOStableDiffusionPipeline")
 __all__ = ["DDPOConfig", "DivergedError", "Engine", "RewardFunction", "StepLog", "make_engine"]

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from ddposink.ddpo.settings import Settings
 from ddposink.errors import suggest
-
-if TYPE_CHECKING:
-    from ddposink.ddpo.config import DDPOConfig
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "engine": ("native", "trl"),
@@ -29,7 +27,7 @@ POSITIVE = (
 ).split()
 
 
-def check(config: DDPOConfig) -> None:
+def check(config: Settings) -> None:
     """Raise ValueError for the first thing wrong with ``config``."""
     for name, known in CHOICES.items():
         value = getattr(config, name)
@@ -70,7 +68,7 @@ def check_names(given: Iterable[str], known: Sequence[str]) -> None:
             raise ValueError(f"DDPO has no setting '{name}'{suggest(name, known)}")
 
 
-def _sampling(config: DDPOConfig) -> None:
+def _sampling(config: Settings) -> None:
     _whole("seed", config.seed, 0)
     _whole("num_epochs", config.num_epochs, 0)
     steps, eta, scale = config.sample_num_steps, config.sample_eta, config.sample_guidance_scale
@@ -96,7 +94,7 @@ def _sampling(config: DDPOConfig) -> None:
         )
 
 
-def _training(config: DDPOConfig) -> None:
+def _training(config: Settings) -> None:
     fraction = config.train_timestep_fraction
     if not _real(fraction) or not 0 < fraction <= 1:
         raise ValueError(f"train_timestep_fraction must lie in (0, 1], not {fraction!r}")
@@ -121,7 +119,7 @@ def _training(config: DDPOConfig) -> None:
         )
 
 
-def _ours(config: DDPOConfig) -> None:
+def _ours(config: Settings) -> None:
     if config.engine == "trl" and config.loss != "is":
         raise ValueError(
             "TRL's engine has only the loss 'is'; for the plain policy gradient use engine 'native'"
@@ -144,7 +142,7 @@ def _ours(config: DDPOConfig) -> None:
         )
 
 
-def _batches(config: DDPOConfig) -> None:
+def _batches(config: Settings) -> None:
     """TRL's arithmetic; the number of processes cancels out."""
     sample, train = config.sample_batch_size, config.train_batch_size
     accumulation, drawn = config.train_gradient_accumulation_steps, config.samples_per_epoch

@@ -19,11 +19,11 @@ from torch import Tensor
 from ddposink.ddpo import lora
 from ddposink.ddpo.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from ddposink.ddpo.config import DDPOConfig
-from ddposink.ddpo.engine import DivergedError, Pipeline, Prompts, RewardFunction, StepLog
 from ddposink.ddpo.layout import latent_shape, make_layout
 from ddposink.ddpo.learner import Learner, updates
 from ddposink.ddpo.merged import MergedLora
 from ddposink.ddpo.policy import DenoisingPolicy, Texts
+from ddposink.ddpo.protocol import DivergedError, Pipeline, Prompts, RewardFunction, StepLog
 from ddposink.ddpo.randomness import PromptSource, Randomness
 from ddposink.ddpo.ranks import Ranks
 from ddposink.ddpo.sampler import Draw, Trajectories, rewards, sample
@@ -35,7 +35,7 @@ HALVES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 class NativeEngine:
-    """A DDPO training of ``pipeline.unet`` in place. See `ddposink.ddpo.engine.Engine`."""
+    """A DDPO training of ``pipeline.unet`` in place. See `ddposink.ddpo.protocol.Engine`."""
 
     def __init__(
         self, config: DDPOConfig, pipeline: Pipeline, reward: RewardFunction, prompts: Prompts

@@ -1,124 +1,28 @@
 """The `ddpo` workload, declared: a diffusion pipeline fine-tuned on a reward, scored on all of them.
 
-Everything here is data: what a cell may say, which metrics it yields, which pictures are drawn. No
-torch; what runs in the child is `ddposink.workloads.ddpo_run`.
+Everything here is data: which metrics a cell yields, which pictures are drawn; what it may say is in
+`ddposink.workloads.ddpo_params`. No torch; what runs in the child is `ddposink.workloads.ddpo_run`.
 """
 
 from __future__ import annotations
 
 import math
-import os
-from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, get_type_hints
-
-from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator, model_validator
+from typing import Any
 
 from bench.version import code_version
-from bench.workload import ALLOW_CODE, Context, Cost, Pass, Scalar, Skip
-from ddposink.ddpo.config import DDPOConfig
+from bench.workload import Context, Cost, Pass, Scalar, Skip
 from ddposink.errors import Unavailable
 from ddposink.models.contrastive import encoder_sha256
 from ddposink.models.diffusion import PipelineRef
 from ddposink.prompts import evaluation_prompts, load_prompts
-from ddposink.rewards import RewardRef, parse_reward
 from ddposink.rewards.weighted import HARDLY, SPREADS, in_words, shares, weighted
-from ddposink.workloads.ddpo_tables import EVALUATED, METRICS, VIEWS
+from ddposink.workloads.ddpo_params import DdpoParams, reward_ref
+from ddposink.workloads.ddpo_tables import METRICS, VIEWS
 
 TABLES = "ddposink.workloads.ddpo_tables"  # how metrics are shown: no number changes with it
 NEEDED = ("diffusers", "peft", "trl")
-# Fields of the configuration that a suite says in its own words, or that only matter outside of one.
-_OWN = (
-    "seed threads exp_name run_name log_with tracker_kwargs accelerator_kwargs project_kwargs logdir "
-    "tracker_project_name num_epochs save_freq num_checkpoint_limit resume_from async_reward_computation "
-    "max_workers push_to_hub"
-).split()
-CONFIGURED = tuple(f.name for f in fields(DDPOConfig) if f.name not in _OWN)
-
-
-class _Cell(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    pipeline: str = Field(
-        description="emoji-sd (embedded), path:DIR, ORG/NAME@REVISION (40 hex digits) or random:sd15"
-    )
-    reward: str = Field(description="the reward trained on, e.g. jpeg_compressibility, aesthetic, preference")
-    steps: int = Field(ge=0, le=100_000, description="training steps; 0 is the pipeline as it is")
-    prompts: str = Field(default="emoji-train", description="prompts trained on: a set's name or file:PATH")
-    eval_prompts: str = Field(
-        default="emoji-heldout", description="held-out prompts, each evaluated once: a name or file:PATH"
-    )
-    eval_seeds: int = Field(default=4, ge=1, le=1000, description="pictures per held-out prompt")
-    eval_denoising_steps: tuple[int, ...] = Field(
-        default=(), description="also evaluate the last step count with so many denoising steps"
-    )
-    evaluate: tuple[str, ...] = Field(
-        default=("jpeg_compressibility", "jpeg_incompressibility", "brisque", "alignment"),
-        description="the rewards every cell is scored on, whatever it was trained on",
-    )
-    device: str = Field(
-        default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N"
-    )
-    threads: int | None = Field(default=None, ge=1, description="CPU threads; default: torch's choice")
-    save_freq: int = Field(
-        default=10, ge=0, description="training steps between checkpoints that a killed run resumes; 0: none"
-    )
-
-    @field_validator("pipeline")
-    @classmethod
-    def _pipeline(cls, value: str) -> str:
-        PipelineRef.parse(value)
-        return value
-
-    @field_validator("prompts", "eval_prompts")
-    @classmethod
-    def _prompts(cls, value: str) -> str:
-        load_prompts(value)
-        return value
-
-    @field_validator("reward")
-    @classmethod
-    def _reward(cls, value: str) -> str:
-        reward_ref(value)
-        return value
-
-    @field_validator("evaluate")
-    @classmethod
-    def _evaluate(cls, values: tuple[str, ...]) -> tuple[str, ...]:
-        seen: dict[str, str] = {}
-        for value in values:
-            name = reward_ref(value).kind
-            if name not in EVALUATED:
-                known = ", ".join(EVALUATED)
-                raise ValueError(f"'{value}' has no column in the evaluation; it takes: {known}")
-            if name in seen:
-                raise ValueError(f"two rewards named '{name}': '{seen[name]}' and '{value}'; keep one")
-            seen[name] = value
-        return values
-
-    @field_validator("eval_denoising_steps")
-    @classmethod
-    def _eval_steps(cls, values: tuple[int, ...]) -> tuple[int, ...]:
-        if any(value < 2 for value in values):
-            raise ValueError(f"at least 2 denoising steps, not {min(values)}")
-        return values
-
-    @model_validator(mode="after")
-    def _consistent(self) -> _Cell:
-        self.config(seed=0)
-        return self
-
-    def config(self, seed: int) -> DDPOConfig:
-        """The engines' configuration of this cell. Raises ValueError if it contradicts itself."""
-        own = {name: getattr(self, name) for name in CONFIGURED}
-        own["lora_targets"] = tuple(own["lora_targets"])
-        return DDPOConfig(**own, seed=seed, threads=self.threads, log_with=None)
-
-
-def reward_ref(text: str) -> RewardRef:
-    """A reward as a suite names it; code only where the command line allows it."""
-    return parse_reward(text, allow_python=os.environ.get(ALLOW_CODE) == "1")
 
 
 def _shared(params: Any) -> list[str]:
@@ -141,25 +45,6 @@ def _short(pipeline: str) -> str:
     """A pipeline's name for tables: of a path its last part."""
     ref = PipelineRef.parse(pipeline)
     return Path(ref.name).name if ref.kind == "path" else ref.name
-
-
-def _configured() -> dict[str, Any]:
-    """Every setting of `DDPOConfig` under its own name and with its own default."""
-    default = DDPOConfig()
-    hints = get_type_hints(DDPOConfig)  # not the fields' types, which argument parsers write over
-    optional = (float | None, int | None, bool | None)
-    found = {}
-    for name in CONFIGURED:
-        value = getattr(default, name)
-        kind: Any = tuple[str, ...] if isinstance(value, tuple) else type(value)
-        if hints[name] in optional:
-            kind = hints[name]
-        found[name] = (kind, Field(default=value, description=f"DDPOConfig.{name}"))
-    return found
-
-
-# A tool that reads the source sees `_Cell`; the settings are added so that each exists in one place only.
-DdpoParams: Any = create_model("DdpoParams", __base__=_Cell, __doc__="One cell.", **_configured())
 
 
 class DdpoWorkload:

@@ -22,7 +22,7 @@ from ddposink.prompts import evaluation_prompts, load_prompts
 from ddposink.rewards import load_reward
 from ddposink.rewards.base import Checked
 from ddposink.rewards.weighted import WeightedSum
-from ddposink.workloads.ddpo import reward_ref
+from ddposink.workloads.ddpo_params import reward_ref
 from ddposink.workloads.ddpo_resume import Findings, Progress, Scratch
 from ddposink.workloads.ddpo_scores import TRAINED
 

@@ -22,7 +22,6 @@ from ddposink.evaluation.drift import kl_per_step, weight_change
 from ddposink.evaluation.scores import Pictures, prompt_means, prompt_spread, score
 from ddposink.rewards import RewardError
 from ddposink.rewards.weighted import HARDLY, in_words, shares
-from ddposink.workloads.ddpo import reward_ref
 from ddposink.workloads.ddpo_artifacts import (
     save_arrays,
     save_denoising,
@@ -31,6 +30,7 @@ from ddposink.workloads.ddpo_artifacts import (
     save_weights,
 )
 from ddposink.workloads.ddpo_memory import state_bytes, state_bytes_analytic
+from ddposink.workloads.ddpo_params import reward_ref
 from ddposink.workloads.ddpo_prepare import TrainingRun, prepare
 from ddposink.workloads.ddpo_resume import Findings, save_points
 from ddposink.workloads.ddpo_scores import (

@@ -8,7 +8,7 @@ import numpy as np
 
 from bench.intervals import t_interval
 from bench.workload import Missing, Samples
-from ddposink.ddpo.engine import StepLog
+from ddposink.ddpo.protocol import StepLog
 from ddposink.rewards import RewardRef
 from ddposink.rewards.weighted import weighted
 

@@ -1,7 +1,7 @@
 """The `stream` workload, declared: an endless token stream through a model under a cache policy.
 
-Everything here is data: what a cell may say, which metrics it yields, which pictures are drawn. No
-torch; what runs in the child is `ddposink.workloads.stream_run`.
+Everything here is data: which metrics a cell yields, which pictures are drawn; what it may say is in
+`ddposink.workloads.stream_params`. No torch; what runs in the child is `ddposink.workloads.stream_run`.
 """
 
 from __future__ import annotations
@@ -9,104 +9,18 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterator
 from importlib.resources import files
-from typing import Any, Literal
-
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from bench.version import code_version
 from bench.workload import Context, Cost, Pass, Scalar, Skip
-from ddposink.caches import Policy, parse_policy
 from ddposink.corpora import CorpusRef
 from ddposink.errors import Unavailable
 from ddposink.models.language import ModelRef
 from ddposink.workloads.stream_notes import bos_notes, own_window_notes
+from ddposink.workloads.stream_params import RANDOM_TOKENS, StreamParams
 from ddposink.workloads.stream_tables import METRICS, VIEWS
 
 # What is shown and said of cells: no number changes with it.
 SAID = ("ddposink.workloads.stream_tables", "ddposink.workloads.stream_notes")
-RANDOM_TOKENS = "random-tokens"
-ITEMSIZE = {"float32": 4, "bfloat16": 2, "float16": 2}
-Part = Literal["quality", "memory", "latency", "energy", "work"]
-
-
-class StreamParams(BaseModel):
-    """One cell of a `stream` suite."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    model: str = Field(
-        description="smollm2-135m (embedded), bundled:NAME, path:DIR, random:ARCHITECTURE, "
-        "or ORG/NAME@REVISION (40 hex digits)"
-    )
-    policy: str = Field(
-        description="cache policy: 'dense', 'window 1024' or 'sink 4+1020'; options "
-        "positions=cache|absolute|library, evict=token|chunk:N|turn|after-turn"
-    )
-    length: int = Field(ge=2, le=100_000_000, description="tokens fed")
-    corpus: str = Field(
-        default=RANDOM_TOKENS,
-        description="novel:NAME, novels, file:PATH, folder:DIR, pg19:test[/BOOK]; "
-        "'?separator=…&books=N' may follow",
-    )
-    dtype: Literal["float32", "bfloat16", "float16"] = Field(
-        default="float32", description="weights and cache"
-    )
-    device: str = Field(
-        default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N"
-    )
-    evaluator: Literal["auto", "exact", "decode", "reference"] = Field(
-        default="auto", description="auto takes exact parallel evaluation wherever it is exact"
-    )
-    chunk: int = Field(default=1024, ge=1, le=65536, description="tokens per forward in parallel evaluation")
-    bos: bool = Field(default=False, description="feed the tokenizer's beginning-of-text token first")
-    decode_tokens: int = Field(default=32, ge=1, le=4096, description="timed decode steps at each length")
-    decode: Literal["auto", "eager", "graph", "compile"] = Field(
-        default="auto",
-        description="how decode of a bounded policy runs: auto is a CUDA graph where there is CUDA; compile "
-        "also fuses its kernels; eager starts each from Python",
-    )
-    measure: tuple[Part, ...] = Field(
-        default=("quality", "memory", "latency", "work"),
-        description="quality, memory, latency, energy, work (each in its own repetition)",
-    )
-    threads: int | None = Field(default=None, ge=1, description="CPU threads; default: torch's choice")
-
-    @field_validator("model")
-    @classmethod
-    def _model(cls, value: str) -> str:
-        ModelRef.parse(value)
-        return value
-
-    @field_validator("corpus")
-    @classmethod
-    def _corpus(cls, value: str) -> str:
-        if value != RANDOM_TOKENS:
-            CorpusRef.parse(value)
-        return value
-
-    @field_validator("policy")
-    @classmethod
-    def _policy(cls, value: str) -> str:
-        return parse_policy(value).label
-
-    @model_validator(mode="before")
-    @classmethod
-    def _random_weights_read_random_tokens(cls, data: Any) -> Any:
-        # Random weights have no tokenizer; a suite's default corpus must not split their cells.
-        if isinstance(data, dict) and str(data.get("model", "")).startswith("random:"):
-            return {**data, "corpus": RANDOM_TOKENS}
-        return data
-
-    @model_validator(mode="after")
-    def _needs_a_corpus(self) -> StreamParams:
-        if self.corpus == RANDOM_TOKENS and not self.model.startswith("random:"):
-            raise ValueError("a corpus is required, e.g. corpus: novel:persuasion")
-        return self
-
-    @property
-    def parsed_policy(self) -> Policy:
-        """The policy as an object."""
-        return parse_policy(self.policy)
 
 
 class StreamWorkload:

@@ -18,7 +18,7 @@ from bench.workload import Missing, Scalar
 from ddposink.corpora import TokenStream
 from ddposink.models.language import LoadedModel
 from ddposink.streaming import Choice, Stream
-from ddposink.workloads.stream import StreamParams
+from ddposink.workloads.stream_params import StreamParams
 from ddposink.workloads.stream_quality import Measured
 
 WARM_UP = 4  # decode steps before any timed one

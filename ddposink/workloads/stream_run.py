@@ -25,8 +25,8 @@ from ddposink.errors import Unavailable
 from ddposink.models.language import LoadedModel, ModelRef, load_model
 from ddposink.streaming import Choice, PolicyNotAppliedError, length_limit, open_stream, stream_nll
 from ddposink.turns import turn_ends
-from ddposink.workloads.stream import RANDOM_TOKENS, StreamParams
 from ddposink.workloads.stream_decoding import WARM_UP, DecodeRun, Text, decode_repetitions
+from ddposink.workloads.stream_params import RANDOM_TOKENS, StreamParams
 from ddposink.workloads.stream_quality import Measured, collapse, quality, refused, running
 
 

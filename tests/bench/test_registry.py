@@ -40,7 +40,7 @@ def test_registering_the_same_again_is_harmless_and_something_else_is_refused():
     registry.register("toy", "helpers.streamlike:Streamlike")
     registry.register("toy", "helpers.streamlike:Streamlike")
     with pytest.raises(
-        UserError, match="'toy' is claimed by both helpers.streamlike:Streamlike and other:Thing"
+        UserError, match=r"'toy' is claimed by both helpers\.streamlike:Streamlike and other:Thing"
     ):
         registry.register("toy", "other:Thing")
     with pytest.raises(UserError, match="'stream' is claimed by both"):

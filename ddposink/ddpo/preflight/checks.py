@@ -6,106 +6,24 @@ measured value, its limit, and a note.
 
 from __future__ import annotations
 
-import copy
 import math
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from accelerate.utils import extract_model_from_parallel
-from torch import Tensor, nn
+from torch import Tensor
 
 from ddposink.ddpo import lora
 from ddposink.ddpo.config import DDPOConfig
-from ddposink.ddpo.engine import Engine, Pipeline, make_engine
 from ddposink.ddpo.loss import ratio_limit
+from ddposink.ddpo.preflight.subject import PROMPTS, Finding, Subject, trained_weights
+from ddposink.ddpo.protocol import Pipeline
 
-PROMPTS = ("red apple", "tiger face")
-MOST_STEPS, FEW_STEPS = 10, 3  # denoising steps: where their noise matters, and where it does not
-PIXEL_LIMIT = 1e-5  # and of a pixel in [0, 1]
+PIXEL_LIMIT = 1e-5  # of a pixel in [0, 1]
 NETWORKS = ("vae", "text_encoder", "unet")
-
-
-class NotPossible(Exception):  # noqa: N818 - a state of the world, not a mistake
-    """The question cannot be put here; the message says why."""
-
-
-class Finding(NamedTuple):
-    """The answer to one question."""
-
-    ok: bool | None
-    value: str
-    limit: str
-    note: str
-
-
-@dataclass(frozen=True)
-class Subject:
-    """What is examined: fresh engines of one configuration on copies of one pipeline."""
-
-    pipeline: Pipeline  # never trained itself
-    config: DDPOConfig
-    disabled: Sequence[str] = ()  # repairs of TRL's engine to leave out
-
-    @property
-    def device(self) -> str:
-        """Kind of device: cpu, cuda."""
-        return self.pipeline.unet.device.type
-
-    @property
-    def precision(self) -> str:
-        """no, fp16 or bf16, as it is on this device."""
-        return self.config.precision_on(self.device)
-
-    def pipeline_copy(self) -> Pipeline:
-        """The same pipeline with networks of its own."""
-        parts = {
-            name: copy.deepcopy(part) if isinstance(part, nn.Module) else part
-            for name, part in self.pipeline.components.items()
-        }
-        if "requires_safety_checker" in self.pipeline.config:
-            parts["requires_safety_checker"] = False
-        fresh = type(self.pipeline)(**parts)
-        fresh.set_progress_bar_config(disable=True)
-        return fresh
-
-    def shortened(self) -> Subject:
-        """The same with few denoising steps."""
-        steps = min(self.config.sample_num_steps, FEW_STEPS)
-        return replace(self, config=replace(self.config, sample_num_steps=steps))
-
-    def engine(self) -> Engine:
-        """A fresh engine at step 0."""
-        if not self.disabled:
-            return make_engine(self.config, self.pipeline_copy(), brightness, PROMPTS)
-        from ddposink.ddpo.trl.engine import TrlEngine
-
-        return TrlEngine(self.config, self.pipeline_copy(), brightness, PROMPTS, disabled=self.disabled)
-
-
-def reduced(config: DDPOConfig) -> DDPOConfig:
-    """The same training with one update of four samples per step and few denoising steps."""
-    return replace(
-        config,
-        sample_num_steps=min(config.sample_num_steps, MOST_STEPS),
-        sample_batch_size=2,
-        samples_per_prompt=min(config.samples_per_prompt, 2),
-        sample_num_batches_per_epoch=2,
-        train_batch_size=2,
-        train_gradient_accumulation_steps=2,
-        train_num_inner_epochs=1,
-        train_timestep_fraction=1.0,
-        async_reward_computation=False,
-        log_with=None,
-    )
-
-
-def brightness(images: Tensor, prompts: Sequence[str]) -> Tensor:
-    """A reward that needs nothing: mean brightness (B,) of images (B, 3, H, W)."""
-    return images.detach().float().mean(dim=(1, 2, 3)).cpu()
 
 
 def batch_arithmetic(config: DDPOConfig | Mapping[str, Any]) -> Finding:
@@ -200,12 +118,6 @@ CHECKS: dict[str, Callable[[Subject], Finding]] = {
     "resume": resumed_equals_uninterrupted,
     "save and reload": reload_gives_same_pictures,
 }
-
-
-def trained_weights(unet: Any) -> dict[str, Tensor]:
-    """A copy of every weight that is learnt."""
-    named = unet.named_parameters()
-    return {name: value.detach().cpu().clone() for name, value in named if value.requires_grad}
 
 
 @torch.no_grad()

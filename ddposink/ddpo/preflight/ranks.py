@@ -25,7 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ddposink.ddpo.config import DDPOConfig
-from ddposink.ddpo.preflight.checks import NotPossible, Subject, trained_weights
+from ddposink.ddpo.preflight.subject import NotPossible, Subject, trained_weights
 
 PROCESSES = 2
 SECONDS = 300.0

@@ -21,7 +21,8 @@ from rich.table import Table
 
 from ddposink.ddpo import checks
 from ddposink.ddpo.config import DDPOConfig
-from ddposink.ddpo.preflight.checks import CHECKS, Finding, NotPossible, Subject, batch_arithmetic, reduced
+from ddposink.ddpo.preflight.checks import CHECKS, batch_arithmetic
+from ddposink.ddpo.preflight.subject import Finding, NotPossible, Subject, reduced
 from ddposink.ddpo.trl.repairs import REPAIRS
 from ddposink.devices import check_device
 from ddposink.errors import Unavailable

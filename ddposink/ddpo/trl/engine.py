@@ -21,8 +21,8 @@ from torch import Tensor
 
 from ddposink.ddpo import lora
 from ddposink.ddpo.config import DDPOConfig
-from ddposink.ddpo.engine import DivergedError, Pipeline, Prompts, RewardFunction, StepLog
 from ddposink.ddpo.judge import ask
+from ddposink.ddpo.protocol import DivergedError, Pipeline, Prompts, RewardFunction, StepLog
 from ddposink.ddpo.randomness import PromptSource, Randomness
 from ddposink.ddpo.schedule import float32_eta
 from ddposink.ddpo.stats import make_comparison
@@ -33,7 +33,7 @@ from ddposink.ddpo.trl.watch import Watched
 
 
 class TrlEngine:
-    """A DDPO training by TRL. See `ddposink.ddpo.engine.Engine`."""
+    """A DDPO training by TRL. See `ddposink.ddpo.protocol.Engine`."""
 
     def __init__(
         self,

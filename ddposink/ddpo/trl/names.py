@@ -21,7 +21,8 @@ from diffusers import DiffusionPipeline
 from torch import Tensor
 
 from ddposink.ddpo import config as configuration
-from ddposink.ddpo.engine import StepLog, make_engine
+from ddposink.ddpo.engine import make_engine
+from ddposink.ddpo.protocol import StepLog
 from ddposink.ddpo.trackers import log, start_trackers
 from ddposink.ddpo.trl.names_config import DDPOConfig, checked
 from ddposink.ddpo.trl.names_layers import Layers, overridden_layers

@@ -7,8 +7,8 @@ from typing import Any
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 
 from ddposink.ddpo.config import DDPOConfig
-from ddposink.ddpo.engine import Pipeline
 from ddposink.ddpo.lora import make_trainable
+from ddposink.ddpo.protocol import Pipeline
 from ddposink.ddpo.randomness import shared_noise
 
 

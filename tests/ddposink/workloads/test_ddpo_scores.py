@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bench.workload import Missing, Samples
-from ddposink.ddpo.engine import StepLog
+from ddposink.ddpo.protocol import StepLog
 from ddposink.rewards import parse_reward
 from ddposink.workloads.ddpo_scores import (
     TRAINED,

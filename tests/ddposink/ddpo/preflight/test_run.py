@@ -14,8 +14,9 @@ from rich.console import Console
 
 from ddposink.ddpo import DDPOConfig
 from ddposink.ddpo.preflight import checks, ranks
-from ddposink.ddpo.preflight.checks import CHECKS, NotPossible, Subject, reduced
+from ddposink.ddpo.preflight.checks import CHECKS
 from ddposink.ddpo.preflight.run import Check, main, preflight, show
+from ddposink.ddpo.preflight.subject import NotPossible, Subject, reduced
 from ddposink.ddpo.trl.repairs import REPAIRS
 from ddposink.errors import Unavailable
 from helpers.tiny import tiny_pipeline

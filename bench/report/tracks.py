@@ -1,0 +1,149 @@
+"""Metrics over runs as data: the values of every cell, oldest run first, and where their level stepped.
+
+Steps are found by PELT (``ruptures``) on the logarithms, its penalty set from the noise between
+neighbouring runs, and count only if they exceed the metric's tolerance.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.results.environment import comparable
+from bench.results.record import Record, Status
+from bench.suite.cells import canonical
+from bench.suite.labels import spelt, varying
+from bench.workload import Metric
+
+
+@dataclass(frozen=True)
+class TrackPoint:
+    """One run's value: the mean over its repetitions (geometric for noisy metrics)."""
+
+    run: str
+    started: str  # ISO 8601, UTC
+    value: float
+    commit: str | None
+    environment: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class LevelStep:
+    """From run ``at`` on the metric has another level."""
+
+    at: int  # index of the first point of the new level
+    before: float
+    after: float
+    worse: bool | None  # None: the metric has no direction
+    environment: list[str] = field(default_factory=list)  # fingerprint fields that changed there
+
+
+@dataclass(frozen=True)
+class Track:
+    """One metric of one cell over the runs, oldest first."""
+
+    cell: str
+    metric: Metric
+    points: list[TrackPoint]
+    steps: list[LevelStep]
+
+
+def _labels(cells: Mapping[str, Record]) -> dict[str, str]:
+    """Names of cells by key. A run names its own apart; those of other runs may be called the same."""
+    groups: dict[str, list[str]] = {}
+    for key, record in cells.items():
+        said = record.label.endswith(f" · seed {record.seed}")  # in a suite of several seeds
+        own = f", seed {record.seed}" if record.seed and not said else ""
+        groups.setdefault(record.label + own, []).append(key)
+    found = {}
+    for label, keys in groups.items():
+        params = [cells[key].params for key in keys]
+        names = varying(params)
+        for key, one in zip(keys, params, strict=True):
+            more = ", ".join(f"{name}={spelt(one.get(name))}" for name in names)
+            found[key] = f"{label} ({more})" if more else label
+    return found
+
+
+def follow(
+    runs: Sequence[tuple[Sequence[Record], Mapping[str, Any]]], metrics: Sequence[Metric]
+) -> list[Track]:
+    """Tracks of all cells measured in at least two runs; a run is its records and its fingerprint."""
+    values: dict[tuple[str, str], list[TrackPoint]] = {}
+    newest: dict[str, Record] = {}
+    for records, env in sorted(runs, key=lambda run: min(record.started for record in run[0])):
+        cells: dict[str, list[Record]] = {}
+        for record in {(r.cell, r.repeat): r for r in records}.values():
+            if record.status is Status.OK:
+                key = canonical([record.params, record.seed])
+                cells.setdefault(key, []).append(record)
+                newest[key] = record
+        for key, alike in cells.items():
+            for metric in metrics:
+                found = [v.value for r in alike if (v := r.metrics.get(metric.name)) and v.value is not None]
+                if found:
+                    point = TrackPoint(
+                        alike[0].run, alike[0].started, _mean(found, metric), _commit(env), env
+                    )
+                    values.setdefault((key, metric.name), []).append(point)
+    named, labels = {metric.name: metric for metric in metrics}, _labels(newest)
+    return [
+        Track(labels[key], named[name], points, steps(points, named[name]))
+        for (key, name), points in values.items()
+        if len(points) > 1
+    ]
+
+
+def steps(points: Sequence[TrackPoint], metric: Metric) -> list[LevelStep]:
+    """Where the level changes for good: by more than the tolerance, and by more than the noise explains."""
+    values = np.array([point.value for point in points])
+    relative = metric.klass == "noisy" and bool((values > 0).all())
+    signal = np.log(values) if relative else values
+    effect = math.log1p(metric.tolerance or 0.05) if relative else max(metric.tolerance, 0.0)
+    found = []
+    for at, low, high in _changes(signal, effect, exact=metric.klass == "exact"):
+        before, after = _level(values[low:at]), _level(values[at:high])
+        worse = None if metric.direction == "none" else (after > before) == (metric.direction == "lower")
+        changed = comparable(points[at - 1].environment, points[at].environment)
+        found.append(LevelStep(at, before, after, worse, changed))
+    return found
+
+
+def _changes(signal: NDArray[np.float64], effect: float, *, exact: bool) -> list[tuple[int, int, int]]:
+    """Change points with the ends of the levels on either side of them."""
+    import ruptures
+    from scipy.ndimage import median_filter
+
+    if np.ptp(signal) <= effect or len(signal) < (2 if exact else 4):
+        return []
+    # Steps are rare, so the middle of the absolute differences of neighbours is noise (over 0.6745·√2).
+    noise = 0.0 if exact else float(np.median(np.abs(np.diff(signal)))) / 0.954
+    scale = max(noise, effect / 4, float(np.ptp(signal)) * 1e-6)
+    # A median of three removes lone outliers, the newest run included, and leaves steps where they are.
+    smooth = signal if exact else median_filter(signal, size=3, mode="mirror")
+    search = ruptures.Pelt(model="l2", min_size=1 if exact else 2, jump=1).fit(smooth / scale)
+    edges = [0, *search.predict(pen=3 * math.log(len(signal)))]
+    found = []
+    for low, at, high in zip(edges, edges[1:], edges[2:], strict=False):
+        if abs(_level(signal[at:high]) - _level(signal[low:at])) > effect:
+            found.append((at, low, high))
+    return found
+
+
+def _mean(values: Sequence[float], metric: Metric) -> float:
+    if metric.klass == "noisy" and min(values) > 0:
+        return math.exp(sum(map(math.log, values)) / len(values))
+    return sum(values) / len(values)
+
+
+def _level(values: NDArray[np.float64]) -> float:
+    return float(np.median(values))
+
+
+def _commit(env: Mapping[str, Any]) -> str | None:
+    return (env.get("git") or {}).get("commit")

@@ -1,0 +1,73 @@
+"""What a DDPO engine is to its users, whichever it is.
+
+An engine trains ``pipeline.unet`` in place on a reward. It draws all its random numbers from a state of
+its own (`ddposink.ddpo.randomness`), so that whatever a caller does between two steps changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ddposink.ddpo.config import DDPOConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+RewardFunction = Callable[["Tensor", list[str]], "Tensor"]  # (B,3,H,W) in [0,1], prompts -> (B,) float32
+Prompts = Sequence[str] | Callable[[], str]  # to draw from, or a function that draws one
+Pipeline = Any  # diffusers.StableDiffusionPipeline
+
+
+class DivergedError(RuntimeError):
+    """Training has left the finite numbers; ``step`` is the training step in which it did."""
+
+    def __init__(self, what: str, step: int) -> None:
+        super().__init__(f"training diverged in step {step}: {what}; a lower learning rate may help")
+        self.step = step
+
+
+@dataclass(frozen=True)
+class StepLog:
+    """One training step: an epoch of sampling and the updates that follow."""
+
+    step: int  # steps finished, counted from 1
+    reward_mean: float
+    reward_std: float
+    loss: float  # mean over the step's updates
+    approx_kl: float  # half the mean squared difference of log-probabilities, new against sampled
+    clip_fraction: float  # part of the ratios further from 1 than the clip range
+    flat_share: float  # part of the comparisons whose rewards were all equal, and taught nothing
+    samples: int  # samples (reward queries) drawn so far, all processes
+    unet_forwards: int  # of one sample, so far, a backward counted as two; those saved by sharing noise too
+    sampling_s: float  # wall seconds of this step's sampling and rewards
+    training_s: float  # wall seconds of this step's updates
+
+
+class Engine(Protocol):
+    """A DDPO training in progress."""
+
+    config: DDPOConfig
+    pipeline: Pipeline  # pipeline.unet carries the trained weights live
+    step: int
+
+    def run(self, until: int) -> Iterator[StepLog]:
+        """Train until ``step == until``, yielding after each step. Raises DivergedError."""
+
+    def save(self, folder: Path) -> None:
+        """Write the full training state to ``folder``, at once or not at all."""
+
+    def load(self, folder: Path) -> None:
+        """Go on from ``folder``. ValueError if it is damaged or of another configuration."""
+
+    def ratio_deviation(self) -> Tensor:
+        """Largest |ratio − 1| (T,) between sampling and learning, without learning; changes nothing."""
+
+    def base(self) -> AbstractContextManager[None]:
+        """Inside, ``pipeline.unet`` acts as before training."""
+
+    def export(self, folder: Path) -> None:
+        """Write what a stock pipeline loads: LoRA in diffusers format, or a ``unet`` folder."""

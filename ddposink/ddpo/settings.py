@@ -1,0 +1,127 @@
+"""The settings of a DDPO training as plain fields, and what follows from them: TRL's, then our own."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+
+@dataclass
+class Settings:
+    """Fields and arithmetic of `ddposink.ddpo.config.DDPOConfig`, unchecked."""
+
+    # -- TRL 0.23.1 --------------------------------------------------------------------------------------
+    exp_name: str = field(default_factory=lambda: Path(sys.argv[0]).stem)
+    run_name: str = ""
+    seed: int = 0
+    log_with: str | None = None
+    tracker_kwargs: dict[str, Any] = field(default_factory=dict)
+    accelerator_kwargs: dict[str, Any] = field(default_factory=dict)
+    project_kwargs: dict[str, Any] = field(default_factory=dict)
+    tracker_project_name: str = "trl"
+    logdir: str = "logs"
+    num_epochs: int = 100
+    save_freq: int = 1
+    num_checkpoint_limit: int = 5
+    mixed_precision: str = "fp16"  # no | fp16 | bf16; on a CPU fp16 means no, see `precision_on`
+    allow_tf32: bool = True
+    resume_from: str = ""
+    sample_num_steps: int = 50  # denoising steps T
+    sample_eta: float = 1.0
+    sample_guidance_scale: float = 5.0
+    sample_batch_size: int = 1
+    sample_num_batches_per_epoch: int = 2
+    train_batch_size: int = 1
+    train_use_8bit_adam: bool = False
+    train_learning_rate: float = 3e-4
+    train_adam_beta1: float = 0.9
+    train_adam_beta2: float = 0.999
+    train_adam_weight_decay: float = 1e-4
+    train_adam_epsilon: float = 1e-8
+    train_gradient_accumulation_steps: int = 1
+    train_max_grad_norm: float = 1.0
+    train_num_inner_epochs: int = 1
+    train_cfg: bool = True
+    train_adv_clip_max: float = 5.0
+    train_clip_range: float = 1e-4
+    train_timestep_fraction: float = 1.0
+    per_prompt_stat_tracking: bool = False
+    per_prompt_stat_tracking_buffer_size: int = 16
+    per_prompt_stat_tracking_min_count: int = 16
+    async_reward_computation: bool = False
+    max_workers: int = 2
+    negative_prompts: str = ""  # comma-separated, see `negatives`
+    push_to_hub: bool = False
+
+    # -- ours --------------------------------------------------------------------------------------------
+    engine: Literal["native", "trl"] = "native"
+    loss: Literal["is", "sf"] = "is"  # clipped importance sampling, or plain policy gradient
+    use_lora: bool = True  # False: full fine-tuning of the UNet
+    lora_rank: int = 4
+    lora_alpha: float = 4.0
+    lora_targets: tuple[str, ...] = ("to_k", "to_q", "to_v", "to_out.0")
+    samples_per_prompt: int = 1  # drawn in a row: a group
+    advantages: Literal["auto", "group", "prompt", "batch"] = "auto"  # compared with whom, see `compares`
+    share_initial_noise: bool = False  # the samples of such a group start from the same latents, see below
+    train_skip_last_steps: int = 0  # low-noise denoising steps at the end that are not learnt from, see below
+    advantage_epsilon: float | None = None  # None: TRL's, 1e-8 over all samples and 1e-6 per prompt
+    log_prob_reduction: Literal["mean", "sum"] = "mean"  # over the latent's dimensions; TRL's is the mean
+    split_negative_prompts: bool = True  # False: TRL's behaviour, the whole string is one negative prompt
+
+    # -- layout: changes nothing but rounding, time and memory ---------------------------------------------
+    gradient_checkpointing: bool = False
+    rows_per_forward: int | None = None  # samples in one UNet forward; None: see `ddposink.ddpo.layout`
+    steps_per_forward: int | None = None  # or: denoising steps of a training batch in one forward
+    keep_sampling_graph: bool = False  # one update per step: learn from the sampling forward itself
+    merge_lora: bool | None = None  # compute with W + s·B·A; None: on a CPU, see `ddposink.ddpo.merged`
+    compile: bool = False
+    threads: int | None = None  # torch threads on a CPU; None: leave them as they are
+
+    @property
+    def samples_per_epoch(self) -> int:
+        """Samples one process draws for one training step."""
+        return self.sample_batch_size * self.sample_num_batches_per_epoch
+
+    @property
+    def updates_per_epoch(self) -> int:
+        """Optimizer updates in one training step, all inner epochs."""
+        per_update = self.train_batch_size * self.train_gradient_accumulation_steps
+        return self.train_num_inner_epochs * self.samples_per_epoch // per_update
+
+    @property
+    def compares(self) -> Literal["group", "prompt", "batch"]:
+        """What a sample is compared with: those drawn with it, the last of its prompt, or all of the step.
+
+        Groups if there are any (``samples_per_prompt``), else as TRL has it: by prompt with
+        ``per_prompt_stat_tracking``, or all. ``advantages`` says otherwise.
+        """
+        if self.advantages != "auto":
+            return self.advantages
+        if self.samples_per_prompt > 1:
+            return "group"
+        return "prompt" if self.per_prompt_stat_tracking else "batch"
+
+    @property
+    def num_train_timesteps(self) -> int:
+        """Denoising steps of each sample that are learnt from."""
+        return int((self.sample_num_steps - self.train_skip_last_steps) * self.train_timestep_fraction)
+
+    @property
+    def guided(self) -> bool:
+        """Whether sampling uses classifier-free guidance."""
+        return self.sample_guidance_scale > 1.0
+
+    @property
+    def negatives(self) -> list[str]:
+        """Negative prompts; the samples of a batch take them in turn."""
+        if not self.split_negative_prompts:
+            return [self.negative_prompts]
+        return [part.strip() for part in self.negative_prompts.split(",")]
+
+    def precision_on(self, device_type: str) -> Literal["no", "fp16", "bf16"]:
+        """``mixed_precision`` for "cpu", "cuda", …: TRL's default fp16 is refused on a CPU, so it is fp32."""
+        if device_type == "cpu" and self.mixed_precision == "fp16":
+            return "no"
+        return self.mixed_precision  # type: ignore[return-value]
