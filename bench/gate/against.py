@@ -26,9 +26,8 @@ from bench.gate.tree import checked_out, elsewhere
 from bench.gate.verdict import GateReport, Judgement, SideInfo, Terms, assemble
 from bench.results.environment import comparable
 from bench.results.folder import locked
-from bench.results.record import Record
+from bench.results.record import Record, canonical
 from bench.run.interrupt import Interrupts
-from bench.suite.cells import canonical
 from bench.suite.request import Request
 from bench.text import clean, plural
 from bench.workload import Metric

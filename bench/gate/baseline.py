@@ -19,10 +19,9 @@ from bench.errors import UserError
 from bench.gate.match import Side
 from bench.gate.verdict import SideInfo
 from bench.results.environment import fingerprint_id
-from bench.results.record import Record, Status
+from bench.results.record import Record, Status, canonical
 from bench.results.store import ENV, PLAN, RECORDS, Found, read
 from bench.run.loop import FAILED
-from bench.suite.cells import canonical
 from bench.suite.request import find_run
 from bench.text import clean, plural
 

@@ -14,9 +14,8 @@ import numpy as np
 from bench.gate.match import Match
 from bench.gate.rule import Verdict
 from bench.gate.verdict import Judgement
-from bench.results.record import Record, Status, Value
+from bench.results.record import Record, Status, Value, canonical
 from bench.stats import Interval, t_interval, two_level_interval
-from bench.suite.cells import canonical
 
 
 @dataclass(frozen=True)

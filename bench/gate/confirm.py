@@ -14,8 +14,7 @@ from bench.gate.match import Side
 from bench.gate.rule import Verdict
 from bench.gate.show import change
 from bench.gate.verdict import STATUS, GateReport, Judgement, count, exit_code
-from bench.results.record import Record
-from bench.suite.cells import canonical
+from bench.results.record import Record, canonical
 from bench.text import plural
 from bench.workload import Metric
 

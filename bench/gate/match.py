@@ -15,8 +15,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from bench.results.environment import comparable
-from bench.results.record import Record
-from bench.suite.cells import canonical
+from bench.results.record import Record, canonical
 
 UNKNOWN = "environment (not recorded)"
 

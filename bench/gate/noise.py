@@ -17,7 +17,7 @@ from bench.errors import UserError, listed
 from bench.gate.rule import Rule, detectable
 from bench.results import environment as env
 from bench.results.environment import comparable
-from bench.suite.cells import canonical
+from bench.results.record import canonical
 from bench.suite.request import Request
 from bench.text import clean, plural
 from bench.workload import Metric

@@ -18,9 +18,8 @@ from bench.report.select import CellPair, asked, pairs, split
 from bench.report.spread import RANGE, Spread, spread_of_seeds
 from bench.report.tables import ARROWS, Column, Entry, Table, name_columns, name_entries, reported
 from bench.report.vocabulary import Vocabulary
-from bench.results.record import Value
+from bench.results.record import Value, canonical
 from bench.stats import t_interval
-from bench.suite.cells import canonical
 from bench.text import Md, clean, number, plural
 from bench.workload import Metric
 

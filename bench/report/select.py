@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from bench.report.frames import SERIES_END, RunData, planned_cells
-from bench.suite.cells import canonical
+from bench.results.record import canonical
 from bench.workload import Scalar, View
 
 

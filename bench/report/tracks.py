@@ -15,8 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.results.environment import comparable
-from bench.results.record import Record, Status
-from bench.suite.cells import canonical
+from bench.results.record import Record, Status, canonical
 from bench.suite.labels import spelt, varying
 from bench.workload import Metric
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Any
 
@@ -10,6 +11,8 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from bench.results.status import Status
 
 SCHEMA_VERSION = 2  # 1: records without a digest
+# JSON in one form: equal data are equal text. ValueError for what is no JSON (NaN, infinity).
+canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
 
 
 class _FrozenRecord(BaseModel):

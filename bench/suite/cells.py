@@ -7,7 +7,6 @@ error; a combination that the workload refuses as a whole is one only if ``exclu
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,13 +16,12 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from bench.errors import UserError
+from bench.results.record import canonical
 from bench.suite.conditions import Exclusion
 from bench.suite.explain import Violation, brief, explain
 from bench.suite.grid import Draft, expand
 from bench.suite.model import Suite
 from bench.workload import Scalar, Workload
-
-canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
 
 
 @dataclass

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bench.errors import UserError, did_you_mean, raise_any
+from bench.results.record import canonical
 from bench.suite import grid
-from bench.suite.cells import GridPoint, accept, blame, canonical
+from bench.suite.cells import GridPoint, accept, blame
 from bench.suite.conditions import Exclusion, same
 from bench.suite.explain import brief
 from bench.suite.labels import tell_apart

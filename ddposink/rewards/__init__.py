@@ -37,7 +37,7 @@ REWARDS = {
     "image_reward": "ddposink.rewards.image_reward:image_reward",
     "weighted": "ddposink.rewards.weighted:weighted",
     "noise": "ddposink.rewards.noise:noise",
-    "python": "ddposink.rewards.python:python",
+    "python": "ddposink.workloads.python_reward:python",
 }
 
 

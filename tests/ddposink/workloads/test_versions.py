@@ -226,7 +226,7 @@ def test_modules_named_at_run_time_are_known():
     known = {
         "bench.run.worker": "module",  # the workload itself
         "ddposink.rewards": "module",  # the table REWARDS
-        "ddposink.rewards.python": "module",  # the user's own, part of a cell's identity
+        "ddposink.workloads.python_reward": "module",  # the user's own, part of a cell's identity
         "ddposink.ddpo.trl.repairs": "OVERRIDES[module]",
     }
     found = {}
