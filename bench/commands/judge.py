@@ -16,8 +16,8 @@ from bench.commands.options import (
     SetOption,
     SuiteArgument,
     WaitOption,
-    asked,
     console,
+    run_options,
 )
 
 _AgainstOption = Annotated[
@@ -117,7 +117,7 @@ def gate(
 
     exports = verdicts.parse(export or [])
     options = GateOptions(
-        run=asked(suite, set_, device, allow_code, results=results, only=only, wait=wait, plain=True),
+        run=run_options(suite, set_, device, allow_code, results=results, only=only, wait=wait, plain=True),
         baseline=one_baseline(baseline or []),
         against=one_ref(against, against_tip),
         tip=against_tip is not None,
@@ -157,5 +157,5 @@ def calibrate(
     """
     from bench.gate import calibrate as calibration
 
-    options = asked(suite, set_, device, allow_code, results=results, only=only, wait=wait)
+    options = run_options(suite, set_, device, allow_code, results=results, only=only, wait=wait)
     raise typer.Exit(calibration.calibrate(options, pairs, console(), alpha))

@@ -14,8 +14,8 @@ from bench.commands.options import (
     ResultsOption,
     SetOption,
     SuiteArgument,
-    asked,
     console,
+    run_options,
 )
 
 
@@ -57,7 +57,7 @@ def run(
     from bench.export.readable import readable
     from bench.run import session
 
-    options = asked(
+    options = run_options(
         suite, set_, device, allow_code,
         results=results, new=new, wait=wait, only=only, retry_failed=retry_failed, plain=plain, jobs=jobs,
     )  # fmt: skip
@@ -78,5 +78,5 @@ def plan(
     from bench.run import terminal
     from bench.suite import request
 
-    planned = request.prepare(asked(suite, set_, device, allow_code, only=only))
+    planned = request.prepare(run_options(suite, set_, device, allow_code, only=only))
     terminal.show_plan(planned.plan, planned.passes, console())

@@ -48,7 +48,9 @@ OnlyOption = Annotated[
 WaitOption = Annotated[bool, typer.Option("--wait", help="Wait for another run of this suite.")]
 
 
-def asked(suite: str, set_: list[str] | None, device: str | None, allow_code: bool, **more: Any) -> Options:
+def run_options(
+    suite: str, set_: list[str] | None, device: str | None, allow_code: bool, **more: Any
+) -> Options:
     """What a command wants of a suite; ``more`` are further fields of ``bench.suite.request.Options``."""
     from bench.suite import request
     from bench.suite.settings import parse_settings

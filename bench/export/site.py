@@ -125,7 +125,7 @@ def _draw(made: Path, before: Path | None) -> tuple[Comparison | None, str]:
     if before is not None:
         try:
             render(made, baseline=before)
-            return side_by_side.held([read(made), read(before)]), ""
+            return side_by_side.compare_runs([read(made), read(before)]), ""
         except UserError as error:
             why = f"not compared with {before.name}: {error.message}"
             (made / COMPARISON).unlink(missing_ok=True)

@@ -15,7 +15,7 @@ from rich.markup import escape
 
 from bench.gate.baseline import info
 from bench.gate.commits import toplevel
-from bench.gate.confirm import cells_of, confirmed, suspected
+from bench.gate.confirm import cells_of, confirm, suspects_of
 from bench.gate.judge import judge
 from bench.gate.match import Side
 from bench.gate.options import GateOptions
@@ -41,7 +41,7 @@ def against(options: GateOptions, request: Request, folder: Path, console: Conso
     What seems to have regressed is measured again in a second session: other processes, another worktree.
     """
     root = toplevel(Path.cwd())
-    asked = Asked.of(request, options.run, repeats=looks(options)[-1])
+    asked = Asked.of(request, options.run, repeats=planned_looks(options)[-1])
     head = Tree("the working tree", root)
     with ExitStack() as stack:
         stack.enter_context(Interrupts())  # a cancelled job removes worktree and processes, too
@@ -55,20 +55,20 @@ def against(options: GateOptions, request: Request, folder: Path, console: Conso
         console.print(f"measured again in a second session: {plural(len(suspects), 'regression')}")
         again = stack.enter_context(elsewhere(base, root))
         with PairSession.start(again, head, asked, folder / AGAIN) as second:
-            return confirmed(report, judged(second, request, options, console, suspects))
+            return confirm(report, judge_pairs(second, request, options, console, suspects))
 
 
 def compare(measured: PairSession, request: Request, options: GateOptions, console: Console) -> GateReport:
     """Measure and judge in one session."""
     first = measured.pairs
-    judgements = judged(measured, request, options, console)
-    terms = Terms.of(options.rule(len(looks(options))), "interleaved", measured.pairs - first)
+    judgements = judge_pairs(measured, request, options, console)
+    terms = Terms.of(options.rule(len(planned_looks(options))), "interleaved", measured.pairs - first)
     sides = [_info(side, first) for side in (measured.base, measured.head)]
     names = (request.suite.suite, request.workload.name)
     return assemble(names, judgements, (sides[0], sides[1]), terms, _notes(measured))
 
 
-def judged(
+def judge_pairs(
     measured: PairSession,
     request: Request,
     options: GateOptions,
@@ -79,7 +79,7 @@ def judged(
 
     ``suspects`` limit that to their cells and metrics.
     """
-    planned = looks(options)
+    planned = planned_looks(options)
     rule = options.rule(len(planned))
     first = measured.pairs
     known: dict[tuple[str, str], Judgement] = {}
@@ -89,7 +89,7 @@ def judged(
         base, head = (side_of(side, first) for side in (measured.base, measured.head))
         metrics: Sequence[Metric] = request.workload.metrics
         if suspects:
-            head, metrics = suspected(suspects, head, metrics)
+            head, metrics = suspects_of(suspects, head, metrics)
         for one in judge(
             base,
             head,
@@ -123,7 +123,7 @@ def schedule(pairs: int, limit: int) -> list[int]:
     return planned
 
 
-def looks(options: GateOptions) -> list[int]:
+def planned_looks(options: GateOptions) -> list[int]:
     """Numbers of pairs at which this gate looks."""
     return schedule(options.pairs, options.max_pairs if options.until_decided else options.pairs)
 

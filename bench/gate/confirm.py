@@ -19,7 +19,7 @@ from bench.text import plural
 from bench.workload import Metric
 
 
-def confirmed(report: GateReport, again: Iterable[Judgement]) -> GateReport:
+def confirm(report: GateReport, again: Iterable[Judgement]) -> GateReport:
     """The report after a second session: what has not regressed ``again`` is inconclusive."""
     found = {_key(one): one for one in again}
     suspects = report.of(Verdict.REGRESSED)
@@ -39,7 +39,7 @@ def confirmed(report: GateReport, again: Iterable[Judgement]) -> GateReport:
     )
 
 
-def suspected(
+def suspects_of(
     suspects: Sequence[Judgement], side: Side, metrics: Sequence[Metric]
 ) -> tuple[Side, list[Metric]]:
     """The records and metrics that a second session has to judge: the fewer, the more it can find."""

@@ -66,7 +66,7 @@ def read_noise(path: Path, suite: str) -> Calibration:
     return found
 
 
-def raised(noise: Calibration, request: Request, rule: Rule, pairs: int) -> dict[str, float]:
+def resolvable_tolerances(noise: Calibration, request: Request, rule: Rule, pairs: int) -> dict[str, float]:
     """Tolerances of the metrics whose own are below what this machine can resolve with so many pairs.
 
     Exact metrics are not among them: those are exact on every machine, or not declared rightly.
@@ -85,8 +85,8 @@ def raised(noise: Calibration, request: Request, rule: Rule, pairs: int) -> dict
     return found
 
 
-def told(tolerances: Mapping[str, float], request: Request, rule: Rule) -> list[str]:
-    """One note on the thresholds that were `raised`, if any were."""
+def tolerance_note(tolerances: Mapping[str, float], request: Request, rule: Rule) -> list[str]:
+    """One note on the thresholds that were `resolvable_tolerances`, if any were."""
     metrics = [metric for metric in request.workload.metrics if metric.name in tolerances]
     parts = [
         f"{metric.label} {_amount(metric, _tolerance(metric, request, rule))} → "
@@ -115,7 +115,7 @@ def undecidable(request: Request, rule: Rule, count: int, *, paired: bool = True
     ]
 
 
-def blunt(request: Request, rule: Rule, pairs: int) -> list[str]:
+def sharpness_warning(request: Request, rule: Rule, pairs: int) -> list[str]:
     """A warning if so many pairs find but the largest changes at a scatter that is `USUAL`."""
     noisy = _noisy(request.workload.metrics)
     family = _cells(request) * len(noisy)

@@ -18,12 +18,19 @@ from rich.console import Console
 from rich.markup import escape
 
 from bench.errors import UserError, listed
-from bench.gate.against import against, looks
+from bench.gate.against import against, planned_looks
 from bench.gate.baseline import Stored, open_run, read_run
-from bench.gate.confirm import confirmed
+from bench.gate.confirm import confirm
 from bench.gate.judge import judge
 from bench.gate.match import Side
-from bench.gate.noise import blunt, raised, read_noise, told, undecidable, with_tolerances
+from bench.gate.noise import (
+    read_noise,
+    resolvable_tolerances,
+    sharpness_warning,
+    tolerance_note,
+    undecidable,
+    with_tolerances,
+)
 from bench.gate.options import GateOptions
 from bench.gate.rule import Verdict
 from bench.gate.scope import parameter_defaults
@@ -81,13 +88,13 @@ def _foreseen(options: GateOptions, request: Request) -> tuple[Request, list[str
         return request, []
     if not options.against:
         return request, undecidable(request, options.rule(), request.suite.repeat, paired=False)
-    planned = looks(options)
+    planned = planned_looks(options)
     rule, pairs = options.rule(len(planned)), planned[-1]
     few = undecidable(request, rule, pairs)
     if options.noise is None:
-        return request, few + blunt(request, rule, pairs)
-    tolerances = raised(read_noise(options.noise, request.suite.suite), request, rule, pairs)
-    return with_tolerances(request, tolerances), few + told(tolerances, request, rule)
+        return request, few + sharpness_warning(request, rule, pairs)
+    tolerances = resolvable_tolerances(read_noise(options.noise, request.suite.suite), request, rule, pairs)
+    return with_tolerances(request, tolerances), few + tolerance_note(tolerances, request, rule)
 
 
 def _new_folder(parent: Path) -> Path:
@@ -109,7 +116,7 @@ def _stored(options: GateOptions, request: Request, console: Console, draw: Draw
     if suspects := report.of(Verdict.REGRESSED):
         console.print(f"measured again in a second session: {plural(len(suspects), 'regression')}")
         again = _compared(base, _measured(options, request, console, draw), request, options)
-        return confirmed(report, again.judgements)
+        return confirm(report, again.judgements)
     return report
 
 

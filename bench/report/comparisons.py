@@ -160,7 +160,7 @@ def compared_names(data: RunData, found: Sequence[CellPair], axis: str) -> list[
     return [axis, *(n for n in names if n != axis)] if axis in data.frame else names
 
 
-def unpaired(data: RunData) -> str | None:
+def missing_reference(data: RunData) -> str | None:
     """A sentence if the reference is not there, or if measured cells have no partner with its value."""
     compare = data.compare()
     if compare is None or not len(data.ok):

@@ -16,8 +16,8 @@ from bench.report.panels import (
     NothingToDraw,
     Panel,
     Panels,
+    failure_note,
     marks_in,
-    not_measured,
     panel_rows,
     subtitle,
     view_rows,
@@ -50,7 +50,7 @@ def curve_panels(data: RunData, view: View) -> Panels:
     if replicated:
         notes[0] = notes[0].replace("95 % block-bootstrap interval of that mean", RANGE)
     unit = "" if view.transform else data.words.metric(str(view.series)).unit
-    return Panels(panels, unit, subtitle(data, rows, view), notes + not_measured(data, frame, view))
+    return Panels(panels, unit, subtitle(data, rows, view), notes + failure_note(data, frame, view))
 
 
 def _series(data: RunData, index: Any, view: View) -> Array | None:

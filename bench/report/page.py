@@ -37,7 +37,7 @@ def write(run_dir: Path, workload: Workload | None, baseline: Path | None = None
     """Render everything of a run folder; see ``bench.report.render``."""
     data = read(run_dir, workload)
     runs = [data] if baseline is None else [data, read(baseline, workload)]
-    comparison = side_by_side.held(runs) if len(runs) > 1 else None
+    comparison = side_by_side.compare_runs(runs) if len(runs) > 1 else None
     page = run_dir / "README.md"
     with _clear_errors(run_dir):
         pictures = _pictures(data)
@@ -45,14 +45,14 @@ def write(run_dir: Path, workload: Workload | None, baseline: Path | None = None
         _write_tables(run_dir / "tables", found)
         write_atomic(page, _page(data, pictures, found))
         _write_comparison(run_dir, comparison)
-        write_page(run_dir, runs, found, side_by_side.shown(comparison) if comparison else None)
+        write_page(run_dir, runs, found, side_by_side.page_section(comparison) if comparison else None)
     return page
 
 
 def write_several(folders: Sequence[Path], baseline: Path, out: Path) -> Path:
     """One page of several runs, each held against the baseline, in a folder of its own; returns its path."""
     runs = [read(folder) for folder in (*folders, baseline)]
-    comparison = side_by_side.held(runs)
+    comparison = side_by_side.compare_runs(runs)
     found = side_by_side.tables(comparison)
     title = f"{', '.join(comparison.runs)} against {comparison.baseline}"
     legend = tables.legend(runs[0])
@@ -61,7 +61,9 @@ def write_several(folders: Sequence[Path], baseline: Path, out: Path) -> Path:
         for name, table in found.items():
             write_atomic(out / "tables" / f"{name}.csv", table.csv())
         _write_comparison(out, comparison)
-        return write_page(out, runs, found | {"metrics": legend}, side_by_side.shown(comparison, title))
+        return write_page(
+            out, runs, found | {"metrics": legend}, side_by_side.page_section(comparison, title)
+        )
 
 
 def _write_comparison(folder: Path, comparison: Comparison | None) -> None:
@@ -196,7 +198,7 @@ def _page(data: RunData, pictures: list[tuple[DrawnView, str]], found: Mapping[s
         rows=_SHOWN_ROWS,
         compared=[(table, Md(name[1:])) for name, table in found.items() if name.startswith("_")],
         detailed=[t for name, t in found.items() if name.startswith(("positions-", "matrix-"))],
-        unpaired=comparisons.unpaired(data),
+        unpaired=comparisons.missing_reference(data),
         machine=[(about.topic(key), value) for key, value in about.machine(data.env)],
         environments=len({record.env for record in data.records}),
         command=Md(about.command(data)),

@@ -111,7 +111,7 @@ def line_panels(data: RunData, view: View) -> Panels:
     below = subtitle(data, rows, view)
     if at is not None:
         below = " · ".join(filter(None, [f"{data.words.prefix_axis} {number(at)}", below]))
-    return Panels(panels, scale.unit, below, notes + not_measured(data, frame, view), categories)
+    return Panels(panels, scale.unit, below, notes + failure_note(data, frame, view), categories)
 
 
 def _line(
@@ -231,7 +231,7 @@ def _whose(data: RunData, rows: pd.DataFrame, view: View) -> list[str]:
     return notes
 
 
-def not_measured(data: RunData, frame: pd.DataFrame, view: View) -> list[str]:
+def failure_note(data: RunData, frame: pd.DataFrame, view: View) -> list[str]:
     """A sentence on the cells of this picture that failed."""
     axis = data.words.prefix_axis
     failed = frame[frame["status"] != Status.OK]

@@ -14,9 +14,9 @@ import numpy as np
 
 from bench.report.comparisons import compared_names, furthest_pairs
 from bench.report.frames import RunData
-from bench.report.select import CellPair, asked, pairs, split
+from bench.report.select import CellPair, pairs, requested_seeds, split
 from bench.report.spread import RANGE, Spread, spread_of_seeds
-from bench.report.tables import ARROWS, Column, Entry, Table, name_columns, name_entries, reported
+from bench.report.tables import ARROWS, Column, Entry, Table, name_columns, name_entries, reported_metrics
 from bench.report.vocabulary import Vocabulary
 from bench.results.record import Value, canonical
 from bench.stats import t_interval
@@ -32,7 +32,7 @@ def relative(data: RunData) -> Table | None:
     Never the ratio of those cells that happen to be positive. None if the suite compares nothing.
     """
     compare = data.compare()
-    metrics = [m for m in reported(data, headline=True) if m.direction != "none"]
+    metrics = [m for m in reported_metrics(data, headline=True) if m.direction != "none"]
     if compare is None or not metrics:
         return None
     found = furthest_pairs(data, pairs(data, *compare, data.ok))
@@ -42,7 +42,7 @@ def relative(data: RunData) -> Table | None:
     measured = {m.name: [both for pair in found if (both := _both(data, pair, m.name))] for m in metrics}
     shown = [m for m in metrics if measured[m.name]]
     ratios = {m.name: all(min(_numbers(both)) > 0 for both in measured[m.name]) for m in shown}
-    reference, kinds, wanted = clean(compare[1], 40), dict[str, None](), asked(data)
+    reference, kinds, wanted = clean(compare[1], 40), dict[str, None](), requested_seeds(data)
     columns = [Column(m.name, _header(m, ratio=ratios[m.name])) for m in shown]
     table = Table("relative", f"Relative to {reference}", [*name_columns(data, names), *columns])
     by_cell = {pair.cell: pair for pair in found}

@@ -145,7 +145,7 @@ def seed_counts(data: RunData, rows: pd.DataFrame) -> set[int]:
     return {len(set(cells["seed"])) for _, cells in split(rows, names)} if len(rows) else set()
 
 
-def asked(data: RunData) -> dict[str, set[tuple[int, int]]]:
+def requested_seeds(data: RunData) -> dict[str, set[tuple[int, int]]]:
     """Seeds and repeats asked for, by parameters as canonical JSON: measured, failed or still open."""
     cells = [(record.params, record.seed, record.repeat) for record in data.records]
     planned = [c for c in planned_cells(data.plan) if {"params", "seed", "repeat"} <= c.keys()]

@@ -67,7 +67,7 @@ def show(
         base, *folders = folders
     if not folders:
         raise UserError("one run alone cannot be compared", hint="give a second run, or --baseline RUN")
-    comparison = side_by_side.held([page.read(folder) for folder in (*folders, base)])
+    comparison = side_by_side.compare_runs([page.read(folder) for folder in (*folders, base)])
     if as_markdown:
         console.file.write(side_by_side.markdown(comparison))
     else:

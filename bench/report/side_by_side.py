@@ -27,7 +27,7 @@ WORDS = {  # of each verdict
 }
 
 
-def held(runs: Sequence[RunData]) -> Comparison:
+def compare_runs(runs: Sequence[RunData]) -> Comparison:
     """Hold runs against the last of them. Raises UserError for what cannot be compared (another suite, …)."""
     base = runs[-1]
     known = base.records or runs[0].records
@@ -56,7 +56,7 @@ def _series(run: RunData) -> Lookup:
     return look_up
 
 
-def shown(comparison: Comparison, title: str = "") -> Compared:
+def page_section(comparison: Comparison, title: str = "") -> Compared:
     """What the page shows of a comparison."""
     return Compared(
         title=title,

@@ -159,7 +159,7 @@ def metric_entry(data: RunData, index: int, metric: str, divisor: float = 1.0) -
     return Entry(found.value, text, EDITED if data.records[index].cell in data.edited else None)
 
 
-def reported(data: RunData, *, headline: bool = False) -> list[Metric]:
+def reported_metrics(data: RunData, *, headline: bool = False) -> list[Metric]:
     """Metrics that some cell has reported (if only as missing), in the order of declaration."""
     seen = {name for record in data.records for name in record.metrics}
     return [m for m in data.words.metrics.values() if m.name in seen and (m.headline or not headline)]
@@ -171,7 +171,7 @@ def headline(data: RunData) -> Table:
     lost = data.failed[~data.failed["pass_id"].isin(set(measured["pass_id"]))]
     frame = pd.concat([measured, longest(data, lost)]).sort_index() if len(measured) else measured
     names = identifying(data, frame) if len(frame) else ["label"]
-    metrics = metric_columns(data, frame, reported(data, headline=True) or reported(data))
+    metrics = metric_columns(data, frame, reported_metrics(data, headline=True) or reported_metrics(data))
     table = Table("headline", "Results", [*name_columns(data, names), *(c for c, _ in metrics)])
     stops = _stops(data)
     for index in frame.index:
@@ -207,7 +207,7 @@ def _stops(data: RunData) -> dict[str, str]:
 def full(data: RunData) -> Table:
     """Every cell with every metric; the CSV also has every column and the conformance checks."""
     names = identifying(data)
-    metrics = metric_columns(data, data.frame, reported(data))
+    metrics = metric_columns(data, data.frame, reported_metrics(data))
     facts = [c for c in data.frame.columns if c not in OWN and c not in names and c not in data.words.metrics]
     checks = sorted({key for record in data.records for key in record.conformance})
     columns = [
@@ -259,7 +259,7 @@ def legend(data: RunData) -> Table:
     """What each metric means."""
     columns = [Column(n, n, numeric=False) for n in ("metric", "unit", "better", "compared as", "meaning")]
     table = Table("metrics", "What the numbers mean", columns)
-    for metric in reported(data):
+    for metric in reported_metrics(data):
         values = (
             metric.label,
             metric.unit or MISSING,

@@ -21,7 +21,7 @@ DIGEST = "digest"
 _FIRST_SEALED = 2  # the schema version from which on records carry a digest
 
 
-class Seal(StrEnum):
+class Integrity(StrEnum):
     """What a record's digest says of it."""
 
     WHOLE = "whole"  # the record is as it was written
@@ -36,14 +36,14 @@ def digest(data: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def sealed(record: Record) -> Record:
+def with_digest(record: Record) -> Record:
     """The record with the digest of what it says now."""
     return record.model_copy(update={DIGEST: digest(json.loads(record.model_dump_json()))})
 
 
-def seal_of(data: Mapping[str, Any]) -> Seal:
+def integrity_of(data: Mapping[str, Any]) -> Integrity:
     """Whether a line, as JSON data, is as it was written."""
     stored, version = data.get(DIGEST), data.get("schema_version", 0)
     if stored is None:
-        return Seal.BROKEN if isinstance(version, int) and version >= _FIRST_SEALED else Seal.NONE
-    return Seal.WHOLE if stored == digest(data) else Seal.BROKEN
+        return Integrity.BROKEN if isinstance(version, int) and version >= _FIRST_SEALED else Integrity.NONE
+    return Integrity.WHOLE if stored == digest(data) else Integrity.BROKEN

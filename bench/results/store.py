@@ -21,7 +21,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from bench.errors import UserError
-from bench.results.digest import Seal, seal_of, sealed
+from bench.results.digest import Integrity, integrity_of, with_digest
 from bench.results.record import SCHEMA_VERSION, Record
 
 RECORDS, DAMAGED, ENV, PLAN, SUITE = (
@@ -82,10 +82,10 @@ def read(path: Path) -> Found:
         _check_version(path, record.schema_version)  # it may read alike and mean something else
         found.records.append(record)
         found.lines.append(line)
-        seal = seal_of(json.loads(line))
-        if seal is Seal.BROKEN:
+        seal = integrity_of(json.loads(line))
+        if seal is Integrity.BROKEN:
             found.edited.append(Edited(path, number, record))
-        found.undigested += seal is Seal.NONE
+        found.undigested += seal is Integrity.NONE
     return found
 
 
@@ -135,7 +135,7 @@ class Store:
 
         A write that fails is undone and tried once more: a full disk may be a passing thing.
         """
-        record = sealed(record)
+        record = with_digest(record)
         line = record.model_dump_json().encode() + b"\n"
         with clear_errors(f"cannot write to {self.path}", kept=len(self.records)):
             try:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.results.status import Status
-from bench.track.contention import Contention, disturbed
+from bench.track.contention import Contention, is_disturbed
 from bench.workload import Cell, Missing, Pass, Samples, Scalar, Workload
 
 SCRATCH = "scratch"  # folder of what passes keep for their next attempt, one folder a pass
@@ -87,7 +87,7 @@ class WorkerContext:
             raise ValueError(f"status {status} of cell {cell.label} needs a reason")
         values = {name: as_value(value, self._units[name]) for name, value in metrics.items()}
         conformance = {**self._contention.facts(), **(conformance or {})}
-        if disturbed(conformance):
+        if is_disturbed(conformance):
             conformance["disturbed"] = True
         strange = {name: odd for name, (_, odd) in values.items() if odd}
         if strange and Status(status) is Status.OK:

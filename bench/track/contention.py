@@ -48,7 +48,7 @@ class Contention:
         return {SHARE: _rounded(self.share()), "involuntary_switches": self.switches()}
 
 
-def disturbed(facts: Mapping[str, Scalar]) -> bool:
+def is_disturbed(facts: Mapping[str, Scalar]) -> bool:
     """Whether any share among the facts of a record is too small for its times to be the machine's."""
     shares = [value for name, value in facts.items() if name.endswith(SHARE)]
     return any(isinstance(value, int | float) and value < DISTURBED for value in shares)

@@ -21,7 +21,7 @@ def pictures(emoji: EmojiSet) -> Tensor:
     return torch.from_numpy(emoji.images).permute(0, 3, 1, 2).float() / 255
 
 
-def changed(images: Tensor, seed: int = 1000) -> dict[str, Tensor]:
+def variations(images: Tensor, seed: int = 1000) -> dict[str, Tensor]:
     """The pictures under changes that training did not draw, and of three kinds that it does not know."""
     generator = torch.Generator().manual_seed(seed)
     turned = move(images, generator, shift=0.05, turn=0.25)
@@ -56,10 +56,10 @@ def recall(seen: Tensor, read: Tensor, k: int) -> tuple[float, float]:
 
 
 def evaluate(encoder: Encoder, emoji: EmojiSet) -> dict[str, dict[str, float]]:
-    """Recall at 1 and 5 both ways, for every set of `changed`, among all captions."""
+    """Recall at 1 and 5 both ways, for every set of `variations`, among all captions."""
     read = encoder.text(emoji.captions)
     found = {}
-    for name, images in changed(pictures(emoji)).items():
+    for name, images in variations(pictures(emoji)).items():
         seen = torch.cat([encoder.image(part) for part in images.split(256)])
         (text1, image1), (text5, image5) = recall(seen, read, 1), recall(seen, read, 5)
         found[name] = {"text@1": text1, "text@5": text5, "image@1": image1, "image@5": image5}

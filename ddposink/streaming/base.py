@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ddposink.caches import Policy
 from ddposink.memory import keep_freed_pages
 from ddposink.streaming.head import Head
-from ddposink.streaming.hook import Hook, opened
+from ddposink.streaming.hook import Hook, attention_hook
 from ddposink.streaming.positions import Layout
 from ddposink.streaming.trunk import Trunk
 
@@ -105,7 +105,7 @@ class Stream(ABC):
         """Hook into the model's attention; feed only inside this context. May be nested."""
         keep_freed_pages()
         outer = self._hook, self.calls_per_layer
-        with torch.no_grad(), opened(self.trunk, _nothing, self.layout.layers) as hook:
+        with torch.no_grad(), attention_hook(self.trunk, _nothing, self.layout.layers) as hook:
             self._hook = hook
             try:
                 yield self

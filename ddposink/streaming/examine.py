@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache
 
 from ddposink.caches import Policy
-from ddposink.streaming.hook import NAME, dispatch, opened
+from ddposink.streaming.hook import NAME, attention_hook, dispatch
 from ddposink.streaming.positions import Alibi, AttentionLayer, Layout, Positions, Rope
 from ddposink.streaming.refusals import (
     FAILURES,
@@ -117,7 +117,7 @@ def _first_forward(trunk: Trunk) -> dict[int, Call]:
 
     _collect.append(masks)
     try:
-        with opened(trunk, attend, name=MASKED) as hook:
+        with attention_hook(trunk, attend, name=MASKED) as hook:
             two = torch.arange(2, device=trunk.device)[None]
             hook.forward(torch.zeros_like(two), two)
     except (UnsupportedModelError, PolicyNotAppliedError):
@@ -231,7 +231,7 @@ def _show(trunk: Trunk, at: list[int]) -> dict[int, Heads]:
     ids = torch.linspace(1, vocabulary - 1, TOKENS, device=trunk.device).long().repeat(len(at))[:, None]
     positions = torch.tensor(at, device=trunk.device).repeat_interleave(TOKENS)[:, None]
     try:
-        with opened(trunk, attend) as hook:
+        with attention_hook(trunk, attend) as hook:
             hook.forward(ids, positions)
     except (IndexError, RuntimeError) as error:
         if isinstance(error, PolicyNotAppliedError):

@@ -100,7 +100,9 @@ AttentionInterface.register(NAME, dispatch)
 
 
 @contextmanager
-def opened(trunk: Trunk, attend: Attend, layers: Iterable[int] = (), *, name: str = NAME) -> Iterator[Hook]:
+def attention_hook(
+    trunk: Trunk, attend: Attend, layers: Iterable[int] = (), *, name: str = NAME
+) -> Iterator[Hook]:
     """Route the attention of a model to ``attend``; restores everything on exit.
 
     ``name`` is the attention implementation that the model believes to use. Without ``layers``, whichever

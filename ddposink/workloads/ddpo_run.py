@@ -37,7 +37,7 @@ from ddposink.workloads.ddpo_scores import (
     Measured,
     collapse,
     cost_per_effect,
-    evaluated,
+    evaluate_step,
     kinds,
     over_optimised,
     training,
@@ -176,7 +176,7 @@ def _emit(
     raw = score(pictures, state.scorers)
     scores = {name: prompt_means(values, pictures) for name, values in raw.items()}
     parts = kinds(reward_ref(params.reward))
-    metrics = evaluated(scores, state.found.base, state.found.spread, state.trained, parts)
+    metrics = evaluate_step(scores, state.found.base, state.found.spread, state.trained, parts)
     for name, why in state.unavailable.items():
         metrics |= {f"{figure}_{name}": Missing(why) for figure in ("eval", "gain", "effect")}
     metrics |= _diversity(state, pictures) | _drift(state, params.steps)

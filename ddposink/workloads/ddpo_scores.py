@@ -31,7 +31,7 @@ def kinds(ref: RewardRef) -> frozenset[str]:
     return frozenset(part.kind for _, part in weighted.parts(ref.argument))
 
 
-def evaluated(
+def evaluate_step(
     scores: Scores,
     base: Scores,
     spread: Mapping[str, float | None],

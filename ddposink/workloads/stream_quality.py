@@ -25,7 +25,7 @@ def quality(nll: np.ndarray, missing_from: int | None, policy: Policy, corpus: T
     target = corpus.target[1:fed]
     every, nll = nll.astype(np.float64), nll[target].astype(np.float64)
     if not len(nll):
-        return refused("no token of the text is scored")
+        return refusals("no token of the text is scored")
     metrics: Measured = {
         "nll": float(nll.mean()),
         "perplexity": exp(float(nll.mean())),
@@ -50,7 +50,7 @@ def quality(nll: np.ndarray, missing_from: int | None, policy: Policy, corpus: T
     return metrics
 
 
-def refused(why: str = "random weights: their perplexity says nothing") -> Measured:
+def refusals(why: str = "random weights: their perplexity says nothing") -> Measured:
     """Figures of quality that are not reported, and why."""
     return dict.fromkeys(REFUSED, Missing(why))
 

@@ -27,7 +27,7 @@ from ddposink.streaming import Choice, PolicyNotAppliedError, length_limit, open
 from ddposink.turns import turn_ends
 from ddposink.workloads.stream_decoding import WARM_UP, DecodeRun, Text, decode_repetitions
 from ddposink.workloads.stream_params import RANDOM_TOKENS, StreamParams
-from ddposink.workloads.stream_quality import Measured, collapse, quality, refused, running
+from ddposink.workloads.stream_quality import Measured, collapse, quality, refusals, running
 
 
 def run(cells: Sequence[tuple[Cell, StreamParams]], ctx: Context) -> None:
@@ -147,7 +147,7 @@ def _emit(cell: Cell, params: StreamParams, state: DecodeRun, ctx: Context) -> N
     if corpus is not None:  # what is no target has no NLL, in the series as in the means
         nll = np.where(corpus.target[1 : params.length], nll, np.float32(np.nan))
     metrics |= (
-        refused() if corpus is None else quality(nll, stream.missing_from, params.parsed_policy, corpus)
+        refusals() if corpus is None else quality(nll, stream.missing_from, params.parsed_policy, corpus)
     )
     metrics["eval_tokens_per_s"] = params.length / state.feed_seconds
     metrics |= decode_repetitions(params, state)

@@ -16,7 +16,7 @@ from typing import Any
 from bench.report.about import command
 from bench.report.frames import RunData
 from bench.report.select import identifying
-from bench.report.tables import reported
+from bench.report.tables import reported_metrics
 from bench.results.record import Record, Value
 from bench.text import clean, scale_for
 from bench.workload import Metric
@@ -38,7 +38,7 @@ class TextTable:
 def pack(runs: Sequence[RunData]) -> dict[str, Any]:
     """All cells of all runs. ``parameters`` are the names that identify a cell, ``metrics`` their meaning."""
     words = TextTable()
-    metrics = list({m.name: m for run in runs for m in reported(run)}.values())
+    metrics = list({m.name: m for run in runs for m in reported_metrics(run)}.values())
     identity = list(dict.fromkeys(name for run in runs if len(run.frame) for name in identifying(run)))
     params = list(dict.fromkeys(k for run in runs for record in run.records for k in record.params))
     facts = [

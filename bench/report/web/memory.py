@@ -17,7 +17,7 @@ from bench.report.tables import (
     metric_entry,
     name_columns,
     name_entries,
-    reported,
+    reported_metrics,
 )
 from bench.text import is_bytes, number, scale_for
 from bench.workload import Metric
@@ -27,7 +27,7 @@ PREDICTED = "_analytic"
 
 def reconciliation(data: RunData) -> Table | None:
     """One row per pass at its furthest measured cell; None if nothing is measured in bytes."""
-    metrics = [m for m in reported(data) if is_bytes(m.unit) and "_bytes" in m.name]
+    metrics = [m for m in reported_metrics(data) if is_bytes(m.unit) and "_bytes" in m.name]
     if not metrics or not len(data.ok):
         return None
     frame = longest(data, data.ok)

@@ -41,7 +41,7 @@ def made(folder: Path, shifts: tuple[float | None, ...], *, samples: bool = True
 
 
 def held(base: Path, head: Path) -> Any:
-    return side_by_side.held([page.read(head), page.read(base)])
+    return side_by_side.compare_runs([page.read(head), page.read(base)])
 
 
 def test_the_difference_over_seeds_covers_trainings_and_prompts(tmp_path: Path) -> None:

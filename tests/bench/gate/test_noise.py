@@ -5,7 +5,14 @@ import json
 import pytest
 
 from bench.errors import UserError
-from bench.gate.noise import blunt, raised, read_noise, told, undecidable, with_tolerances
+from bench.gate.noise import (
+    read_noise,
+    resolvable_tolerances,
+    sharpness_warning,
+    tolerance_note,
+    undecidable,
+    with_tolerances,
+)
 from bench.gate.rule import Rule, detectable
 from bench.results import environment
 from helpers.gateplace import request, write_suite
@@ -36,25 +43,25 @@ def test_pairs_that_can_decide_nothing_are_warned_of(asked):
 
 
 def test_pairs_that_find_only_the_largest_changes_are_warned_of(asked):
-    (warning,) = blunt(asked, Rule(), 3)
+    (warning,) = sharpness_warning(asked, Rule(), 3)
     assert f"only beyond × {1 + detectable(0.05, 3, 16, Rule()):.3g} (16 comparisons" in warning
-    assert blunt(asked, Rule(), 2) == []  # the other warning says it
-    assert blunt(asked, Rule(), 6) == []
+    assert sharpness_warning(asked, Rule(), 2) == []  # the other warning says it
+    assert sharpness_warning(asked, Rule(), 6) == []
 
 
 def test_thresholds_below_the_noise_of_this_machine_are_raised_and_told(asked, tmp_path):
     noisy = [("latency", "noisy", 0.2), ("speed", "noisy", 0.001)]
     still = [("nll", "near", 0.5), ("slots", "exact", 3.0)]
     noise = read_noise(calibration(tmp_path, *noisy, *still), "toys")
-    found = raised(noise, asked, Rule(), 6)
+    found = resolvable_tolerances(noise, asked, Rule(), 6)
     assert found == {"latency": detectable(0.2, 6, 8, Rule()), "nll": 0.5}
-    assert raised(noise, asked, Rule(), 2).keys() == {"nll"}  # two pairs find nothing at all
+    assert resolvable_tolerances(noise, asked, Rule(), 2).keys() == {"nll"}  # two pairs find nothing at all
     assert with_tolerances(asked, found).suite.tolerances == found
-    (note,) = told(found, asked, Rule())
+    (note,) = tolerance_note(found, asked, Rule())
     assert (
         "raised to what this machine can resolve: NLL 0.001 nats → 0.5 nats, quickest token 10 % → " in note
     )
-    assert told({}, asked, Rule()) == []
+    assert tolerance_note({}, asked, Rule()) == []
 
 
 @pytest.mark.parametrize(

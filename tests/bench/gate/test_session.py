@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from bench import registry
 from bench.cli import app
 from bench.gate.verdict import GateReport
-from bench.results.digest import sealed
+from bench.results.digest import with_digest
 from bench.results.record import Record
 from bench.results.store import read_records
 from helpers.gateplace import HERE, ROOT, plug_in, write_suite
@@ -312,7 +312,7 @@ def test_another_machine_is_nothing_to_compare_with(place):
     text = (base / "records.jsonl").read_text().replace(env["id"], fingerprint_id(env))
     env["id"] = fingerprint_id(env)
     (base / "env.json").write_text(json.dumps(env))
-    records = [sealed(Record.model_validate_json(line)) for line in text.splitlines()]
+    records = [with_digest(Record.model_validate_json(line)) for line in text.splitlines()]
     (base / "records.jsonl").write_text("".join(r.model_dump_json() + "\n" for r in records))
     done = bench("gate", suite, "--baseline", base, "--head", head)
     assert done.exit_code == 5, done.output

@@ -12,7 +12,7 @@ from bench import registry
 from bench.cli import app
 from bench.errors import UserError
 from bench.report.history import follow, read_runs, table_csv
-from bench.results.digest import sealed
+from bench.results.digest import with_digest
 from helpers.gateplace import record
 from helpers.gatetoy import GateToy
 
@@ -114,7 +114,9 @@ def folder(tmp_path, monkeypatch):
     for i, (records, env) in enumerate(runs("latency", noisy((10, 6), (14, 6)), label="=cmd() <b>x</b>")):
         place = tmp_path / "toys" / f"run{i:02d}"
         place.mkdir(parents=True)
-        (place / "records.jsonl").write_text("".join(sealed(r).model_dump_json() + "\n" for r in records))
+        (place / "records.jsonl").write_text(
+            "".join(with_digest(r).model_dump_json() + "\n" for r in records)
+        )
         (place / "env.json").write_text(json.dumps(env))
     return tmp_path / "toys"
 

@@ -186,7 +186,7 @@ def test_pairs_share_everything_but_the_axis(tmp_path: Path) -> None:
     for pair in found:
         ours, theirs = data.records[pair.cell], data.records[pair.reference]
         assert (ours.params | {"policy": "dense"}, ours.seed) == (theirs.params, theirs.seed)
-    assert "2 measured cells" in str(comparisons.unpaired(data))
+    assert "2 measured cells" in str(comparisons.missing_reference(data))
 
 
 HOSTILE = (

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.errors import UserError
-from bench.results.digest import Seal, digest, seal_of, sealed
+from bench.results.digest import Integrity, digest, integrity_of, with_digest
 from bench.results.folder import choose_run, locked, run_folders
 from bench.results.record import SCHEMA_VERSION, Record, Status
 from bench.results.store import DAMAGED, ENV, PLAN, RECORDS, Store, read, read_records, write_atomic
@@ -29,7 +29,7 @@ def test_what_was_appended_is_read_back(tmp_path):
     filled(tmp_path, "a", "b")
     store = Store(tmp_path)
     assert list(store.records) == ["a", "b"]
-    assert store.records["a"] == sealed(make_record("a"))
+    assert store.records["a"] == with_digest(make_record("a"))
     assert store.damaged == 0
     assert not (tmp_path / DAMAGED).exists()
 
@@ -173,8 +173,8 @@ scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
 @given(st.dictionaries(st.text(), scalars, max_size=5))
 @settings(max_examples=60, deadline=None)
 def test_what_is_written_is_always_whole(columns):
-    line = sealed(make_record(columns=columns)).model_dump_json()
-    assert seal_of(json.loads(line)) is Seal.WHOLE
+    line = with_digest(make_record(columns=columns)).model_dump_json()
+    assert integrity_of(json.loads(line)) is Integrity.WHOLE
     assert Record.model_validate_json(line).digest == json.loads(line)["digest"]
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from bench.run.context import Events, WorkerContext
 from bench.track import contention
-from bench.track.contention import Contention, disturbed
+from bench.track.contention import Contention, is_disturbed
 from bench.workload import Cell, Cost, Pass
 
 HALF = """
@@ -57,8 +57,8 @@ def test_a_kernel_that_does_not_tell_gives_null(tasks: Path) -> None:
 
 
 def test_any_small_share_disturbs() -> None:
-    assert not disturbed({"cpu_share": 0.95, "latency_cpu_share": None, "involuntary_switches": 10})
-    assert disturbed({"cpu_share": 0.95, "latency_cpu_share": 0.5})
+    assert not is_disturbed({"cpu_share": 0.95, "latency_cpu_share": None, "involuntary_switches": 10})
+    assert is_disturbed({"cpu_share": 0.95, "latency_cpu_share": 0.5})
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="processes cannot be put on one core here")

@@ -11,7 +11,7 @@ from ddposink.workloads.ddpo_scores import (
     collapse,
     cost_per_effect,
     effect,
-    evaluated,
+    evaluate_step,
     kinds,
     others,
     over_optimised,
@@ -24,7 +24,7 @@ SPREAD = {"jpeg_compressibility": 0.5, "brisque": 2.0}
 
 def test_gains_are_paired_and_effects_in_spreads_of_the_base():
     scores = {"jpeg_compressibility": BASE["jpeg_compressibility"] + 1, "brisque": np.array([0.0, 1.0, 2.0])}
-    found = evaluated(scores, BASE, SPREAD, "jpeg_compressibility")
+    found = evaluate_step(scores, BASE, SPREAD, "jpeg_compressibility")
     assert found["eval_jpeg_compressibility"] == found["trained_reward"] == -2.0
     assert found["gain_jpeg_compressibility"] == found["gain"] == Samples(1.0, (1.0, 1.0, 1.0))
     assert found["effect"] == Samples(2.0, (2.0, 2.0, 2.0))
@@ -34,7 +34,7 @@ def test_gains_are_paired_and_effects_in_spreads_of_the_base():
 
 def test_a_reward_outside_the_evaluation_has_no_column_of_its_own():
     base, spread = BASE | {TRAINED: np.zeros(3)}, SPREAD | {TRAINED: 1.0}
-    found = evaluated(base | {TRAINED: np.ones(3)}, base, spread, TRAINED)
+    found = evaluate_step(base | {TRAINED: np.ones(3)}, base, spread, TRAINED)
     assert (found["trained_reward"], found["effect"].value) == (1.0, 1.0)
     assert not [name for name in found if name.endswith(TRAINED)]
 
@@ -59,7 +59,7 @@ def test_the_parts_of_a_sum_and_their_contraries_are_no_side_effects():
     scores = {name: base[name] + gain for name, gain in gains.items()} | {TRAINED: np.ones(3)}
     spread = dict.fromkeys(base, 1.0)
     assert others(scores, base, spread, TRAINED, parts).value == 0.25
-    assert evaluated(scores, base, spread, TRAINED, parts)["others_effect"].value == 0.25
+    assert evaluate_step(scores, base, spread, TRAINED, parts)["others_effect"].value == 0.25
     del scores["brisque"]
     assert isinstance(others(scores, base, spread, TRAINED, parts), Missing)
 
