@@ -9,11 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-if TYPE_CHECKING:
-    from bench.workload import Scalar
-
+Scalar = str | int | float | bool | None
 Direction = Literal["lower", "higher", "none"]
 MetricClass = Literal["exact", "near", "noisy"]
 ViewKind = Literal["curve", "line", "heatmap", "matrix", "scatter", "trace", "pictures"]

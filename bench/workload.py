@@ -14,10 +14,9 @@ from typing import Any, Protocol, runtime_checkable
 
 from pydantic import BaseModel
 
-from bench.declarations import Metric, View
+from bench.declarations import Metric, Scalar, View
 
 ALLOW_CODE = "BENCH_ALLOW_CODE"  # environment: "1" if the command line lets parameters name code
-Scalar = str | int | float | bool | None
 
 
 @dataclass(frozen=True)

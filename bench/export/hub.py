@@ -11,6 +11,7 @@ from typing import Any
 
 from bench.errors import UserError
 from bench.export.parquet import write_parquet
+from bench.results.store import newest_records
 from bench.text import slug
 
 _LICENCE = "apache-2.0"
@@ -29,8 +30,6 @@ def upload(folder: Path, repo: str, *, private: bool = False) -> str:
         LocalTokenNotFoundError,
         OfflineModeIsEnabled,
     )
-
-    from bench.export.site import newest_records
 
     records = newest_records(folder)
     suite, run = slug(records[0].suite), slug(records[0].run)

@@ -21,13 +21,13 @@ from rich.console import Console
 from rich.markup import escape
 
 from bench.errors import UserError
+from bench.export.index import INDEX, render_index
 from bench.gate.compare import Comparison
 from bench.report import render
 from bench.report.page import COMPARISON, read
 from bench.report.session import warn
-from bench.report.web.site import INDEX, render_index
 from bench.results.record import Record
-from bench.results.store import ENV, PLAN, RECORDS, SUITE, read_records, write_atomic
+from bench.results.store import ENV, PLAN, RECORDS, SUITE, newest_records, write_atomic
 from bench.suite.request import find_run
 from bench.text import clean, slug
 
@@ -81,14 +81,6 @@ def add(folder: Path, site: Path) -> tuple[Path, str]:
         (site / ".nojekyll").touch()
         write_atomic(site / INDEX, render_index(cards(site)))
     return target / "index.html", note
-
-
-def newest_records(folder: Path) -> list[Record]:
-    """The newest record of every cell. Raises UserError if there is none."""
-    records, _ = read_records(folder / RECORDS)
-    if not records:
-        raise UserError(f"{folder} holds no record", hint="give the folder of a run that has measured")
-    return list({record.cell: record for record in records}.values())
 
 
 def cards(site: Path) -> list[dict[str, Any]]:

@@ -181,6 +181,14 @@ class Store:
             self._write(b"\n")
 
 
+def newest_records(folder: Path) -> list[Record]:
+    """The newest record of every cell. Raises UserError if there is none."""
+    records, _ = read_records(folder / RECORDS)
+    if not records:
+        raise UserError(f"{folder} holds no record", hint="give the folder of a run that has measured")
+    return list({record.cell: record for record in records}.values())
+
+
 def write_atomic(path: Path, text: str) -> None:
     """Replace ``path`` by ``text`` so that a reader sees the old file or the new one, never half."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")

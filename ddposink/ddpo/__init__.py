@@ -17,6 +17,6 @@ def __getattr__(name: str) -> Any:
     """TRL's names need torch and diffusers, so they are imported when asked for."""
     if name not in TRL_NAMES:
         raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
-    from ddposink.ddpo.trl import names
+    from ddposink.ddpo.names import trainer
 
-    return getattr(names, name)
+    return getattr(trainer, name)

@@ -1,5 +1,5 @@
 """`DDPOTrainer`, `DDPOConfig` and `DefaultDDPOStableDiffusionPipeline` under the names that TRL dropped."""
 
-from ddposink.ddpo.trl.names import DDPOConfig, DDPOTrainer, DefaultDDPOStableDiffusionPipeline
+from ddposink.ddpo.names.trainer import DDPOConfig, DDPOTrainer, DefaultDDPOStableDiffusionPipeline
 
 __all__ = ["DDPOConfig", "DDPOTrainer", "DefaultDDPOStableDiffusionPipeline"]

@@ -1,1 +1,1 @@
-"""TRL's own DDPO as the reference engine, and its names and behaviour as a drop-in for what it dropped."""
+"""TRL's own DDPO as the reference engine, repaired where it is broken."""

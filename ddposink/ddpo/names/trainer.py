@@ -4,7 +4,7 @@
 
 Names, signatures and values are those of TRL 0.23.1, methods that subclasses override among them. A training
 runs on an engine of `ddposink.ddpo.make_engine`, or, where a script has its own of a method, through TRL's
-methods (`trl_names_steps`) on the same weights, optimizer and checkpoints.
+methods (`ddposink.ddpo.names.steps`) on the same weights, optimizer and checkpoints.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from torch import Tensor
 
 from ddposink.ddpo import config as configuration
 from ddposink.ddpo.engine import make_engine
+from ddposink.ddpo.names.config import DDPOConfig, checked
+from ddposink.ddpo.names.layers import Layers, overridden_layers
+from ddposink.ddpo.names.pipeline import DefaultDDPOStableDiffusionPipeline
+from ddposink.ddpo.names.saving import Saving
+from ddposink.ddpo.names.steps import TrlMethods, both
 from ddposink.ddpo.protocol import StepLog
 from ddposink.ddpo.trackers import log, start_trackers
-from ddposink.ddpo.trl.names_config import DDPOConfig, checked
-from ddposink.ddpo.trl.names_layers import Layers, overridden_layers
-from ddposink.ddpo.trl.names_pipeline import DefaultDDPOStableDiffusionPipeline
-from ddposink.ddpo.trl.names_saving import Saving
-from ddposink.ddpo.trl.names_steps import TrlMethods, both
 
 __all__ = ["DDPOConfig", "DDPOTrainer", "DefaultDDPOStableDiffusionPipeline"]
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from ddposink.ddpo import config as configuration
-from ddposink.ddpo.trl.names_config import LEAST, MOST, checked
+from ddposink.ddpo.names.config import LEAST, MOST, checked
 from ddposink.ddpo.trl_names import DDPOConfig, DDPOTrainer
 from helpers.tiny import brightness, tiny_pipeline
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from ddposink.assets import hub
 from ddposink.ddpo import lora
 from ddposink.ddpo.config import DDPOConfig
-from ddposink.ddpo.trl.names_ddim import DDPOSchedulerOutput, ddim_step
+from ddposink.ddpo.names.ddim import DDPOSchedulerOutput, ddim_step
 from ddposink.errors import Unavailable
 from ddposink.models.diffusion import PipelineRef, load_pipeline
 

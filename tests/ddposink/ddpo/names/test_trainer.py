@@ -12,7 +12,7 @@ import torch
 
 from ddposink.ddpo import DDPOConfig as EngineConfig
 from ddposink.ddpo import make_engine
-from ddposink.ddpo.trl.names_config import checked
+from ddposink.ddpo.names.config import checked
 from ddposink.ddpo.trl_names import DDPOConfig, DDPOTrainer, DefaultDDPOStableDiffusionPipeline
 from ddposink.errors import Unavailable
 from helpers.tiny import PROMPTS, brightness, tiny_pipeline

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ddposink.ddpo import config as configuration
-from ddposink.ddpo.trl.names_card import model_card
-from ddposink.ddpo.trl.names_pipeline import save_pipeline
+from ddposink.ddpo.names.card import model_card
+from ddposink.ddpo.names.pipeline import save_pipeline
 from ddposink.errors import Unavailable
 
 

@@ -214,7 +214,7 @@ def test_two_epochs(folder: Path, values: dict[str, Any], by_steps: bool) -> Non
 def test_the_schedulers_step(prediction: str, clip: bool) -> None:
     from trl.models.modeling_sd_base import scheduler_step
 
-    from ddposink.ddpo.trl.names_ddim import ddim_step
+    from ddposink.ddpo.names.ddim import ddim_step
 
     scheduler = DDIMScheduler(prediction_type=prediction, clip_sample=clip, steps_offset=1)
     with pytest.raises(ValueError, match="no timesteps yet"):

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from ddposink.ddpo.learner import make_optimizer
+from ddposink.ddpo.names.accelerator import TrlAttributes, encoded
 from ddposink.ddpo.randomness import shared_noise
 from ddposink.ddpo.stats import make_comparison
-from ddposink.ddpo.trl.names_accelerator import TrlAttributes, encoded
 
 OVER_TIME = ("timesteps", "latents", "next_latents", "log_probs")  # (B, T, …); the other samples are (B, …)
 
