@@ -22,14 +22,6 @@ _MOST_BLOCKS = 4096  # more would cost time and gain nothing: longer blocks than
 _CHUNK = 4_000_000  # indices drawn at once: bounds memory at about 100 MB, whatever the series length
 
 
-@dataclass(frozen=True)
-class RankTest:
-    """Mann-Whitney: two-sided p-value, and the share of pairs with a > b (ties count one half)."""
-
-    p_value: float
-    superiority: float
-
-
 def autocovariance(x: NDArray[np.float64], lags: int) -> NDArray[np.float64]:
     """Autocovariances (divided by n) of a 1-D series at lags 0 … ``lags``, by FFT."""
     centred = x - x.mean()
@@ -203,15 +195,6 @@ def bootstrap_median(
 
 def _index(uniform: NDArray[np.float64], n: int) -> NDArray[np.int64]:
     return np.minimum((uniform * n).astype(np.int64), n - 1)
-
-
-def mann_whitney(a: ArrayLike, b: ArrayLike) -> RankTest:
-    """Two-sided Mann-Whitney test of two independent samples (scipy), with its effect size."""
-    left, right = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    if not len(left) or not len(right):
-        raise ValueError("both samples need values")
-    result = scipy_stats.mannwhitneyu(left, right, alternative="two-sided")
-    return RankTest(float(result.pvalue), float(result.statistic) / (len(left) * len(right)))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -29,7 +29,7 @@ from ddposink.ddpo.ranks import Ranks
 from ddposink.ddpo.sampler import Draw, Trajectories, rewards, sample
 from ddposink.ddpo.schedule import make_schedule
 from ddposink.ddpo.stats import make_comparison
-from ddposink.memory import keep_freed_pages
+from ddposink.devices import keep_freed_pages
 
 HALVES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ddposink.caches import Policy
-from ddposink.memory import keep_freed_pages
+from ddposink.devices import keep_freed_pages
 from ddposink.streaming.head import Head
 from ddposink.streaming.hook import Hook, attention_hook
 from ddposink.streaming.positions import Layout
