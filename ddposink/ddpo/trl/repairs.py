@@ -40,13 +40,13 @@ REPAIRS: dict[str, Repair] = {
             "process-state",
             "starting fails unless accelerate's PartialState happens to exist",
             trainer="trainer:StartsAccelerate",
-            pipeline="pipeline:StartsAccelerate",
+            pipeline="pipeline:PipelineStartsAccelerate",
         ),
         Repair(
             "gradient-sync",
             "several processes never synchronise gradients: the forward goes round the DDP wrapper",
             trainer="trainer:ForwardsThroughWrapper",
-            pipeline="pipeline:ForwardsThroughWrapper",
+            pipeline="pipeline:PipelineForwardsThroughWrapper",
         ),
         Repair(
             "lora-resume",

@@ -1,13 +1,12 @@
 """What tests of the `ddpo` workload share."""
 
-import pytest
+from pathlib import Path
 
-from helpers.tiny import tiny_pipeline
+import pytest
 
 
 @pytest.fixture(scope="module")
-def pipeline(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pipelines") / "tiny"
-    tiny_pipeline().save_pretrained(folder)
-    (folder.parent / "prompts.txt").write_text("cat\ndog\nred fox\nowl\n")
-    return f"path:{folder}"
+def pipeline(saved_pipeline: Path) -> str:
+    """A tiny pipeline as a suite names it, with prompts beside it."""
+    (saved_pipeline.parent / "prompts.txt").write_text("cat\ndog\nred fox\nowl\n")
+    return f"path:{saved_pipeline}"

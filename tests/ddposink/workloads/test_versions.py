@@ -17,7 +17,6 @@ from bench import version
 from bench.suite.model import parse_suite
 from bench.suite.plan import make_plan
 from ddposink.workloads import ddpo, stream
-from helpers.tiny import tiny_pipeline
 
 ROOT = Path(__file__).parents[3]
 PROJECT = ("bench", "ddposink")
@@ -57,11 +56,10 @@ def trace(workload: str, folder: Path, **keys: object) -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def imported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
+def imported(tmp_path_factory: pytest.TempPathFactory, saved_pipeline: Path) -> dict[str, set[str]]:
     """Modules that tiny passes import, by workload: every evaluator, both engines, and all local rewards."""
     folder = tmp_path_factory.mktemp("traced")
     (folder / "text.txt").write_text("A text is read, and read again. " * 40)
-    tiny_pipeline().save_pretrained(folder / "tiny")
     (folder / "prompts.txt").write_text("cat\nred fox\n")
     streams = {
         "defaults": {"model": "bundled:sink-llama/vanilla", "corpus": f"file:{folder}/text.txt", "length": 48,
@@ -71,7 +69,7 @@ def imported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
         "exclude": [{"policy": policy, "evaluator": "decode"} for policy in ("dense", TURNS)],
     }  # fmt: skip
     trainings = {
-        "defaults": {"pipeline": f"path:{folder}/tiny", "prompts": f"file:{folder}/prompts.txt",
+        "defaults": {"pipeline": f"path:{saved_pipeline}", "prompts": f"file:{folder}/prompts.txt",
                      "eval_prompts": f"file:{folder}/prompts.txt", "eval_seeds": 2, "steps": 1,
                      "device": "cpu", "sample_num_steps": 2, "sample_batch_size": 2,
                      "sample_num_batches_per_epoch": 1, "train_batch_size": 2,
@@ -205,7 +203,8 @@ def test_comments_and_docstrings_are_no_other_version(copy, versions):
 
 def test_the_harness_is_part_of_a_version_only_as_far_as_a_child_runs_it():
     trackers = "track track.contention track.memory track.nvml track.power track.rss"
-    child = f"context status {trackers} version worker workload"
+    rooms = "results results.status run run.context run.worker"
+    child = f"{rooms} {trackers} version workload"
     own = {"stream": "track.clock track.work", "ddpo": "intervals"}
     for name, kind in WORKLOADS.items():
         found = version.closure(version.CHILD, kind.__module__, shown=SHOWN)
@@ -214,10 +213,13 @@ def test_the_harness_is_part_of_a_version_only_as_far_as_a_child_runs_it():
 
 
 def test_what_only_people_call_is_part_of_no_version():
-    modules = "verify train_tiny train_encoder train_sinks sink_training label.server sheet_of tiny.training"
+    embedded = "train_tiny train_encoder train_sinks sink_training encoder_card pipeline.training".split()
+    modules = {f"ddposink.embedded.{name}" for name in embedded}
+    modules |= {"ddposink.streaming.verify", "ddposink.label.server"}
+    assert all(version.find_module(name) for name in modules)
     for kind in WORKLOADS.values():
         found = version.closure(version.CHILD, kind.__module__, shown=SHOWN)
-        assert not found.keys() & {f"ddposink.{module}" for module in modules.split()}
+        assert not found.keys() & modules
         assert not any("generate" in module or "preflight" in module for module in found)
 
 

@@ -92,11 +92,11 @@ def test_signatures() -> None:
 
 
 @pytest.mark.parametrize("use_lora", [True, False])
-def test_samples_and_losses(folder: Path, use_lora: bool) -> None:
+def test_samples_and_losses(saved_pipeline: Path, use_lora: bool) -> None:
     drawn, trainers = [], []
     for names in (trl_names, trl):
         AcceleratorState._reset_state(reset_partial_state=True)
-        trainers.append(of(names, folder, use_lora))
+        trainers.append(of(names, saved_pipeline, use_lora))
         drawn.append(trainers[-1]._generate_samples(2, 2))
     alike(*drawn)
     (samples, pairs), _ = drawn
@@ -120,19 +120,21 @@ def test_samples_and_losses(folder: Path, use_lora: bool) -> None:
     alike(*gradients)
 
 
-def test_samples_in_half_precision(folder: Path) -> None:
+def test_samples_in_half_precision(saved_pipeline: Path) -> None:
     """Rounding of bfloat16 is in the values; shapes and dtypes are TRL's."""
-    drawn = [trainer._generate_samples(1, 2)[0][0] for trainer in both(folder, mixed_precision="bf16")]
+    drawn = [
+        trainer._generate_samples(1, 2)[0][0] for trainer in both(saved_pipeline, mixed_precision="bf16")
+    ]
     kinds = [{name: (value.shape, value.dtype) for name, value in one.items()} for one in drawn]
     assert kinds[0] == kinds[1]
     assert kinds[0]["latents"][1] == torch.bfloat16
 
 
 @pytest.mark.parametrize("by_steps", [True, False])
-def test_trls_own_pipeline_and_configuration(folder: Path, tmp_path: Path, by_steps: bool) -> None:
+def test_trls_own_pipeline_and_configuration(saved_pipeline: Path, tmp_path: Path, by_steps: bool) -> None:
     """A script may import one of the three names and not the others."""
     PartialState(cpu=True)
-    pipeline = trl.DefaultDDPOStableDiffusionPipeline(str(folder))
+    pipeline = trl.DefaultDDPOStableDiffusionPipeline(str(saved_pipeline))
     config = trl.DDPOConfig(
         sample_num_steps=2, sample_batch_size=2, mixed_precision=None, logdir=str(tmp_path), num_epochs=1
     )
@@ -147,15 +149,15 @@ def test_trls_own_pipeline_and_configuration(folder: Path, tmp_path: Path, by_st
     assert torch.allclose(*outputs, atol=1e-5)
 
 
-def test_the_loss_is_clipped(folder: Path) -> None:
-    trainers = both(folder)
+def test_the_loss_is_clipped(saved_pipeline: Path) -> None:
+    trainers = both(saved_pipeline)
     assert trainers[0].loss(torch.tensor([-1.0]), 1e-4, torch.tensor([1.0])).item() == 1.0
     ratio, advantage = torch.tensor([0.5, 1.0, 2.0, 2.0]), torch.tensor([1.0, -1.0, 1.0, -1.0])
     alike(*[trainer.loss(advantage, 0.1, ratio) for trainer in trainers])
 
 
-def test_rewards_and_checks(folder: Path) -> None:
-    ours, theirs = both(folder)
+def test_rewards_and_checks(saved_pipeline: Path) -> None:
+    ours, theirs = both(saved_pipeline)
     pairs = [[torch.rand(2, 3, 16, 16), ("cat", "dog"), ({}, {})] for _ in range(2)]
     found = [tuple(trainer.compute_rewards(pairs)) for trainer in (ours, theirs)]
     alike(*found)
@@ -172,9 +174,9 @@ def test_rewards_and_checks(folder: Path) -> None:
         assert ours._config_check()[0] == theirs._config_check()[0]
 
 
-def test_the_optimizer(folder: Path) -> None:
+def test_the_optimizer(saved_pipeline: Path) -> None:
     given = [torch.nn.Parameter(torch.zeros(2))]
-    ours, theirs = (trainer._setup_optimizer(given) for trainer in both(folder, train_adam_beta1=0.8))
+    ours, theirs = (trainer._setup_optimizer(given) for trainer in both(saved_pipeline, train_adam_beta1=0.8))
     assert type(ours) is type(theirs)
     for name in ("lr", "betas", "eps", "weight_decay"):
         assert ours.defaults[name] == theirs.defaults[name]
@@ -182,7 +184,7 @@ def test_the_optimizer(folder: Path) -> None:
 
 @pytest.mark.parametrize("by_steps", [True, False])
 @pytest.mark.parametrize("values", [{}, {"use_lora": False}, {"per_prompt_stat_tracking": True}])
-def test_two_epochs(folder: Path, values: dict[str, Any], by_steps: bool) -> None:
+def test_two_epochs(saved_pipeline: Path, values: dict[str, Any], by_steps: bool) -> None:
     """Weights, hook and counting after two epochs, of the engine and of TRL's methods, against TRL."""
     seen: list[list[Any]] = [[], []]
     trainers = []
@@ -192,7 +194,7 @@ def test_two_epochs(folder: Path, values: dict[str, Any], by_steps: bool) -> Non
         def hook(batches: Any, step: int, _: Any, kept: list[Any] = seen[which]) -> None:
             kept.append([step, [list(batch) for batch in batches]])
 
-        trainer = of(names, folder, hook=hook, train_gradient_accumulation_steps=2, **values)
+        trainer = of(names, saved_pipeline, hook=hook, train_gradient_accumulation_steps=2, **values)
         trainer.accelerator.trackers = [NoTracker()]  # TRL fails without any
         if names is trl_names and by_steps:
             trainer.loss = trainer.loss  # a script's own
@@ -232,11 +234,11 @@ def test_the_schedulers_step(prediction: str, clip: bool) -> None:
         ddim_step(scheduler, output, times, sample, 1.0, generator=torch.Generator(), prev_sample=following)
 
 
-def test_the_pipelines_answer(folder: Path) -> None:
+def test_the_pipelines_answer(saved_pipeline: Path) -> None:
     found = []
     for names in (trl_names, trl):
         PartialState(cpu=True)
-        pipeline = names.DefaultDDPOStableDiffusionPipeline(str(folder), use_lora=False)
+        pipeline = names.DefaultDDPOStableDiffusionPipeline(str(saved_pipeline), use_lora=False)
         torch.manual_seed(0)
         drawn = pipeline("cat", None, None, 3, 4.0, eta=1.0, negative_prompt="dog", output_type="pt")
         found.append([drawn.images, drawn.latents, drawn.log_probs, pipeline.autocast])

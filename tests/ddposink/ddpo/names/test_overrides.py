@@ -219,12 +219,11 @@ def test_hooks_of_saving_and_loading(tmp_path: Path) -> None:
     assert full.sd_pipeline.use_lora  # the folder has some
 
 
-def test_checkpoints_of_full_finetuning(tmp_path: Path) -> None:
-    tiny_pipeline().save_pretrained(tmp_path / "base")
-    pipeline = DefaultDDPOStableDiffusionPipeline(str(tmp_path / "base"), use_lora=False)
+def test_checkpoints_of_full_finetuning(tmp_path: Path, saved_pipeline: Path) -> None:
+    pipeline = DefaultDDPOStableDiffusionPipeline(str(saved_pipeline), use_lora=False)
     trainer = made(tmp_path, Loss, pipeline)
     trainer.train(1)
-    fresh = DefaultDDPOStableDiffusionPipeline(str(tmp_path / "base"), use_lora=False)
+    fresh = DefaultDDPOStableDiffusionPipeline(str(saved_pipeline), use_lora=False)
     fresh.load_checkpoint([fresh.unet], str(tmp_path / "checkpoints" / "checkpoint_0"))
     expected = dict(fresh.unet.named_parameters())
     assert all(torch.equal(value, expected[name]) for name, value in weights(trainer).items())
@@ -242,9 +241,7 @@ def test_train_trains_again(tmp_path: Path) -> None:
     assert sorted(f.name for f in (tmp_path / "checkpoints").iterdir()) == ["checkpoint_0", "checkpoint_1"]
 
 
-def test_a_pipeline_of_ones_own(plain: Any, tmp_path: Path) -> None:
-    tiny_pipeline().save_pretrained(tmp_path / "base")
-
+def test_a_pipeline_of_ones_own(plain: Any, tmp_path: Path, saved_pipeline: Path) -> None:
     class Mine(DefaultDDPOStableDiffusionPipeline):
         calls = 0
 
@@ -252,7 +249,7 @@ def test_a_pipeline_of_ones_own(plain: Any, tmp_path: Path) -> None:
             self.calls += 1
             return super().scheduler_step(*args, **kwargs)
 
-    same = made(tmp_path, pipeline=Mine(str(tmp_path / "base")))
+    same = made(tmp_path, pipeline=Mine(str(saved_pipeline)))
     same.train(2)
     assert same.sd_pipeline.calls == 2 * 2 * 2
     assert apart(plain, same) < 1e-4
@@ -265,7 +262,7 @@ def test_a_pipeline_of_ones_own(plain: Any, tmp_path: Path) -> None:
             self.unet.conv_out.requires_grad_(True)
             return self.unet
 
-    trainer = made(tmp_path, pipeline=Layers(str(tmp_path / "base")))
+    trainer = made(tmp_path, pipeline=Layers(str(saved_pipeline)))
     before = weights(trainer)
     assert {name.split(".")[-2] for name in before} == {"default", "conv_out"}
     assert {len(v) for name, v in before.items() if "lora_A" in name} == {2}
@@ -278,7 +275,7 @@ def test_a_pipeline_of_ones_own(plain: Any, tmp_path: Path) -> None:
             return list(self.unet.parameters())
 
     with pytest.raises(ValueError, match="must answer the pipeline's UNet"):
-        made(tmp_path, pipeline=Wrong(str(tmp_path / "base")))
+        made(tmp_path, pipeline=Wrong(str(saved_pipeline)))
 
 
 def test_a_pipeline_class_of_nothing_but_trls_methods(tmp_path: Path) -> None:

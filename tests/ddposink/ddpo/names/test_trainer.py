@@ -53,7 +53,7 @@ def weights(trainer: DDPOTrainer) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.filterwarnings("ignore:log_with 'wandb'")
-def test_the_blogs_script(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_blogs_script(saved_pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from transformers import HfArgumentParser
 
     monkeypatch.chdir(tmp_path)
@@ -68,7 +68,9 @@ def test_the_blogs_script(folder: Path, tmp_path: Path, monkeypatch: pytest.Monk
         seen.append((len(image_data), global_step, images.shape))
 
     parser = HfArgumentParser((ScriptArguments, DDPOConfig))
-    args, training_args = parser.parse_args_into_dataclasses([*FLAGS.split(), f"--pretrained_model={folder}"])
+    args, training_args = parser.parse_args_into_dataclasses(
+        [*FLAGS.split(), f"--pretrained_model={saved_pipeline}"]
+    )
     training_args.project_kwargs = {
         "logging_dir": "./logs",
         "automatic_checkpoint_naming": True,
@@ -94,7 +96,7 @@ def test_the_blogs_script(folder: Path, tmp_path: Path, monkeypatch: pytest.Monk
                 output_type="np",
             ).images
         )
-        for which in (pipeline, reloaded, DefaultDDPOStableDiffusionPipeline(str(folder)))
+        for which in (pipeline, reloaded, DefaultDDPOStableDiffusionPipeline(str(saved_pipeline)))
     ]
     assert torch.allclose(drawn[0], drawn[1], atol=1e-5)
     assert (drawn[0] - drawn[2]).abs().max() > 1e-4  # and something was learnt

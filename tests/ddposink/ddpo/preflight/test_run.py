@@ -87,8 +87,8 @@ def test_each_missing_repair_is_caught(
     assert failed(preflight(tiny_pipeline(), config, disabled=[repair])) == {check}
 
 
-def test_unrepaired_trl_is_caught(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(f"path:{folder}", unrepaired=True, settings={"sample_num_steps": 3}) == 3
+def test_unrepaired_trl_is_caught(saved_pipeline: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(f"path:{saved_pipeline}", unrepaired=True, settings={"sample_num_steps": 3}) == 3
     out = " ".join(capsys.readouterr().out.split())
     assert "engine trl, unrepaired" in out
     assert "do not train: ratio before update, processes agree, resume, save and reload failed" in out
@@ -154,10 +154,10 @@ def test_processes_that_cannot_be_had_are_no_failure(monkeypatch: pytest.MonkeyP
 
 
 def test_main_prints_a_table(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    saved_pipeline: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     only(monkeypatch, "ratio before update")
-    assert main(f"path:{folder}", settings={"sample_num_steps": 2, "seed": 5}) == 0
+    assert main(f"path:{saved_pipeline}", settings={"sample_num_steps": 2, "seed": 5}) == 0
     out = capsys.readouterr().out
     for word in ("preflight:", "engine native", "batch arithmetic", "ratio before update", "ready"):
         assert word in out
@@ -173,9 +173,9 @@ def test_main_prints_a_table(
     ],
 )
 def test_a_wrong_request_is_one_line(
-    arguments: dict[str, Any], complaint: str, folder: Path, capsys: pytest.CaptureFixture[str]
+    arguments: dict[str, Any], complaint: str, saved_pipeline: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    given = {"pipeline": f"path:{folder}"} | arguments
+    given = {"pipeline": f"path:{saved_pipeline}"} | arguments
     assert main(given.pop("pipeline"), **given) == 2
     out = capsys.readouterr().out
     assert out.startswith("error: ")
@@ -186,7 +186,7 @@ def test_what_cannot_be_had_is_no_finding(monkeypatch: pytest.MonkeyPatch) -> No
     def lacking(*_: Any, **__: Any) -> Any:
         raise Unavailable("trl is not here")
 
-    monkeypatch.setattr(checks, "make_engine", lacking)
+    monkeypatch.setattr("ddposink.ddpo.preflight.subject.make_engine", lacking)
     with pytest.raises(Unavailable, match="trl is not here"):
         preflight(tiny_pipeline(), CONFIG)
 

@@ -63,11 +63,10 @@ def draw() -> str:
     return random.choice(PROMPTS)
 
 
-def test_equals_trl_bit_for_bit(tmp_path: Path) -> None:
+def test_equals_trl_bit_for_bit(saved_pipeline: Path) -> None:
     """TRL's own classes, untouched but for the process state they need, give the same weights and losses."""
-    tiny_pipeline().save_pretrained(tmp_path)
     PartialState(cpu=True)
-    pipeline = trl.DefaultDDPOStableDiffusionPipeline(str(tmp_path))
+    pipeline = trl.DefaultDDPOStableDiffusionPipeline(str(saved_pipeline))
     ours = CONFIG.to_dict()
     names = [name for name in trl.DDPOConfig.__dataclass_fields__ if name not in ("resume_from", "save_freq")]
     config = trl.DDPOConfig(

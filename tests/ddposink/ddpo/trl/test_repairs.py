@@ -38,13 +38,6 @@ SMALL = {
 LORA = "pytorch_lora_weights.safetensors"
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("pipeline")
-    tiny_pipeline().save_pretrained(folder)
-    return folder
-
-
 def brightness(images: torch.Tensor, prompts: tuple[str, ...], _: Any) -> tuple[torch.Tensor, dict[str, Any]]:
     return images.float().mean(dim=(1, 2, 3)), {}
 
@@ -75,18 +68,20 @@ def lora(made: Any) -> dict[str, torch.Tensor]:
     return {name: value.detach().clone() for name, value in named if "lora" in name}
 
 
-def test_process_state(base: Path) -> None:
+def test_process_state(saved_pipeline: Path) -> None:
     with pytest.raises(RuntimeError, match="initialize the accelerate state"):
-        trainer(base, "process-state")
+        trainer(saved_pipeline, "process-state")
     AcceleratorState._reset_state(reset_partial_state=True)
-    assert trainer(base).step(0, 0) == 1
+    assert trainer(saved_pipeline).step(0, 0) == 1
 
 
-def _two_processes(rank: int, port: int, base: Path, disabled: tuple[str, ...], answers: Any) -> None:
+def _two_processes(
+    rank: int, port: int, saved_pipeline: Path, disabled: tuple[str, ...], answers: Any
+) -> None:
     environment = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_PORT": port}
     os.environ.update({name: str(value) for name, value in environment.items()})
     os.environ.update(MASTER_ADDR="127.0.0.1", ACCELERATE_USE_CPU="true", OMP_NUM_THREADS="1")
-    made = trainer(base, *disabled)
+    made = trainer(saved_pipeline, *disabled)
     made.step(0, 0)
     answers.put((rank, {name: value.numpy() for name, value in lora(made).items()}))
     torch.distributed.destroy_process_group()
@@ -94,14 +89,15 @@ def _two_processes(rank: int, port: int, base: Path, disabled: tuple[str, ...], 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="forks, which CUDA does not survive")
 @pytest.mark.parametrize(("disabled", "equal"), [(("gradient-sync",), False), ((), True)])
-def test_gradient_sync(base: Path, disabled: tuple[str, ...], equal: bool) -> None:
+def test_gradient_sync(saved_pipeline: Path, disabled: tuple[str, ...], equal: bool) -> None:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
     context = multiprocessing.get_context("fork")
     answers = context.Queue()
     work = [
-        context.Process(target=_two_processes, args=(rank, port, base, disabled, answers)) for rank in (0, 1)
+        context.Process(target=_two_processes, args=(rank, port, saved_pipeline, disabled, answers))
+        for rank in (0, 1)
     ]
     for process in work:
         process.start()
@@ -112,20 +108,20 @@ def test_gradient_sync(base: Path, disabled: tuple[str, ...], equal: bool) -> No
     assert all(np.array_equal(weights[0][name], weights[1][name]) for name in weights[0]) == equal
 
 
-def test_lora_resume(base: Path, tmp_path: Path) -> None:
-    first = trainer(base)
+def test_lora_resume(saved_pipeline: Path, tmp_path: Path) -> None:
+    first = trainer(saved_pipeline)
     first.step(0, 0)
     saved = lora(first)
     first.accelerator.save_state(str(tmp_path))
 
-    broken = trainer(base, "lora-resume")
+    broken = trainer(saved_pipeline, "lora-resume")
     broken.accelerator.load_state(str(tmp_path))
     assert broken.sd_pipeline.unet.active_adapters() == ["default_1"]  # not the optimizer's
     before = unet_output(broken.sd_pipeline)
     broken.step(1, 1)
     assert torch.equal(unet_output(broken.sd_pipeline), before)  # nothing is learnt
 
-    mended = trainer(base)
+    mended = trainer(saved_pipeline)
     mended.accelerator.load_state(str(tmp_path))
     assert mended.sd_pipeline.unet.active_adapters() == ["default"]
     assert all(torch.equal(value, saved[name]) for name, value in lora(mended).items())
@@ -134,10 +130,10 @@ def test_lora_resume(base: Path, tmp_path: Path) -> None:
     assert not torch.equal(unet_output(mended.sd_pipeline), before)
 
 
-def test_lora_resume_refuses_weights_of_another_model(base: Path, tmp_path: Path) -> None:
+def test_lora_resume_refuses_weights_of_another_model(saved_pipeline: Path, tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
-    made = trainer(base)
+    made = trainer(saved_pipeline)
     made.accelerator.save_state(str(tmp_path))
     state = load_file(tmp_path / LORA)
     name = min(state)
@@ -150,8 +146,8 @@ def test_lora_resume_refuses_weights_of_another_model(base: Path, tmp_path: Path
         made.accelerator.load_state(str(tmp_path))
 
 
-def test_lora_folder(base: Path, tmp_path: Path) -> None:
-    first = trainer(base)
+def test_lora_folder(saved_pipeline: Path, tmp_path: Path) -> None:
+    first = trainer(saved_pipeline)
     first.step(0, 0)
     trained = unet_output(first.sd_pipeline)
     untrained = unet_output(tiny_pipeline())
@@ -169,10 +165,10 @@ def test_lora_folder(base: Path, tmp_path: Path) -> None:
     assert (unet_output(mended.sd_pipeline) - trained).abs().max() > 1e-5
 
 
-def test_save_pretrained(base: Path, tmp_path: Path) -> None:
-    plain = load_file(base / "unet" / "diffusion_pytorch_model.safetensors")
+def test_save_pretrained(saved_pipeline: Path, tmp_path: Path) -> None:
+    plain = load_file(saved_pipeline / "unet" / "diffusion_pytorch_model.safetensors")
     for disabled in (["save-pretrained"], []):
-        made = trainer(base, *disabled)
+        made = trainer(saved_pipeline, *disabled)
         made.step(0, 0)
         made.sd_pipeline.save_pretrained(str(tmp_path))
         unet, info = UNet2DConditionModel.from_pretrained(tmp_path / "unet", output_loading_info=True)
@@ -187,8 +183,8 @@ def test_save_pretrained(base: Path, tmp_path: Path) -> None:
         torch.testing.assert_close(unet_output(stock), expected, rtol=0, atol=1e-6)
 
 
-def test_model_card(base: Path, tmp_path: Path) -> None:
-    broken = trainer(base, "model-card")
+def test_model_card(saved_pipeline: Path, tmp_path: Path) -> None:
+    broken = trainer(saved_pipeline, "model-card")
     with pytest.raises(AttributeError, match="is_world_process_zero"):
         broken.save_pretrained(tmp_path / "a")
     with pytest.raises(AttributeError, match="is_world_process_zero"):
@@ -196,7 +192,7 @@ def test_model_card(base: Path, tmp_path: Path) -> None:
     with pytest.raises(AttributeError, match="save_model"):
         broken.save_model(tmp_path / "a")
 
-    mended = trainer(base, logdir=str(tmp_path / "logs"))
+    mended = trainer(saved_pipeline, logdir=str(tmp_path / "logs"))
     mended.save_pretrained(tmp_path / "b")
     mended.save_model(tmp_path / "c")
     mended.create_model_card("a tuned model")
@@ -208,16 +204,16 @@ def test_model_card(base: Path, tmp_path: Path) -> None:
     assert '"sample_num_steps": 2' in (tmp_path / "b" / "config.json").read_text()
 
 
-def test_async_rewards(base: Path) -> None:
+def test_async_rewards(saved_pipeline: Path) -> None:
     with pytest.raises(AttributeError, match="result"):
-        trainer(base, "async-rewards", async_reward_computation=True).step(0, 0)
-    one, other = trainer(base), trainer(base, async_reward_computation=True)
+        trainer(saved_pipeline, "async-rewards", async_reward_computation=True).step(0, 0)
+    one, other = trainer(saved_pipeline), trainer(saved_pipeline, async_reward_computation=True)
     batches = [[torch.rand(2, 3, 4, 4), ("cat", "dog"), ({}, {})] for _ in range(3)]
     expected, _ = one.compute_rewards(batches)
     found, data = other.compute_rewards(batches, is_async=True)
     assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
     assert data == ({}, {}, {})
-    trainer(base, async_reward_computation=True).step(0, 0)
+    trainer(saved_pipeline, async_reward_computation=True).step(0, 0)
 
 
 class TensorBoardLike(GeneralTracker):
@@ -239,11 +235,11 @@ class TensorBoardLike(GeneralTracker):
         pass
 
 
-def test_plain_statistics(base: Path) -> None:
+def test_plain_statistics(saved_pipeline: Path) -> None:
     for disabled in (["plain-statistics"], []):
         AcceleratorState._reset_state(reset_partial_state=True)
-        tracker = TensorBoardLike() if trainer(base) else None
-        trainer(base, *disabled, log_with=tracker).step(0, 0)
+        tracker = TensorBoardLike() if trainer(saved_pipeline) else None
+        trainer(saved_pipeline, *disabled, log_with=tracker).step(0, 0)
         assert {"loss", "approx_kl", "clipfrac", "epoch"} <= set(tracker.scalars)
         found = {"reward_mean", "reward_std"} & set(tracker.scalars)
         assert found == (set() if disabled else {"reward_mean", "reward_std"})
@@ -294,30 +290,32 @@ def _trl_scorer(monkeypatch: pytest.MonkeyPatch) -> Any:
     return scorer
 
 
-def test_fp16_on_cpu(base: Path) -> None:
+def test_fp16_on_cpu(saved_pipeline: Path) -> None:
     with contextlib.suppress(ValueError):  # how older accelerate refuses it
-        broken = trainer(base, "fp16-on-cpu", mixed_precision="fp16")
+        broken = trainer(saved_pipeline, "fp16-on-cpu", mixed_precision="fp16")
         assert broken.sd_pipeline.unet.dtype == torch.float16  # silently, and without loss scaling
     AcceleratorState._reset_state(reset_partial_state=True)
     with pytest.warns(UserWarning, match="training in fp32"):
-        mended = trainer(base, mixed_precision="fp16")
+        mended = trainer(saved_pipeline, mixed_precision="fp16")
     assert mended.sd_pipeline.unet.dtype == torch.float32
     assert mended.accelerator.mixed_precision == "no"
 
 
-def test_final_save(base: Path, tmp_path: Path) -> None:
+def test_final_save(saved_pipeline: Path, tmp_path: Path) -> None:
     with pytest.raises(TypeError):  # the second epoch is to be saved, to nowhere
-        trainer(base, "final-save", num_epochs=2).train()
+        trainer(saved_pipeline, "final-save", num_epochs=2).train()
     project = {"project_dir": str(tmp_path / "trl"), "automatic_checkpoint_naming": True}
-    trainer(base, "final-save", num_epochs=4, save_freq=2, project_kwargs=project).train()
+    trainer(saved_pipeline, "final-save", num_epochs=4, save_freq=2, project_kwargs=project).train()
     assert _checkpoints(tmp_path / "trl") == ["checkpoint_0"]  # epoch 2; epoch 3 is lost
 
-    trainer(base, num_epochs=1, logdir=str(tmp_path / "one")).train()
+    trainer(saved_pipeline, num_epochs=1, logdir=str(tmp_path / "one")).train()
     assert _checkpoints(tmp_path / "one") == ["checkpoint_0"]
     common = {"save_freq": 2, "logdir": str(tmp_path / "more"), "num_checkpoint_limit": 2}
-    trainer(base, num_epochs=4, **common).train()
+    trainer(saved_pipeline, num_epochs=4, **common).train()
     assert _checkpoints(tmp_path / "more") == ["checkpoint_2", "checkpoint_3"]
-    resumed = trainer(base, num_epochs=5, resume_from=str(tmp_path / "more" / "checkpoints"), **common)
+    resumed = trainer(
+        saved_pipeline, num_epochs=5, resume_from=str(tmp_path / "more" / "checkpoints"), **common
+    )
     assert resumed.first_epoch == 4
     resumed.train()
     assert _checkpoints(tmp_path / "more") == ["checkpoint_3", "checkpoint_4"]
@@ -327,9 +325,9 @@ def _checkpoints(folder: Path) -> list[str]:
     return sorted(path.name for path in (folder / "checkpoints").iterdir())
 
 
-def test_negative_prompts(base: Path) -> None:
+def test_negative_prompts(saved_pipeline: Path) -> None:
     def rows(*disabled: str, prompts: str = "") -> torch.Tensor:
-        return trainer(base, *disabled, negative_prompts=prompts).neg_prompt_embed.repeat(3, 1, 1)
+        return trainer(saved_pipeline, *disabled, negative_prompts=prompts).neg_prompt_embed.repeat(3, 1, 1)
 
     cat, dog = rows(prompts="cat")[0], rows(prompts="dog")[0]
     broken = rows("negative-prompts", prompts="cat, dog")
@@ -337,27 +335,27 @@ def test_negative_prompts(base: Path) -> None:
     assert not torch.equal(broken[0], cat)
     assert torch.equal(rows(prompts="cat, dog"), torch.stack([cat, dog, cat]))
     assert torch.equal(rows(), rows("negative-prompts"))  # TRL's default is as it was
-    trainer(base, negative_prompts="cat, dog").step(0, 0)
+    trainer(saved_pipeline, negative_prompts="cat, dog").step(0, 0)
 
 
-def test_image_hook(base: Path) -> None:
+def test_image_hook(saved_pipeline: Path) -> None:
     with pytest.raises(IndexError):
-        trainer(base, "image-hook", hook=lambda *_: None).step(0, 0)
+        trainer(saved_pipeline, "image-hook", hook=lambda *_: None).step(0, 0)
     seen = []
 
     def hook(batches: Any, step: int, tracker: Any) -> None:
         tracker.log_images({"pictures": batches[0][0]}, step=step)
         seen.append((len(batches), step))
 
-    trainer(base, hook=hook).step(0, 0)
+    trainer(saved_pipeline, hook=hook).step(0, 0)
     assert seen == [(1, 0)]
 
 
-def test_nothing_is_changed_in_trl(base: Path) -> None:
+def test_nothing_is_changed_in_trl(saved_pipeline: Path) -> None:
     import trl
 
     before = {**vars(trl.DDPOTrainer)}, {**vars(trl.DefaultDDPOStableDiffusionPipeline)}
-    trainer(base).step(0, 0)
+    trainer(saved_pipeline).step(0, 0)
     assert before == ({**vars(trl.DDPOTrainer)}, {**vars(trl.DefaultDDPOStableDiffusionPipeline)})
     plain = repaired(REPAIRS)
     assert plain.trainer.__mro__[1] is trl.DDPOTrainer
