@@ -138,8 +138,9 @@ def _card(
 ) -> dict[str, Any]:
     data = read(made)
     counts = Counter(str(record.status) for record in data.records)
-    picture = next((v.name for v in data.words.views if v.headline), None)
-    plot = f"plots/{slug(picture)}.png" if picture else ""
+    headline = next((v for v in data.words.views if v.headline), None)
+    kind = "webp" if headline and headline.kind == "pictures" else "png"
+    plot = f"plots/{slug(headline.name)}.{kind}" if headline else ""
     return {
         "suite": clean(data.name, 200),
         "description": clean(data.suite.get("description") or "", 600),

@@ -91,25 +91,30 @@ class RunData:
         return (value.reason if value else None) or "not measured by this cell"
 
     def series(self, index: int, name: str) -> Series | None:
-        """A cell's own part of a series as float64, or None (with a note if a file is damaged)."""
-        record = self.records[index]
+        """A cell's own part of a series as float64, or None (with a note if a file is damaged).
+
+        It is the arrays of that name in the cell's artifacts, one after the other.
+        """
+        record, pieces = self.records[index], []
         for artifact in record.artifacts:
             if not artifact.path.endswith(".npz"):
                 continue
             try:
                 path = _inside(self.folder, artifact.path)
-                whole = _load(path, path.stat().st_mtime_ns, name)
+                piece = _load(path, path.stat().st_mtime_ns, name)
             except (OSError, ValueError, zipfile.BadZipFile) as error:
                 self.note(f"{artifact.path} cannot be read ({error}); its series are missing below")
-                continue
-            if whole is None:
-                continue
-            end = record.columns.get(SERIES_END)
-            end = len(whole) if not isinstance(end, int) else end
-            if end > len(whole):
-                self.note(f"{artifact.path} holds {len(whole):,} values of {name}, the cells promise {end:,}")
-            return whole[:end].astype(np.float64)
-        return None
+                return None
+            if piece is not None:
+                pieces.append(piece.astype(np.float64))
+        if not pieces:
+            return None
+        whole, end = np.concatenate(pieces), record.columns.get(SERIES_END)
+        end = len(whole) if not isinstance(end, int) else end
+        if end > len(whole):
+            last = record.artifacts[-1].path
+            self.note(f"{last} holds {len(whole):,} values of {name}, the cells promise {end:,}")
+        return whole[:end]
 
     def array(self, index: int, series: str, name: str) -> Series | None:
         """One array of the artifact ``series-….npz`` of a cell as float64, or None."""
@@ -125,8 +130,8 @@ class RunData:
         return None if found is None else found.astype(np.float64)
 
     def picture(self, index: int, series: str) -> Path | None:
-        """The file of the picture artifact ``series-….png`` of a cell, if it is there."""
-        kept = self._artifact(index, series, ".png")
+        """The file of the picture artifact ``series-….webp`` (or ``.png``) of a cell, if it is there."""
+        kept = self._artifact(index, series, ".webp") or self._artifact(index, series, ".png")
         try:
             file = _inside(self.folder, kept) if kept else None
         except ValueError:

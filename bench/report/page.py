@@ -21,7 +21,6 @@ from bench.report.frames import RunData, load, workload_name
 from bench.report.matrix import matrix_table
 from bench.report.plots import DrawnView, draw
 from bench.report.relative import relative
-from bench.report.sheets import expand
 from bench.report.tables import Table
 from bench.report.web.page import write_page
 from bench.results.record import Status
@@ -122,8 +121,7 @@ def _look_up(run_dir: Path) -> tuple[Workload | None, str | None]:
 def _pictures(data: RunData) -> list[tuple[DrawnView, str]]:
     """Draw and save every view; headline views first. Returns pictures with the stems of their files."""
     folder = data.folder / "plots"
-    views = [one for view in data.words.views for one in expand(view, data)]
-    views.sort(key=lambda view: not view.headline)
+    views = sorted(data.words.views, key=lambda view: (not view.headline, view.kind != "pictures"))
     stems, written, found = set[str](), set[str](), []
     for view in views:
         stem = slug(view.name)
@@ -133,7 +131,7 @@ def _pictures(data: RunData) -> list[tuple[DrawnView, str]]:
         picture = draw(view, data)
         if picture.figure is not None:
             folder.mkdir(exist_ok=True)
-            kinds = ("png",) if view.kind == "pictures" else ("png", "svg")  # no vectors around a bitmap
+            kinds = ("webp",) if view.kind == "pictures" else ("png", "svg")  # no vectors around a bitmap
             written |= {path.name for path in save(picture.figure, folder / stem, kinds)}
         found.append((picture, stem))
     _remove_stale(folder, written)
@@ -172,7 +170,7 @@ def _write_tables(folder: Path, found: Mapping[str, Table]) -> None:
 def _remove_stale(folder: Path, written: set[str]) -> None:
     """Remove what an earlier rendering left behind: it would contradict the page."""
     for path in folder.glob("*"):
-        if path.suffix in (".md", ".csv", ".png", ".svg") and path.name not in written:
+        if path.suffix in (".md", ".csv", ".png", ".svg", ".webp") and path.name not in written:
             path.unlink()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,29 +20,6 @@ from bench.workload import View
 
 _MOST = 8  # strips on one sheet
 _LABEL = 1.35  # inches left of the strips
-
-
-def expand(view: View, data: RunData) -> list[View]:
-    """The view itself, and for pictures of several hues one more per hue, along ``view.x``."""
-    if view.kind != "pictures" or view.hue not in data.frame:
-        return [view]
-    try:
-        hues = [hue[view.hue] for hue, _ in split(_rows(data, view), [view.hue])]
-    except NothingToDraw:
-        return [view]
-    if len(hues) < 2:
-        return [view]
-    own = [
-        replace(
-            view,
-            name=f"{view.name}-{text(hue)}",
-            title=f"{view.title}: {hue_label(data, view, hue)}",
-            where={**view.where, view.hue: hue},
-            headline=False,
-        )
-        for hue in hues
-    ]
-    return [view, *own]
 
 
 def draw_pictures(view: View, data: RunData) -> Figure:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 SIDE = 128  # pixels of a picture on a sheet
 GAP, LABEL, MARGIN = 4, 18, 6
+QUALITY = 80  # of WebP: a third of the size of a PNG, and no difference to the eye
 INK, PAPER = (34, 34, 34), (255, 255, 255)
 
 
@@ -40,8 +41,8 @@ def sheet(columns: Sequence[Sequence[Tensor]], labels: Sequence[str]) -> Image.I
 
 
 def save_sheet(columns: Sequence[Sequence[Tensor]], labels: Sequence[str], path: Path) -> Path:
-    """Write a sheet as PNG and return its path."""
-    sheet(columns, labels).save(path, optimize=True)
+    """Write a sheet as WebP and return its path."""
+    sheet(columns, labels).save(path, "WEBP", quality=QUALITY, method=6)
     return path
 
 

@@ -19,8 +19,9 @@ DENOISING_PICTURES = 64  # of all evaluation pictures, for each other number of 
 
 
 def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> Path:
-    """Named arrays as ``.npz``."""
-    np.savez_compressed(path, **arrays)  # type: ignore[arg-type]
+    """Named arrays as ``.npz``, numbers in single precision: pictures are drawn of them, not verdicts."""
+    small = {name: a.astype(np.float32) if a.dtype == np.float64 else a for name, a in arrays.items()}
+    np.savez_compressed(path, **small)  # type: ignore[arg-type]
     return path
 
 

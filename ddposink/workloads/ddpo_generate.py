@@ -141,7 +141,7 @@ def _write(
                 path = out / f"{_file_name(prompt)}-{seed}-{name}.png"
                 to_image(picture).save(path)
                 yield path
-    yield save_sheet(columns, labels, out / "sheet.png")
+    yield save_sheet(columns, labels, out / "sheet.webp")
 
 
 def _file_name(prompt: str) -> str:

@@ -192,7 +192,7 @@ def _emit(
     out, engine = state.out, state.engine
     artifacts = [
         save_arrays(out / f"scores-{params.steps}.npz", raw),
-        save_pictures(out / f"pictures-{params.steps}.png", pictures),
+        save_pictures(out / f"pictures-{params.steps}.webp", pictures),
     ]
     if params.steps:
         progress = state.progress

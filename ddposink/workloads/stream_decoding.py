@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,10 @@ class DecodeRun:
     device: torch.device
     choice: Choice = field(init=False)  # of the reading that is going on
     feed_seconds: float = 0.0
+    saved: list[Path] = field(
+        default_factory=list
+    )  # NLLs of this reading, a file from one length to the next
+    saved_to: int = 0  # how many of them are in those files
     latency_share: float | None = None  # of the CPU asked for while latency was timed
     facts: dict[str, Scalar] = field(default_factory=dict)
 

@@ -63,6 +63,7 @@ def _read(cells: Cells, state: DecodeRun, ctx: Context) -> None:
     longest = cells[-1][1]
     total, at = longest.length, {params.length: (cell, params) for cell, params in cells}
     state.choice, state.feed_seconds = _open(longest, state), 0.0
+    state.saved, state.saved_to = [], 0
     stream = state.choice.stream
     ahead = iter([*at, total])
     stream.reserve(_room(next(ahead), longest))
@@ -151,7 +152,8 @@ def _emit(cell: Cell, params: StreamParams, state: DecodeRun, ctx: Context) -> N
     )
     metrics["eval_tokens_per_s"] = params.length / state.feed_seconds
     metrics |= decode_repetitions(params, state)
-    artifacts = [] if corpus is None else [_save(nll, params.length, ctx.out)]
+    if corpus is not None:
+        _save(nll, state, ctx.out)
     bad = 0 if corpus is None else int(metrics["nonfinite_tokens"])  # type: ignore[arg-type]
     collapsed = None if corpus is None else collapse(state.nll[: params.length - 1], params.parsed_policy)
     ctx.emit(
@@ -165,7 +167,7 @@ def _emit(cell: Cell, params: StreamParams, state: DecodeRun, ctx: Context) -> N
             "decoded_as": getattr(stream.decoder(), "running", stream.decoder().path),
             "latency_cpu_share": state.latency_share,
         },
-        artifacts=artifacts,
+        artifacts=list(state.saved),
     )
 
 
@@ -197,8 +199,14 @@ def _conformance(params: StreamParams, state: DecodeRun) -> dict[str, Scalar]:
     }
 
 
-def _save(nll: np.ndarray, length: int, folder: Path) -> Path:
-    """Per-token NLL, float32, compressed; index 0 predicts the second token, NaN where that is no target."""
-    path = folder / f"nll-{length}.npz"
-    np.savez_compressed(path, nll=nll)
-    return path
+def _save(nll: np.ndarray, state: DecodeRun, folder: Path) -> None:
+    """Keep the per-token NLLs (L-1,) that are new since the last length in a file of their own.
+
+    Half precision, compressed: a step of 0.002 nats at 4 nats; what records say is of the full values. Index
+    0 of the first file predicts the second token; NaN where a token is no target.
+    """
+    path = folder / f"nll-{len(nll) + 1}.npz"
+    with np.errstate(over="ignore"):
+        np.savez_compressed(path, nll=nll[state.saved_to :].astype(np.float16))
+    state.saved.append(path)
+    state.saved_to = len(nll)

@@ -19,16 +19,17 @@ function sheet(host, spec) {
 
 function sheetRow(host, spec, { name, frames }, moved) {
   const last = frames.length - 1;
+  const source = (i) => spec.pictures[frames[i].picture];
   const words = (i) => `${name}, ${spec.xLabel} ${number(frames[i].x)}`;
-  const base = el("figure", {}, el("img", { src: frames[0].src, alt: `Pictures of ${words(0)}` }), el("figcaption", { class: "small soft" }, `${spec.xLabel} ${number(frames[0].x)}`));
-  const image = el("img", { src: frames[last].src, alt: `Pictures of ${words(last)}` });
+  const base = el("figure", {}, el("img", { src: source(0), alt: `Pictures of ${words(0)}` }), el("figcaption", { class: "small soft" }, `${spec.xLabel} ${number(frames[0].x)}`));
+  const image = el("img", { src: source(last), alt: `Pictures of ${words(last)}` });
   const caption = el("figcaption", { class: "small soft" });
   const slider = el("input", { type: "range", min: 0, max: last, step: 1, value: last, "aria-label": `${spec.xLabel}, ${name}` });
   const output = el("output", { class: "small" });
   const show = (i) => {
     slider.value = i;
     slider.setAttribute("aria-valuetext", `${spec.xLabel} ${number(frames[i].x)}`);
-    image.src = frames[i].src;
+    image.src = source(i);
     image.alt = `Pictures of ${words(i)}`;
     caption.textContent = output.textContent = `${spec.xLabel} ${number(frames[i].x)}`;
   };

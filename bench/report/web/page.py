@@ -91,7 +91,7 @@ def html(
             measured=any(len(run.ok) for run in runs),
             records=records,
             comparison=comparison,
-            charts=[sections.chart_html(c, runs) for c in charts],
+            charts=sections.charts_html(charts, runs),
             undrawn=undrawn,
             sheets=shown,
             groups=groups,

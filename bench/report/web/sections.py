@@ -19,6 +19,7 @@ from bench.text import clean, plural, slug
 
 _FILES = ("README.md", "comparison.md", "records.jsonl", "records.parquet", "env.json", "suite.yaml")
 _INLINE_PARQUET = 2 * 2**20  # bytes; a larger one is left beside the page
+STATIC = 400_000  # bytes of static pictures inside one page; the charts themselves are drawn from data
 
 
 def names(runs: Sequence[RunData]) -> list[str]:
@@ -53,7 +54,7 @@ def groups(tables: Mapping[str, Table]) -> list[tuple[str, str, list[tuple[str, 
 
 def contents(there: Mapping[str, Any], tables: Sequence[tuple[str, str, Any]]) -> list[tuple[str, str]]:
     """Id and heading of every section of the page, in order."""
-    first = [("comparison", "Comparison"), ("charts", "Pictures"), ("pictures", "Before and after")]
+    first = [("comparison", "Comparison"), ("pictures", "Before and after"), ("charts", "Pictures")]
     last = [("cells", "All cells"), ("notes", "Notes")]
     found = [one for one in first if there[one[0]]]
     found += [(id_, heading) for id_, heading, _ in tables]
@@ -139,7 +140,17 @@ def run_html(run: RunData, name: str) -> dict[str, Any]:
     }
 
 
-def chart_html(spec: Mapping[str, Any], runs: Sequence[RunData]) -> dict[str, Any]:
+def charts_html(specs: Sequence[Mapping[str, Any]], runs: Sequence[RunData]) -> list[dict[str, Any]]:
+    """The charts of a page, with static pictures of the first ones: as many as `STATIC` has room for."""
+    found, used = [_chart_html(spec, runs) for spec in specs], 0
+    for one in found:
+        used += sum(len(picture["src"]) for picture in one["pictures"])
+        if used > STATIC:
+            one["pictures"] = []
+    return found
+
+
+def _chart_html(spec: Mapping[str, Any], runs: Sequence[RunData]) -> dict[str, Any]:
     """Title and static pictures of a chart, as far as the runs have them in their folders."""
     found = []
     for run, name in zip(runs, names(runs), strict=True):

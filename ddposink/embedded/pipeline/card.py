@@ -101,7 +101,7 @@ pipeline = StableDiffusionPipeline.from_pretrained("ddposink/data/emoji-sd", dty
 pipeline("red apple", num_inference_steps=25, guidance_scale=4.0).images[0]
 ```
 
-![prompts, with and without guidance](sheet.png)
+![prompts, with and without guidance](sheet.webp)
 
 ## Data
 

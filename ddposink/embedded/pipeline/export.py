@@ -48,7 +48,7 @@ def export(
          draw(pipeline, shown, guidance, t, seed))
         for guidance in (1.0, GUIDANCE) for t, seed in ((steps, 0), (steps, 100), (max(2, 2 * steps // 5), 0))
     ]  # fmt: skip
-    sheet(rows, shown).save(new / "sheet.png", optimize=True)
+    sheet(rows, shown).save(new / "sheet.webp", "WEBP", quality=80, method=6)
     write_card(new, emoji, notes, measured)
     replace_folder(new, target)
     return measured

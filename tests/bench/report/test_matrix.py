@@ -16,7 +16,6 @@ from bench.report.matrix import matrix_rows, matrix_table, members
 from bench.report.panels import NothingToDraw, line_panels
 from bench.report.paths import scatter_panels, trace_panels
 from bench.report.plots import draw
-from bench.report.sheets import expand
 from bench.results.record import Value
 from bench.stats import t_interval
 from bench.workload import View
@@ -82,10 +81,9 @@ def test_a_trace_draws_what_the_furthest_cell_has_kept(data):
     assert np.allclose(panels[1].lines["ours"].y, np.log(np.arange(1, 51)) + 1)
 
 
-def test_pictures_one_sheet_for_all_and_one_for_each(data):
-    views = expand(VIEW["pictures"], data)
-    assert [v.name for v in views] == ["pictures", *(f"pictures-{r}" for r in REWARDS)]
-    overview, first = (draw(view, data).figure for view in views[:2])
+def test_pictures_of_all_before_and_after_and_of_one_in_between(data):
+    one = dataclasses.replace(VIEW["pictures"], where={**VIEW["pictures"].where, "reward": REWARDS[0]})
+    overview, first = (draw(view, data).figure for view in (VIEW["pictures"], one))
     assert [t.get_text().split("\n")[-1] for t in overview.texts if "steps" in t.get_text()] == [
         "steps 0",
         *["steps 50"] * 3,
@@ -106,14 +104,15 @@ def test_pictures_that_are_gone_are_a_reason_and_no_crash(tmp_path):
     data = load(folder, workload())
     assert draw(VIEW["pictures"], data).why == "no measured cell has kept pictures"
     assert draw(VIEW["trace"], data).why == "no measured cell has kept train"
-    assert expand(VIEW["pictures"], data) == [VIEW["pictures"]]
 
 
 def test_the_page_has_all_of_it(data):
     text = render(data.folder, workload()).read_text()
-    for stem in ("matrix", "pictures", "pictures-small-files", "steps", "path", "trace"):
-        assert f"plots/{stem}.png" in text
-        assert (data.folder / "plots" / f"{stem}.png").exists()
+    for name in ("matrix.png", "pictures.webp", "steps.png", "path.png", "trace.png"):
+        assert f"plots/{name}" in text
+        assert (data.folder / "plots" / name).exists()
+    assert sorted(p.stem for p in data.folder.glob("plots/*pictures*")) == ["pictures"]  # no SVG around it
+    assert text.index("plots/pictures.webp") < text.index("plots/matrix.png")
     assert (data.folder / "tables" / "matrix-matrix.csv").exists()
     assert "## Trained on, scored on" in text
 

@@ -49,7 +49,7 @@ def test_all_stages_end_in_a_pipeline_with_a_card(tmp_path: Path) -> None:
     assert "own picture nearest, guidance 4: %" in card
     rows = list(csv.DictReader((tmp_path / "sd" / "loss.csv").open()))
     assert [(r["stage"], r["step"]) for r in rows] == [("vae", "4"), ("decoder", "3"), ("unet", "4")]
-    assert (tmp_path / "sd" / "sheet.png").is_file()
+    assert (tmp_path / "sd" / "sheet.webp").is_file()
     assert not list(tmp_path.glob(".sd*"))  # nothing half-written is left
 
 

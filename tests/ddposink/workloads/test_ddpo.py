@@ -75,7 +75,7 @@ def test_artifacts_scores_curves_pictures_and_weights(whole):
         assert (np.diff(curve["seconds"]) > 0).all()
     with np.load(kept["denoising-2.npz"]) as other:
         assert list(other["denoising_steps"]) == [2, 3]
-    assert Image.open(kept["pictures-2.png"]).width > 4 * 128
+    assert Image.open(kept["pictures-2.webp"]).width > 4 * 128
     assert kept["pytorch_lora_weights.safetensors"].parent.name == "weights-2"
 
 

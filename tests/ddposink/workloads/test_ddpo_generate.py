@@ -50,7 +50,7 @@ def test_base_and_tuned_pictures_differ_and_share_their_noise(run, tmp_path):
     names = [path.name for path in paths]
     assert names[:4] == ["cat-0-base.png", "cat-1-base.png", "cat-0-tuned.png", "cat-1-tuned.png"]
     assert names[4] == "red-fox-0-base.png"
-    assert names[-1] == "sheet.png"
+    assert names[-1] == "sheet.webp"
     base, tuned = (pixels(path) for path in (paths[0], paths[2]))
     assert np.abs(base - tuned).max() > 1
     again = ddpo_generate.main(cell, ["cat"], results=run, out=tmp_path / "again", seeds=1)

@@ -111,19 +111,29 @@ def test_every_metric_is_declared_and_present(folder: Path, tmp_path: Path) -> N
     assert metrics["kv_bytes"] == metrics["kv_bytes_analytic"] == 32 * 2 * 2 * 8 * 4 * 2
 
 
+HALF = 2e-4  # what half precision leaves of a mean
+
+
+def series(cell: dict[str, Any]) -> np.ndarray:
+    """Per-token NLLs of a cell, kept from one length to the next."""
+    return np.concatenate([np.load(path)["nll"] for path in cell["artifacts"]]).astype(float)
+
+
 def test_numbers_follow_from_the_per_token_series(folder: Path, tmp_path: Path) -> None:
     cell = measure(folder, tmp_path, (300,)).cells[300]
-    nll = np.load(cell["artifacts"][0])["nll"].astype(float)
+    nll = series(cell)
     metrics = cell["metrics"]
     assert nll.shape == (299,)
-    assert metrics["perplexity"] == pytest.approx(np.exp(nll.mean()))
-    assert metrics["nll_post"] == pytest.approx(nll[33:].mean())  # query 33 is the first to miss a token
+    assert metrics["perplexity"] == pytest.approx(np.exp(nll.mean()), rel=HALF)
+    assert metrics["nll_post"] == pytest.approx(
+        nll[33:].mean(), rel=HALF
+    )  # query 33 is the first to miss a token
     text = (folder / "text" / "book.txt").read_text()
     pieces = [p for p in re.split(r"(\n\n|\n| )", text) if p][:300]
     covered = sum(map(len, pieces[1:]))
-    assert metrics["bits_per_byte"] == pytest.approx(nll.sum() / np.log(2) / covered)
+    assert metrics["bits_per_byte"] == pytest.approx(nll.sum() / np.log(2) / covered, rel=HALF)
     words = sum(p.strip() != "" for p in pieces[1:])
-    assert metrics["word_perplexity"] == pytest.approx(np.exp(nll.sum() / words), rel=1e-6)
+    assert metrics["word_perplexity"] == pytest.approx(np.exp(nll.sum() / words), rel=1e-2)
 
 
 def test_work_per_token_is_flat_once_the_window_is_full_and_grows_for_dense(
@@ -150,8 +160,9 @@ def test_figures_after_eviction_wait_for_the_first_eviction(folder: Path, tmp_pa
     policy = "sink 4+28 evict=chunk:64"
     cells = measure(folder, tmp_path, (60, 300), policy=policy, measure=("quality",)).cells
     assert isinstance(cells[60]["metrics"]["nll_post"], Missing)
-    nll = np.load(cells[300]["artifacts"][0])["nll"].astype(float)
-    assert cells[300]["metrics"]["nll_post"] == pytest.approx(nll[64:].mean())
+    assert [path.name for path in cells[300]["artifacts"]] == ["nll-60.npz", "nll-300.npz"]
+    nll = series(cells[300])
+    assert cells[300]["metrics"]["nll_post"] == pytest.approx(nll[64:].mean(), rel=HALF)
     assert cells[300]["conformance"]["tokens_held"] == 32 + 300 % 64
 
 

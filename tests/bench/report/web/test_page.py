@@ -30,7 +30,7 @@ from bench.report.web.charts import chart, published_lines
 from bench.report.web.grids import grid
 from bench.report.web.merge import merge
 from bench.report.web.page import asset, embedded, html, write_page
-from bench.report.web.sheets import sheets
+from bench.report.web.sheets import SCALES, _uri, sheets
 from bench.results import store
 from bench.suite.choice import choose
 from bench.workload import Cell, Cost, Pass
@@ -289,7 +289,8 @@ def test_frames_of_a_sheet_are_in_order(tuned: RunData) -> None:
     found = sheets(view, tuned)
     assert [row["name"] for row in found["rows"]] == ["red", "blue"]
     assert [frame["x"] for frame in found["rows"][0]["frames"]] == list(STEPS)
-    raw = base64.b64decode(found["rows"][1]["frames"][2]["src"].partition(",")[2])
+    place = found["rows"][1]["frames"][2]["picture"]
+    raw = base64.b64decode(found["pictures"][place].partition(",")[2])
     shown, kept = Image.open(io.BytesIO(raw)), Image.open(tuned.folder / "artifacts/pass1/pictures-50.png")
     assert shown.size == kept.size
     assert np.abs(np.asarray(shown, float) - np.asarray(kept, float)).mean() < 6
@@ -297,11 +298,32 @@ def test_frames_of_a_sheet_are_in_order(tuned: RunData) -> None:
 
 def test_a_page_does_not_grow_beyond_its_budget(tuned: RunData) -> None:
     view = next(v for v in tuned.words.views if v.kind == "pictures")
-    whole = sum(len(frame["src"]) for row in sheets(view, tuned)["rows"] for frame in row["frames"])
-    found = sheets(view, tuned, budget=whole // 2)
+    whole = sum(map(len, sheets(view, tuned, budget=10**9)["pictures"]))
+    smaller = sheets(view, tuned, budget=whole * 3 // 4)  # by scale, as long as they can be made out
+    assert sum(map(len, smaller["pictures"])) <= whole * 3 // 4
+    assert sum(len(row["frames"]) for row in smaller["rows"]) == 8
+    least = sum(len(_uri(picture(tuned, view, i), SCALES[-1])) for i in range(8))
+    found = sheets(view, tuned, budget=least // 2)
     kept = sum(len(row["frames"]) for row in found["rows"])
     assert 0 < kept < 8
     assert f"{8 - kept} pictures left out" in found["notes"][0]
+
+
+def picture(data: RunData, view: Any, index: int) -> Image.Image:
+    path = data.picture(index, str(view.series))
+    assert path is not None
+    return Image.open(path).convert("RGB")
+
+
+def test_equal_pictures_travel_once(tmp_path: Path) -> None:
+    data = load(tuned_run(tmp_path / "run"), Tuned())  # type: ignore[arg-type]
+    base = data.folder / "artifacts/pass0/pictures-0.png"
+    (data.folder / "artifacts/pass1/pictures-0.png").write_bytes(base.read_bytes())
+    view = next(v for v in data.words.views if v.kind == "pictures")
+    found = sheets(view, data)
+    first = [row["frames"][0]["picture"] for row in found["rows"]]
+    assert first == [first[0]] * 2
+    assert len(found["pictures"]) == 7
 
 
 def test_what_is_no_picture_is_not_shown(tmp_path: Path) -> None:
@@ -310,4 +332,4 @@ def test_what_is_no_picture_is_not_shown(tmp_path: Path) -> None:
     view = next(v for v in data.words.views if v.kind == "pictures")
     found = sheets(view, data)
     assert len(found["rows"][0]["frames"]) == 3
-    assert any("is no PNG" in note for note in data.notes)
+    assert any("is no picture that can be shown" in note for note in data.notes)
