@@ -197,6 +197,12 @@ def _index(uniform: NDArray[np.float64], n: int) -> NDArray[np.int64]:
     return np.minimum((uniform * n).astype(np.int64), n - 1)
 
 
+def is_mean_of(value: float, samples: ArrayLike) -> bool:
+    """Whether ``value`` is the mean of ``samples`` up to their rounding: it may be far nearer to zero."""
+    x = np.asarray(samples, np.float64)
+    return len(x) > 0 and bool(abs(x.mean() - value) <= 1e-6 * np.abs(x).max())
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's step-down adjustment: adjusted p-values in the given order, each at most 1."""
     p = np.asarray(p_values, np.float64)

@@ -24,7 +24,7 @@ from bench.gate.rule import Verdict
 from bench.gate.verdict import Judgement
 from bench.results.environment import comparable
 from bench.results.record import Record, Status
-from bench.stats import Interval, paired_block_bootstrap, t_interval
+from bench.stats import Interval, is_mean_of, paired_block_bootstrap, t_interval
 from bench.workload import Metric
 
 Series = NDArray[np.float64]
@@ -178,9 +178,7 @@ def _within(
 def _is_mean(record: Record, metric: str) -> bool:
     """Whether a metric's value is the mean of its samples, and not e.g. their median."""
     found = record.metrics[metric]
-    return found.value is not None and bool(
-        np.isclose(np.mean(found.samples or [np.nan]), found.value, rtol=1e-6)
-    )
+    return found.value is not None and is_mean_of(found.value, found.samples or [])
 
 
 def differing(base: Side, head: Side) -> list[Field]:

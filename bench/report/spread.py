@@ -11,7 +11,7 @@ import pandas as pd
 from bench.report.frames import RunData
 from bench.report.vocabulary import Vocabulary
 from bench.results.record import Value
-from bench.stats import bootstrap_median, t_interval, two_level_interval
+from bench.stats import bootstrap_median, is_mean_of, t_interval, two_level_interval
 
 MEAN = "95 % interval of the mean over samples"
 RANGE = "range over seeds and repeats"
@@ -49,7 +49,7 @@ def spread_of(value: Value | None) -> Spread | None:
     samples = np.array(value.samples, np.float64)
     if not samples.std() > 0:
         return None
-    if len(samples) >= _FEWEST[MEAN] and np.isclose(samples.mean(), value.value, rtol=1e-6, atol=1e-12):
+    if len(samples) >= _FEWEST[MEAN] and is_mean_of(value.value, samples):
         mean = t_interval(samples)
         return Spread(mean.estimate, mean.low, mean.high, MEAN)
     if len(samples) >= _FEWEST[MEDIAN] and np.isclose(np.median(samples), value.value, rtol=_ROUNDED):
@@ -103,4 +103,4 @@ def _mean_samples(values: Sequence[Value]) -> list[float] | None:
         return None
     means = np.array(rows, np.float64).mean(axis=0)
     expected = float(np.mean([float(value.value) for value in values if value.value is not None]))
-    return means.tolist() if np.isclose(means.mean(), expected, rtol=1e-6, atol=1e-12) else None
+    return means.tolist() if is_mean_of(expected, means) else None

@@ -121,7 +121,8 @@ def as_value(value: Any, unit: str) -> tuple[dict[str, Any], str | None]:
         return {"value": None, "unit": unit, "reason": value.reason}, None
     samples = None
     if isinstance(value, Samples):
-        samples = [float(sample) for sample in value.values if math.isfinite(sample)]
+        # Seven digits are all that single precision has; the value itself is kept as it is.
+        samples = [float(f"{sample:.7g}") for sample in value.values if math.isfinite(sample)]
         value = value.value
     number = _number(value)
     data = {"value": number, "unit": unit, "reason": None, "samples": samples}

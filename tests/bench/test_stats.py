@@ -204,3 +204,13 @@ def test_a_two_level_interval_is_that_of_the_replicates_where_samples_say_nothin
     assert found.n == 3
     with pytest.raises(ValueError, match="two rows and two columns"):
         stats.two_level_interval(np.ones((1, 8)))
+
+
+@pytest.mark.parametrize("digits", [7, 17])
+def test_a_mean_is_known_as_one_however_near_to_zero_it_lies(digits: int) -> None:
+    samples = np.random.default_rng(0).normal(0, 1, 40)
+    samples += 1e-7 - samples.mean()
+    kept = [float(f"{sample:.{digits}g}") for sample in samples]
+    assert stats.is_mean_of(float(samples.mean()), kept)
+    assert not stats.is_mean_of(float(samples.mean()) + 1e-3, kept)
+    assert not stats.is_mean_of(0.0, [])

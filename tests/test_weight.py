@@ -1,0 +1,38 @@
+"""The checkout stays light enough to carry: what is tracked, what is published, and any one page."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+MIB = 2**20
+
+
+@pytest.fixture(scope="module")
+def tracked() -> dict[str, int]:
+    """Bytes of every tracked file that is there."""
+    done = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        pytest.skip("not a git checkout: nobody can tell what is tracked")
+    names = [name for name in done.stdout.split("\0") if name and (ROOT / name).is_file()]
+    return {name: (ROOT / name).stat().st_size for name in names}
+
+
+def test_the_tree(tracked: dict[str, int]) -> None:
+    assert sum(tracked.values()) <= 32 * MIB
+
+
+def test_published_runs(tracked: dict[str, int]) -> None:
+    published = {name: size for name, size in tracked.items() if name.startswith("results/published/")}
+    assert published
+    assert sum(published.values()) <= 8.5 * MIB
+    assert max(size for name, size in published.items() if name.endswith(".html")) <= 1.5e6
+
+
+def test_no_bitmap_inside_a_vector_picture(tracked: dict[str, int]) -> None:
+    drawn = [name for name in tracked if name.endswith(".svg")]
+    assert drawn
+    assert not [name for name in drawn if "data:image" in (ROOT / name).read_text(encoding="utf-8")]
