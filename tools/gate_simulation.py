@@ -6,7 +6,7 @@ A session of a machine is simulated as what a benchmark sees: every process scat
 while it works, and two sessions start from different levels (temperature, neighbours, memory layout).
 One gate looks at eight cells. Without a true change every ``regressed`` is a false alarm; with one cell
 slowed down, its ``regressed`` is a detection. Beside the gate's rule stand the rules that others use.
-``--write`` puts the table into docs/gate.md.
+``--write`` puts the table into docs/explanation/gate.md.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from bench.gate.rule import Evidence, Rule, Verdict, decide
 
 CELLS = 8
 EFFECT = 0.05  # the minimum effect that metrics declare
-DOC = Path(__file__).resolve().parent.parent / "docs" / "gate.md"
+DOC = Path(__file__).resolve().parent.parent / "docs" / "explanation" / "gate.md"
 BEGIN, END = "<!-- simulation: begin -->", "<!-- simulation: end -->"
 
 Values = NDArray[np.float64]

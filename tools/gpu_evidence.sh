@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs everything that needs a GPU and leaves records, page and logs in one folder; see docs/gpu.md.
+# Runs everything that needs a GPU and leaves records, page and logs in one folder; see docs/how-to/gpu.md.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -1,4 +1,4 @@
-"""Every causal architecture of the model library against an independent oracle; see docs/architectures.md.
+"""Every causal architecture of the library against an independent oracle; docs/reference/architectures.md.
 
 python tools/sweep.py [ARCHITECTURE …] [--write]
 """

@@ -1,9 +1,14 @@
-"""A gate's verdicts in the formats of other tools, by name. Nothing here judges anything."""
+"""A gate's verdicts in the formats of other tools, by name. Nothing here judges anything.
+
+Other packages add formats by entry points of ``bench.exports``: functions from a `GateReport` to text.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
 from bench.errors import UserError, did_you_mean
@@ -12,6 +17,7 @@ from bench.gate.show import markdown
 from bench.gate.verdict import GateReport
 from bench.results.store import write_atomic
 
+GROUP = "bench.exports"
 FORMATS: Mapping[str, Callable[[GateReport], str]] = {
     "junit": junit.render,
     "bencher": bencher.render,
@@ -30,7 +36,7 @@ def parse(texts: Iterable[str]) -> dict[str, Path]:
         name, equals, path = text.partition("=")
         if not equals or not path:
             raise UserError(
-                f"--export {text}: not of the form FORMAT=FILE", hint=f"formats: {', '.join(FORMATS)}"
+                f"--export {text}: not of the form FORMAT=FILE", hint=f"formats: {', '.join(names())}"
             )
         if name in exports:
             raise UserError(f"--export {name} was given twice", hint="a format has one file")
@@ -42,8 +48,8 @@ def parse(texts: Iterable[str]) -> dict[str, Path]:
 def check(exports: Iterable[str]) -> None:
     """Raise UserError for a format that nobody knows."""
     for name in exports:
-        if name not in FORMATS:
-            raise UserError(f"--export: unknown format {name!r}", hint=did_you_mean(name, FORMATS))
+        if name not in names():
+            raise UserError(f"--export: unknown format {name!r}", hint=did_you_mean(name, names()))
 
 
 def make_room(exports: Mapping[str, Path]) -> None:
@@ -61,8 +67,24 @@ def make_room(exports: Mapping[str, Path]) -> None:
 
 
 def render(name: str, report: GateReport) -> str:
-    """The report in a format of ``FORMATS``."""
-    return FORMATS[name](report)
+    """The report in one of the formats of `names`. Raises UserError if an added one cannot be loaded."""
+    if name in FORMATS:
+        return FORMATS[name](report)
+    try:
+        written: str = _added()[name].load()(report)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"--export {name}: {_added()[name].value} cannot be loaded: {error}") from error
+    return written
+
+
+def names() -> list[str]:
+    """All formats, ours first: a name of ours stays ours."""
+    return [*FORMATS, *(name for name in _added() if name not in FORMATS)]
+
+
+@cache
+def _added() -> Mapping[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group=GROUP)}
 
 
 def write(report: GateReport, exports: Mapping[str, Path], *, annotate: bool = False) -> None:

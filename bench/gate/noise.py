@@ -22,7 +22,7 @@ from bench.suite.request import Request
 from bench.text import clean, plural
 from bench.workload import Metric
 
-USUAL = 0.05  # scatter of a pair on a shared machine; see the table in docs/gate.md
+USUAL = 0.05  # scatter of a pair on a shared machine; see the table in docs/explanation/gate.md
 LARGE = 1.0  # a gate that finds nothing below a doubling is worth a warning
 
 

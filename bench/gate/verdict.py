@@ -1,7 +1,7 @@
 """What a gate has to say, as data: the verdict file that exports, pages and other programs read.
 
 The file is versioned like a record. Its JSON Schema is
-``GateReport.model_json_schema()``; docs/gate.md explains the fields.
+``GateReport.model_json_schema()``; docs/explanation/gate.md explains the fields.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class SideInfo(_FrozenVerdict):
 
 
 class Terms(_FrozenVerdict):
-    """The rule the verdicts follow; see docs/gate.md."""
+    """The rule the verdicts follow; see docs/explanation/gate.md."""
 
     mode: Literal["interleaved", "stored"]
     alpha: float

@@ -1,4 +1,4 @@
-"""Cache policies: one file each, one line of registration here.
+"""Cache policies: one file each, one line of registration here; other packages add theirs by entry points.
 
 Text form: ``dense`` · ``window 1024`` · ``sink 4+1020``, followed by options such as
 ``positions=absolute`` and ``evict=chunk:64``.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+from ddposink import plugins
 from ddposink.caches.base import CacheShape, Evict, Policy
 from ddposink.caches.dense import Dense
 from ddposink.caches.schedule import Schedule
@@ -22,12 +23,13 @@ POLICIES = {policy.kind: policy for policy in (Dense, Window, Sink)}
 def parse_policy(text: str) -> Policy:
     """Read a policy's text form. Raises ValueError naming what was expected and the nearest word."""
     kind, *words = str(text).split() or [""]
-    if kind not in POLICIES:
+    policy = _kind(kind)
+    if policy is None:
+        known = [*POLICIES, *plugins.installed(plugins.POLICIES)]
         raise ValueError(
-            f"unknown cache policy '{kind}'{suggest(kind, list(POLICIES))}; "
+            f"unknown cache policy '{kind}'{suggest(kind, known)}; "
             f"policies are written 'dense', 'window 1024' or 'sink 4+1020'"
         )
-    policy = POLICIES[kind]
     sizes = [word for word in words if "=" not in word]
     options: dict[str, object] = {}
     for name, value in (word.split("=", 1) for word in words if "=" in word):
@@ -39,6 +41,15 @@ def parse_policy(text: str) -> Policy:
             )
         options[name] = Evict.parse(value) if name == "evict" else value
     return policy.from_text("".join(sizes), **options)
+
+
+def _kind(name: str) -> type[Policy] | None:
+    """The class of a policy's name; ValueError if an installed package claims a name of ours."""
+    if name not in plugins.installed(plugins.POLICIES):
+        return POLICIES.get(name)
+    if name in POLICIES:
+        raise ValueError(f"an installed package claims the cache policy '{name}', which is ours")
+    return plugins.load(plugins.POLICIES, name, Policy)
 
 
 __all__ = ["POLICIES", "CacheShape", "Dense", "Evict", "Policy", "Schedule", "Sink", "Window", "parse_policy"]

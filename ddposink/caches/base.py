@@ -188,6 +188,11 @@ class Policy:
         return self.label
 
     @classmethod
+    def from_text(cls, size: str, **options: object) -> Policy:
+        """The policy whose name is followed by ``size``. Raises ValueError naming what was expected."""
+        raise NotImplementedError(f"{cls.__name__} does not say how it is written")
+
+    @classmethod
     def option_names(cls) -> tuple[str, ...]:
         """Names that may appear as ``name=value`` in the text form."""
         return tuple(f.name for f in fields(cls) if f.name in {"positions", "evict"})

@@ -34,7 +34,7 @@ class Dense(Policy):
         return ()
 
     @classmethod
-    def from_text(cls, size: str) -> Dense:
+    def from_text(cls, size: str, **options: object) -> Dense:
         """``dense`` takes no size."""
         if size:
             raise ValueError(f"dense takes no size, got '{size}'")

@@ -1,4 +1,4 @@
-"""Rewards by name: one file each, one line of registration here.
+"""Rewards by name: one file each, one line of registration here; other packages add theirs by entry points.
 
 Text form: ``NAME`` · ``NAME@REVISION`` (weights of the model hub at another commit) · ``NAME:path:DIR``
 (weights in a folder) · ``preference:NAME`` · ``weighted:0.5*alignment+0.5*brisque`` ·
@@ -12,6 +12,7 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 
+from ddposink import plugins
 from ddposink.errors import suggest
 from ddposink.rewards.base import (
     Checked,
@@ -75,8 +76,9 @@ def parse_reward(text: str, allow_python: bool = False) -> RewardRef:
     """Read a reward's text form. Raises ValueError naming what was expected and the nearest word."""
     match = re.fullmatch(r"([A-Za-z0-9_.-]*)(?:(@.*)|:(.*))?", str(text), re.DOTALL)
     name = match[1] if match else str(text)
-    if match is None or name not in REWARDS:
-        raise ValueError(f"unknown reward '{name}'{suggest(name, REWARDS)}; known: {', '.join(REWARDS)}")
+    if match is None or name not in reward_names():
+        known = reward_names()
+        raise ValueError(f"unknown reward '{name}'{suggest(name, known)}; known: {', '.join(known)}")
     argument = match[2] or match[3] or ""
     try:
         ref = RewardRef(name, _kind(name).parse(argument))
@@ -97,8 +99,23 @@ def load_reward(ref: RewardRef, device: str = "cpu") -> Checked:
 
 @lru_cache(maxsize=64)
 def _kind(name: str) -> RewardKind:
+    if name not in REWARDS:
+        return plugins.load(plugins.REWARDS, name, RewardKind)
     module, attribute = REWARDS[name].split(":")
     return getattr(importlib.import_module(module), attribute)
+
+
+def reward_names() -> list[str]:
+    """All names, ours first. Raises ValueError if an installed package claims one of ours."""
+    added = plugins.installed(plugins.REWARDS)
+    if taken := sorted(added.keys() & REWARDS.keys()):
+        raise ValueError(f"an installed package claims the reward '{taken[0]}', which is ours")
+    return [*REWARDS, *added]
+
+
+def reward_infos() -> dict[str, RewardInfo]:
+    """Facts of every reward by name; imports their modules, and torch with none of them."""
+    return {name: _kind(name).info for name in reward_names()}
 
 
 __all__ = [
@@ -112,4 +129,6 @@ __all__ = [
     "checked",
     "load_reward",
     "parse_reward",
+    "reward_infos",
+    "reward_names",
 ]

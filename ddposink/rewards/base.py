@@ -20,7 +20,11 @@ RewardFunction = Callable[["Tensor", list[str]], "Tensor"]  # (B,3,H,W) in [0,1]
 
 @dataclass(frozen=True)
 class RewardInfo:
-    """Facts of a reward for tables and cards; ``range`` is where its values usually lie."""
+    """Facts of a reward for tables and cards; ``range`` is where its values usually lie.
+
+    ``label`` names it in tables (default: its name), and ``evaluated`` says whether every cell of a suite can
+    be scored on it: not so a control, or a sum of others.
+    """
 
     range: tuple[float, float]
     unit: str
@@ -28,6 +32,8 @@ class RewardInfo:
     licence: str  # of weights and data
     source: str  # paper or definition
     direction: str = "higher"
+    label: str = ""
+    evaluated: bool = True
 
 
 class Reward(Protocol):

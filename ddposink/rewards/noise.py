@@ -34,7 +34,12 @@ class Noise(RewardKind):
     """See the module docstring."""
 
     info = RewardInfo(
-        range=(-3.0, 3.0), unit="", needs="nothing", licence="none needed", source="a control; no paper"
+        range=(-3.0, 3.0),
+        unit="",
+        needs="nothing",
+        licence="none needed",
+        source="a control; no paper",
+        evaluated=False,
     )
 
     def identity(self, argument: str) -> dict[str, str]:

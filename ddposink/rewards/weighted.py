@@ -37,6 +37,7 @@ class Weighted(RewardKind):
     """The sum of FACTOR*REWARD."""
 
     info = RewardInfo(
+        evaluated=False,
         range=(float("-inf"), float("inf")),
         unit="weighted sum",
         needs="what its parts need",

@@ -11,8 +11,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from bench.version import code_version
+from bench.version import code_version, source_hash
 from bench.workload import Context, Cost, Pass, Scalar, Skip
+from ddposink import plugins
 from ddposink.errors import Unavailable
 from ddposink.models.contrastive import encoder_sha256
 from ddposink.models.diffusion import PipelineRef
@@ -97,7 +98,10 @@ class DdpoWorkload:
         try:
             found = {f"pipeline.{k}": v for k, v in PipelineRef.parse(params.pipeline).identity().items()}
             for text in dict.fromkeys((params.reward, *params.evaluate)):
-                found |= {f"reward.{text}.{k}": v for k, v in reward_ref(text).identity().items()}
+                ref = reward_ref(text)
+                found |= {f"reward.{text}.{k}": v for k, v in ref.identity().items()}
+                if module := plugins.module_of(plugins.REWARDS, ref.kind):
+                    found[f"reward.{text}.source"] = source_hash(module)
             found["encoder.sha256"] = encoder_sha256()  # tells the diversity of every cell's pictures
         except Unavailable as error:
             raise Skip(str(error)) from error

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from bench.workload import Metric, View
+from ddposink.rewards import reward_infos
 
-# Rewards a cell can be scored on, by registered name; each has its columns below.
-EVALUATED = (
-    "jpeg_compressibility", "jpeg_incompressibility", "brisque", "alignment", "preference",
-    "aesthetic", "clip_score", "pickscore", "hps", "image_reward", "python",
-)  # fmt: skip
-_WORDS = {"python": "own reward"}
-_UNITS = {"jpeg_compressibility": "−kB", "jpeg_incompressibility": "kB", "brisque": "−BRISQUE"}
+# Rewards a cell can be scored on: what they are called and their units stand with each of them.
+_INFOS = {name: info for name, info in reward_infos().items() if info.evaluated}
+EVALUATED = tuple(_INFOS)
 
 
 def _evaluations() -> tuple[Metric, ...]:
     found = []
-    for name in EVALUATED:
-        words, unit = _WORDS.get(name, name.replace("_", " ")), _UNITS.get(name, "")
+    for name, info in _INFOS.items():
+        words, unit = info.label or name.replace("_", " "), info.unit
         found += [
             Metric(f"eval_{name}", words, unit, "higher", "near", 0.01, "mean over the held-out pictures"),
             Metric(

@@ -21,6 +21,7 @@ class Python(RewardKind):
         needs="your module on the Python path",
         licence="yours",
         source="your module",
+        label="own reward",
     )
 
     def parse(self, argument: str) -> str:

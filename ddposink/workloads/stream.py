@@ -10,8 +10,9 @@ import csv
 from collections.abc import Iterator
 from importlib.resources import files
 
-from bench.version import code_version
+from bench.version import code_version, source_hash
 from bench.workload import Context, Cost, Pass, Scalar, Skip
+from ddposink import plugins
 from ddposink.corpora import CorpusRef
 from ddposink.errors import Unavailable
 from ddposink.models.language import ModelRef
@@ -74,6 +75,8 @@ class StreamWorkload:
         """Revision or sha256 of model and corpus; raises Skip if they cannot be identified."""
         try:
             model = {f"model.{k}": v for k, v in ModelRef.parse(params.model).identity().items()}
+            if module := plugins.module_of(plugins.POLICIES, params.parsed_policy.kind):
+                model["policy.source"] = source_hash(module)
             if params.corpus == RANDOM_TOKENS:
                 return model
             return model | {f"corpus.{k}": v for k, v in CorpusRef.parse(params.corpus).identity().items()}

@@ -12,7 +12,7 @@ from bench.export.verdicts import FORMATS
 
 ROOT = Path(__file__).parents[3]
 WORKFLOW = ROOT / ".github" / "workflows" / "bench-gpu.yml"
-DOCS = ROOT / "docs" / "gate.md"
+DOCS = ROOT / "docs" / "explanation" / "gate.md"
 
 
 def commands():

@@ -177,7 +177,7 @@ def test_a_senseless_level_is_refused(alpha):
 
 
 def test_simulated_gates_rarely_cry_wolf_and_find_what_is_there():
-    """A small version of the table in docs/gate.md; the seed is fixed."""
+    """A small version of the table in docs/explanation/gate.md; the seed is fixed."""
     quiet, shared, _ = gate_simulation.MACHINES
     calm = gate_simulation.rates(gate_simulation.ours, quiet, 60)
     assert calm.false_alarms <= 0.02

@@ -228,6 +228,7 @@ def test_modules_named_at_run_time_are_known():
     known = {
         "bench.run.worker": "module",  # the workload itself
         "ddposink.rewards": "module",  # the table REWARDS
+        "ddposink.plugins": "module",  # of another package: part of the identity of a cell that uses it
         "ddposink.workloads.python_reward": "module",  # the user's own, part of a cell's identity
         "ddposink.ddpo.trl.repairs": "OVERRIDES[module]",
     }

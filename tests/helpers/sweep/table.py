@@ -10,7 +10,7 @@ import transformers
 
 from helpers.sweep.cells import BAD, EXACT, LIBRARY, NOT_BUILT, POLICIES, REFUSED, TOKENS, TOLERANCE, Row
 
-PAGE = Path(__file__).parents[3] / "docs" / "architectures.md"
+PAGE = Path(__file__).parents[3] / "docs" / "reference" / "architectures.md"
 BEGIN, END = "<!-- sweep: begin -->", "<!-- sweep: end -->"
 REASON = 200  # characters
 

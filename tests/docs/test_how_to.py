@@ -1,0 +1,162 @@
+"""Every how-to is followed to the letter: its blocks become a package and a suite, and its command is run."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.results.record import Status
+from bench.results.store import read_records
+from helpers.tiny import tiny_pipeline
+
+ROOT = Path(__file__).parents[2]
+PAGES = ROOT / "docs" / "how-to"
+BLOCK = re.compile(r'^```(\w+)(?: title="([\w./-]+)")?\n(.*?)^```$', re.M | re.S)
+TEXT = "It is a truth universally acknowledged, that a text is read, and read again. " * 40
+
+
+def blocks(page: str) -> dict[str, str]:
+    """Files that a page tells to write, by name."""
+    found = BLOCK.findall((PAGES / page).read_text(encoding="utf-8"))
+    return {name: text for _, name, text in found if name}
+
+
+def shell(page: str) -> str:
+    """The page's first shell block."""
+    return next(text for kind, _, text in BLOCK.findall((PAGES / page).read_text()) if kind == "sh")
+
+
+def follow(page: str, folder: Path) -> dict[str, str]:
+    """Write the page's files, and install its package as pip would record it."""
+    files = blocks(page)
+    for name, text in files.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    if "pyproject.toml" in files:
+        project = tomllib.loads(files["pyproject.toml"])["project"]
+        info = folder / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: 1\n")
+        groups = project["entry-points"].items()
+        lines = [f"[{group}]\n" + "".join(f"{k} = {v}\n" for k, v in one.items()) for group, one in groups]
+        (info / "entry_points.txt").write_text("\n".join(lines))
+    (folder / "text.txt").write_text(TEXT)
+    return files
+
+
+def bench(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    env = os.environ | {"PYTHONPATH": f"{folder}{os.pathsep}{ROOT}", "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+    command = [sys.executable, "-m", "bench", *words]
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
+
+
+def measured(folder: Path, suite: str) -> list[Any]:
+    """Run the page's command; the records, all of which must be ok."""
+    done = bench(folder, suite)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (run,) = (folder / "results" / Path(suite).stem).glob("2*")
+    records, damaged = read_records(run / "records.jsonl")
+    assert not damaged
+    assert records
+    assert {record.status for record in records} == {Status.OK}
+    return records
+
+
+def test_a_cache_policy(tmp_path: Path) -> None:
+    follow("cache-policy.md", tmp_path)
+    assert shell("cache-policy.md") == "python -m bench share.yaml\n"
+    nll = {r.columns["policy"]: r.metrics["nll"].value for r in measured(tmp_path, "share.yaml")}
+    assert nll["share-sink 32"] == nll["sink 4+28"] != nll["dense"]
+    module = tmp_path / "share_sink.py"
+    module.write_text(module.read_text().replace("// 8\n", "// 4\n"))  # another policy, under the same name
+    assert len(measured(tmp_path, "share.yaml")) == 4, "the cell of the changed policy is measured again"
+    suite = tmp_path / "share.yaml"
+    suite.write_text(suite.read_text().replace("share-sink 32", "share-sink 7"))
+    refused = bench(tmp_path, "plan", "share.yaml")
+    assert refused.returncode == 2
+    assert "at least 8 tokens" in refused.stderr
+
+
+def test_a_reward(tmp_path: Path) -> None:
+    follow("reward.md", tmp_path)
+    tiny_pipeline().save_pretrained(tmp_path / "tiny")
+    (tmp_path / "prompts.txt").write_text("cat\nred fox\n")
+    suite = tmp_path / "red.yaml"
+    suite.write_text(suite.read_text().replace("PIPELINE", f"path:{tmp_path}/tiny"))
+    assert shell("reward.md") == "python -m bench red.yaml\n"
+    last = max(measured(tmp_path, "red.yaml"), key=lambda record: record.params["steps"])
+    assert last.metrics["eval_redness"].unit == "%"
+    assert last.metrics["gain_redness"].value != 0
+    assert "redness" in (next((tmp_path / "results" / "red").glob("2*")) / "README.md").read_text()
+
+
+def test_a_workload_and_its_metrics(tmp_path: Path) -> None:
+    follow("workload.md", tmp_path)
+    assert shell("workload.md") == "python -m bench sorting.yaml\n"
+    records = measured(tmp_path, "sorting.yaml")
+    assert len(records) == 4
+    assert all(r.metrics["inversions"].value == 0 < r.metrics["sort_ms"].value for r in records)
+    assert (next((tmp_path / "results" / "sorting").glob("2*")) / "plots" / "time.png").exists()
+
+
+def test_own_texts(tmp_path: Path) -> None:
+    follow("corpus.md", tmp_path)
+    (tmp_path / "books").mkdir()
+    for name in "ab":
+        (tmp_path / "books" / f"{name}.txt").write_text(TEXT[: len(TEXT) // 2])
+    assert shell("corpus.md") == "python -m bench mine.yaml\n"
+    records = measured(tmp_path, "mine.yaml")
+    assert {record.columns["corpus"].partition(":")[0] for record in records} == {"file", "folder"}
+
+
+def test_an_export_format(tmp_path: Path) -> None:
+    follow("exporter.md", tmp_path)
+    for name, text in blocks("workload.md").items():  # something that can be gated in seconds
+        if name != "pyproject.toml":
+            (tmp_path / name).write_text(text)
+    with (next(tmp_path.glob("*.dist-info")) / "entry_points.txt").open("a") as file:
+        file.write("\n[bench.workloads]\nsorting = sorting:Sorting\n")
+    for _ in range(2):
+        assert bench(tmp_path, "sorting.yaml", "--new").returncode == 0
+    first, second = sorted(str(path) for path in (tmp_path / "results" / "sorting").glob("2*"))
+    words = shell("exporter.md").split()[3:]
+    given = {"smoke": "sorting.yaml", "RUN": first, "OTHER": second}
+    done = bench(tmp_path, *(given.get(word, word) for word in words))
+    assert done.returncode in (0, 4, 5), done.stdout + done.stderr  # what two sorts took is left to chance
+    assert re.fullmatch(r"sorting: .* \(exit code [045]\)\n", (tmp_path / "verdict.txt").read_text())
+
+
+@pytest.mark.parametrize("page", sorted(path.name for path in PAGES.glob("*.md")))
+def test_commands_of_a_page_exist(page: str) -> None:
+    """Every command that a page shows is one of the command line, with options that it has."""
+    helps: dict[str, str] = {}
+    for kind, _, text in BLOCK.findall((PAGES / page).read_text(encoding="utf-8")):
+        for line in text.splitlines() if kind == "sh" else ():
+            if not (
+                match := re.match(r"(?:PYTHON=\S+ )?python3? -m bench (\S+)(.*)", line.partition("  #")[0])
+            ):
+                continue
+            command = match[1] if not match[1].endswith((".yaml", ".yml")) else "run"
+            if command not in helps:
+                done = bench(ROOT, command, "--help")
+                assert done.returncode == 0, f"{page}: there is no command {command}"
+                helps[command] = done.stdout
+            for option in re.findall(r"(?<=\s)--[a-z-]+", match[2]):
+                assert option in helps[command], f"{page}: {command} has no option {option}"
+
+
+def test_the_pages_are_valid_suites_and_toml() -> None:
+    for page in PAGES.glob("*.md"):
+        for name, text in blocks(page.name).items():
+            if name.endswith(".toml"):
+                assert tomllib.loads(text)
+            if name.endswith(".py"):
+                compile(text, name, "exec")
+    assert json.loads((ROOT / "suites" / "schema.json").read_text())
