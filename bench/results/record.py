@@ -16,16 +16,20 @@ canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=Fa
 
 
 class _FrozenRecord(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class Value(_FrozenRecord):
     """One metric of one cell. ``value`` is null exactly when ``reason`` says why."""
 
     value: float | int | None
+    """What was measured; null if it could not be."""
     unit: str
+    """Unit of the value, e.g. B, ms, nats/token; empty for a plain number."""
     reason: str | None = None
+    """Why there is no value."""
     samples: list[float] | None = None
+    """What the value is the mean or median of, where that says something: seven digits each."""
 
     @model_validator(mode="before")
     @classmethod
@@ -44,37 +48,61 @@ class Value(_FrozenRecord):
 
 
 class Artifact(_FrozenRecord):
-    """A file beside the records; ``path`` is relative to the run folder."""
+    """A file beside the records."""
 
     path: str
+    """Relative to the run folder."""
     sha256: str
+    """Of the file's bytes, when it was written."""
     bytes: int
+    """Its size."""
 
 
 class Record(_FrozenRecord):
     """One answered cell."""
 
     schema_version: int = SCHEMA_VERSION
+    """Version of this layout; 1 had no digest."""
     suite: str
+    """Name of the suite."""
     workload: str
-    run: str  # run id
-    cell: str  # content hash of the cell
+    """Name of the workload that measured it."""
+    run: str
+    """Id of the run: the name of its folder."""
+    cell: str
+    """Content hash of the cell: workload, version of its code, parameters, identity, seed, repeat."""
     pass_id: str
+    """Content hash of the pass that answered it."""
     label: str
-    params: dict[str, Any]  # canonical parameters, defaults filled in
-    columns: dict[str, str | int | float | bool | None]  # flat, for tables and plots (params + facts)
+    """The cell's name, for people and for --only."""
+    params: dict[str, Any]
+    """The cell's parameters, canonical, with defaults filled in."""
+    columns: dict[str, str | int | float | bool | None]
+    """Parameters and facts as flat columns, for tables and plots."""
     seed: int
+    """Seed of all that is drawn."""
     repeat: int
+    """Which repetition of the cell, from 0."""
     status: Status
+    """How it ended: ok, skipped, error, oom, timeout or nan."""
     reason: str | None = None
+    """Why it is not ok, in one line."""
     metrics: dict[str, Value] = {}
+    """What was measured, by the name of the metric."""
     conformance: dict[str, str | int | float | bool | None] = {}
+    """What shows that the cell is what its label says, and how it was measured."""
     artifacts: list[Artifact] = []
-    env: str  # environment fingerprint id, see env.json
-    started: str  # ISO 8601, UTC
+    """Files that the cell left behind: series, pictures, weights."""
+    env: str
+    """Id of the environment's fingerprint; the fingerprint itself is in env.json."""
+    started: str
+    """When its pass was started: ISO 8601, UTC."""
     finished: str
+    """When it was answered."""
     duration_s: float
-    digest: str | None = None  # of all the rest, see bench.results.digest; set where the record is stored
+    """Seconds in between."""
+    digest: str | None = None
+    """SHA-256 of all the rest as canonical JSON (`bench.results.digest`); set where it is stored."""
 
     @model_validator(mode="after")
     def _failure_has_reason(self) -> Record:
