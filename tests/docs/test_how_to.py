@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
+import shlex
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -15,12 +13,10 @@ import pytest
 
 from bench.results.record import Status
 from bench.results.store import read_records
+from helpers.pages import BLOCK, ROOT, TEXT, bench
 from helpers.tiny import tiny_pipeline
 
-ROOT = Path(__file__).parents[2]
 PAGES = ROOT / "docs" / "how-to"
-BLOCK = re.compile(r'^```(\w+)(?: title="([\w./-]+)")?\n(.*?)^```$', re.M | re.S)
-TEXT = "It is a truth universally acknowledged, that a text is read, and read again. " * 40
 
 
 def blocks(page: str) -> dict[str, str]:
@@ -49,12 +45,6 @@ def follow(page: str, folder: Path) -> dict[str, str]:
         (info / "entry_points.txt").write_text("\n".join(lines))
     (folder / "text.txt").write_text(TEXT)
     return files
-
-
-def bench(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    env = os.environ | {"PYTHONPATH": f"{folder}{os.pathsep}{ROOT}", "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
-    command = [sys.executable, "-m", "bench", *words]
-    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
 
 
 def measured(folder: Path, suite: str) -> list[Any]:
@@ -150,6 +140,11 @@ def test_commands_of_a_page_exist(page: str) -> None:
                 helps[command] = done.stdout
             for option in re.findall(r"(?<=\s)--[a-z-]+", match[2]):
                 assert option in helps[command], f"{page}: {command} has no option {option}"
+            if "--only" in match[2] and "suites/" in match[2]:  # what is named is there
+                words = shlex.split(match[2])
+                only = words[words.index("--only") + 1]
+                suite = next(word for word in words if word.startswith("suites/"))
+                assert bench(ROOT, "plan", suite, "--only", only).returncode == 0, f"{page}: --only {only}"
 
 
 def test_the_pages_are_valid_suites_and_toml() -> None:

@@ -68,3 +68,20 @@ def test_the_simulation_table_is_in_its_place():
     assert len(rows) == 2 + 3 * 5
     against = [row.split("|") for row in rows if "--against" in row]
     assert all(float(row[3].strip(" %")) <= 1.0 for row in against)  # false alarms
+
+
+@pytest.mark.parametrize("file", sorted(WORKFLOW.parent.glob("*.yml")), ids=lambda path: path.name)
+def test_every_workflow_begins_without_permissions_and_pins_its_actions(file):
+    flow = yaml.safe_load(file.read_text())
+    assert flow["permissions"] == {}
+    for job in flow["jobs"].values():
+        assert job["timeout-minutes"] <= 180
+        for step in job["steps"]:
+            assert re.fullmatch(r"actions/[a-z-]+@[0-9a-f]{40}", step.get("uses", "actions/x@" + "0" * 40))
+            assert "${{" not in step.get("run", "")
+
+
+def test_ci_runs_the_command_of_the_readme():
+    """`.ci/run` takes it from there; nothing is written twice."""
+    steps = yaml.safe_load((WORKFLOW.parent / "ci.yml").read_text())["jobs"]["tests"]["steps"]
+    assert [step["run"] for step in steps if "run" in step] == [".ci/run"]
