@@ -10,6 +10,7 @@ import subprocess
 import sys
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -105,6 +106,50 @@ def test_a_part_that_runs_out_of_time_is_not_done(tmp_path: Path) -> None:
     assert ended.returncode == 75
     assert "run it again to go on" in ended.stdout
     assert "begun    tests" in script("status", "--out", str(tmp_path)).stdout
+
+
+@without_gpu
+def test_the_headline_is_rehearsed_on_small_shapes(tmp_path: Path) -> None:
+    """The very commands of a GPU: every step leaves what it measured, and why it could not the rest."""
+    ended = script("headline", "--shapes", "tiny", "--cpu", "--out", str(tmp_path))
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert {path.name for path in (tmp_path / "done").iterdir()} == {
+        f"headline-{step}" for step in ("tests", "rates", "decode", "exact", "ddpo")
+    }
+    found = json.loads((tmp_path / "summary.json").read_text())
+    named: dict[str, list[Any]] = {}
+    for one in found:
+        assert (one["value"] is None) == bool(one.get("reason")) or "cell" in one, one
+        named.setdefault(one["name"], []).append(one)
+    rates = "copy_rate exact_times_token_by_token library_dense_decode_ms fraction_of_copy_bandwidth"
+    for name in rates.split():
+        assert all(one["value"] > 0 for one in named[name]), name
+    assert named["exact_mean_nll_difference_to_decode"][0]["value"] < 1e-3
+    assert {one["engine"] for one in named["ddpo_samples_per_s"] if one["value"] > 0} == {"native", "trl"}
+    assert len(named["latency_median_ms"]) == 6
+    assert all(one["reason"] for one in named["nvml_process_bytes"] + named["energy_per_token_j"])
+    assert all(one["value"] is None for one in named["ddpo_peak_bytes"])
+    assert "fraction_of_copy_bandwidth" in (tmp_path / "summary.md").read_text()
+
+
+def test_the_headline_ends_within_eight_minutes() -> None:
+    text = SCRIPT.read_text()
+    assert len(re.findall(r"headline-\w+:(\d+)", text)) == 5
+    (deadline,) = re.findall(r"DEADLINE=(\d+)", text)
+    assert int(deadline) + 5 <= 8 * 60  # whatever the steps add up to
+    assert '[ "$limit" -le "$left" ] || limit=$left' in text
+
+
+def test_a_step_that_fails_leaves_a_reason_and_the_next_goes_on(tmp_path: Path) -> None:
+    tool = [sys.executable, str(SCRIPT.with_name("gpu_headline.py"))]
+    words = ["ddpo", "--out", str(tmp_path), "--device", "cpu", "--pipeline", "path:/nowhere"]
+    subprocess.run([*tool, *words], check=False, capture_output=True)
+    lines = [json.loads(line) for line in (tmp_path / "headline-ddpo.jsonl").read_text().splitlines()]
+    failed = [line for line in lines if line["name"] == "ddpo_samples_per_s"]
+    assert [line["engine"] for line in failed] == ["native", "trl"]
+    assert all(line["value"] is None and "nowhere" in line["reason"] for line in failed)
+    subprocess.run([*tool, "summary", "--out", str(tmp_path)], check=True)
+    assert "nowhere" in (tmp_path / "summary.md").read_text()
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ usage() {
 Usage: tools/gpu_evidence.sh collect [--wheels DIR]          on a machine with network
        tools/gpu_evidence.sh install [--wheels DIR]          on the machine with the GPU, no network needed
        tools/gpu_evidence.sh run [PART...] [--out DIR] [--cpu]
+       tools/gpu_evidence.sh headline [--out DIR] [--shapes tiny --cpu]
        tools/gpu_evidence.sh parts | status [--out DIR]
 
   collect   Download wheels of the locked dependencies, with a CUDA build of torch, into a folder.
@@ -16,6 +17,10 @@ Usage: tools/gpu_evidence.sh collect [--wheels DIR]          on a machine with n
   run       Run parts, or all that have not ended yet. A part ends within nine minutes or is stopped, and
             goes on where it stopped when it is run again. Exit code: 0 if all parts asked for are done,
             1 if one failed, 75 if one ran out of time (run it again).
+  headline  What must be known of a GPU, most important first, in eight minutes at most: tests that prove
+            numbers, decode and memory of a 7B model, exact evaluation, DDPO by both engines, energy. Each step
+            has its own time limit; summary.md and summary.json are written after every step. --shapes tiny
+            rehearses the same commands on small models, with --cpu where there is no GPU.
   parts     Print the names of the parts.
   status    Say which parts are done.
 
@@ -50,17 +55,21 @@ PARTS=(
   page
 )
 
+# What headline runs, most important first, and the seconds each may take.
+HEADLINE=(headline-tests:100 headline-rates:25 headline-decode:165 headline-exact:90 headline-ddpo:85)
+DEADLINE=470 # seconds of all of them together, whatever one of them may still have had
+
 command=${1:-}
 [ $# -gt 0 ] && shift
-wheels=wheels venv='' system='' cuda='' no_torch='' version=3.11 out=gpu-evidence limit=540 cpu=''
+shapes='' wheels=wheels venv='' system='' cuda='' no_torch='' version=3.11 out=gpu-evidence limit=540 cpu=''
 asked=()
 while [ $# -gt 0 ]; do
   case $1 in
-    --wheels | --venv | --cuda | --python | --out | --seconds)
+    --wheels | --venv | --cuda | --python | --out | --seconds | --shapes)
       [ $# -gt 1 ] || fail "$1 needs a value"
       case $1 in
         --wheels) wheels=$2 ;; --venv) venv=$2 ;; --cuda) cuda=$2 ;;
-        --python) version=$2 ;; --out) out=$2 ;; --seconds) limit=$2 ;;
+        --python) version=$2 ;; --out) out=$2 ;; --seconds) limit=$2 ;; --shapes) shapes=$2 ;;
       esac
       shift 2
       ;;
@@ -73,8 +82,9 @@ while [ $# -gt 0 ]; do
   esac
 done
 [[ $limit =~ ^[1-9][0-9]*$ ]] || fail "--seconds should be a number of seconds, not '$limit'"
+[ -z "$shapes" ] || [ "$shapes" = tiny ] || fail "--shapes knows 'tiny' only, not '$shapes'"
 for part in ${asked[@]+"${asked[@]}"}; do
-  [[ " ${PARTS[*]} " == *" $part "* ]] || fail "unknown part '$part'; parts: ${PARTS[*]}"
+  [[ " ${PARTS[*]} ${HEADLINE[*]%:*} " == *" $part "* ]] || fail "unknown part '$part'; parts: ${PARTS[*]}"
 done
 
 collect() {
@@ -136,7 +146,57 @@ commands_of() {
     ddpo-trl) "${suite[@]}" suites/gpu-ddpo.yaml --only '* trl *' ;;
     ddpo-native) "${suite[@]}" suites/gpu-ddpo.yaml --only '*compressibility · [0-9]*' ;;
     page) page ;;
+    headline-tests) # what proves numbers first; compiling takes the time of all the rest
+      "$python" -m pytest tests/gpu/test_gpu_streaming.py tests/gpu/test_gpu_memory.py tests/gpu/test_gpu_ddpo.py \
+        -k 'not compile' -v -rs -p no:cacheprovider --junit-xml "$out/tests.xml" ;;
+    headline-decode) headline_decode ;;
+    headline-*) "$python" tools/gpu_headline.py "${1#headline-}" --out "$out" $(headline_shapes) ;;
   esac
+}
+
+headline_shapes() {
+  [ -z "$cpu" ] || echo --device cpu
+  [ -z "$shapes" ] || echo --model random:tiny --pipeline emoji-sd
+}
+
+# The suite as it is, or the same suite of small shapes; passes are measured one after the other.
+headline_decode() {
+  local suite=suites/gpu-headline.yaml
+  if [ -n "$shapes" ]; then
+    suite=$out/gpu-headline.yaml
+    sed -e 's/random:llama-2-7b/random:tiny/' -e 's/1024, 4096, 16384, 32768/64, 128/' -e 's/4+1020/4+28/' \
+      -e 's/window 1024/window 32/' -e "s/device: cuda/device: $([ -n "$cpu" ] && echo cpu || echo cuda)/" \
+      suites/gpu-headline.yaml >"$suite"
+  fi
+  "$python" -m bench run "$suite" --plain --retry-failed --results "$out/results"
+}
+
+headline() {
+  local step name worst=0 code begun=$SECONDS left pace=1
+  [ -z "$cpu" ] || pace=4 # a rehearsal shows that it works, not how fast
+  grace=5
+  check_device
+  for step in "${HEADLINE[@]}"; do
+    name=${step%:*} code=0 limit=$((pace * ${step#*:})) left=$((pace * DEADLINE - SECONDS + begun))
+    [ "$limit" -le "$left" ] || limit=$left
+    if [ "$limit" -lt 5 ]; then
+      code=75
+    else
+      run_part "$name" || code=$?
+    fi
+    [ "$code" -eq 0 ] || unmeasured "$name" "$code"
+    [ "$code" -le "$worst" ] || worst=$code
+    "$python" tools/gpu_headline.py summary --out "$out"
+  done
+  cat "$out/summary.md"
+  return "$worst"
+}
+
+# A step that did not end well says so beside what it measured.
+unmeasured() {
+  local why="ended with exit code $2; see logs/$1.log"
+  [ "$2" -ne 75 ] || why="stopped: its time (or that of all steps) was up"
+  printf '{"name": "%s", "value": null, "unit": "", "reason": "%s"}\n' "$1" "$why" >>"$out/$1.jsonl"
 }
 
 page() {
@@ -155,7 +215,7 @@ ended_well() {
   [ "$2" -eq 3 ] || return
   case $1 in
     memory-llama-2-7b) ;;
-    memory-* | ddpo-*) [ -n "$cpu" ] ;;
+    memory-* | ddpo-* | headline-decode) [ -n "$cpu" ] ;;
     *) false ;;
   esac
 }
@@ -164,7 +224,7 @@ run_part() {
   local part=$1 code=0 begun=$SECONDS
   echo "== $part (at most $limit s)"
   # In a process group of its own, so that the time limit reaches everything; INT lets the harness tidy up.
-  timeout --signal INT --kill-after 30 "$limit" "$BASH" "$0" _part "$part" "${passed_on[@]}" \
+  timeout --signal INT --kill-after "${grace:-30}" "$limit" "$BASH" "$0" _part "$part" "${passed_on[@]}" \
     >>"$out/logs/$part.log" 2>&1 || code=$?
   tail -n 4 "$out/logs/$part.log" | sed 's/^/   /'
   if [ "$code" -eq 124 ] || [ "$code" -eq 137 ] || [ "$code" -eq 130 ]; then
@@ -178,9 +238,7 @@ run_part() {
   fi
 }
 
-run() {
-  local todo=("${PARTS[@]}") part worst=0 code
-  [ ${#asked[@]} -eq 0 ] || todo=("${asked[@]}")
+check_device() {
   if [ -z "$cpu" ]; then
     "$python" -c 'import torch, sys; sys.exit(not torch.cuda.is_available())' ||
       fail "torch of $python sees no CUDA device; --cpu goes through it all without one"
@@ -188,7 +246,13 @@ run() {
   mkdir -p "$out/logs" "$out/done"
   "$python" -m bench doctor --offline >"$out/doctor.txt" 2>&1 || true
   command -v nvidia-smi >/dev/null && nvidia-smi -q >"$out/nvidia-smi.txt" 2>&1
-  passed_on=(--out "$out" --venv "$venv")
+  passed_on=(--out "$out" --venv "$venv" ${cpu:+--cpu} ${shapes:+--shapes "$shapes"})
+}
+
+run() {
+  local todo=("${PARTS[@]}") part worst=0 code
+  [ ${#asked[@]} -eq 0 ] || todo=("${asked[@]}")
+  check_device
   for part in "${todo[@]}"; do
     if [ ${#asked[@]} -eq 0 ] && [ "$part" != page ] && [ -e "$out/done/$part" ]; then
       echo "== $part is done ($(cat "$out/done/$part"))"
@@ -220,6 +284,7 @@ case $command in
   collect) collect ;;
   install) install ;;
   run) run ;;
+  headline) headline ;;
   _part) commands_of "${asked[0]}" ;;
   parts) printf '%s\n' "${PARTS[@]}" ;;
   status) status ;;
