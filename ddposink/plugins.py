@@ -13,16 +13,18 @@ from functools import cache
 from importlib.metadata import entry_points
 from typing import Any
 
-POLICIES, REWARDS = "ddposink.policies", "ddposink.rewards"
+POLICIES, REWARDS = "policies", "rewards"  # a group without the package, which would be a module's name
 
 
 @cache
 def installed(group: str) -> Mapping[str, str]:
     """Name → ``module:attribute`` of all installed packages. Raises ValueError for a name claimed twice."""
     found: dict[str, str] = {}
-    for name, target in sorted({(point.name, point.value) for point in entry_points(group=group)}):
+    for name, target in sorted(
+        {(point.name, point.value) for point in entry_points(group=f"ddposink.{group}")}
+    ):
         if name in found:
-            raise ValueError(f"'{name}' of {group} is claimed by both {found[name]} and {target}")
+            raise ValueError(f"'{name}' of ddposink.{group} is claimed by both {found[name]} and {target}")
         found[name] = target
     return found
 
@@ -40,7 +42,7 @@ def load(group: str, name: str, kind: type) -> Any:
     try:
         found = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
-        raise ValueError(f"'{name}' of {group} ({target}) cannot be imported: {error}") from error
+        raise ValueError(f"'{name}' of ddposink.{group} ({target}) cannot be imported: {error}") from error
     if not (isinstance(found, kind) or (isinstance(found, type) and issubclass(found, kind))):
-        raise ValueError(f"'{name}' of {group} ({target}) is no {kind.__name__}")
+        raise ValueError(f"'{name}' of ddposink.{group} ({target}) is no {kind.__name__}")
     return found

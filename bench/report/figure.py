@@ -151,7 +151,7 @@ def name_ticks(axis: Any, places: Sequence[float], names: Sequence[str]) -> None
 def save(figure: Figure, base: Path, kinds: Sequence[str] = ("png", "svg")) -> list[Path]:
     """Write a picture in these formats, each whole or not at all; the same figure gives the same bytes.
 
-    A PNG has a palette of 256 colours, which is all that lines and text need and a third of the size; what
+    A PNG has a palette of 64 colours, which is all that lines and text need and a third of the size; what
     holds photographs is for ``webp``.
     """
     paths = [base.with_name(f"{base.name}.{kind}") for kind in kinds]
@@ -177,5 +177,5 @@ def save(figure: Figure, base: Path, kinds: Sequence[str] = ("png", "svg")) -> l
 def _to_palette(path: Path) -> None:
     with Image.open(path) as picture:
         dpi = picture.info.get("dpi")
-        small = picture.convert("RGB").quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+        small = picture.convert("RGB").quantize(64, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
     small.save(path, "PNG", optimize=True, dpi=dpi)

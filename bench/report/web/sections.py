@@ -18,8 +18,8 @@ from bench.results.store import SUITE
 from bench.text import clean, plural, slug
 
 _FILES = ("README.md", "comparison.md", "records.jsonl", "records.parquet", "env.json", "suite.yaml")
-_INLINE_PARQUET = 2 * 2**20  # bytes; a larger one is left beside the page
-STATIC = 400_000  # bytes of static pictures inside one page; the charts themselves are drawn from data
+_INLINE_PARQUET = 50_000  # bytes
+STATIC = 150_000  # bytes of static pictures inside one page; the charts themselves are drawn from data
 
 
 def names(runs: Sequence[RunData]) -> list[str]:

@@ -99,7 +99,7 @@ PUBLISHED = {
 }
 
 
-@pytest.mark.parametrize("name", shapes.SHAPES)
+@pytest.mark.parametrize("name", sorted(shapes.SHAPES.keys() - {"tiny"}))  # nobody published that one
 def test_shapes_have_the_published_number_of_parameters(name: str) -> None:
     from transformers import AutoConfig, AutoModelForCausalLM
 

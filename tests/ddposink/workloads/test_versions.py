@@ -121,7 +121,15 @@ for line in sys.stdin:
     print(json.dumps([workload.identity(params) for workload, params in cells]), flush=True)
 """
 # Files for readers, what weights were made from, and others' figures, which are no measurements.
-NOT_READ = ("README.md", "training.json", "*.png", "loss.csv", "comparisons.parquet", "published.csv")
+NOT_READ = (
+    "README.md",
+    "training.json",
+    "*.png",
+    "sheet.webp",
+    "loss.csv",
+    "comparisons.parquet",
+    "published.csv",
+)
 
 
 class Changed:
