@@ -11,12 +11,28 @@ from functools import lru_cache
 from ddposink import plugins
 from ddposink.caches.base import CacheShape, Evict, Policy
 from ddposink.caches.dense import Dense
+from ddposink.caches.expected_attention import ExpectedAttention
+from ddposink.caches.h2o import H2O
+from ddposink.caches.held import Held, Observes
+from ddposink.caches.keydiff import KeyDiff
+from ddposink.caches.knorm import KNorm
+from ddposink.caches.lagkv import LagKV
+from ddposink.caches.pyramidkv import PyramidKV
+from ddposink.caches.quantized import Quantized
+from ddposink.caches.random import Random
+from ddposink.caches.ranked import Ranked
 from ddposink.caches.schedule import Schedule
 from ddposink.caches.sink import Sink
+from ddposink.caches.snapkv import SnapKV
+from ddposink.caches.tova import Tova
 from ddposink.caches.window import Window
 from ddposink.errors import suggest
 
-POLICIES = {policy.kind: policy for policy in (Dense, Window, Sink)}
+_KINDS = (
+    *(Dense, Window, Sink, Quantized),
+    *(H2O, Tova, SnapKV, PyramidKV, KNorm, KeyDiff, ExpectedAttention, LagKV, Random),
+)
+POLICIES: dict[str, type[Policy]] = {policy.kind: policy for policy in _KINDS}
 
 
 @lru_cache(maxsize=1024)
@@ -52,4 +68,17 @@ def _kind(name: str) -> type[Policy] | None:
     return plugins.load(plugins.POLICIES, name, Policy)
 
 
-__all__ = ["POLICIES", "CacheShape", "Dense", "Evict", "Policy", "Schedule", "Sink", "Window", "parse_policy"]
+__all__ = [
+    "POLICIES",
+    "CacheShape",
+    "Dense",
+    "Evict",
+    "Held",
+    "Observes",
+    "Policy",
+    "Ranked",
+    "Schedule",
+    "Sink",
+    "Window",
+    "parse_policy",
+]

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
+from ddposink.caches.codec import CODES, group_of, stored_bytes
 from ddposink.errors import suggest
 
 Positions = str  # one of POSITIONS
@@ -39,6 +40,12 @@ class CacheShape:
     def bytes_per_token_layer(self) -> int:
         """Bytes of one token's key and value in one layer."""
         return 2 * self.kv_heads * self.head_dim * self.itemsize
+
+    def token_bytes(self, bits: str | None = None) -> int:
+        """Bytes of one token's key and value in one layer, stored with ``bits``."""
+        if bits is None:
+            return self.bytes_per_token_layer
+        return 2 * self.kv_heads * stored_bytes(self.head_dim, group_of(self.head_dim), bits)
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], itemsize: int) -> CacheShape:
@@ -76,12 +83,13 @@ def _falcon_kv_heads(config: Mapping[str, Any], heads: int) -> int:
 
 @dataclass(frozen=True)
 class Evict:
-    """When tokens leave: after every token, every ``every`` tokens (chunk), or by turns of the text.
+    """When tokens leave: after every token, every ``every`` tokens (chunk), once, or by turns of the text.
 
-    ``per`` is "token" (StreamingLLM's evaluation), "chunk", "turn" (room is made before a turn, as in
-    StreamingLLM's chat demo) or "after-turn" (the cache is cut back once a turn has been read). A turn
-    ends with the end-of-turn token of the tokenizer's chat template where the text has any, else with a
-    blank line.
+    ``per`` is "token" (StreamingLLM's evaluation), "chunk", "once" (``every`` tokens are read densely, the
+    cache is cut back to the budget and grows from there: what compressing a prompt means), "turn" (room is
+    made before a turn, as in StreamingLLM's chat demo) or "after-turn" (the cache is cut back once a turn has
+    been read). A turn ends with the end-of-turn token of the tokenizer's chat template where the text has
+    any, else with a blank line.
     """
 
     per: str = "token"
@@ -89,20 +97,20 @@ class Evict:
 
     @classmethod
     def parse(cls, text: str) -> Evict:
-        """``token``, ``chunk:N``, ``turn`` or ``after-turn``. Raises ValueError."""
+        """``token``, ``chunk:N``, ``once:N``, ``turn`` or ``after-turn``. Raises ValueError."""
         if text == "token":
             return cls()
         if text in ("turn", "after-turn"):
             return cls(text, 0)
-        if match := re.fullmatch(r"chunk:(\d+)", text):
-            if int(match[1]) < 1:
-                raise ValueError("evict=chunk:N needs N of at least 1")
-            return cls("chunk", int(match[1]))
-        known = ("token", "turn", "after-turn", "chunk:N")
+        if match := re.fullmatch(r"(chunk|once):(\d+)", text):
+            if int(match[2]) < 1:
+                raise ValueError(f"evict={match[1]}:N needs N of at least 1")
+            return cls(match[1], int(match[2]))
+        known = ("token", "turn", "after-turn", "chunk:N", "once:N")
         raise ValueError(f"unknown eviction schedule '{text}'{suggest(text, known)} ({', '.join(known)})")
 
     def __str__(self) -> str:
-        return f"chunk:{self.every}" if self.per == "chunk" else self.per
+        return f"{self.per}:{self.every}" if self.per in ("chunk", "once") else self.per
 
     @property
     def by_turns(self) -> bool:
@@ -125,10 +133,13 @@ class Policy:
     window: int = 0
     positions: Positions = "cache"
     evict: Evict = Evict()
+    bits: str | None = None  # one of `codec.CODES`: how keys and values are stored; None as the model made them
 
     def __post_init__(self) -> None:
         if self.positions not in POSITIONS:
             raise ValueError(f"positions must be one of {', '.join(POSITIONS)}, not '{self.positions}'")
+        if self.bits is not None and self.bits not in CODES:
+            raise ValueError(f"bits must be one of {', '.join(CODES)}, not '{self.bits}'")
 
     @property
     def bounded(self) -> bool:
@@ -141,22 +152,51 @@ class Policy:
         return self.sinks + self.window
 
     @property
+    def least_budget(self) -> int | None:
+        """Slots of the layer that keeps the fewest: the budget, unless layers differ."""
+        return self.budget
+
+    @property
     def evicts_from(self) -> int | None:
         """Index of the first query that misses an earlier token; None if none does or the text decides.
 
         Evicting per token the query of token S+R still sees everything (S+R cached tokens and itself).
         """
-        budget = self.budget
-        if budget is None or self.evict.by_turns:
-            return None
-        return (budget // self.evict.every + 1) * self.evict.every
+        return None if self.least_budget is None else self._evicts_from(self.least_budget)
 
     def cached(self, length: int) -> int:
         """Tokens held after ``length`` tokens were fed (by turns: at most, right after a turn)."""
-        start = self.evicts_from
-        if start is None or length < start:
-            return min(length, self.sinks + self.window) if start is None else length
-        return self.sinks + self.window + length % self.evict.every
+        return length if self.budget is None else self._cached(self.budget, length)
+
+    def slots(self, length: int, layers: int) -> list[int]:
+        """Tokens held in each of ``layers`` layers after ``length`` tokens."""
+        return [self.cached(length)] * layers
+
+    def _evicts_from(self, budget: int) -> int | None:
+        """Where a layer of ``budget`` slots misses its first token."""
+        if self.evict.by_turns:
+            return None
+        if self.evict.per == "once":
+            return self.evict.every if budget < self.evict.every else None
+        return (budget // self.evict.every + 1) * self.evict.every
+
+    def _cached(self, budget: int, length: int) -> int:
+        """Tokens that a layer of ``budget`` slots holds after ``length`` tokens."""
+        start = self._evicts_from(budget)
+        if start is None:
+            return length if self.evict.per == "once" else min(length, budget)
+        if length < start:
+            return length
+        return budget + (length - start if self.evict.per == "once" else length % self.evict.every)
+
+    @property
+    def room(self) -> int:
+        """Slots of the budget that nothing protects: what a turn may take before it is read."""
+        return self.window
+
+    def resized(self, tokens: int) -> Policy:
+        """The same with a budget of ``tokens`` slots, for the proof of a stream."""
+        return replace(self, window=tokens - self.sinks)
 
     def nbytes(self, shape: CacheShape, length: int) -> int:
         """Analytic bytes of keys and values held after ``length`` tokens.
@@ -169,7 +209,7 @@ class Policy:
             kept if own is None or (self.bounded and own - 1 > self.window) else min(kept, own - 1)
             for own in shape.layer_windows
         )
-        return sum(shape.bytes_per_token_layer * tokens for tokens in per_layer)
+        return sum(shape.token_bytes(self.bits) * tokens for tokens in per_layer)
 
     @property
     def label(self) -> str:
@@ -182,6 +222,8 @@ class Policy:
             parts.append(f"positions={self.positions}")
         if self.evict != Evict():
             parts.append(f"evict={self.evict}")
+        if self.bits is not None:
+            parts.append(f"bits={self.bits}")
         return " ".join(parts)
 
     def __str__(self) -> str:
@@ -195,4 +237,4 @@ class Policy:
     @classmethod
     def option_names(cls) -> tuple[str, ...]:
         """Names that may appear as ``name=value`` in the text form."""
-        return tuple(f.name for f in fields(cls) if f.name in {"positions", "evict"})
+        return tuple(f.name for f in fields(cls) if f.name in {"positions", "evict", "bits"})

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from ddposink.caches import Evict, Policy
+from ddposink.caches import Evict, Policy, Ranked
 from ddposink.streaming.base import Stream
 from ddposink.streaming.decode import DecodeStream
 from ddposink.streaming.dense import DenseStream
 from ddposink.streaming.exact import ExactStream
 from ddposink.streaming.examine import Support
+from ddposink.streaming.kept import KeptStream
 from ddposink.streaming.library import LibraryStream
 from ddposink.streaming.positions import Layout
 from ddposink.streaming.reference import ReferenceStream
@@ -47,6 +48,8 @@ def choose(
     layout = support.positions
     if policy.positions == "library":
         return _library(model, f"the library's own cache, asked for; {support.reason}")
+    if layout is not None and _on_kept_set(policy):
+        return _kept(model, policy, layout, support.reason, evaluator)
     if layout is None:
         return _without_layout(model, policy, support.reason, evaluator)
     if evaluator == "reference":
@@ -77,6 +80,25 @@ def choose(
         support.reason,
         layout,
         lambda p, found, chunk, _: ExactStream(model, p, found, chunk, decode="eager"),
+    )
+
+
+def _on_kept_set(policy: Policy) -> bool:
+    """Whether a policy chooses by content, stores fewer bits, or is cut back once: the general stream's."""
+    return isinstance(policy, Ranked) or policy.bits is not None or policy.evict.per == "once"
+
+
+def _kept(model: nn.Module, policy: Policy, layout: Layout, reason: str, evaluator: str) -> Kind:
+    if evaluator == "reference":
+        raise UnsupportedPolicyError(f"there is no reference evaluation of '{policy}'")
+    if _caches_less(model, layout):
+        raise UnsupportedPolicyError(
+            f"'{policy}' cannot be defined on this model: it caches latents, not the keys and values of heads"
+        )
+    return Kind(
+        lambda p, found, chunk, ends: KeptStream(model, p, found, chunk, ends),
+        f"a kept set of every layer and head; {reason}",
+        layout,
     )
 
 

@@ -18,11 +18,21 @@ class PolicyNotAppliedError(RuntimeError):
     """The attention hook was not called once per layer: the numbers would be of another policy."""
 
 
+class PolicyFaultError(RuntimeError):
+    """A policy that ranks what is held gave an answer that is none; the message names it."""
+
+
 class NotProvenError(RuntimeError):
     """A stream does not give the numbers of the model itself; the message has both."""
 
 
-REFUSALS = (UnsupportedModelError, UnsupportedPolicyError, PolicyNotAppliedError, NotProvenError)
+REFUSALS = (
+    UnsupportedModelError,
+    UnsupportedPolicyError,
+    PolicyFaultError,
+    PolicyNotAppliedError,
+    NotProvenError,
+)
 # How models fail that want other inputs, another cache or other attention than they are given.
 FAILURES = (AttributeError, IndexError, KeyError, TypeError, ValueError, NotImplementedError, RuntimeError)
 

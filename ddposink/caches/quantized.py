@@ -1,0 +1,52 @@
+"""Quantized: every token is kept, with fewer bits (see `ddposink.caches.codec`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ddposink.caches.base import Policy
+from ddposink.caches.codec import CODES
+
+
+@dataclass(frozen=True)
+class Quantized(Policy):
+    """``quantized 4``: dense attention over keys and values that are rounded as soon as they are made.
+
+    Keys are stored before their rotation. A query sees its own key rounded too, so that the result does not
+    depend on how a text is cut into forwards; the model library's quantised cache keeps the last 128 tokens
+    as they are instead.
+    """
+
+    kind: ClassVar[str] = "quantized"
+
+    @property
+    def bounded(self) -> bool:
+        """False: the cache grows with every token."""
+        return False
+
+    @property
+    def budget(self) -> int | None:
+        """None: there is no limit."""
+        return None
+
+    def cached(self, length: int) -> int:
+        """All of them."""
+        return length
+
+    @property
+    def label(self) -> str:
+        """``quantized 4``."""
+        return f"{self.kind} {self.bits}"
+
+    @classmethod
+    def option_names(cls) -> tuple[str, ...]:
+        """Nothing but the bits, which are its size."""
+        return ()
+
+    @classmethod
+    def from_text(cls, size: str, **options: object) -> Quantized:
+        """``4`` → four bits a number."""
+        if size not in CODES:
+            raise ValueError(f"a quantized cache is written 'quantized 4', with one of {', '.join(CODES)}; got '{size}'")
+        return cls(bits=size)
