@@ -1,11 +1,12 @@
 """Cache policies: one file each, one line of registration here; other packages add theirs by entry points.
 
-Text form: ``dense`` · ``window 1024`` · ``sink 4+1020``, followed by options such as
-``positions=absolute`` and ``evict=chunk:64``.
+Text form: ``dense`` · ``window 1024`` · ``sink 4+1020`` · ``snapkv 512``, followed by options such as
+``positions=absolute``, ``evict=chunk:64`` and ``bits=4``. A budget may be given in bytes (`in_tokens`).
 """
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 
 from ddposink import plugins
@@ -17,22 +18,53 @@ from ddposink.caches.held import Held, Observes
 from ddposink.caches.keydiff import KeyDiff
 from ddposink.caches.knorm import KNorm
 from ddposink.caches.lagkv import LagKV
+from ddposink.caches.offloaded import Offloaded
 from ddposink.caches.pyramidkv import PyramidKV
 from ddposink.caches.quantized import Quantized
 from ddposink.caches.random import Random
 from ddposink.caches.ranked import Ranked
+from ddposink.caches.recompute import Recompute
 from ddposink.caches.schedule import Schedule
 from ddposink.caches.sink import Sink
 from ddposink.caches.snapkv import SnapKV
+from ddposink.caches.static import Static
 from ddposink.caches.tova import Tova
 from ddposink.caches.window import Window
 from ddposink.errors import suggest
 
 _KINDS = (
-    *(Dense, Window, Sink, Quantized),
+    *(Dense, Window, Sink, Recompute, Quantized, Static, Offloaded),
     *(H2O, Tova, SnapKV, PyramidKV, KNorm, KeyDiff, ExpectedAttention, LagKV, Random),
 )
 POLICIES: dict[str, type[Policy]] = {policy.kind: policy for policy in _KINDS}
+
+
+_SIZED = re.compile(
+    r"^(?P<kind>\S+) (?P<sinks>\d+\+)?(?P<amount>\d+(?:\.\d+)?)(?P<unit>[kKMG]i?B|B)(?P<rest>(?: .*)?)$"
+)
+_UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+
+def in_tokens(text: str, shape: CacheShape) -> str:
+    """A policy's text with a budget in bytes (``h2o 11MiB``, ``sink 4+11MiB``) written in tokens.
+
+    As many tokens as fit, sinks included, at the bytes that a token takes in all layers with the policy's
+    ``bits``. Any other text is returned as it is. Raises ValueError if not even one token fits.
+    """
+    match = _SIZED.match(" ".join(str(text).split()))
+    if match is None:
+        return text
+    bits = re.search(r" bits=(\S+)", match["rest"])
+    one = shape.layers * shape.token_bytes(bits[1] if bits else None)
+    tokens = int(float(match["amount"]) * _UNITS[match["unit"].upper()] // one)
+    sinks = int((match["sinks"] or "0").rstrip("+"))
+    if tokens <= sinks:
+        least = "one token takes" if not sinks else f"{sinks} sinks and one token take"
+        raise ValueError(
+            f"a budget of {match['amount']}{match['unit']} is too small: {least} {(sinks + 1) * one:,} bytes "
+            f"in {shape.layers} layers"
+        )
+    return f"{match['kind']} {match['sinks'] or ''}{tokens - sinks}{match['rest']}"
 
 
 @lru_cache(maxsize=1024)
@@ -44,7 +76,7 @@ def parse_policy(text: str) -> Policy:
         known = [*POLICIES, *plugins.installed(plugins.POLICIES)]
         raise ValueError(
             f"unknown cache policy '{kind}'{suggest(kind, known)}; "
-            f"policies are written 'dense', 'window 1024' or 'sink 4+1020'"
+            f"policies are written 'dense', 'window 1024', 'sink 4+1020' or 'snapkv 512'"
         )
     sizes = [word for word in words if "=" not in word]
     options: dict[str, object] = {}
@@ -80,5 +112,6 @@ __all__ = [
     "Schedule",
     "Sink",
     "Window",
+    "in_tokens",
     "parse_policy",
 ]

@@ -133,7 +133,7 @@ class Policy:
     window: int = 0
     positions: Positions = "cache"
     evict: Evict = Evict()
-    bits: str | None = None  # one of `codec.CODES`: how keys and values are stored; None as the model made them
+    bits: str | None = None  # one of `codec.CODES`: keys and values are stored so; None as they were made
 
     def __post_init__(self) -> None:
         if self.positions not in POSITIONS:
@@ -168,9 +168,16 @@ class Policy:
         """Tokens held after ``length`` tokens were fed (by turns: at most, right after a turn)."""
         return length if self.budget is None else self._cached(self.budget, length)
 
+    def layer_budgets(self, layers: int) -> list[int | None]:
+        """Slots of each of ``layers`` layers; None if unbounded."""
+        return [self.budget] * layers
+
     def slots(self, length: int, layers: int) -> list[int]:
         """Tokens held in each of ``layers`` layers after ``length`` tokens."""
-        return [self.cached(length)] * layers
+        budgets = self.layer_budgets(layers)
+        if len(set(budgets)) == 1:
+            return [self.cached(length)] * layers
+        return [length if one is None else self._cached(one, length) for one in budgets]
 
     def _evicts_from(self, budget: int) -> int | None:
         """Where a layer of ``budget`` slots misses its first token."""

@@ -1,4 +1,4 @@
-"""Expected attention: what queries to come will attend to (Devoto et al. 2025, arXiv 2510.00636, section 3)."""
+"""Expected attention: what queries to come will attend to (Devoto et al. 2025, arXiv 2510.00636)."""
 
 from __future__ import annotations
 

@@ -14,13 +14,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LagKV(Ranked):
-    """Score: how a token deviates from the range of the next partition of ``lag`` tokens; no attention needed.
+    """Score: how a token deviates from the range of the next partition of ``lag`` tokens, without attention.
 
-    What is held after the sinks is cut into partitions of ``lag`` tokens. Keys (and values) of a partition are
-    scaled to the range of the following one, channel by channel; the standard deviation over the channels,
-    softmaxed over the partition, summed for keys and values, is the score (equations 3 to 7). Ranks within the
-    partition are compared, so that every partition keeps the same share. What has no full partition after it
-    stays. The paper's sinks are 16 and its lag 128; here the lag is at most a quarter of the budget.
+    What is held after the sinks is cut into partitions of ``lag`` tokens. Keys (and values) of a partition
+    are scaled to the range of the following one, channel by channel; the standard deviation over the
+    channels, softmaxed over the partition, summed for keys and values, is the score (equations 3 to 7). Ranks
+    within the partition are compared, so that every partition keeps the same share. What has no full
+    partition after it stays. The paper's sinks are 16, its lag 128; here a lag is at most a quarter of the
+    budget.
     """
 
     kind: ClassVar[str] = "lagkv"
@@ -38,7 +39,7 @@ class LagKV(Ranked):
         return {"sinks": min(16, size // 8), "window": min(lag, size // 2), "lag": lag}
 
     def scores(self, held: Held) -> Tensor:
-        """(Hkv, n) rank within the partition, in (0, 1]; 1 for sinks and 2 for what has no partition after it."""
+        """(Hkv, n) rank in the partition, in (0, 1]; 1 for sinks, 2 for what has no partition after it."""
         n = held.keys.shape[1]
         parts = (n - self.sinks) // self.lag - 1
         scores = held.keys.new_full((len(held.keys), n), 2.0).float()
@@ -46,8 +47,8 @@ class LagKV(Ranked):
         if parts < 1:
             return scores
         end = self.sinks + parts * self.lag
-        deviation = sum(self._deviation(x[:, self.sinks :].float(), parts) for x in (held.keys, held.values))
-        ranks = deviation.argsort(-1).argsort(-1) + 1  # type: ignore[union-attr]
+        keys, values = (self._deviation(x[:, self.sinks :].float(), parts) for x in (held.keys, held.values))
+        ranks = (keys + values).argsort(-1).argsort(-1) + 1
         scores[:, self.sinks : end] = (ranks.float() / self.lag).flatten(1)
         return scores
 

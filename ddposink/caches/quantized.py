@@ -48,5 +48,7 @@ class Quantized(Policy):
     def from_text(cls, size: str, **options: object) -> Quantized:
         """``4`` → four bits a number."""
         if size not in CODES:
-            raise ValueError(f"a quantized cache is written 'quantized 4', with one of {', '.join(CODES)}; got '{size}'")
+            raise ValueError(
+                f"a quantized cache is written 'quantized 4', with one of {', '.join(CODES)}; got '{size}'"
+            )
         return cls(bits=size)

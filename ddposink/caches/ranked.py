@@ -12,7 +12,7 @@ from abc import abstractmethod
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
-from ddposink.caches.base import Policy
+from ddposink.caches.base import Evict, Policy
 from ddposink.caches.held import Held, Observes
 
 if TYPE_CHECKING:
@@ -41,7 +41,9 @@ class Ranked(Policy):
                 f"tokens that '{self.kind}' protects: it must be at least {max(1, self.sinks + self.window)}"
             )
         if self.evict.per == "turn" and self.room < 1:
-            raise ValueError(f"evict=turn needs room, but all {self.size} tokens of '{self.kind}' are protected")
+            raise ValueError(
+                f"evict=turn needs room, but all {self.size} tokens of '{self.kind}' are protected"
+            )
 
     @property
     def observes(self) -> Observes:
@@ -51,6 +53,10 @@ class Ranked(Policy):
     @abstractmethod
     def scores(self, held: Held) -> Tensor:
         """(Hkv, n) float: the higher, the rather a token stays. No NaN; pure, and blind to the future."""
+
+    def keep(self, held: Held, count: int) -> Tensor | None:
+        """(Hkv, count) slots that stay, for a policy that no scores can express; None: by `scores`."""
+        return None
 
     def layer_budget(self, layer: int, layers: int) -> int:
         """Slots of one layer; all the same unless a policy says otherwise."""
@@ -66,9 +72,9 @@ class Ranked(Policy):
         """What neither sinks nor recent tokens take."""
         return self.size - self.sinks - self.window
 
-    def slots(self, length: int, layers: int) -> list[int]:
-        """Tokens held in each layer: every layer keeps its own budget."""
-        return [self._cached(self.layer_budget(layer, layers), length) for layer in range(layers)]
+    def layer_budgets(self, layers: int) -> list[int | None]:
+        """What `layer_budget` says of each layer."""
+        return [self.layer_budget(layer, layers) for layer in range(layers)]
 
     def nbytes(self, shape: Any, length: int) -> int:
         """Analytic bytes of keys and values held; models with windows of their own are not measured."""
@@ -116,14 +122,14 @@ class Ranked(Policy):
         for name, value in options.items():
             field = cls._own().get(name, name)
             given[field] = _read(cls.kind, name, value, kinds[field]) if name in cls._own() else value
-        return cls(**({"size": tokens} | cls.defaults(tokens) | given))  # type: ignore[arg-type]
+        return cls(**({"size": tokens} | cls.defaults(tokens) | given))
 
 
 def _tokens(kind: str, size: str, evict: object) -> int:
     if match := re.fullmatch(r"(\d+(?:\.\d+)?)%", size):
-        if getattr(evict, "per", None) != "once":
+        if not isinstance(evict, Evict) or evict.per != "once":
             raise ValueError(f"a share ('{kind} {size}') needs evict=once:N, whose N tokens it is a share of")
-        return round(float(match[1]) / 100 * evict.every)  # type: ignore[union-attr]
+        return round(float(match[1]) / 100 * evict.every)
     if not re.fullmatch(r"\d+", size):
         raise ValueError(
             f"'{kind}' is written with a budget, '{kind} 512' (tokens), '{kind} 50% evict=once:2048' or "

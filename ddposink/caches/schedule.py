@@ -98,3 +98,10 @@ class Schedule:
             return seen % self.policy.evict.every == 0
         index = int(self._ends.searchsorted(seen))
         return index < len(self._ends) and int(self._ends[index]) == seen
+
+
+def slots_by_turns(policy: Policy, turn_ends: np.ndarray, seen: int, layers: int) -> list[int]:
+    """Tokens that each of ``layers`` layers holds after ``seen``, where the text decides when they leave."""
+    budgets = policy.layer_budgets(layers)
+    held = {budget: Schedule(policy, turn_ends, budget).held(seen) for budget in set(budgets)}
+    return [held[budget] for budget in budgets]

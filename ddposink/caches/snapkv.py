@@ -18,9 +18,9 @@ class SnapKV(Ranked):
     averaged over the window and pooled over ``kernel`` neighbours; the window itself stays.
 
     Window 64, kernel 5 and average pooling are the authors' code's (the paper's text has max pooling in some
-    experiments); heads that share keys are averaged, as in kvpress. With a budget below 128 the window is half
-    of it. A stream that evicts more often than once a window asks queries that stood further to the right
-    when they were made, as if they stood at the end of what is held now.
+    experiments); heads that share keys are averaged, as in kvpress. With a budget below 128 the window is
+    half of it. Where evictions come more often than once a window, its queries are asked as if they stood at
+    the end of what is held now.
     """
 
     kind: ClassVar[str] = "snapkv"
@@ -54,12 +54,7 @@ class SnapKV(Ranked):
 
 def pooled(x: Tensor, kernel: int) -> Tensor:
     """Average over ``kernel`` neighbours of (…, n), zeros beyond the ends: (…, n)."""
-    half = kernel // 2
-    zeros = x.new_zeros(*x.shape[:-1], half)
-    padded = x.new_empty(*x.shape[:-1], x.shape[-1] + 2 * half)
-    padded[..., :half], padded[..., half : half + x.shape[-1]], padded[..., half + x.shape[-1] :] = (
-        zeros,
-        x,
-        zeros,
-    )
+    half, n = kernel // 2, x.shape[-1]
+    padded = x.new_zeros(*x.shape[:-1], n + 2 * half)
+    padded[..., half : half + n] = x
     return padded.unfold(-1, kernel, 1).mean(-1)

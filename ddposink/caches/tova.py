@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Tova(Ranked):
-    """Score: attention of the last query, averaged over *all* heads of a layer, which so keep the same tokens.
+    """Score: attention of the last query, averaged over *all* heads of a layer: they keep the same tokens.
 
     Nothing is protected but the token read last, whose own query it is.
     """

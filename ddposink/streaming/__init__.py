@@ -10,8 +10,10 @@ from ddposink.caches import Policy
 from ddposink.streaming.base import Stream
 from ddposink.streaming.decode import MODES, DecodeStream
 from ddposink.streaming.dense import DenseStream
+from ddposink.streaming.divergence import Divergence
 from ddposink.streaming.exact import ExactStream
 from ddposink.streaming.examine import check_text_positions, inspect, length_limit
+from ddposink.streaming.kept import KeptStream
 from ddposink.streaming.kinds import choose
 from ddposink.streaming.library import LibraryStream
 from ddposink.streaming.perplexity import evaluate, stream_nll
@@ -20,6 +22,7 @@ from ddposink.streaming.proof import prove
 from ddposink.streaming.reference import ReferenceStream
 from ddposink.streaming.refusals import (
     NotProvenError,
+    PolicyFaultError,
     PolicyNotAppliedError,
     UnsupportedModelError,
     UnsupportedPolicyError,
@@ -75,9 +78,12 @@ __all__ = [
     "Choice",
     "DecodeStream",
     "DenseStream",
+    "Divergence",
     "ExactStream",
+    "KeptStream",
     "LibraryStream",
     "NotProvenError",
+    "PolicyFaultError",
     "PolicyNotAppliedError",
     "ReferenceStream",
     "ScheduledStream",

@@ -46,6 +46,10 @@ class Stream(ABC):
     def held(self) -> int:
         """Tokens whose keys are in the cache now."""
 
+    def slots(self) -> list[int]:
+        """Tokens held in every layer, where layers may differ; else one number for all."""
+        return [self.held]
+
     @property
     @abstractmethod
     def largest_position(self) -> int:

@@ -1,6 +1,6 @@
 """The kept-set stream: any policy that chooses by content, any schedule of eviction, exactly as defined.
 
-Per layer and key-value head the cache holds keys and values of the tokens kept, with their places in the text.
+Per layer and key-value head the cache holds keys and values of the tokens kept, and their places in the text.
 A piece of text is fed on top of them: full attention over what is held, a causal triangle over itself. When
 the schedule says so the policy scores what is held, and the rest is dropped. The numbers depend on the policy
 and its schedule alone, not on how a text is cut into forwards. First and recent tokens are a policy like any
@@ -65,13 +65,9 @@ class KeptStream(CountedStream):
         self._evicted_at: int | None = None
         ends = None if turn_ends is None else turn_ends.cpu().numpy()
         order = sorted(layout.layers)
-        budgets = {layer: self._budget(i, len(order)) for i, layer in enumerate(order)}
+        budgets = dict(zip(order, policy.layer_budgets(len(order)), strict=True))
         known = {budget: Schedule(policy, ends, budget) for budget in set(budgets.values())}
         self.schedules = {layer: known[budget] for layer, budget in budgets.items()}
-
-    def _budget(self, index: int, layers: int) -> int | None:
-        policy = self.policy
-        return policy.layer_budget(index, layers) if isinstance(policy, Ranked) else policy.budget
 
     @property
     def missing_from(self) -> int | None:
@@ -101,7 +97,9 @@ class KeptStream(CountedStream):
         hook.attend = self._attend
         hidden = hook.forward(ids[None], torch.zeros(1, len(ids), dtype=torch.long, device=ids.device))
         self.seen += len(ids)
-        self.largest_position = max(self.largest_position, (self.seen if self.absolute else max(self.slots())) - 1)
+        self.largest_position = max(
+            self.largest_position, (self.seen if self.absolute else max(self.slots())) - 1
+        )
         if self.policy.bounded:
             self._cut({i: one.kept_after(self.seen, self._held(i)) for i, one in self.schedules.items()})
         self.held = max(self.slots())
@@ -110,7 +108,7 @@ class KeptStream(CountedStream):
     def _attend(
         self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float, extra: dict[str, Any]
     ) -> Tensor:
-        """q, k at rotary position 0, i.e. not rotated yet: (1, H, L, D), (1, Hkv, L, D), v (1, Hkv, L, Dv)."""
+        """q (1, H, L, D), k (1, Hkv, L, D) at rotary position 0, i.e. not rotated yet; v (1, Hkv, L, Dv)."""
         sizes = (k.shape[1], k.shape[3], v.shape[3])
         how = How(q.dtype, q.shape[1] // k.shape[1], sizes, scale, extra.get("softcap"), extra.get("s_aux"))
         self._how[layer] = how
@@ -146,14 +144,14 @@ class KeptStream(CountedStream):
     def _watched(
         self, layer: int, q: Tensor, k: Tensor, v: Tensor, now: Layer, at: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """(1, H, L, Dv), and attention received by every slot (Hkv, n + L): the weights themselves are made."""
+        """(1, H, L, Dv), and attention received by every slot (Hkv, n + L), from the weights themselves."""
         weights = self._weights(layer, q[0], k[0], now, at)
         groups = q.shape[1] // k.shape[1]
         out = weights.to(v.dtype) @ v[0].repeat_interleave(groups, 0)
         return out[None], weights.sum(1).unflatten(0, (-1, groups)).mean(1)
 
     def _weights(self, layer: int, q: Tensor, k: Tensor, now: Layer, at: Tensor) -> Tensor:
-        """(H, L, M) attention of turned queries at text positions ``at`` (L,): no key later than the query."""
+        """(H, L, M) attention of turned queries at text positions ``at`` (L,) on keys no later than they."""
         how, positions = self._how[layer], self.layout[layer].positions
         bias = None
         if isinstance(positions, Alibi):
@@ -227,8 +225,9 @@ class KeptStream(CountedStream):
         )
 
     def _average_turn(self, layer: int, observed: Observed, start: int, count: int) -> tuple[Tensor, Tensor]:
-        """Mean (H, D) and covariance (H, D, D) of queries under the mean rotation of places start … start+count."""
-        assert observed.mean is not None and observed.spread is not None
+        """Mean (H, D) and covariance (H, D, D) of queries under the mean rotation of the places to come."""
+        assert observed.mean is not None
+        assert observed.spread is not None
         mean, covariance = observed.mean, observed.spread / observed.count
         rope = self.layout[layer].positions
         if not isinstance(rope, Rope) or not len(rope.inv_freq):
@@ -283,8 +282,8 @@ def _refuse(policy: Policy, layout: Layout, turn_ends: Tensor | None) -> None:
     """Raise UnsupportedPolicyError for what a kept set cannot be."""
     if layout.sliding:
         raise UnsupportedPolicyError(
-            f"'{policy}' on a model with sliding layers of its own: those hold their own window, and a set of "
-            f"tokens chosen in the others alone is not this policy"
+            f"'{policy}' on a model with sliding layers of its own: those hold their own window, and tokens "
+            f"chosen in the others alone are not this policy"
         )
     if policy.evict.by_turns and turn_ends is None:
         raise UnsupportedPolicyError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -10,7 +11,7 @@ from torch import Tensor
 from ddposink.streaming.observed import Observed
 from ddposink.streaming.quantize import Packed, pack
 
-Stored = Tensor | Packed
+Stored: TypeAlias = Tensor | Packed
 
 
 @dataclass(frozen=True)

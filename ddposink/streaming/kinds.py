@@ -10,6 +10,9 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from ddposink.caches import Evict, Policy, Ranked
+from ddposink.caches.offloaded import Offloaded
+from ddposink.caches.recompute import Recompute
+from ddposink.caches.static import Static
 from ddposink.streaming.base import Stream
 from ddposink.streaming.decode import DecodeStream
 from ddposink.streaming.dense import DenseStream
@@ -18,6 +21,7 @@ from ddposink.streaming.examine import Support
 from ddposink.streaming.kept import KeptStream
 from ddposink.streaming.library import LibraryStream
 from ddposink.streaming.positions import Layout
+from ddposink.streaming.recompute import RecomputeStream
 from ddposink.streaming.reference import ReferenceStream
 from ddposink.streaming.refusals import FAILURES, UnsupportedPolicyError
 from ddposink.streaming.schedule import ScheduledStream
@@ -48,6 +52,13 @@ def choose(
     layout = support.positions
     if policy.positions == "library":
         return _library(model, f"the library's own cache, asked for; {support.reason}")
+    if isinstance(policy, Static | Offloaded):
+        return _library(model, f"the library's own cache, asked for; {support.reason}")
+    if isinstance(policy, Recompute):
+        return Kind(
+            lambda p, _, chunk, __: RecomputeStream(model, p, chunk),  # type: ignore[arg-type]
+            "the untouched model on every window",
+        )
     if layout is not None and _on_kept_set(policy):
         return _kept(model, policy, layout, support.reason, evaluator)
     if layout is None:
@@ -118,6 +129,8 @@ def _without_layout(model: nn.Module, policy: Policy, reason: str, evaluator: st
 
 def _way_out(model: nn.Module, policy: Policy) -> str:
     """The name under which something can be measured all the same, if there is any."""
+    if _on_kept_set(policy):
+        return ""
     other = replace(policy, positions="library", evict=Evict())
     try:
         LibraryStream(model, other, 1)

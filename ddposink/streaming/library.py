@@ -15,12 +15,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache
+from transformers import Cache, DynamicCache, StaticCache
 
 from ddposink.caches import Policy
+from ddposink.caches.offloaded import Offloaded
+from ddposink.caches.static import Static
 from ddposink.streaming.base import Stream
 from ddposink.streaming.hook import Hook
-from ddposink.streaming.refusals import UnsupportedPolicyError
+from ddposink.streaming.refusals import PolicyNotAppliedError, UnsupportedPolicyError
 
 KEYS = ("keys", "values", "indexer_keys")  # of one token each: what a cache holds per token
 
@@ -37,11 +39,24 @@ class LibraryStream(Stream):
         super().__init__(model)
         self.policy = policy
         self.chunk = 1 if policy.bounded else chunk
-        self.cache = DynamicCache(config=model.config)
+        self.cache = self._empty()
         self.counter = _Counter(model)
         self.costs = self._one_token()
         if policy.bounded:
             self._check_policy()
+
+    def _empty(self) -> Cache:
+        """The library's cache that the policy's name stands for."""
+        config = self.model.config
+        if isinstance(self.policy, Static):
+            return StaticCache(config=config, max_cache_len=self.policy.size)
+        if isinstance(self.policy, Offloaded):
+            if self.trunk.device.type == "cpu":
+                raise UnsupportedPolicyError(
+                    "'offloaded' on a CPU: there is no device memory to offload from"
+                )
+            return DynamicCache(config=config, offloading=True)
+        return DynamicCache(config=config)
 
     @torch.no_grad()
     def _one_token(self) -> list[tuple[int, int | None]]:
@@ -79,6 +94,8 @@ class LibraryStream(Stream):
 
     def feed(self, ids: Tensor) -> Tensor:
         """Hidden states (n, d) of the next ``ids`` (n,); the cache itself is checked."""
+        if isinstance(self.policy, Static) and self.seen + len(ids) > self.policy.size:
+            raise PolicyNotAppliedError(f"'{self.policy}' is full: {self.seen + len(ids)} tokens do not fit")
         start = min(self.seen, self.policy.sinks + self.policy.window) if self.policy.bounded else self.seen
         positions = torch.arange(start, start + len(ids), device=ids.device)[None]
         with torch.no_grad():  # dense is the model as it is: it counts by itself
@@ -125,7 +142,10 @@ class LibraryStream(Stream):
 
     def nbytes(self) -> int:
         """Measured bytes of the keys and values held, or of the latents in their place."""
-        return sum(_token_bytes(layer) for layer in self.cache.layers)
+        full = sum(_token_bytes(layer) for layer in self.cache.layers)
+        if isinstance(self.policy, Static):  # of the slots that hold a token
+            return full // self.policy.size * self.held
+        return full
 
     def predicted_bytes(self) -> int:
         """What one token takes, times the tokens held; sliding layers of the library hold window - 1."""
@@ -141,8 +161,12 @@ class LibraryStream(Stream):
         )
 
     def allocated_bytes(self) -> int:
-        """The same: the library allocates exactly what it holds."""
-        return self.nbytes()
+        """The same where the library allocates exactly what it holds; all slots of a static cache."""
+        return (
+            sum(_token_bytes(layer) for layer in self.cache.layers)
+            if self.policy.kind == "static"
+            else self.nbytes()
+        )
 
 
 class _Counter:
@@ -185,11 +209,14 @@ class _Counter:
 
 
 def _frozen(attributes: dict[str, Any]) -> dict[str, Any]:
-    """A copy to come back to: tensors in dictionaries (recurrent states) are written in place, so cloned."""
-    return {
-        name: {key: _cloned(one) for key, one in value.items()} if isinstance(value, dict) else value
-        for name, value in attributes.items()
-    }
+    """A copy to come back to: tensors in dictionaries (recurrent states) and counters change in place."""
+
+    def copy(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: _cloned(one) for key, one in value.items()}
+        return value.clone() if isinstance(value, Tensor) and value.numel() == 1 else value
+
+    return {name: copy(value) for name, value in attributes.items()}
 
 
 def _cloned(value: Any) -> Any:

@@ -40,7 +40,7 @@ class Observed:
         return found
 
     def _with(self, q: Tensor) -> Observed:
-        """Mean and deviations of these queries merged into those known (Chan et al. 1979): no cancellation."""
+        """Mean and deviations of these queries merged into those known (Chan et al. 1979), not cancelling."""
         fresh = q.shape[1]
         if not fresh:
             return self
@@ -73,7 +73,7 @@ def probabilities(
     softcap: float | None = None,
     sink_logit: Tensor | None = None,
 ) -> Tensor:
-    """(H, L, M) float32 attention of ``q`` (H, L, D) on ``k`` (Hkv, M, D) where ``see`` (Hkv, L, M) allows it.
+    """(H, L, M) float32 attention of ``q`` (H, L, D) on ``k`` (Hkv, M, D) where ``see`` (Hkv, L, M) lets it.
 
     ``bias`` (H, M) is added to the scores, ``sink_logit`` (H,) to the denominator.
     """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,13 +21,18 @@ class Stop:
 
 
 def stream_nll(
-    stream: Stream, ids: Tensor, nll: np.ndarray, checkpoints: Sequence[int] = ()
+    stream: Stream,
+    ids: Tensor,
+    nll: np.ndarray,
+    checkpoints: Sequence[int] = (),
+    watch: Callable[[Tensor], None] | None = None,
 ) -> Iterator[Stop]:
     """Feed ``ids`` (N,) and fill ``nll`` (N-1,) float32 in place; yields after every forward.
 
     ``nll[t]`` is -log p(ids[t+1] | what the policy lets token t see), in nats. Forwards end exactly at
     each of ``checkpoints`` (numbers of tokens fed), so that memory and latency can be looked at there.
-    Non-finite values are kept as they are. Must run inside ``with stream.attached()``.
+    Non-finite values are kept as they are. ``watch`` gets the hidden states (n, d) of
+    every forward. Must run inside ``with stream.attached()``.
     """
     total = len(ids)
     if len(nll) != total - 1:
@@ -38,6 +43,8 @@ def stream_nll(
             start = stream.seen
             size = stream.next_size(stop - start)
             hidden = stream.feed(ids[start : start + size])
+            if watch is not None:
+                watch(hidden)
             scored = min(size, total - 1 - start)  # the last token of all has no successor
             if scored:
                 targets = ids[start + 1 : start + 1 + scored]

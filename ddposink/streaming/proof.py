@@ -75,8 +75,8 @@ def _unbound(policy: Policy) -> Policy:
 def _tiny(policy: Policy) -> Policy:
     """Sinks and a window at a tiny budget, on the policy's schedule and positions, which the reference knows.
 
-    What a ranked policy chooses is its own business; that the stream drops, places and attends what it is told
-    is proven with these. A text that is cut once is cut in chunks here.
+    What a ranked policy chooses is its own business; that the stream drops, places and attends what it is
+    told is proven with these. A text that is cut once is cut in chunks here.
     """
     every = min(policy.evict.every, EVERY)
     evict = Evict("chunk", every) if policy.evict.per in ("chunk", "once") else policy.evict

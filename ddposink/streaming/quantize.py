@@ -1,7 +1,8 @@
-"""Keys and values stored with fewer bits: plain arithmetic, exact bytes (codes in `ddposink.caches.codec`)."""
+"""Keys and values stored with fewer bits: plain arithmetic, exact bytes (see `ddposink.caches.codec`)."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +16,7 @@ _FP8_MAX = torch.finfo(_FP8).max  # 448
 
 @dataclass(frozen=True)
 class Packed:
-    """Numbers (…, n, D) stored with ``bits``: ``codes`` uint8 or fp8, ``scale`` and ``offset`` of each group."""
+    """Numbers (…, n, D) stored with ``bits``: ``codes`` uint8 or fp8, ``scale``, ``offset`` of each group."""
 
     codes: Tensor
     scale: Tensor
@@ -41,17 +42,18 @@ class Packed:
         values = values * self.scale.float()[..., None] + self.offset.float()[..., None]
         return values.flatten(-2).to(dtype)
 
-    def map(self, change: object) -> Packed:
+    def map(self, change: Callable[[Tensor], Tensor]) -> Packed:
         """The same with ``change`` applied to each part: slots live in the last dimension but one."""
-        assert callable(change)
         offset = None if self.offset is None else change(self.offset)
         return Packed(change(self.codes), change(self.scale), offset, self.bits)
 
     def joined(self, other: Packed) -> Packed:
         """These slots, then those of ``other``."""
-        offset = None if self.offset is None else torch.cat([self.offset, other.offset], -2)  # type: ignore[list-item]
+        offset = None if self.offset is None else torch.cat([self.offset, other.offset], -2)
         codes = torch.cat([self.codes.view(torch.uint8), other.codes.view(torch.uint8)], -2)
-        return Packed(codes.view(self.codes.dtype), torch.cat([self.scale, other.scale], -2), offset, self.bits)
+        return Packed(
+            codes.view(self.codes.dtype), torch.cat([self.scale, other.scale], -2), offset, self.bits
+        )
 
 
 def pack(x: Tensor, bits: str) -> Packed:
@@ -78,5 +80,3 @@ def pack(x: Tensor, bits: str) -> Packed:
 def rounded(x: Tensor, bits: str) -> Tensor:
     """``x`` as it will be read back: what a query sees of a token that it is fed together with."""
     return pack(x, bits).unpack(x.dtype)
-
-

@@ -1,4 +1,4 @@
-"""Which tokens of a layer stay: what is protected, then the highest scores; a policy's answers are checked."""
+"""Which tokens of a layer stay: what is protected, then the highest scores. A policy's answer is checked."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ def choose(policy: Policy, held: Held, count: int) -> Tensor:
     sinks = positions < policy.sinks
     if not isinstance(policy, Ranked):
         return _highest(torch.where(sinks, torch.inf, positions.double()), count)
+    if (kept := policy.keep(held, count)) is not None:
+        return _checked_slots(policy, kept, held, count)
     scores = _checked(policy, policy.scores(held), held)
     recent = positions >= held.seen - policy.window
     # One scale for all: ranks of the scores, above them the recent tokens, above these the sinks.
@@ -52,16 +54,19 @@ def _checked(policy: Ranked, scores: object, held: Held) -> Tensor:
     return scores.detach()
 
 
-def checked_slots(policy: Ranked, kept: object, held: Held, count: int) -> Tensor:
+def _checked_slots(policy: Ranked, kept: object, held: Held, count: int) -> Tensor:
     """Slots that a policy chose by itself, if they may be: (Hkv, count), each once, none that is not held."""
-    name, heads = f"'{policy}' (layer {held.layer})", len(held.positions)
-    if not isinstance(kept, Tensor) or tuple(kept.shape) != (heads, count) or kept.is_floating_point():
+    name, shape = f"'{policy}' (layer {held.layer})", (len(held.positions), count)
+    if not isinstance(kept, Tensor) or tuple(kept.shape) != shape or kept.is_floating_point():
         found = tuple(kept.shape) if isinstance(kept, Tensor) else type(kept).__name__
-        raise PolicyFaultError(f"{name} kept slots {found}: expected integers of shape {(heads, count)}")
+        raise PolicyFaultError(f"{name} kept slots {found}: expected integers of shape {shape}")
     length = held.positions.shape[1]
     if bool(((kept < 0) | (kept >= length)).any()):
-        raise PolicyFaultError(f"{name} kept a slot beyond the {length} tokens held: there is no such token yet")
-    kept = kept.long().sort(-1).values
-    if bool((kept[:, 1:] == kept[:, :-1]).any()):
+        raise PolicyFaultError(f"{name} kept a slot beyond the {length} tokens held: no such token yet")
+    slots = kept.long().sort(-1).values
+    if bool((slots[:, 1:] == slots[:, :-1]).any()):
         raise PolicyFaultError(f"{name} kept a token twice")
-    return kept
+    protected = (held.positions < policy.sinks) | (held.positions >= held.seen - policy.window)
+    if int(protected.gather(1, slots).sum()) < min(count * len(slots), int(protected.sum())):
+        raise PolicyFaultError(f"{name} dropped a token that it says it protects (sinks or recent)")
+    return slots

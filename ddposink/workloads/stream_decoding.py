@@ -18,11 +18,9 @@ from bench.track.work import count_work
 from bench.workload import Missing, Scalar
 from ddposink.corpora import TokenStream
 from ddposink.models.language import LoadedModel
-from ddposink.streaming import Choice, Stream
-from ddposink.workloads.stream_params import StreamParams
+from ddposink.streaming import Choice, Divergence, Stream
+from ddposink.workloads.stream_params import WARM_UP, StreamParams
 from ddposink.workloads.stream_quality import Measured
-
-WARM_UP = 4  # decode steps before any timed one
 
 
 @dataclass
@@ -50,6 +48,7 @@ class DecodeRun:
         default_factory=list
     )  # NLLs of this reading, a file from one length to the next
     saved_to: int = 0  # how many of them are in those files
+    divergence: Divergence | Missing | None = None  # from dense; None if nobody asked
     latency_share: float | None = None  # of the CPU asked for while latency was timed
     facts: dict[str, Scalar] = field(default_factory=dict)
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from ddposink.caches import Policy, parse_policy
+from ddposink.caches import CacheShape, Policy, in_tokens, parse_policy
+from ddposink.caches.static import Static
 from ddposink.corpora import CorpusRef
 from ddposink.models.language import ModelRef
 
 RANDOM_TOKENS = "random-tokens"
+WARM_UP = 4  # decode steps before any timed one
 ITEMSIZE = {"float32": 4, "bfloat16": 2, "float16": 2}
-Part = Literal["quality", "memory", "latency", "energy", "work"]
+Part = Literal["quality", "divergence", "memory", "latency", "energy", "work"]
 
 
 class StreamParams(BaseModel):
@@ -25,8 +28,11 @@ class StreamParams(BaseModel):
         "or ORG/NAME@REVISION (40 hex digits)"
     )
     policy: str = Field(
-        description="cache policy: 'dense', 'window 1024' or 'sink 4+1020'; options "
-        "positions=cache|absolute|library, evict=token|chunk:N|turn|after-turn"
+        description="cache policy: 'dense', 'window 1024', 'sink 4+1020', 'recompute 512', 'quantized 4', "
+        "'static 4096', 'offloaded', or one that chooses by content: h2o, tova, snapkv, pyramidkv, knorm, "
+        "keydiff, expected-attention, lagkv, random, each with a budget of tokens ('h2o 512'), bytes "
+        "('h2o 11MiB') or a share ('h2o 50% evict=once:2048'); options positions=cache|absolute|library, "
+        "evict=token|chunk:N|once:N|turn|after-turn, bits=2|4|8|fp8, sinks=N, recent=N and the policy's own"
     )
     length: int = Field(ge=2, le=100_000_000, description="tokens fed")
     corpus: str = Field(
@@ -53,7 +59,8 @@ class StreamParams(BaseModel):
     )
     measure: tuple[Part, ...] = Field(
         default=("quality", "memory", "latency", "work"),
-        description="quality, memory, latency, energy, work (each in its own repetition)",
+        description="quality, memory, latency, energy, work (each in its own repetition); divergence: from "
+        "dense, which reads the same tokens beside",
     )
     threads: int | None = Field(default=None, ge=1, description="CPU threads; default: torch's choice")
 
@@ -77,6 +84,26 @@ class StreamParams(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
+    def _bytes_become_tokens(cls, data: Any) -> Any:
+        # A label says what runs, so a budget in bytes is written in the tokens that it buys of this model.
+        if not isinstance(data, dict) or not {"model", "policy"} <= data.keys():
+            return data
+        text = str(data["policy"])
+        if not re.search(r"\d[kKMG]?i?B\b", text):
+            return data
+        config = ModelRef.parse(str(data["model"])).config_dict()
+        if config is None:
+            raise ValueError(
+                f"'{text}': a budget in bytes needs the model's configuration, which is not here; give tokens"
+            )
+        itemsize = ITEMSIZE.get(str(data.get("dtype", "float32")), 4)
+        return {
+            **data,
+            "policy": in_tokens(text, CacheShape.from_config(config.get("text_config") or config, itemsize)),
+        }
+
+    @model_validator(mode="before")
+    @classmethod
     def _random_weights_read_random_tokens(cls, data: Any) -> Any:
         # Random weights have no tokenizer; a suite's default corpus must not split their cells.
         if isinstance(data, dict) and str(data.get("model", "")).startswith("random:"):
@@ -87,6 +114,16 @@ class StreamParams(BaseModel):
     def _needs_a_corpus(self) -> StreamParams:
         if self.corpus == RANDOM_TOKENS and not self.model.startswith("random:"):
             raise ValueError("a corpus is required, e.g. corpus: novel:persuasion")
+        return self
+
+    @model_validator(mode="after")
+    def _a_static_cache_has_room(self) -> StreamParams:
+        policy, needed = self.parsed_policy, self.length + WARM_UP + self.decode_tokens
+        if isinstance(policy, Static) and policy.size < needed:
+            raise ValueError(
+                f"'{policy}' is too small for {self.length:,} tokens and the "
+                f"{WARM_UP + self.decode_tokens} that are decoded after them: write 'static {needed}'"
+            )
         return self
 
     @property

@@ -8,6 +8,9 @@ from bench.workload import Missing, Samples
 from ddposink.caches import Policy
 from ddposink.corpora import TokenStream
 
+BLOCK = 128  # tokens
+LOST = 1.0  # nats
+DIVERGENCE = ("kl_dense", "top1_agreement", "lost_tokens")
 Measured = dict[str, float | int | Missing | Samples | None]
 REFUSED = (
     *("perplexity", "nll", "perplexity_post", "nll_post", "bits_per_byte", "word_perplexity"),
@@ -48,6 +51,28 @@ def quality(nll: np.ndarray, missing_from: int | None, policy: Policy, corpus: T
     few = Missing(f"only {total_words} words scored")
     metrics["word_perplexity"] = exp(float(nll.sum() / total_words)) if total_words >= 100 else few
     return metrics
+
+
+def divergence(
+    kl: np.ndarray, agree: np.ndarray, lost: np.ndarray, start: int | None, target: np.ndarray
+) -> Measured:
+    """Means over whole blocks of the text from the query ``start`` on; ``target`` (L-1,) bool are scored.
+
+    The samples are means of blocks: neighbouring tokens are not independent, blocks nearly are.
+    """
+    if start is None:
+        return dict.fromkeys(DIVERGENCE, Missing("nothing evicted: the numbers are dense's own"))
+    chosen = [x[: len(target)][start:][target[start:]].astype(np.float64) for x in (kl, agree, lost > LOST)]
+    blocks = len(chosen[0]) // BLOCK
+    if not blocks:
+        why = Missing(f"fewer than {BLOCK} tokens scored after eviction starts")
+        return dict.fromkeys(DIVERGENCE, why)
+    found: Measured = {}
+    for name, values in zip(DIVERGENCE, chosen, strict=True):
+        means = values[: blocks * BLOCK].reshape(blocks, BLOCK).mean(1)
+        finite = bool(np.isfinite(means).all())
+        found[name] = Samples(float(means.mean()), tuple(means.tolist())) if finite else Missing("not finite")
+    return found
 
 
 def refusals(why: str = "random weights: their perplexity says nothing") -> Measured:

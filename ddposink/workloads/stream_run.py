@@ -18,16 +18,33 @@ import torch
 
 from bench.track.memory import MemoryTracker
 from bench.workload import Cell, Context, Missing, Scalar, Skip
-from ddposink.caches import Schedule
+from ddposink.caches import Dense
+from ddposink.caches.schedule import slots_by_turns
 from ddposink.corpora import CorpusRef, load_stream
 from ddposink.devices import chosen_device
 from ddposink.errors import Unavailable
 from ddposink.models.language import LoadedModel, ModelRef, load_model
-from ddposink.streaming import Choice, PolicyNotAppliedError, length_limit, open_stream, stream_nll
+from ddposink.streaming import (
+    Choice,
+    DenseStream,
+    Divergence,
+    PolicyNotAppliedError,
+    length_limit,
+    open_stream,
+    stream_nll,
+)
 from ddposink.turns import turn_ends
-from ddposink.workloads.stream_decoding import WARM_UP, DecodeRun, Text, decode_repetitions
-from ddposink.workloads.stream_params import RANDOM_TOKENS, StreamParams
-from ddposink.workloads.stream_quality import Measured, collapse, quality, refusals, running
+from ddposink.workloads.stream_decoding import DecodeRun, Text, decode_repetitions
+from ddposink.workloads.stream_params import RANDOM_TOKENS, WARM_UP, StreamParams
+from ddposink.workloads.stream_quality import (
+    DIVERGENCE,
+    Measured,
+    collapse,
+    divergence,
+    quality,
+    refusals,
+    running,
+)
 
 
 def run(cells: Sequence[tuple[Cell, StreamParams]], ctx: Context) -> None:
@@ -65,11 +82,13 @@ def _read(cells: Cells, state: DecodeRun, ctx: Context) -> None:
     state.choice, state.feed_seconds = _open(longest, state), 0.0
     state.saved, state.saved_to = [], 0
     stream = state.choice.stream
+    state.divergence = _beside(longest, state)
+    watch = state.divergence.watch if isinstance(state.divergence, Divergence) else None
     ahead = iter([*at, total])
     stream.reserve(_room(next(ahead), longest))
     begun = time.perf_counter()
     with stream.attached():
-        for stop in stream_nll(stream, state.text.ids[:total], state.nll[: total - 1], list(at)):
+        for stop in stream_nll(stream, state.text.ids[:total], state.nll[: total - 1], list(at), watch):
             state.feed_seconds += time.perf_counter() - begun
             ctx.progress(stop.fed, total, **(running(state.nll, stop.fed) if state.text.corpus else {}))
             if stop.at_checkpoint and stop.fed in at:
@@ -104,6 +123,20 @@ def _open(params: StreamParams, state: DecodeRun) -> Choice:
         f"one forward of all tokens: rotary frequencies depend on the length beyond {limit}; {choice.reason}"
     )
     return replace(choice, reason=why)
+
+
+def _beside(params: StreamParams, state: DecodeRun) -> Divergence | Missing | None:
+    """Dense attention that reads the same text, or why there is none to compare with."""
+    if "divergence" not in params.measure:
+        return None
+    if state.text.corpus is None:
+        return Missing("random weights: their predictions say nothing")
+    if params.parsed_policy == Dense():
+        return Missing("dense is the reference itself")
+    dense = open_stream(state.loaded.model, Dense(), chunk=params.chunk).stream
+    if not isinstance(dense, DenseStream):
+        return Missing("dense attention on the library's own cache is not read beside another stream")
+    return Divergence(dense, state.text.ids[: params.length])
 
 
 def _prepare(params: StreamParams, device: torch.device, seed: int) -> DecodeRun:
@@ -150,6 +183,7 @@ def _emit(cell: Cell, params: StreamParams, state: DecodeRun, ctx: Context) -> N
     metrics |= (
         refusals() if corpus is None else quality(nll, stream.missing_from, params.parsed_policy, corpus)
     )
+    metrics |= _divergence(params, state)
     metrics["eval_tokens_per_s"] = params.length / state.feed_seconds
     metrics |= decode_repetitions(params, state)
     if corpus is not None:
@@ -171,17 +205,36 @@ def _emit(cell: Cell, params: StreamParams, state: DecodeRun, ctx: Context) -> N
     )
 
 
+def _divergence(params: StreamParams, state: DecodeRun) -> Measured:
+    """Figures against dense, as far as dense is a reference."""
+    beside = state.divergence
+    if beside is None:
+        return {}
+    if isinstance(beside, Missing):
+        return dict.fromkeys(DIVERGENCE, beside)
+    beside.catch_up()
+    limit = state.loaded.train_length
+    if limit is not None and params.length > limit:
+        why = f"dense, the reference, is beyond its training length of {limit:,} tokens"
+        return dict.fromkeys(DIVERGENCE, Missing(why))
+    assert state.text.corpus is not None
+    start = state.choice.stream.missing_from if params.parsed_policy.bounded else 0
+    target = state.text.corpus.target[1 : params.length]
+    return divergence(beside.kl, beside.agree, beside.lost, start, target)
+
+
 def _conformance(params: StreamParams, state: DecodeRun) -> dict[str, Scalar]:
     """Proof that the policy was applied; raises PolicyNotAppliedError where it was not."""
     stream, policy = state.choice.stream, params.parsed_policy
-    expected, predicted = policy.cached(stream.seen), stream.predicted_bytes()
+    predicted, held = stream.predicted_bytes(), stream.slots()
+    expected = policy.slots(stream.seen, len(held))
     if policy.evict.by_turns:
         assert state.text.turn_ends is not None
-        expected = Schedule(policy, state.text.turn_ends.numpy()).held(stream.seen)
-    if stream.held != expected or stream.nbytes() != predicted:
+        expected = slots_by_turns(policy, state.text.turn_ends.numpy(), stream.seen, len(held))
+    if held != expected or stream.nbytes() != predicted:
         raise PolicyNotAppliedError(
-            f"after {stream.seen} tokens the cache holds {stream.held} tokens in {stream.nbytes()} bytes; "
-            f"'{policy}' promises {expected} tokens in {predicted} bytes"
+            f"after {stream.seen} tokens the layers hold {_range(held)} tokens in {stream.nbytes()} bytes; "
+            f"'{policy}' promises {_range(expected)} tokens in {predicted} bytes"
         )
     corpus = state.text.corpus
     return {
@@ -190,6 +243,7 @@ def _conformance(params: StreamParams, state: DecodeRun) -> dict[str, Scalar]:
         "attention_calls_per_layer": stream.calls_per_layer,
         "tokens_fed": stream.seen,
         "tokens_held": stream.held,
+        "tokens_held_per_layer": _range(held),
         "largest_position": stream.largest_position,
         "kv_bytes_predicted": predicted,
         "kv_bytes_measured": stream.nbytes(),
@@ -199,14 +253,24 @@ def _conformance(params: StreamParams, state: DecodeRun) -> dict[str, Scalar]:
     }
 
 
+def _range(held: list[int]) -> str:
+    """Slots of every key-value head, from the layer with the fewest to the one with the most."""
+    least, most = min(held), max(held)
+    return f"{least}" if least == most else f"{least}…{most}"
+
+
 def _save(nll: np.ndarray, state: DecodeRun, folder: Path) -> None:
-    """Keep the per-token NLLs (L-1,) that are new since the last length in a file of their own.
+    """Keep the per-token NLLs (L-1,), and divergences, that are new since the last length in a file.
 
     Half precision, compressed: a step of 0.002 nats at 4 nats; what records say is of the full values. Index
     0 of the first file predicts the second token; NaN where a token is no target.
     """
     path = folder / f"nll-{len(nll) + 1}.npz"
     with np.errstate(over="ignore"):
-        np.savez_compressed(path, nll=nll[state.saved_to :].astype(np.float16))
+        arrays = {"nll": nll}
+        if isinstance(state.divergence, Divergence):
+            arrays |= {"kl": state.divergence.kl[: len(nll)], "lost": state.divergence.lost[: len(nll)]}
+        new = {name: values[state.saved_to :].astype(np.float16) for name, values in arrays.items()}
+        np.savez_compressed(path, **new)  # type: ignore[arg-type]
     state.saved.append(path)
     state.saved_to = len(nll)
