@@ -48,8 +48,8 @@ def apart(first: Any, second: Any) -> float:
 def learnt_the_same(first: Any, second: Any) -> bool:
     """All weights together are fifty times nearer to each other than to ``first.untrained``.
 
-    Not the two that are farthest apart: Adam's first step moves a weight by the learning rate, be its gradient
-    nothing but rounding.
+    Not the two that are farthest apart: Adam's first step moves a weight by the learning rate, be its
+    gradient nothing but rounding.
     """
     mine, other, start = weights(first), weights(second), first.untrained
 
