@@ -22,7 +22,7 @@ from bench.text import number, plural
 from bench.workload import View
 
 _MOST_PANELS = 9
-# Of seaborn's, from near white, so that nothing looks like nothing; in steps that a PNG's palette has room for.
+# Of seaborn's, from near white, so that nothing looks like nothing; steps for which a PNG's palette has room.
 _COLOURS, _STEPS = "mako_r", 24
 _ROW, _LEAST, _MOST = 0.1, 1.6, 6.0  # inches of a row, and of a panel's height
 _TICKS = 10  # named rows or columns of a panel

@@ -1,9 +1,9 @@
-"""Where attention falls: the weights of every layer, recomputed plainly, and what of them the first tokens get.
+"""Where attention falls: every layer's weights, recomputed plainly, and what of them the first tokens get.
 
-Fused kernels keep no weights, and a model that returns them holds layers x heads x length² of them at once. Here
-a text goes through the model in one forward; each layer's weights are made for a chunk of queries, summed up and
-forgotten, so that memory is O(chunk x length). A learned sink logit (GPT-OSS) takes attention that goes to no
-key: it is one more column.
+Fused kernels keep no weights, and a model that returns them holds layers x heads x length² of them at once.
+Here a text goes through the model in one forward; each layer's weights are made for a chunk of queries,
+summed up and forgotten, so that memory is O(chunk x length). A learned sink logit (GPT-OSS) takes attention
+that goes to no key: it is one more column.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ _LONGEST_PROOF = 512  # tokens; a longer window of the model's own is not left w
 class Shares:
     """What N heads (all heads of all attention layers) do with the attention of L queries, parts of 1.
 
-    ``layer`` and ``head`` (N,) int64 say which they are; ``first``, ``few`` and ``learned`` (N, L) float32: the
-    attention on the first token, on the first four, and on a learned sink logit (None if no layer has one).
+    ``layer`` and ``head`` (N,) int64 say which they are; ``first``, ``few`` and ``learned`` (N, L) float32:
+    the attention on the first token, on the first four, on a learned sink logit (None if no layer has one).
     """
 
     layer: Tensor
@@ -58,7 +58,7 @@ class Attention:
 
     @torch.no_grad()
     def read(self, ids: Tensor) -> Shares:
-        """Shares of the queries at ``ids`` (L,); raises UnsupportedModelError for more than the model takes."""
+        """Shares of the queries ``ids`` (L,); raises UnsupportedModelError for more than the model takes."""
         with refusing_what_does_not_run():
             return self._forward(ids)[1]
 
@@ -86,7 +86,8 @@ class Attention:
         ) -> Tensor:
             nonlocal learned
             learned |= extra.get("s_aux") is not None
-            out, *found[layer] = self._layer(layer, q, k, v, scale, extra)
+            out, shares, worst = self._layer(layer, q, k, v, scale, extra)
+            found[layer] = shares, worst
             return out
 
         positions = torch.arange(len(ids), device=ids.device)
@@ -98,7 +99,8 @@ class Attention:
         return hidden, Shares(
             torch.tensor(layers).repeat_interleave(counts),
             torch.cat([torch.arange(int(count)) for count in counts]),
-            *shares[:2],
+            shares[0],
+            shares[1],
             shares[2] if learned else None,
             max(worst for _, worst in found.values()),
         )
@@ -139,10 +141,11 @@ def weights(
     softcap: float | None = None,
     learned: Tensor | None = None,
 ) -> Tensor:
-    """(B,H,n,M+1) float32: what queries ``start`` … ``start+n-1`` of a text, ``q`` (B,H,n,D), make of their attention.
+    """(B,H,n,M+1) float32: the attention of queries ``start`` … ``start+n-1`` of a text, ``q`` (B,H,n,D).
 
-    On each of the M keys ``k`` (B,Hkv,M,D), zero on later ones and on those ``window`` tokens back or further;
-    last on the ``learned`` sink logit (H,), zero without one. ``slopes`` (H,) are ALiBi's, ``softcap`` Gemma 2's.
+    On each of the M keys ``k`` (B,Hkv,M,D), zero on later ones and on those ``window`` tokens back or
+    further; last on the ``learned`` sink logit (H,), zero without one. ``slopes`` (H,) are ALiBi's,
+    ``softcap`` is Gemma 2's.
     """
     scores = capped((q @ _for_heads(k, q).transpose(-1, -2)).float() * scale, softcap)
     keys = torch.arange(k.shape[2], device=q.device)

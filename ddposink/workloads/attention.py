@@ -1,8 +1,9 @@
-"""The `attention` workload, declared: how much of a model's attention falls on the first tokens, head by head.
+"""The `attention` workload, declared: how much of a model's attention falls on the first tokens, by head.
 
-A head has a sink if its mean attention on the first token of a short text exceeds a threshold (Gu et al. 2025,
-"When Attention Sink Emerges in Language Models", arXiv 2410.10781: 64 tokens, 0.3). Attention is dense: no cache
-policy is at work. Everything here is data; what runs in the child is `ddposink.workloads.attention_run`.
+A head has a sink if its mean attention on the first token of a short text exceeds a threshold (Gu et al.
+2025, "When Attention Sink Emerges in Language Models", arXiv 2410.10781: 64 tokens, 0.3). Attention is dense:
+no cache policy is at work. Everything here is data; what runs in the child is
+`ddposink.workloads.attention_run`.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -53,7 +54,7 @@ def _measure(
         _save(ctx.out / f"sinkmap-{params.length}.npz", _places(heads) | maps),
         _save(ctx.out / f"along-{params.length}.npz", bins),
     ]
-    strongest = int(maps["sink"].argmax())
+    top = int(maps["sink"].argmax())
     far = {"attention_first_far": bins["first"][-1], "attention_first_four_far": bins["few"][-1]}
     finite = all(np.isfinite(values).all() for values in (*maps.values(), *bins.values()))
     ctx.emit(
@@ -61,8 +62,7 @@ def _measure(
         of_pieces(pieces, params.threshold) | {name: float(value) for name, value in far.items()},
         status="ok" if finite else "nan",
         reason=None if finite else "some attention is NaN",
-        facts=_facts(loaded)
-        | {"strongest_head": f"{int(heads.layer[strongest])}.{int(heads.head[strongest])}"},
+        facts=_facts(loaded) | {"strongest_head": f"layer {heads.layer[top]}, head {heads.head[top]}"},
         conformance={
             "attention_layers": len(attention.windows),
             "layers_with_own_window": sum(own is not None for own in attention.windows.values()),
@@ -86,7 +86,7 @@ def _text(params: AttentionParams, loaded: LoadedModel, seed: int) -> tuple[Tens
 
 
 def _pieces(text: Tensor, params: AttentionParams) -> Iterator[Tensor]:
-    """Pieces (span,) of the text from its beginning on, none overlapping; each begins with the BOS, if any."""
+    """Pieces (span,) of the text from its beginning on, without overlap; each begins with the BOS, if any."""
     size = params.span - params.bos
     for i in range(params.pieces):
         begin = params.bos + i * size
@@ -110,7 +110,6 @@ def _facts(loaded: LoadedModel) -> dict[str, Scalar]:
 
 def _save(path: Path, arrays: dict[str, np.ndarray]) -> Path:
     """Equally long named arrays; shares in float32."""
-    np.savez_compressed(
-        path, **{k: v.astype(np.float32) if v.dtype.kind == "f" else v for k, v in arrays.items()}
-    )
+    kept: dict[str, Any] = {k: v.astype(np.float32) if v.dtype.kind == "f" else v for k, v in arrays.items()}
+    np.savez_compressed(path, **kept)
     return path

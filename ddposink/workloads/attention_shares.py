@@ -40,8 +40,8 @@ class Reading:
 def of_pieces(pieces: Sequence[Reading], threshold: float) -> Figures:
     """Figures of pieces of equal length, each a text of its own.
 
-    A head's attention on the first token is the mean over *all* queries of a piece, as in Gu et al. (2025): the
-    first query, which sees nothing else, included.
+    A head's attention on the first token is the mean over *all* queries of a piece, as in Gu et al. (2025),
+    the first query, which sees nothing else, included. A head counts piece by piece, as there.
     """
     learned = [piece.learned for piece in pieces if piece.learned is not None]
     return {

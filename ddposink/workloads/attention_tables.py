@@ -23,14 +23,18 @@ METRICS = (
     Metric("heads", "attention heads", "", "none", "exact"),
 )  # fmt: skip
 
-_ALONG = {"series": "along", "hue": "model", "log_x": True, "marks": ("train_length",)}
+
+def _along(name: str, title: str, y: str, label: str, *, headline: bool = False) -> View:
+    return View(name, "trace", title, "position", y, "tokens read", label, hue="model", series="along", log_x=True,
+                headline=headline)  # fmt: skip
+
+
 VIEWS = (
     View("sink-map", "map", "Where the sinks are", "head", "sink", "head",
          "attention on the first token and on a learned sink logit", hue="layer", series="sinkmap", headline=True),
-    View("first-by-position", "trace", "Attention on the first token along the text", "position", "first", "tokens read",
-         "mean attention on the first token", headline=True, **_ALONG),
-    View("first-four-by-position", "trace", "Attention on the first four tokens along the text", "position", "few",
-         "tokens read", "mean attention on the first four tokens", **_ALONG),
-    View("sink-share-by-position", "trace", "Heads with a sink along the text", "position", "sink_share", "tokens read",
-         "part of the heads", **_ALONG),
+    _along("first-by-position", "Attention on the first token along the text", "first",
+           "mean attention on the first token", headline=True),
+    _along("first-four-by-position", "Attention on the first four tokens along the text", "few",
+           "mean attention on the first four tokens"),
+    _along("sink-share-by-position", "Heads with a sink along the text", "sink_share", "part of the heads"),
 )  # fmt: skip
