@@ -14,7 +14,7 @@ from typing import Literal
 Scalar = str | int | float | bool | None
 Direction = Literal["lower", "higher", "none"]
 MetricClass = Literal["exact", "near", "noisy"]
-ViewKind = Literal["curve", "line", "heatmap", "matrix", "scatter", "trace", "pictures"]
+ViewKind = Literal["curve", "line", "heatmap", "map", "matrix", "scatter", "trace", "pictures"]
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,8 @@ class View:
     kind ``curve``   x = index into the series artifact ``series`` (bucketed means of it are drawn)
     kind ``line``    x = a column (parameter or fact), y = a metric, one line per ``hue``
     kind ``heatmap`` rows = ``hue``, columns = ``x``, colour = ``y``
+    kind ``map``     ``series`` names an artifact of equally long arrays, one entry a field: rows = the array
+                     ``hue``, columns = ``x`` (both whole numbers), colour = ``y``; one panel a cell
     kind ``matrix``  rows = ``hue``, columns = the metrics whose names start with ``y``, at the largest ``x``
     kind ``scatter`` x and y are metrics (or columns), one path per ``hue``
     kind ``trace``   ``series`` names an artifact of equally long named arrays; x and y are two of them

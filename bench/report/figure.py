@@ -100,13 +100,13 @@ def pens(values: Sequence[str], reference: str | None) -> dict[str, Pen]:
     return look
 
 
-def sheet(panels: int, height: float = HEIGHT) -> tuple[Figure, list[Axes]]:
-    """A figure with so many panels of common axes, at most three side by side."""
+def sheet(panels: int, height: float = HEIGHT, *, shared: bool = True) -> tuple[Figure, list[Axes]]:
+    """A figure with so many panels, of common axes if ``shared``, at most three side by side."""
     columns = grid_columns(panels)
     rows = math.ceil(panels / columns)
     figure = Figure((WIDTH, height if rows == 1 else 1.4 + 2.5 * rows))
     FigureCanvasAgg(figure)
-    grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel().tolist()
+    grid = figure.subplots(rows, columns, squeeze=False, sharex=shared, sharey=shared).ravel().tolist()
     sns.despine(figure)
     for place in range(panels, rows * columns):
         grid[place].remove()

@@ -18,6 +18,7 @@ from bench.report.contents import contents
 from bench.report.figure import Pen
 from bench.report.frames import RunData
 from bench.report.heatmap import draw_heatmap
+from bench.report.maps import draw_map
 from bench.report.matrix import draw_matrix
 from bench.report.names import hue_label
 from bench.report.panels import (
@@ -32,7 +33,7 @@ from bench.report.sheets import draw_pictures
 from bench.text import number, with_unit
 from bench.workload import View
 
-_WHOLE = {"heatmap": draw_heatmap, "matrix": draw_matrix, "pictures": draw_pictures}
+_WHOLE = {"heatmap": draw_heatmap, "map": draw_map, "matrix": draw_matrix, "pictures": draw_pictures}
 _OFF = "_off scale"  # labels that begin with an underscore mark artists that are no data
 _MOST_MARKERS = 24  # on one line
 _LOG_SPAN, _LINEAR_SPAN = 1e4, 20.0  # a scale ends so far above its smallest or its middle value

@@ -74,6 +74,17 @@ def inspect(model: nn.Module, reach: int = 0) -> Support:
     return Support(_described(layout), layout)
 
 
+@torch.no_grad()
+def lookback(model: nn.Module) -> tuple[dict[int, int | None], Tensor | None]:
+    """How far every attention layer looks back in tokens (None: over all), and the (H,) ALiBi slopes, if any.
+
+    That is all it takes to attend over a whole text at once, wherever positions are put in. Raises
+    UnsupportedModelError or PolicyNotAppliedError where it cannot be known.
+    """
+    calls = _first_forward(Trunk.of(model))
+    return {layer: call.window for layer, call in calls.items()}, _slopes(model)
+
+
 # -- first experiment: who calls, and how far may each look -------------------------------------------------
 
 

@@ -45,7 +45,7 @@ def prove(make: Maker, policy: Policy, trunk: Trunk, layout: Layout | None) -> N
     policy = replace(policy, bits=None)  # fewer bits are not the model's own numbers; the machinery is
     unbound = _unbound(policy)
     whole = layout or Layout({})
-    _compare(
+    compare_logits(
         _logits(make(unbound, whole, PIECE, turns), ids),
         trunk.plain_logits(ids),
         ids,
@@ -56,7 +56,7 @@ def prove(make: Maker, policy: Policy, trunk: Trunk, layout: Layout | None) -> N
         return
     tiny = _tiny(policy)
     near = layout.narrowed(OWN)
-    _compare(
+    compare_logits(
         _logits(make(tiny, near, PIECE, turns), ids),
         _logits(ReferenceStream(trunk.model, tiny, near, turns), ids),
         ids,
@@ -95,8 +95,11 @@ def _logits(stream: Stream, ids: Tensor) -> Tensor:
     return stream.head.logits(torch.cat(pieces))
 
 
-def _compare(found: Tensor, expected: Tensor, ids: Tensor, when: str, yardstick: str) -> None:
-    """Every token's logits, centred (a softmax knows no offset), relative to their spread."""
+def compare_logits(found: Tensor, expected: Tensor, ids: Tensor, when: str, yardstick: str) -> None:
+    """Raise NotProvenError unless every token's logits (n, vocabulary) agree.
+
+    They are centred (a softmax knows no offset) and their error is relative to their spread.
+    """
     tolerance = TOLERANCE[found.dtype]
     a, b = (x.float() - x.float().mean(-1, keepdim=True) for x in (found, expected))
     error = (a - b).square().mean(-1).sqrt() / b.square().mean().sqrt()

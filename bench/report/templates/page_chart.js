@@ -15,7 +15,7 @@ function look(line) {
 }
 
 function chart(host, spec) {
-  if (spec.kind === "heatmap" || spec.kind === "matrix") return gridChart(host, spec);
+  if (["heatmap", "map", "matrix"].includes(spec.kind)) return gridChart(host, spec);
   return new Chart(host, spec);
 }
 

@@ -40,7 +40,7 @@ def chart(view: View, data: RunData) -> dict[str, Any]:
         "wide": view.headline,
     }
     try:
-        if view.kind in ("heatmap", "matrix"):
+        if view.kind in ("heatmap", "map", "matrix"):
             return shown | grid(view, data)
         return shown | _lines(view, data, contents(view, data))
     except NothingToDraw as reason:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pandas as pd
@@ -10,6 +11,7 @@ from bench.report.buckets import exp
 from bench.report.control import control_note, over_control
 from bench.report.frames import RunData
 from bench.report.heatmap import check_size
+from bench.report.maps import maps
 from bench.report.matrix import claims, matrix_rows, members
 from bench.report.names import hue_label, names_of, numeric
 from bench.report.panels import (
@@ -26,7 +28,7 @@ from bench.workload import View
 
 def grid(view: View, data: RunData) -> dict[str, Any]:
     """Panels of rows × columns. A field is a value, a word on why there is none, or null (not planned)."""
-    return _matrix(view, data) if view.kind == "matrix" else _heatmap(view, data)
+    return {"heatmap": _heatmap, "map": _map, "matrix": _matrix}[view.kind](view, data)
 
 
 def _heatmap(view: View, data: RunData) -> dict[str, Any]:
@@ -58,6 +60,32 @@ def _heatmap(view: View, data: RunData) -> dict[str, Any]:
         "direction": metric.direction,
         "rows": [hue_label(data, view, r) for r in rows],
         "columns": list(names_of(columns).values()),
+        "panels": panels,
+        "signed": False,
+    }
+
+
+def _map(view: View, data: RunData) -> dict[str, Any]:
+    """Maps that cells have kept below each other; a row or column that one lacks is blank."""
+    found, notes = maps(view, data)
+    rows = sorted({row for one in found for row in one.rows})
+    columns = sorted({column for one in found for column in one.columns})
+    panels = []
+    for one in found:
+        fields = {
+            (row, column): float(f"{one.values[i, j]:.6g}")
+            for i, row in enumerate(one.rows)
+            for j, column in enumerate(one.columns)
+            if math.isfinite(one.values[i, j])
+        }
+        panels.append({"title": one.title, "fields": [[fields.get((r, c)) for c in columns] for r in rows]})
+    return {
+        "yLabel": view.y_label,
+        "subtitle": "",
+        "notes": notes,
+        "direction": data.words.metric(view.y).direction,
+        "rows": [f"{view.hue} {row}" for row in rows],
+        "columns": [str(column) for column in columns],
         "panels": panels,
         "signed": False,
     }

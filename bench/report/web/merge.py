@@ -11,7 +11,7 @@ def merge(charts: Sequence[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
     if len(charts) == 1:
         return charts[0][1]
     first = charts[0][1]
-    if first["kind"] in ("heatmap", "matrix"):
+    if first["kind"] in ("heatmap", "map", "matrix"):
         return _grids(charts)
     units = {spec["unit"] for _, spec in charts}
     categories = {tuple(spec["categories"] or ()) for _, spec in charts}
