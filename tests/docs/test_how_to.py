@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -72,6 +75,26 @@ def test_a_cache_policy(tmp_path: Path) -> None:
     refused = bench(tmp_path, "plan", "share.yaml")
     assert refused.returncode == 2
     assert "at least 8 tokens" in refused.stderr
+
+
+def test_a_policy_that_chooses_by_content_is_a_package_of_its_own(tmp_path: Path) -> None:
+    example = ROOT / "examples" / "value-norm"
+    shown = BLOCK.findall((PAGES / "cache-policy.md").read_text(encoding="utf-8"))
+    code = next(text for kind, name, text in shown if kind == "python" and not name)
+    source = (example / "value_norm.py").read_text()
+    said = re.sub(r'\n        """[^\n]*"""', "", source)  # docstrings of methods are left out on the page
+    assert code.strip() in said
+    target, source_copy = tmp_path / "site", tmp_path / "value-norm"
+    shutil.copytree(example, source_copy)
+    pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--target"]
+    subprocess.run([*pip, str(target), str(source_copy)], check=True, capture_output=True)
+    (tmp_path / "text.txt").write_text(TEXT)
+    suite = (example / "value-norm.yaml").read_text()
+    suite = suite.replace("novel:persuasion", "file:text.txt").replace("length: 1024", "length: 96")
+    (tmp_path / "value-norm.yaml").write_text(re.sub(r"128 (.*?)evict=chunk:32", r"16 \1evict=chunk:8", suite))
+    (tmp_path / "sitecustomize.py").write_text(f"import site; site.addsitedir({str(target)!r})\n")
+    policies = {record.params["policy"] for record in measured(tmp_path, "value-norm.yaml")}
+    assert "value-norm 16 evict=chunk:8" in policies
 
 
 def test_a_reward(tmp_path: Path) -> None:
