@@ -19,7 +19,7 @@ from bench.text import clean, plural, slug
 
 _FILES = ("README.md", "comparison.md", "records.jsonl", "records.parquet", "env.json", "suite.yaml")
 _INLINE_PARQUET = 50_000  # bytes
-STATIC = 150_000  # bytes of static pictures inside one page; the charts themselves are drawn from data
+STATIC = 200_000  # bytes of static pictures inside one page; the charts themselves are drawn from data
 
 
 def names(runs: Sequence[RunData]) -> list[str]:
