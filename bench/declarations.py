@@ -52,7 +52,8 @@ class View:
     ``transform="exp"`` turns a mean NLL into a perplexity. ``marks`` names facts drawn as vertical
     lines (e.g. ``train_length``). ``where`` keeps the records whose column equals the value, or one
     of a tuple of values. ``control`` = (column, value) shows a matrix as paired differences, sample by
-    sample, to the cell that has this value there and is otherwise equal.
+    sample, to the cell that has this value there and is otherwise equal. ``front`` draws in a line view the
+    front of the points: those that no other beats or equals on both axes (less of x, and the better y).
     """
 
     name: str
@@ -71,3 +72,4 @@ class View:
     where: Mapping[str, Scalar | tuple[Scalar, ...]] = field(default_factory=dict)
     headline: bool = False  # the picture shown first
     control: tuple[str, Scalar] | None = None
+    front: bool = False

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from bench.report.curves import curve_panels
 from bench.report.frames import RunData
+from bench.report.front import FRONT, front
 from bench.report.panels import NothingToDraw, Panels, line_panels
 from bench.report.paths import scatter_panels, trace_panels
 from bench.workload import View
@@ -11,12 +14,24 @@ from bench.workload import View
 _PANELS = {"curve": curve_panels, "line": line_panels, "scatter": scatter_panels, "trace": trace_panels}
 
 
+def with_front(content: Panels, data: RunData, view: View) -> Panels:
+    """The same with the front of each panel beneath its lines."""
+    higher = data.words.metric(view.y).direction == "higher"
+    for panel in content.panels:
+        found = front(panel.lines.values(), higher=higher)
+        if found is not None:
+            panel.lines = panel.lines | {FRONT: found}
+    said = f"The front: no other point has as little {view.x_label} and is as good."
+    return replace(content, notes=[*content.notes, said])
+
+
 def contents(view: View, data: RunData) -> Panels:
     """Panels of a view of kind curve, line, scatter or trace; raises NothingToDraw."""
     key = repr(view)  # not its name alone: the same view may be narrowed by another ``where``
     if key not in data.contents:
         try:
-            data.contents[key] = _PANELS[view.kind](data, view)
+            found = _PANELS[view.kind](data, view)
+            data.contents[key] = with_front(found, data, view) if view.front else found
         except NothingToDraw as reason:
             data.contents[key] = reason
     found = data.contents[key]

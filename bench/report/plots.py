@@ -34,6 +34,7 @@ from bench.text import number, with_unit
 from bench.workload import View
 
 _WHOLE = {"heatmap": draw_heatmap, "map": draw_map, "matrix": draw_matrix, "pictures": draw_pictures}
+FRONT_PEN = Pen("#9a9a9a", "", (0, (1, 1)), 1.4)
 _OFF = "_off scale"  # labels that begin with an underscore mark artists that are no data
 _MOST_MARKERS = 24  # on one line
 _LOG_SPAN, _LINEAR_SPAN = 1e4, 20.0  # a scale ends so far above its smallest or its middle value
@@ -73,7 +74,7 @@ def _lines(view: View, data: RunData, content: Panels) -> Figure:
     """Curves and lines alike."""
     figure, grid = paper.sheet(len(content.panels))
     look = _pens(view, data) if len(content.hues) > 1 else paper.pens(content.hues, None)
-    pens = {name: look[name] for name in content.hues}
+    pens = {name: look.get(name, FRONT_PEN) for name in content.hues}
     low, high = _y_limits(_heights(view, content), view.log_y)
     notes = list(content.notes)
     for axes in grid:

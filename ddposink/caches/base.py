@@ -219,6 +219,12 @@ class Policy:
         return sum(shape.token_bytes(self.bits) * tokens for tokens in per_layer)
 
     @property
+    def family(self) -> str:
+        """The label without its size: policies that differ in nothing else are one line of a picture."""
+        words = self.label.split()
+        return " ".join(word for i, word in enumerate(words) if i != 1 or "=" in word)
+
+    @property
     def label(self) -> str:
         """Canonical text form; `ddposink.caches.parse_policy` reads it back."""
         return self._options(self.kind)

@@ -39,6 +39,11 @@ class Quantized(Policy):
         """``quantized 4``."""
         return f"{self.kind} {self.bits}"
 
+    @property
+    def family(self) -> str:
+        """Bits are what it is; it has no other size."""
+        return self.label
+
     @classmethod
     def option_names(cls) -> tuple[str, ...]:
         """Nothing but the bits, which are its size."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from ddposink.caches.base import Policy
@@ -38,6 +38,10 @@ class Recompute(Policy):
     def cached(self, length: int) -> int:
         """Tokens whose keys and values the last forward made."""
         return length - self.begin(length - 1) if length else 0
+
+    def resized(self, tokens: int) -> Recompute:
+        """The same with a window that shows every token at least ``tokens`` tokens, itself included."""
+        return replace(self, window=tokens + self.stride - 1)
 
     @property
     def label(self) -> str:

@@ -30,6 +30,11 @@ class Sink(Policy):
         """``sink 4+1020``."""
         return self._options(f"sink {self.sinks}+{self.window}")
 
+    @property
+    def family(self) -> str:
+        """``sink 4+…``: the number of sinks makes another policy, that of recent tokens another size."""
+        return self._options(f"sink {self.sinks}+…")
+
     @classmethod
     def from_text(cls, size: str, **options: object) -> Sink:
         """``4+1020`` → 4 sinks beside 1,020 recent tokens."""

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from ddposink.caches import Evict, Policy, Ranked
+from ddposink.caches import Evict, Policy
 from ddposink.caches.offloaded import Offloaded
 from ddposink.caches.recompute import Recompute
+from ddposink.caches.refused import on_kept_set
 from ddposink.caches.static import Static
 from ddposink.streaming.base import Stream
 from ddposink.streaming.decode import DecodeStream
@@ -59,7 +60,7 @@ def choose(
             lambda p, _, chunk, __: RecomputeStream(model, p, chunk),  # type: ignore[arg-type]
             "the untouched model on every window",
         )
-    if layout is not None and _on_kept_set(policy):
+    if layout is not None and on_kept_set(policy):
         return _kept(model, policy, layout, support.reason, evaluator)
     if layout is None:
         return _without_layout(model, policy, support.reason, evaluator)
@@ -94,11 +95,6 @@ def choose(
     )
 
 
-def _on_kept_set(policy: Policy) -> bool:
-    """Whether a policy chooses by content, stores fewer bits, or is cut back once: the general stream's."""
-    return isinstance(policy, Ranked) or policy.bits is not None or policy.evict.per == "once"
-
-
 def _kept(model: nn.Module, policy: Policy, layout: Layout, reason: str, evaluator: str) -> Kind:
     if evaluator == "reference":
         raise UnsupportedPolicyError(f"there is no reference evaluation of '{policy}'")
@@ -129,7 +125,7 @@ def _without_layout(model: nn.Module, policy: Policy, reason: str, evaluator: st
 
 def _way_out(model: nn.Module, policy: Policy) -> str:
     """The name under which something can be measured all the same, if there is any."""
-    if _on_kept_set(policy):
+    if on_kept_set(policy):
         return ""
     other = replace(policy, positions="library", evict=Evict())
     try:

@@ -69,7 +69,9 @@ def _unbound(policy: Policy) -> Policy:
     """The policy with so large a budget that the few tokens evict nothing."""
     if isinstance(policy, Ranked):
         return policy.resized(TOKENS * 64)  # of which the smallest layer's share is enough
-    return replace(policy, sinks=min(policy.sinks, SINKS), window=TOKENS) if policy.bounded else policy
+    return (
+        replace(policy, sinks=min(policy.sinks, SINKS)).resized(TOKENS + SINKS) if policy.bounded else policy
+    )
 
 
 def _tiny(policy: Policy) -> Policy:

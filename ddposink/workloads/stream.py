@@ -54,6 +54,8 @@ class StreamWorkload:
             "corpus": params.corpus,
             "policy": policy.label,
             "kind": policy.kind,
+            "family": policy.family,
+            "bits": policy.bits,
             "sinks": policy.sinks if policy.bounded else None,
             "window": policy.window if policy.bounded else None,
             "budget": policy.budget,

@@ -14,7 +14,7 @@ DIVERGENCE = ("kl_dense", "top1_agreement", "lost_tokens")
 Measured = dict[str, float | int | Missing | Samples | None]
 REFUSED = (
     *("perplexity", "nll", "perplexity_post", "nll_post", "bits_per_byte", "word_perplexity"),
-    *("scored_tokens", "nonfinite_tokens"),
+    *("nll_half", "scored_tokens", "nonfinite_tokens"),
 )
 
 
@@ -43,6 +43,7 @@ def quality(nll: np.ndarray, missing_from: int | None, policy: Policy, corpus: T
             "dense evicts nothing" if not policy.bounded else f"nothing evicted within {fed} tokens"
         )
         metrics |= {"nll_post": why, "perplexity_post": why}
+    metrics["nll_half"] = of_second_half(every, target)
     total_bytes = int(corpus.byte_end[fed - 1] - corpus.byte_end[0])
     total_words = int(corpus.word_end[fed - 1] - corpus.word_end[0])
     metrics["bits_per_byte"] = (
@@ -53,26 +54,26 @@ def quality(nll: np.ndarray, missing_from: int | None, policy: Policy, corpus: T
     return metrics
 
 
-def divergence(
-    kl: np.ndarray, agree: np.ndarray, lost: np.ndarray, start: int | None, target: np.ndarray
-) -> Measured:
-    """Means over whole blocks of the text from the query ``start`` on; ``target`` (L-1,) bool are scored.
+def divergence(kl: np.ndarray, agree: np.ndarray, lost: np.ndarray, target: np.ndarray) -> Measured:
+    """Means over the second half of the text: the same tokens for every policy. ``target`` (L-1,) are scored."""
+    values = (kl, agree, lost > LOST)
+    return {name: of_second_half(x, target) for name, x in zip(DIVERGENCE, values, strict=True)}
+
+
+def of_second_half(values: np.ndarray, target: np.ndarray) -> Samples | Missing:
+    """Mean over whole blocks of scored tokens of the second half of a text of ``len(target) + 1`` tokens.
 
     The samples are means of blocks: neighbouring tokens are not independent, blocks nearly are.
     """
-    if start is None:
-        return dict.fromkeys(DIVERGENCE, Missing("nothing evicted: the numbers are dense's own"))
-    chosen = [x[: len(target)][start:][target[start:]].astype(np.float64) for x in (kl, agree, lost > LOST)]
-    blocks = len(chosen[0]) // BLOCK
+    half = (len(target) + 1) // 2
+    chosen = values[half : len(target)][target[half:]].astype(np.float64)
+    blocks = len(chosen) // BLOCK
     if not blocks:
-        why = Missing(f"fewer than {BLOCK} tokens scored after eviction starts")
-        return dict.fromkeys(DIVERGENCE, why)
-    found: Measured = {}
-    for name, values in zip(DIVERGENCE, chosen, strict=True):
-        means = values[: blocks * BLOCK].reshape(blocks, BLOCK).mean(1)
-        finite = bool(np.isfinite(means).all())
-        found[name] = Samples(float(means.mean()), tuple(means.tolist())) if finite else Missing("not finite")
-    return found
+        return Missing(f"fewer than {BLOCK} tokens scored in the second half of the text")
+    means = chosen[: blocks * BLOCK].reshape(blocks, BLOCK).mean(1)
+    if not np.isfinite(means).all():
+        return Missing("not finite in the second half of the text")
+    return Samples(float(means.mean()), tuple(means.tolist()))
 
 
 def refusals(why: str = "random weights: their perplexity says nothing") -> Measured:

@@ -19,6 +19,7 @@ import torch
 from bench.track.memory import MemoryTracker
 from bench.workload import Cell, Context, Missing, Scalar, Skip
 from ddposink.caches import Dense
+from ddposink.caches.refused import refusal
 from ddposink.caches.schedule import slots_by_turns
 from ddposink.corpora import CorpusRef, load_stream
 from ddposink.devices import chosen_device
@@ -29,6 +30,7 @@ from ddposink.streaming import (
     DenseStream,
     Divergence,
     PolicyNotAppliedError,
+    UnsupportedPolicyError,
     length_limit,
     open_stream,
     stream_nll,
@@ -141,7 +143,10 @@ def _beside(params: StreamParams, state: DecodeRun) -> Divergence | Missing | No
 
 def _prepare(params: StreamParams, device: torch.device, seed: int) -> DecodeRun:
     tracker = MemoryTracker(device)  # before the model, so that the device figure counts all we take
-    loaded = load_model(ModelRef.parse(params.model), params.dtype, str(device))
+    ref = ModelRef.parse(params.model)
+    if why := refusal(params.parsed_policy, ref.config_dict() or {}):
+        raise UnsupportedPolicyError(why)  # before weights are loaded
+    loaded = load_model(ref, params.dtype, str(device))
     text = _text(params, loaded, device, seed)
     nll = np.full(params.length - 1, np.nan, dtype=np.float32)
     facts = {
@@ -218,9 +223,8 @@ def _divergence(params: StreamParams, state: DecodeRun) -> Measured:
         why = f"dense, the reference, is beyond its training length of {limit:,} tokens"
         return dict.fromkeys(DIVERGENCE, Missing(why))
     assert state.text.corpus is not None
-    start = state.choice.stream.missing_from if params.parsed_policy.bounded else 0
     target = state.text.corpus.target[1 : params.length]
-    return divergence(beside.kl, beside.agree, beside.lost, start, target)
+    return divergence(beside.kl, beside.agree, beside.lost, target)
 
 
 def _conformance(params: StreamParams, state: DecodeRun) -> dict[str, Scalar]:
