@@ -55,7 +55,7 @@ def quality(nll: np.ndarray, missing_from: int | None, policy: Policy, corpus: T
 
 
 def divergence(kl: np.ndarray, agree: np.ndarray, lost: np.ndarray, target: np.ndarray) -> Measured:
-    """Means over the second half of the text: the same tokens for every policy. ``target`` (L-1,) are scored."""
+    """Means over the second half of the text: the same tokens for every policy. ``target`` (L-1,) bool."""
     values = (kl, agree, lost > LOST)
     return {name: of_second_half(x, target) for name, x in zip(DIVERGENCE, values, strict=True)}
 
