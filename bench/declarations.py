@@ -14,7 +14,7 @@ from typing import Literal
 Scalar = str | int | float | bool | None
 Direction = Literal["lower", "higher", "none"]
 MetricClass = Literal["exact", "near", "noisy"]
-ViewKind = Literal["curve", "line", "heatmap", "matrix", "scatter", "trace", "pictures"]
+ViewKind = Literal["curve", "line", "heatmap", "matrix", "scatter", "trace", "pictures", "texts"]
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,8 @@ class View:
     kind ``scatter`` x and y are metrics (or columns), one path per ``hue``
     kind ``trace``   ``series`` names an artifact of equally long named arrays; x and y are two of them
     kind ``pictures`` picture artifacts named ``series``; cells that differ only in ``x`` share a slider
+    kind ``texts``   text artifacts named ``series``, that of the furthest cell of each ``hue`` (and whatever
+                     else differs) beside the others; lines that begin with ``───`` are marked as headings
 
     ``transform="exp"`` turns a mean NLL into a perplexity. ``marks`` names facts drawn as vertical
     lines (e.g. ``train_length``). ``where`` keeps the records whose column equals the value, or one
