@@ -47,7 +47,8 @@ class View:
     kind ``trace``   ``series`` names an artifact of equally long named arrays; x and y are two of them
     kind ``pictures`` picture artifacts named ``series``; cells that differ only in ``x`` share a slider
     kind ``texts``   text artifacts named ``series``, that of the furthest cell of each ``hue`` (and whatever
-                     else differs) beside the others; lines that begin with ``───`` are marked as headings
+                     else differs) beside the others; lines that begin with ``───`` are headings, and those
+                     with ``━━━`` say what is wrong
 
     ``transform="exp"`` turns a mean NLL into a perplexity. ``marks`` names facts drawn as vertical
     lines (e.g. ``train_length``). ``where`` keeps the records whose column equals the value, or one

@@ -1,7 +1,7 @@
 """The conversation for readers: plain text, turns marked, and the place where it collapses.
 
-Lines that begin with `HEADING` are ours; everything that was asked or written is indented, so that nothing a
-model writes can be taken for one.
+Lines that begin with `HEADING` or `ALARM` are ours; everything that was asked or written is indented, so
+that nothing a model writes can be taken for one.
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ from collections.abc import Callable, Iterator, Sequence
 
 from ddposink.workloads.generate_writing import Turn
 
-HEADING = "───"
+HEADING, ALARM = "───", "━━━"
 Decode = Callable[[Sequence[int]], str]
 
 
 def conversation(turns: Sequence[Turn], decode: Decode, collapsed: tuple[int, str] | None) -> str:
     """All turns as text. ``collapsed``: the written token at which it collapses, and what is wrong there."""
-    return "\n".join(line for turn in turns for line in _lines(turn, decode, collapsed)) + "\n"
+    last = turns[-1]
+    return "\n".join(x for turn in turns for x in _lines(turn, turn is last, decode, collapsed)) + "\n"
 
 
 def answers(turns: Sequence[Turn], decode: Decode) -> str:
@@ -24,10 +25,10 @@ def answers(turns: Sequence[Turn], decode: Decode) -> str:
     return "\n\n".join(decode(_words(turn)) for turn in turns)
 
 
-def _lines(turn: Turn, decode: Decode, collapsed: tuple[int, str] | None) -> Iterator[str]:
+def _lines(turn: Turn, last: bool, decode: Decode, collapsed: tuple[int, str] | None) -> Iterator[str]:
     yield f"{HEADING} token {turn.at:,}: asked"
     yield from _indented(turn.asked)
-    cut = "" if turn.ended is not None else ", cut off"
+    cut = "" if turn.ended is not None else " so far" if last else ", cut off"
     yield f"{HEADING} answered ({len(turn.answer):,} tokens{cut})"
     words = _words(turn)
     if collapsed is None or not turn.at <= collapsed[0] < turn.at + len(turn.answer):
@@ -36,7 +37,7 @@ def _lines(turn: Turn, decode: Decode, collapsed: tuple[int, str] | None) -> Ite
     place = collapsed[0] - turn.at
     if place:
         yield from _indented(decode(words[:place]))
-    yield f"{HEADING} collapse at token {collapsed[0]:,}: {collapsed[1]}"
+    yield f"{ALARM} collapse at token {collapsed[0]:,}: {collapsed[1]}"
     yield from _indented(decode(words[place:]))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bench.workload import Metric, View
-from ddposink.workloads.generate_rule import RULE
+from ddposink.workloads.generate_rule import RULE, SPAN
 
 
 def _bytes(name: str, label: str, text: str, klass: str = "near") -> Metric:
@@ -11,25 +11,23 @@ def _bytes(name: str, label: str, text: str, klass: str = "near") -> Metric:
 
 
 _FRESH = (
-    "exp of the mean NLL of the written tokens under dense attention: the conversation is cut into windows of "
-    "`fresh_window` tokens that begin every half of it, each goes through the untouched model on its own, and "
-    "the second half of each is scored (every token sees half a window to a window before it); prompts are "
-    "seen and not scored. A text that repeats itself is cheap, too: read it beside the repeats"
+    "of the written tokens under dense attention: windows of fresh_window tokens of the conversation begin every "
+    "half window, each goes through the untouched model alone, its second half is scored. Repetition is cheap, too"
 )
-_SHARE = "distinct ones among the {} of all written tokens; falls with the length of any text"
+_SHARE = "distinct ones among all {}; falls with the length of any text"
 
 METRICS = (
     Metric("fresh_perplexity", "fresh perplexity", "", "lower", "near", 0.05, _FRESH, headline=True),
     Metric("nll", "NLL in fresh windows", "nats/token", "lower", "near", 0.001, "mean over the written tokens, as the fresh perplexity"),
-    Metric("last_perplexity", "fresh perplexity of the end", "", "lower", "near", 0.05, "the same, of the last 256 written tokens"),
-    Metric("distinct_1", "distinct tokens", "share", "higher", "near", 0.001, _SHARE.format("tokens")),
-    Metric("distinct_2", "distinct pairs", "share", "higher", "near", 0.001, _SHARE.format("pairs of neighbours"), headline=True),
-    Metric("distinct_3", "distinct triples", "share", "higher", "near", 0.001, _SHARE.format("triples of neighbours")),
+    Metric("last_perplexity", "fresh perplexity of the end", "", "lower", "near", 0.05, f"the same, of the last {SPAN} written tokens"),
+    Metric("distinct_1", "distinct tokens", "share", "higher", "near", 0.001, _SHARE.format("written tokens")),
+    Metric("distinct_2", "distinct pairs", "share", "higher", "near", 0.001, _SHARE.format("pairs of neighbours written"), headline=True),
+    Metric("distinct_3", "distinct triples", "share", "higher", "near", 0.001, _SHARE.format("triples of neighbours written")),
     Metric("longest_repeat", "longest repeat", "tokens", "lower", "near", help="the longest stretch that was written twice, exactly; the two may overlap", headline=True),
     Metric("compression", "compression", "", "lower", "near", 0.01, "UTF-8 bytes of the written text over those zlib (level 9) makes of them; repeats raise it, and so does length"),
     Metric("collapse_at", "first token of collapse", "tokens", "higher", "near", help=RULE + "; tokens written before it", headline=True),
     Metric("answers", "answers", "", "none", "near", help="turns that were answered, the last one perhaps in part"),
-    Metric("answers_ended", "answers that end themselves", "share", "none", "near", 0.001, "before `turn_tokens` cuts them off"),
+    Metric("answers_ended", "answers that end themselves", "share", "none", "near", 0.001, "before turn_tokens cuts them off"),
     Metric("prompt_tokens", "prompt tokens", "", "none", "near", help="fed beside the written ones: the turns, and what the chat template puts around them"),
     Metric("kv_bytes", "KV cache", "B", "lower", "near", help="measured bytes of the keys and values held", headline=True),
     _bytes("kv_bytes_analytic", "KV cache, predicted", "what one token takes in each layer, times the tokens kept there"),

@@ -28,12 +28,12 @@ def longest_repeat(ids: np.ndarray) -> int:
     ranks = [_numbers(np.asarray(ids, dtype=np.int64))]  # ranks[i]: of stretches of 2**i tokens
     if not _repeats(ranks[0]):
         return 0
-    while len(longer := _joined(ranks[-1], ranks[-1], 2 ** (len(ranks) - 1))) and _repeats(longer):
+    while _repeats(longer := _joined(ranks[-1], ranks[-1], 2 ** (len(ranks) - 1))):
         ranks.append(longer)
     found, length = ranks[-1], 2 ** (len(ranks) - 1)
     for power in range(len(ranks) - 2, -1, -1):
         longer = _joined(found, ranks[power], length)
-        if len(longer) and _repeats(longer):
+        if _repeats(longer):
             found, length = longer, length + 2**power
     return length
 
@@ -52,7 +52,8 @@ def _joined(first: np.ndarray, second: np.ndarray, apart: int) -> np.ndarray:
 
 
 def _repeats(numbers: np.ndarray) -> bool:
-    return int(numbers.max()) + 1 < len(numbers)
+    """Whether two are equal; no two of none are."""
+    return len(numbers) > 0 and int(numbers.max()) + 1 < len(numbers)
 
 
 def compression(text: str) -> float | None:

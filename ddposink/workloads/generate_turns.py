@@ -18,7 +18,7 @@ from ddposink.corpora import CorpusRef, read_books
 QUESTIONS = "questions"
 SHORTEST, LONGEST = 20, 240  # characters of a sentence that is put as a turn
 MOST = 5_000  # sentences read of a corpus
-_BREAK = re.compile(r"(?<=[.!?])[\"'”’)]*\s+")
+_BREAK = re.compile(r"""(?:(?<=[.!?])|(?<=[.!?]["'”’)]))\s+""")  # behind a full stop, and a quotation mark
 
 
 @dataclass(frozen=True)
