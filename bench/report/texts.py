@@ -19,7 +19,7 @@ from bench.workload import View
 HEADING, ALARM = "───", "━━━"  # begin the lines that are the workload's own: what follows, what is wrong
 BEGIN, END = 12_000, 24_000  # characters shown of the two ends of a long text
 _EXCERPT, _WIDTH = 14, 160  # lines at the end of a text, and characters of each, that a README shows
-_KEPT_CONTROL = "\t"
+_INVISIBLE = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}  # control, direction marks, lone surrogates, breaks
 
 
 @dataclass(frozen=True)
@@ -70,4 +70,4 @@ def clean_line(line: str) -> str:
     """Visible characters only: no control characters, no marks that turn the direction of what follows."""
     if line.isprintable():
         return line
-    return "".join(c if c in _KEPT_CONTROL or unicodedata.category(c)[0] != "C" else "\ufffd" for c in line)
+    return "".join("\ufffd" if c != "\t" and unicodedata.category(c) in _INVISIBLE else c for c in line)

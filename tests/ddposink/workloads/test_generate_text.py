@@ -89,7 +89,7 @@ def test_a_text_that_is_all_right_does_not_collapse() -> None:
     assert text.collapse(np.zeros(SPAN - 1, dtype=np.int64), FINE[: SPAN - 1]) is None  # too short to tell
 
 
-def test_a_text_that_begins_to_repeat_collapses_where_half_of_a_span_does() -> None:
+def test_a_text_that_begins_to_repeat_collapses_where_a_span_has_enough_of_it() -> None:
     ids = RANDOM.copy()
     ids[2 * SPAN :] = -1
     at, why = text.collapse(ids, FINE)
