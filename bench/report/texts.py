@@ -31,7 +31,7 @@ class KeptText:
 
     def excerpt(self) -> Md:
         """The end of the text as an indented block of Markdown, in which nothing is markup."""
-        last = [clean_line(text)[:_WIDTH] for _, text in self.lines[-_EXCERPT:]]
+        last = [t if len(t) <= _WIDTH else t[: _WIDTH - 1] + "…" for _, t in self.lines[-_EXCERPT:]]
         return Md("\n".join(f"    {line}".rstrip() for line in last))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
+from ddposink.workloads.generate_rule import SPAN
 from ddposink.workloads.generate_writing import Turn
 
 HEADING, ALARM = "───", "━━━"
@@ -37,7 +38,7 @@ def _lines(turn: Turn, last: bool, decode: Decode, collapsed: tuple[int, str] | 
     place = collapsed[0] - turn.at
     if place:
         yield from _indented(decode(words[:place]))
-    yield f"{ALARM} collapse at token {collapsed[0]:,}: {collapsed[1]}"
+    yield f"{ALARM} collapse, among the {SPAN} tokens from token {collapsed[0]:,} on: {collapsed[1]}"
     yield from _indented(decode(words[place:]))
 
 

@@ -63,7 +63,7 @@ def compression(text: str) -> float | None:
 
 
 def collapse(ids: np.ndarray, nll: np.ndarray) -> tuple[int, str] | None:
-    """Where the text collapses by the rule, and what is wrong there; None if it does not.
+    """Where the text collapses by the rule, and what is wrong with the `SPAN` tokens from there on, or None.
 
     ``ids`` (N,) written tokens, ``nll`` (N,) nats each in fresh windows; NaN counts as 80.
     """
@@ -79,8 +79,8 @@ def collapse(ids: np.ndarray, nll: np.ndarray) -> tuple[int, str] | None:
         return None
     at = int(bad[0])
     if pairs[at] < LEAST_PAIRS:
-        return at, f"of the next {SPAN} tokens only {pairs[at]:.0%} of the pairs are distinct"
-    return at, f"the next {SPAN} tokens have a fresh perplexity of {np.exp(mean[at]):,.0f}"
+        return at, f"only {pairs[at]:.1%} of their pairs are distinct"
+    return at, f"their fresh perplexity is {np.exp(mean[at]):,.1f}"
 
 
 def distinct_pairs(ids: np.ndarray, span: int = SPAN) -> np.ndarray:

@@ -196,7 +196,9 @@ def test_fresh_scores_are_those_of_windows_scored_one_token_at_a_time(loaded: An
     np.testing.assert_allclose(in_pieces.nll, expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("policy", ["dense", "window 32", "sink 4+28", "sink 4+28 evict=chunk:16"])
+@pytest.mark.parametrize(
+    "policy", ["dense", "window 32", "sink 4+28", "sink 4+28 evict=chunk:16", "sink 4+28 positions=library"]
+)
 def test_lengths_of_a_pass_equal_passes_of_their_own(folder: Path, tmp_path: Path, policy: str) -> None:
     together = measure(folder, tmp_path / "together", policy=policy)
     for length in (30, 90):
@@ -241,7 +243,7 @@ def test_the_text_has_its_turns_and_its_collapse_marked(folder: Path, tmp_path: 
     lines = record.text(300).splitlines()
     assert lines[0] == f"{HEADING} token 0: asked"
     assert [line for line in lines if line.startswith(ALARM)] == (
-        [] if isinstance(at, Missing) else [next(x for x in lines if f"collapse at token {at:,}:" in x)]
+        [] if isinstance(at, Missing) else [next(x for x in lines if f" from token {at:,} on: " in x)]
     )
 
 
@@ -252,7 +254,7 @@ def test_a_written_heading_is_no_heading() -> None:
     assert shown.splitlines() == [
         f"{HEADING} token 0: asked", "    a", "    b", f"{HEADING} answered (4 tokens)",
         f"    {HEADING} token 9: asked", f"    {ALARM} collapse",
-        f"{ALARM} collapse at token 2: so it is", "    !",
+        f"{ALARM} collapse, among the {SPAN} tokens from token 2 on: so it is", "    !",
         f"{HEADING} token 4: asked", "    c", f"{HEADING} answered (1 tokens so far)", "",
     ]  # fmt: skip
 

@@ -222,10 +222,10 @@ def test_comments_and_docstrings_are_no_other_version(copy, versions):
 
 
 def test_the_harness_is_part_of_a_version_only_as_far_as_a_child_runs_it():
-    trackers = "track track.contention track.memory track.nvml track.power track.rss"
+    trackers = "track track.contention track.memory track.nvml track.rss"
     rooms = "results results.status run run.context run.worker"
     child = f"{rooms} {trackers} version workload"
-    own = {"stream": "track.clock track.work", "ddpo": "intervals", "generate": ""}
+    own = {"stream": "track.clock track.power track.work", "ddpo": "track.power intervals", "generate": ""}
     for name, kind in WORKLOADS.items():
         found = version.closure(version.CHILD, kind.__module__, shown=SHOWN)
         harness = {module for module in found if module.partition(".")[0] == "bench"}
