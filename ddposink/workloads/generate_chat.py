@@ -41,8 +41,10 @@ class Chat:
         if not self.template:
             return self._ids(f"\n\n{words}\n\n")
         answer = {"role": "assistant", "content": PROBE}
-        rendered = self._render([_user("-"), answer, _user(words)])
-        ids = self._ids(rendered.split(PROBE, 1)[1])
+        _, found, behind = self._render([_user("-"), answer, _user(words)]).partition(PROBE)
+        if not found:
+            raise ValueError("the chat template leaves earlier answers out: no conversation goes on with it")
+        ids = self._ids(behind)
         return ids[1:] if ended is not None and ids[:1] == [ended] else ids
 
     def _render(self, messages: list[dict[str, str]]) -> str:

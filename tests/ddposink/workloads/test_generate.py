@@ -172,11 +172,18 @@ def test_the_conversation_is_what_the_template_makes_of_it(loaded: Any) -> None:
     assert chat.ends == {end}
 
 
+def test_a_template_that_forgets_answers_is_refused(folder: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.chat_template = "{{ messages[0].content }}"
+    with pytest.raises(ValueError, match="leaves earlier answers out"):
+        Chat(tokenizer).next("w1", None)
+
+
 def test_without_a_template_turns_are_paragraphs(folder: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.chat_template = None
     chat = Chat(tokenizer)
-    assert tokenizer.decode(chat.first("w1 w2")) == "w1 w2\n\n" or not chat.template
+    assert chat.first("w1 w2") == tokenizer("w1 w2\n\n")["input_ids"]
     assert chat.next("w1", None) == tokenizer("\n\nw1\n\n", add_special_tokens=False)["input_ids"]
     assert "no chat template" in chat.kind
 
