@@ -14,7 +14,7 @@ from typing import Literal
 Scalar = str | int | float | bool | None
 Direction = Literal["lower", "higher", "none"]
 MetricClass = Literal["exact", "near", "noisy"]
-ViewKind = Literal["curve", "line", "heatmap", "map", "matrix", "scatter", "trace", "pictures"]
+ViewKind = Literal["curve", "line", "heatmap", "map", "matrix", "scatter", "trace", "pictures", "texts"]
 
 
 @dataclass(frozen=True)
@@ -48,12 +48,17 @@ class View:
     kind ``scatter`` x and y are metrics (or columns), one path per ``hue``
     kind ``trace``   ``series`` names an artifact of equally long named arrays; x and y are two of them
     kind ``pictures`` picture artifacts named ``series``; cells that differ only in ``x`` share a slider
+    kind ``texts``   text artifacts named ``series``, that of the furthest cell of each ``hue`` (and whatever
+                     else differs) beside the others; lines that begin with ``───`` are headings, and those
+                     with ``━━━`` say what is wrong
 
     ``transform="exp"`` turns a mean NLL into a perplexity. ``marks`` names facts drawn as vertical
     lines (e.g. ``train_length``). ``where`` keeps the records whose column equals the value, or one
     of a tuple of values. ``control`` = (column, value) shows a matrix as paired differences, sample by
     sample, to the cell that has this value there and is otherwise equal. ``front`` draws in a line view the
     front of the points: those that no other beats or equals on both axes (less of x, and the better y).
+    ``paired`` says that entry t of a series is about the same thing in every cell (a token of one text), so
+    that cells may be compared entry by entry.
     """
 
     name: str
@@ -73,3 +78,4 @@ class View:
     headline: bool = False  # the picture shown first
     control: tuple[str, Scalar] | None = None
     front: bool = False
+    paired: bool = True

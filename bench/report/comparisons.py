@@ -23,11 +23,11 @@ _IDENTICAL = "the same values, entry by entry"
 
 
 def series_views(data: RunData) -> dict[str, View]:
-    """One view per declared series: the first that draws it, preferably as a curve."""
+    """One view per declared series whose entries pair: the first that draws it, preferably as a curve."""
     views = sorted(data.words.views, key=lambda view: view.kind != "curve")
     found: dict[str, View] = {}
     for view in views:
-        if view.series:
+        if view.series and view.paired:
             found.setdefault(view.series, view)
     return found
 

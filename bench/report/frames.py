@@ -138,6 +138,15 @@ class RunData:
             return None
         return file if file and file.is_file() else None
 
+    def text(self, index: int, series: str) -> Path | None:
+        """The file of the text artifact ``series-….txt`` of a cell, if it is there."""
+        kept = self._artifact(index, series, ".txt")
+        try:
+            file = _inside(self.folder, kept) if kept else None
+        except ValueError:
+            return None
+        return file if file and file.is_file() else None
+
     def _artifact(self, index: int, series: str, suffix: str) -> str | None:
         """Path of a cell's artifact ``series-….suffix`` as recorded; nothing is opened."""
         for artifact in self.records[index].artifacts:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -19,9 +19,11 @@ from bench.report import about, comparisons, positions, published, side_by_side,
 from bench.report.figure import save
 from bench.report.frames import RunData, load, workload_name
 from bench.report.matrix import matrix_table
+from bench.report.panels import NothingToDraw
 from bench.report.plots import DrawnView, draw
 from bench.report.relative import relative
 from bench.report.tables import Table
+from bench.report.texts import KeptText, kept_texts
 from bench.report.web.page import write_page
 from bench.results.record import Status
 from bench.results.store import PLAN, RECORDS, SUITE, write_atomic
@@ -121,7 +123,8 @@ def _look_up(run_dir: Path) -> tuple[Workload | None, str | None]:
 def _pictures(data: RunData) -> list[tuple[DrawnView, str]]:
     """Draw and save every view; headline views first. Returns pictures with the stems of their files."""
     folder = data.folder / "plots"
-    views = sorted(data.words.views, key=lambda view: (not view.headline, view.kind != "pictures"))
+    drawn = (view for view in data.words.views if view.kind != "texts")
+    views = sorted(drawn, key=lambda view: (not view.headline, view.kind != "pictures"))
     stems, written, found = set[str](), set[str](), []
     for view in views:
         stem = slug(view.name)
@@ -135,6 +138,16 @@ def _pictures(data: RunData) -> list[tuple[DrawnView, str]]:
             written |= {path.name for path in save(picture.figure, folder / stem, kinds)}
         found.append((picture, stem))
     _remove_stale(folder, written)
+    return found
+
+
+def _texts(data: RunData) -> list[tuple[str, list[KeptText]]]:
+    """Texts that cells have kept, by the title of their view."""
+    found = []
+    for view in data.words.views:
+        with suppress(NothingToDraw):
+            if view.kind == "texts":
+                found.append((view.title, kept_texts(view, data)))
     return found
 
 
@@ -193,6 +206,7 @@ def _page(data: RunData, pictures: list[tuple[DrawnView, str]], found: Mapping[s
         pictures=[(picture, Md(stem)) for picture, stem in pictures if picture.figure is not None],
         undrawn=[picture for picture, _ in pictures if picture.figure is None],
         tables=found,
+        texts=_texts(data),
         rows=_SHOWN_ROWS,
         compared=[(table, Md(name[1:])) for name, table in found.items() if name.startswith("_")],
         detailed=[t for name, t in found.items() if name.startswith(("positions-", "matrix-"))],

@@ -133,6 +133,16 @@ def test_own_texts(tmp_path: Path) -> None:
     assert {record.columns["corpus"].partition(":")[0] for record in records} == {"file", "folder"}
 
 
+def test_endless_writing(tmp_path: Path) -> None:
+    follow("generate.md", tmp_path)
+    assert shell("generate.md") == "python -m bench chat.yaml\n"
+    records = measured(tmp_path, "chat.yaml")
+    assert {record.params["length"] for record in records} == {64, 320}
+    run = next((tmp_path / "results" / "chat").glob("2*"))
+    assert len(list(run.glob("artifacts/*/text-320.txt"))) == 3
+    assert 'id="texts"' in (run / "index.html").read_text(encoding="utf-8")
+
+
 def test_an_export_format(tmp_path: Path) -> None:
     follow("exporter.md", tmp_path)
     for name, text in blocks("workload.md").items():  # something that can be gated in seconds

@@ -74,7 +74,8 @@ def html(
     }
     style, script = asset("page.css"), "\n".join(asset(f"page_{name}.js") for name in _SCRIPTS)
     records = any(run.records for run in runs)
-    there = {"comparison": comparison, "charts": charts or undrawn, "pictures": shown}
+    texts = sections.texts(runs)
+    there = {"comparison": comparison, "texts": texts, "charts": charts or undrawn, "pictures": shown}
     return (
         environment()
         .get_template("page.html.j2")
@@ -94,6 +95,7 @@ def html(
             charts=sections.charts_html(charts, runs),
             undrawn=undrawn,
             sheets=shown,
+            texts=texts,
             groups=groups,
             notes=notes,
             parquet=sections.parquet(runs),
@@ -138,9 +140,8 @@ def environment() -> Environment:
 
 def _charts(runs: Sequence[RunData]) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
     """Charts of all views, headline views first, and what could not be drawn."""
-    views = sorted(
-        (v for v in runs[0].words.views if v.kind != "pictures"), key=lambda view: not view.headline
-    )
+    plots = (view for view in runs[0].words.views if view.kind not in ("pictures", "texts"))
+    views = sorted(plots, key=lambda view: not view.headline)
     drawn, undrawn = [], []
     for view in views:
         found = [chart(view, run) for run in runs]

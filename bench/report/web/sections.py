@@ -5,12 +5,15 @@ from __future__ import annotations
 import base64
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from bench.report.about import command, edited_line, status_line, topics, when_line
 from bench.report.frames import RunData
+from bench.report.panels import NothingToDraw
 from bench.report.tables import Table
+from bench.report.texts import KeptText, kept_texts
 from bench.report.web.compared import Compared
 from bench.report.web.sheets import png_uri
 from bench.results.record import Status
@@ -55,6 +58,7 @@ def groups(tables: Mapping[str, Table]) -> list[tuple[str, str, list[tuple[str, 
 def contents(there: Mapping[str, Any], tables: Sequence[tuple[str, str, Any]]) -> list[tuple[str, str]]:
     """Id and heading of every section of the page, in order."""
     first = [("comparison", "Comparison"), ("pictures", "Before and after"), ("charts", "Pictures")]
+    first.append(("texts", "Texts"))
     last = [("cells", "All cells"), ("notes", "Notes")]
     found = [one for one in first if there[one[0]]]
     found += [(id_, heading) for id_, heading, _ in tables]
@@ -161,6 +165,17 @@ def _chart_html(spec: Mapping[str, Any], runs: Sequence[RunData]) -> dict[str, A
             found.append({"src": png_uri(path.read_bytes()), "alt": clean(alt, 1000)})
     wide = spec["wide"] or len(spec["panels"]) > 1 or len(runs) > 1
     return {"title": spec["title"], "id": slug(spec["name"]), "pictures": found, "wide": wide}
+
+
+def texts(runs: Sequence[RunData]) -> list[tuple[str, list[KeptText]]]:
+    """Texts that cells have kept, by the title of their view, and by run if there are several."""
+    found = []
+    for run, name in zip(runs, names(runs), strict=True):
+        for view in (v for v in run.words.views if v.kind == "texts"):
+            with suppress(NothingToDraw):
+                title = view.title if len(runs) == 1 else f"{view.title}: {name}"
+                found.append((title, kept_texts(view, run)))
+    return found
 
 
 def notes(runs: Sequence[RunData]) -> list[str]:

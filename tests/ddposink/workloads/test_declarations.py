@@ -18,7 +18,7 @@ def params(**changes):
     return DdpoParams(**{"pipeline": "emoji-sd", "reward": "brisque", "steps": 1} | changes)
 
 
-@pytest.mark.parametrize("name", ["smoke", "attention", "ddpo-smoke"])
+@pytest.mark.parametrize("name", ["smoke", "attention", "ddpo-smoke", "generate"])
 def test_no_metric_has_the_name_of_another_or_of_a_parameter_or_column(name):
     suite = load_suite(Path(f"suites/{name}.yaml"))
     workload = registry.load(suite.workload)

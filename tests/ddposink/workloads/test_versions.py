@@ -16,18 +16,19 @@ import pytest
 from bench import version
 from bench.suite.model import parse_suite
 from bench.suite.plan import make_plan
-from ddposink.workloads import attention, ddpo, stream
+from ddposink.workloads import attention, ddpo, generate, stream
 
 ROOT = Path(__file__).parents[3]
 PROJECT = ("bench", "ddposink")
 # Modules that a child imports and whose numbers do not depend on them: how metrics are declared and shown.
-TOLD = ("stream_tables", "stream_notes", "attention_tables", "ddpo_tables")
+TOLD = ("stream_tables", "stream_notes", "attention_tables", "ddpo_tables", "generate_tables")
 SHOWN = {"bench.declarations", *(f"ddposink.workloads.{name}" for name in TOLD)}
 TURNS = "sink 4+12 evict=turn"
 WORKLOADS = {
     "stream": stream.StreamWorkload,
     "attention": attention.AttentionWorkload,
     "ddpo": ddpo.DdpoWorkload,
+    "generate": generate.GenerateWorkload,
 }
 # Runs passes as a child does and prints which modules of the project that has imported.
 TRACE = f"""
@@ -83,8 +84,14 @@ def imported(tmp_path_factory: pytest.TempPathFactory, saved_pipeline: Path) -> 
                      "evaluate": ["jpeg_compressibility", "brisque", "alignment", "preference"]},
         "grid": {"engine": ["native", "trl"], "reward": ["weighted:1*brisque+1*noise"]},
     }  # fmt: skip
+    conversations = {
+        "defaults": {"model": "bundled:sink-llama/vanilla", "length": 8, "temperature": 1, "device": "cpu",
+                     "threads": 1},
+        "grid": {"policy": ["dense", "sink 4+12", "sink 4+12 evict=chunk:4"]},
+    }  # fmt: skip
     found = {}
-    for name, keys in {"stream": streams, "attention": maps, "ddpo": trainings}.items():
+    suites = {"stream": streams, "attention": maps, "ddpo": trainings, "generate": conversations}
+    for name, keys in suites.items():
         (folder / name).mkdir()
         found[name] = trace(name, folder / name, **keys)
     return found
@@ -103,7 +110,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def versions(copy: Path, monkeypatch: pytest.MonkeyPatch):
     """The versions of all workloads, of the code in the copy."""
-    for module in (stream, attention, ddpo):
+    for module in (stream, attention, ddpo, generate):
         there = partial(version.code_version, path=[str(copy)])
         monkeypatch.setattr(module, "code_version", there)
     return lambda: {name: kind().version() for name, kind in WORKLOADS.items()}
@@ -118,11 +125,13 @@ def module_file(root: Path, name: str) -> Path:
 IDENTITIES = """
 import json, sys
 from ddposink.workloads.ddpo import DdpoParams, DdpoWorkload
+from ddposink.workloads.generate import GenerateParams, GenerateWorkload
 from ddposink.workloads.stream import StreamParams, StreamWorkload
 rewards = {"reward": "noise", "evaluate": ["brisque", "preference"]}
 cells = [(StreamWorkload(), StreamParams(model=f"bundled:sink-llama/{name}", corpus="novel:persuasion",
                                          policy="dense", length=8)) for name in ("vanilla", "sink-token")]
 cells += [(DdpoWorkload(), DdpoParams(pipeline="emoji-sd", steps=0, **rewards))]
+cells += [(GenerateWorkload(), GenerateParams(model="smollm2-135m", policy="dense", length=8))]
 for line in sys.stdin:
     print(json.dumps([workload.identity(params) for workload, params in cells]), flush=True)
 """
@@ -195,10 +204,11 @@ def test_how_metrics_are_shown_is_left_out(copy, versions):
     ("file", "old", "new", "whose"),
     [
         ("bench/track/clock.py", "/ 1e9 for", "/ 1e10 for", {"stream"}),
-        ("bench/track/nvml.py", "(self.handle)) / 1000", "(self.handle)) / 100", {"stream", "ddpo"}),
+        ("bench/track/nvml.py", "(self.handle)) / 1000", "(self.handle)) / 100", {*WORKLOADS}),
         ("ddposink/workloads/ddpo_memory.py", "return sum(t.numel()", "return 2 * sum(t.numel()", {"ddpo"}),
-        ("ddposink/caches/sink.py", "self.sinks", "self.sinks + 1", {"stream", "attention"}),
+        ("ddposink/caches/sink.py", "self.sinks", "self.sinks + 1", {"stream", "attention", "generate"}),
         ("ddposink/streaming/attention.py", "FEW = 1, 4", "FEW = 1, 5", {"attention"}),
+        ("ddposink/workloads/generate_rule.py", "SPAN = 256", "SPAN = 255", {"generate"}),
         ("ddposink/rewards/noise.py", "BITS = ", "BITS = 1 + ", {"ddpo"}),
     ],
 )
@@ -217,10 +227,15 @@ def test_comments_and_docstrings_are_no_other_version(copy, versions):
 
 
 def test_the_harness_is_part_of_a_version_only_as_far_as_a_child_runs_it():
-    trackers = "track.memory track.nvml track.power track.rss"  # of who measures memory and energy
+    trackers = "track.memory track.nvml track.rss"  # of who measures memory
     rooms = "results results.status run run.context run.worker"
     child = f"{rooms} track track.contention version workload"
-    own = {"stream": f"{trackers} track.clock track.work", "attention": "", "ddpo": f"{trackers} intervals"}
+    own = {
+        "stream": f"{trackers} track.clock track.power track.work",
+        "attention": "",
+        "ddpo": f"{trackers} track.power intervals",
+        "generate": trackers,
+    }
     for name, kind in WORKLOADS.items():
         found = version.closure(version.CHILD, kind.__module__, shown=SHOWN)
         harness = {module for module in found if module.partition(".")[0] == "bench"}
@@ -235,7 +250,7 @@ def test_what_only_people_call_is_part_of_no_version():
     for kind in WORKLOADS.values():
         found = version.closure(version.CHILD, kind.__module__, shown=SHOWN)
         assert not found.keys() & modules
-        assert not any("generate" in module or "preflight" in module for module in found)
+        assert not any("ddpo_generate" in module or "preflight" in module for module in found)
 
 
 def test_modules_named_at_run_time_are_known():
@@ -290,7 +305,7 @@ def test_every_data_file_that_a_pass_reads_is_part_of_an_identity(tmp_path):
             return child.stdout.readline()
 
         before = identity()
-        assert len(json.loads(before)) == 3
+        assert len(json.loads(before)) == 4
         for file in files:
             content = file.read_bytes()
             file.write_bytes(content + b"\n")
