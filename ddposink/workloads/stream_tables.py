@@ -66,7 +66,7 @@ VIEWS = (
     View("kl-by-bytes", "line", "What a policy loses, at the bytes it holds", "kv_bytes", "kl_dense", "KV cache (B)",
          "KL(dense ‖ policy)", hue="family", log_x=True, log_y=True, front=True, headline=True),
     View("kl-by-position", "curve", "KL from dense along the text", "position", "kl_dense", "tokens read",
-         "KL(dense ‖ policy) of the neighbourhood", series="kl", log_x=True, log_y=True),
+         "KL(dense ‖ policy) of the neighbourhood", series="kl", log_x=True, log_y=True, marks=("train_length",)),
     View("vram-by-length", "line", "VRAM of the process (NVML)", "length", "nvml_process_bytes",
          "tokens read", "VRAM of the process (NVML)", log_x=True, where=_MAIN),
     View("sink-count", "line", "How many sinks does it take?", "sinks", "perplexity_post", "initial tokens kept",

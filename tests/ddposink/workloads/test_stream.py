@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -20,6 +20,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 from bench.workload import Cell, Cost, Missing, Pass, Samples, Skip
 from ddposink.streaming import PolicyNotAppliedError, UnsupportedPolicyError
 from ddposink.workloads.stream import StreamParams, StreamWorkload
+from ddposink.workloads.stream_params import Part
 from helpers.families import VOCAB
 
 WORDS = [f"w{i}" for i in range(VOCAB - 4)]
@@ -97,7 +98,7 @@ def test_lengths_of_a_pass_equal_passes_of_their_own(folder: Path, tmp_path: Pat
 
 def test_every_metric_is_declared_and_present(folder: Path, tmp_path: Path) -> None:
     declared = {metric.name for metric in StreamWorkload.metrics}
-    record = measure(folder, tmp_path, (300,), measure=("quality", "memory", "latency", "energy", "work"))
+    record = measure(folder, tmp_path, (300,), measure=get_args(Part))
     metrics = record.cells[300]["metrics"]
     assert set(metrics) == declared
     assert isinstance(metrics["latency_median_ms"], Samples)
@@ -259,3 +260,61 @@ def test_declaring_needs_no_torch() -> None:
     code = "import sys, ddposink.workloads.stream as s; s.StreamWorkload().version(); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"torch", "transformers", "numpy", "pandas"} & set(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        "h2o 24 evict=chunk:8",
+        "pyramidkv 32 recent=8 beta=4",
+        "sink 2+14 bits=4",
+        "recompute 24",
+        "quantized 8",
+    ],
+)
+def test_policies_of_the_general_stream_are_measured_like_any_other(
+    folder: Path, tmp_path: Path, policy: str
+) -> None:
+    record = measure(folder, tmp_path, (150, 300), policy=policy, measure=("quality", "divergence", "memory"))
+    for length in (150, 300):
+        cell = record.cells[length]
+        assert cell["status"] == "ok"
+        assert cell["metrics"]["kv_bytes"] == cell["metrics"]["kv_bytes_analytic"]
+    kl, agree = (record.cells[300]["metrics"][name] for name in ("kl_dense", "top1_agreement"))
+    assert isinstance(kl, Missing)
+    assert "beyond its training length of 64 tokens" in kl.reason
+    assert agree == kl
+    per_token = np.concatenate([np.load(path)["kl"] for path in record.cells[300]["artifacts"]])
+    assert per_token.shape == (299,)
+    assert np.isfinite(per_token).all()
+
+
+def test_a_budget_in_bytes_is_labelled_with_the_tokens_it_buys() -> None:
+    given = {"model": "smollm2-135m", "corpus": "novel:persuasion", "length": 64}
+    assert StreamParams(**given, policy="h2o 22.5MiB evict=chunk:64").policy == "h2o 512 evict=chunk:64"
+    half = StreamParams(**given, policy="sink 4+22.5MiB", dtype="bfloat16")
+    assert half.policy == "sink 4+1020"
+    with pytest.raises(ValueError, match="one token takes 46,080 bytes in 30 layers"):
+        StreamParams(**given, policy="snapkv 40kB")
+    hub = {**given, "model": "org/name@" + "0" * 40}
+    with pytest.raises(ValueError, match="needs the model's configuration, which is not here"):
+        StreamParams(**hub, policy="h2o 22.5MiB")
+
+
+def test_a_static_cache_must_have_room_for_what_is_decoded() -> None:
+    given = {"model": "smollm2-135m", "corpus": "novel:persuasion", "length": 64, "decode_tokens": 8}
+    assert StreamParams(**given, policy="static 76").policy == "static 76"
+    with pytest.raises(ValueError, match="write 'static 76'"):
+        StreamParams(**given, policy="static 75")
+
+
+def test_a_policy_that_cannot_be_defined_is_refused_before_weights_are_loaded(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "latent"
+    shutil.copytree(folder, place)
+    config = json.loads((place / "config.json").read_text()) | {"kv_lora_rank": 16}
+    (place / "config.json").write_text(json.dumps(config))
+    monkeypatch.setattr("ddposink.workloads.stream_run.load_model", None)
+    with pytest.raises(UnsupportedPolicyError, match="caches latents"):
+        measure(place, tmp_path, (100,), policy="h2o 24")
