@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -10,6 +11,9 @@ import torch
 from torch import Tensor
 
 from ddposink.streaming.base import Stream
+
+ROWS = 256  # positions that are scored together, if forwards are smaller
+PATIENCE = 2.0  # seconds after which what there is, is scored: somebody wants to see progress
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,7 @@ def stream_nll(
     checkpoints: Sequence[int] = (),
     watch: Callable[[Tensor], None] | None = None,
 ) -> Iterator[Stop]:
-    """Feed ``ids`` (N,) and fill ``nll`` (N-1,) float32 in place; yields after every forward.
+    """Feed ``ids`` (N,) and fill ``nll`` (N-1,) float32 in place; yields after one forward or a few.
 
     ``nll[t]`` is -log p(ids[t+1] | what the policy lets token t see), in nats. Forwards end exactly at
     each of ``checkpoints`` (numbers of tokens fed), so that memory and latency can be looked at there.
@@ -37,19 +41,27 @@ def stream_nll(
     total = len(ids)
     if len(nll) != total - 1:
         raise ValueError(f"nll must have {total - 1} entries for {total} tokens, got {len(nll)}")
-    stops = [c for c in sorted({*checkpoints, total}) if stream.seen < c <= total]
-    for stop in stops:
+    for stop in (c for c in sorted({*checkpoints, total}) if stream.seen < c <= total):
         while stream.seen < stop:
-            start = stream.seen
-            size = stream.next_size(stop - start)
-            hidden = stream.feed(ids[start : start + size])
-            if watch is not None:
-                watch(hidden)
-            scored = min(size, total - 1 - start)  # the last token of all has no successor
+            start, hidden = stream.seen, _read(stream, ids, stop, watch)
+            scored = min(len(hidden), total - 1 - start)  # the last token of all has no successor
             if scored:
                 targets = ids[start + 1 : start + 1 + scored]
                 nll[start : start + scored] = stream.head.nll(hidden[:scored], targets).cpu().numpy()
             yield Stop(stream.seen, stream.seen == stop)
+
+
+def _read(stream: Stream, ids: Tensor, stop: int, watch: Callable[[Tensor], None] | None) -> Tensor:
+    """Hidden states (n, d) of the next forwards, as many as are scored together: a head wants many rows."""
+    pieces, rows, begun = [], 0, time.monotonic()
+    while stream.seen < stop and rows < ROWS and time.monotonic() - begun < PATIENCE:
+        size = stream.next_size(stop - stream.seen)
+        hidden = stream.feed(ids[stream.seen : stream.seen + size])
+        if watch is not None:
+            watch(hidden)
+        pieces.append(hidden)
+        rows += size
+    return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
 
 def evaluate(stream: Stream, ids: Tensor) -> np.ndarray:
