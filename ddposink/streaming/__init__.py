@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -36,10 +37,11 @@ EVALUATORS = ("auto", "exact", "decode", "reference")
 
 @dataclass(frozen=True)
 class Choice:
-    """The stream that will measure, and the reason in one line."""
+    """The stream that will measure, and the reason in one line; ``again`` makes another of its kind."""
 
     stream: Stream
     reason: str
+    again: Callable[[], Stream]
 
 
 def open_stream(
@@ -67,9 +69,13 @@ def open_stream(
         support = inspect(model, policy.sinks + policy.window if policy.bounded else 0)
         kind = choose(model, policy, support, evaluator, capacity, decode)
         step = 1 if evaluator == "decode" else chunk
-        stream = kind.make(policy, kind.layout or Layout({}), step, turn_ends)
+
+        def again() -> Stream:
+            return kind.make(policy, kind.layout or Layout({}), step, turn_ends)
+
+        stream = again()
         prove(kind.prove or kind.make, policy, trunk, kind.layout)
-        return Choice(stream, kind.reason)
+        return Choice(stream, kind.reason, again)
 
 
 __all__ = [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import statistics
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,12 +17,14 @@ from bench.track.contention import Contention
 from bench.track.memory import MemoryTracker
 from bench.track.power import EnergyMeter
 from bench.track.work import count_work
-from bench.workload import Missing, Scalar
+from bench.workload import Missing, Samples, Scalar
 from ddposink.corpora import TokenStream
 from ddposink.models.language import LoadedModel
 from ddposink.streaming import Choice, Divergence, Stream
 from ddposink.workloads.stream_params import WARM_UP, StreamParams
 from ddposink.workloads.stream_quality import Measured
+
+PROMPTS = 3  # readings of a prompt, each by a stream of its own
 
 
 @dataclass
@@ -71,6 +75,8 @@ def decode_repetitions(params: StreamParams, state: DecodeRun) -> Measured:
             times = time_steps(step, warmup=WARM_UP, steps=params.decode_tokens, device=str(state.device))
             state.latency_share = contention.share()
         metrics |= summarise(times)
+    if "prefill" in want:
+        metrics |= _prefill(params, state)
     if "energy" in want:
         metrics["energy_per_token_j"] = _energy(params, state)
     if "work" in want:
@@ -83,6 +89,25 @@ def decode_repetitions(params: StreamParams, state: DecodeRun) -> Measured:
             "allocated_per_token": counts.allocated_bytes,
         }
     return metrics
+
+
+def _prefill(params: StreamParams, state: DecodeRun) -> Measured:
+    """The text up to here read as a prompt by a new stream, nothing scored: until its first token is known."""
+    seconds = []
+    for _ in range(PROMPTS):
+        stream = state.choice.again()
+        stream.reserve(params.length)
+        begun = time.perf_counter()
+        with stream.attached():
+            while stream.seen < params.length:
+                size = stream.next_size(params.length - stream.seen)
+                hidden = stream.feed(state.text.ids[stream.seen : stream.seen + size])
+            token = stream.head.logits(hidden[-1:]).argmax(-1)
+        token.item()  # the device has finished
+        seconds.append(time.perf_counter() - begun)
+    median = statistics.median(seconds)
+    first = Samples(1e3 * median, tuple(1e3 * one for one in seconds))
+    return {"ttft_ms": first, "prefill_tokens_per_s": params.length / median}
 
 
 def _energy(params: StreamParams, state: DecodeRun) -> float | Missing:

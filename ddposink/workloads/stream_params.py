@@ -15,7 +15,7 @@ from ddposink.models.language import ModelRef
 RANDOM_TOKENS = "random-tokens"
 WARM_UP = 4  # decode steps before any timed one
 ITEMSIZE = {"float32": 4, "bfloat16": 2, "float16": 2}
-Part = Literal["quality", "divergence", "memory", "latency", "energy", "work"]
+Part = Literal["quality", "divergence", "memory", "latency", "prefill", "energy", "work"]
 
 
 class StreamParams(BaseModel):
@@ -60,7 +60,7 @@ class StreamParams(BaseModel):
     measure: tuple[Part, ...] = Field(
         default=("quality", "memory", "latency", "work"),
         description="quality, memory, latency, energy, work (each in its own repetition); divergence: from "
-        "dense, which reads the same tokens beside",
+        "dense, which reads the same tokens beside; prefill: the text read once more as a prompt",
     )
     threads: int | None = Field(default=None, ge=1, description="CPU threads; default: torch's choice")
 

@@ -43,6 +43,8 @@ METRICS = (
     Metric("latency_p90_ms", "latency p90", "ms", "lower", "noisy", 0.1),
     Metric("latency_p99_ms", "latency p99", "ms", "lower", "noisy", 0.2),
     Metric("tokens_per_s", "decode speed", "tok/s", "higher", "noisy", 0.05),
+    Metric("ttft_ms", "time to first token", "ms", "lower", "noisy", 0.05, "a text of this length read as a prompt, median of three readings"),
+    Metric("prefill_tokens_per_s", "prompt speed", "tok/s", "higher", "noisy", 0.05, "tokens of a prompt of this length read in a second"),
     Metric("eval_tokens_per_s", "evaluation speed", "tok/s", "higher", "noisy", 0.05, "scoring the text, this evaluator", headline=True),
     Metric("energy_per_token_j", "energy per token", "J", "lower", "noisy", 0.1),
     Metric("flops_per_token", "FLOPs per decoded token", "FLOP", "lower", "exact", help="torch's flop counter"),
