@@ -10,6 +10,7 @@ import re
 from functools import lru_cache
 
 from ddposink import plugins
+from ddposink.caches.adakv import AdaKV
 from ddposink.caches.base import CacheShape, Evict, Policy
 from ddposink.caches.dense import Dense
 from ddposink.caches.expected_attention import ExpectedAttention
@@ -34,7 +35,7 @@ from ddposink.errors import suggest
 
 _KINDS = (
     *(Dense, Window, Sink, Recompute, Quantized, Static, Offloaded),
-    *(H2O, Tova, SnapKV, PyramidKV, KNorm, KeyDiff, ExpectedAttention, LagKV, Random),
+    *(H2O, Tova, SnapKV, PyramidKV, AdaKV, KNorm, KeyDiff, ExpectedAttention, LagKV, Random),
 )
 POLICIES: dict[str, type[Policy]] = {policy.kind: policy for policy in _KINDS}
 

@@ -58,6 +58,13 @@ class Ranked(Policy):
         """(Hkv, count) slots that stay, for a policy that no scores can express; None: by `scores`."""
         return None
 
+    def share_out(self, scores: Tensor, count: int) -> Tensor | None:
+        """(Hkv,) int64 unprotected tokens that each head keeps, ``count`` on average; None: the same for all.
+
+        ``scores`` (Hkv, n) are -inf where there is nothing to choose; no head can keep more than it holds.
+        """
+        return None
+
     def layer_budget(self, layer: int, layers: int) -> int:
         """Slots of one layer; all the same unless a policy says otherwise."""
         return self.size

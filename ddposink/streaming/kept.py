@@ -97,9 +97,8 @@ class KeptStream(CountedStream):
         hook.attend = self._attend
         hidden = hook.forward(ids[None], torch.zeros(1, len(ids), dtype=torch.long, device=ids.device))
         self.seen += len(ids)
-        self.largest_position = max(
-            self.largest_position, (self.seen if self.absolute else max(self.slots())) - 1
-        )
+        farthest = self.seen if self.absolute else max(one.width for one in self.state.values())
+        self.largest_position = max(self.largest_position, farthest - 1)
         if self.policy.bounded:
             self._cut({i: one.kept_after(self.seen, self._held(i)) for i, one in self.schedules.items()})
         self.held = max(self.slots())
@@ -112,7 +111,7 @@ class KeptStream(CountedStream):
         sizes = (k.shape[1], k.shape[3], v.shape[3])
         how = How(q.dtype, q.shape[1] // k.shape[1], sizes, scale, extra.get("softcap"), extra.get("s_aux"))
         self._how[layer] = how
-        held, fresh = self._held(layer), q.shape[2]
+        held, fresh = self.state[layer].width if layer in self.state else 0, q.shape[2]
         at = torch.arange(self.seen, self.seen + fresh, device=q.device, dtype=torch.int32)
         places = at if self.absolute else torch.arange(held, held + fresh, device=q.device)
         now = Layer.of(self._turned(layer, places, k) if self.absolute else k, v, at, self.policy.bits)
@@ -132,6 +131,10 @@ class KeptStream(CountedStream):
         held, positions = k.shape[2] - q.shape[2], self.layout[layer].positions
         slopes = positions.slopes if isinstance(positions, Alibi) else None
         at = self._distances(now) if slopes is not None else None
+        if now.ragged:  # empty slots have to be masked
+            own = now.positions[:, held:]
+            weights = self._weights(layer, q[0], k[0], now, own[0])
+            return (weights.to(v.dtype) @ v[0].repeat_interleave(how.groups, 0))[None]
         parts = [
             attend(
                 q, k[:, :, own], v[:, :, own], how.scale, causal=causal, slopes=slopes,
@@ -157,7 +160,7 @@ class KeptStream(CountedStream):
         if isinstance(positions, Alibi):
             groups = q.shape[0] // k.shape[0]
             bias = positions.slopes[:, None] * self._distances(now).repeat_interleave(groups, 0)
-        see = now.positions[:, None] <= at[:, None]
+        see = (now.positions[:, None] <= at[:, None]) & (now.positions[:, None] >= 0)
         return probabilities(q, k, how.scale, see, bias=bias, softcap=how.softcap, sink_logit=how.sink_logit)
 
     def _distances(self, now: Layer) -> Tensor:
@@ -245,6 +248,10 @@ class KeptStream(CountedStream):
     def nbytes(self) -> int:
         """Measured bytes of the keys and values held."""
         return sum(one.nbytes() for one in self.state.values())
+
+    def allocated_bytes(self) -> int:
+        """Measured bytes of all slots, empty ones included."""
+        return sum(one.allocated() for one in self.state.values())
 
     def predicted_bytes(self) -> int:
         """Bytes of a token in each layer, times the tokens that the schedule keeps there."""

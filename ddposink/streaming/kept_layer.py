@@ -19,7 +19,8 @@ class Layer:
     """n slots of Hkv heads in the order of the text.
 
     ``keys`` (1, Hkv, n, D) before rotation, or rotated to their text positions if positions are absolute;
-    ``values`` (1, Hkv, n, Dv); both may be packed. ``positions`` (Hkv, n) int32 in the text.
+    ``values`` (1, Hkv, n, Dv); both may be packed. ``positions`` (Hkv, n) int32 in the text. Heads that hold
+    fewer tokens than others have empty slots in front, of position -1: distances to what is fed stay.
     """
 
     keys: Stored
@@ -34,9 +35,19 @@ class Layer:
         return cls(stored[0], stored[1], at.expand(keys.shape[1], -1), Observed())
 
     @property
-    def held(self) -> int:
-        """Slots."""
+    def width(self) -> int:
+        """Slots of every head, empty ones included."""
         return self.positions.shape[1]
+
+    @property
+    def ragged(self) -> bool:
+        """Whether some head has empty slots."""
+        return self.width > 0 and bool(self.positions[:, 0].min() < 0)
+
+    @property
+    def held(self) -> int:
+        """Tokens held, on average over the heads."""
+        return int((self.positions >= 0).sum()) // len(self.positions) if self.ragged else self.width
 
     def joined(self, fresh: Layer) -> Layer:
         """These slots, then those of ``fresh``; what was observed stays."""
@@ -44,8 +55,10 @@ class Layer:
         return Layer(_cat(self.keys, fresh.keys), _cat(self.values, fresh.values), positions, self.observed)
 
     def only(self, slots: Tensor) -> Layer:
-        """The ``slots`` (Hkv, b), and what was observed of them."""
-        positions, observed = self.positions.gather(1, slots), self.observed.only(slots)
+        """The ``slots`` (Hkv, b), and what was observed of them; slot -1 is an empty one."""
+        empty, slots = slots < 0, slots.clamp(min=0)
+        positions = self.positions.gather(1, slots).masked_fill(empty, -1)
+        observed = self.observed.only(slots, empty)
         return Layer(_gathered(self.keys, slots), _gathered(self.values, slots), positions, observed)
 
     def observing(self, observed: Observed) -> Layer:
@@ -58,7 +71,12 @@ class Layer:
         return keys, values
 
     def nbytes(self) -> int:
-        """Measured bytes of keys and values."""
+        """Measured bytes of the keys and values in slots that are not empty."""
+        whole = self.allocated()
+        return whole * int((self.positions >= 0).sum()) // self.positions.numel() if self.ragged else whole
+
+    def allocated(self) -> int:
+        """Measured bytes of all slots."""
         return sum(
             x.nbytes() if isinstance(x, Packed) else x.numel() * x.element_size()
             for x in (self.keys, self.values)

@@ -53,9 +53,11 @@ class Observed:
         spread = self.spread + spread + gap[:, :, None] * gap[:, None] * (self.count * fresh / count)
         return replace(self, count=count, mean=self.mean + gap * (fresh / count), spread=spread)
 
-    def only(self, slots: Tensor) -> Observed:
-        """With what was ``received`` by ``slots`` (Hkv, b) alone."""
-        return self if self.received is None else replace(self, received=self.received.gather(1, slots))
+    def only(self, slots: Tensor, empty: Tensor) -> Observed:
+        """With what was ``received`` by ``slots`` (Hkv, b) alone; nothing by those that are ``empty``."""
+        if self.received is None:
+            return self
+        return replace(self, received=self.received.gather(1, slots).masked_fill(empty, 0.0))
 
     def nbytes(self) -> int:
         """Measured bytes."""

@@ -12,15 +12,16 @@ from ddposink.streaming.refusals import PolicyFaultError
 
 
 def choose(policy: Policy, held: Held, count: int) -> Tensor:
-    """(Hkv, count) int64 ascending slots that stay of ``held``. Raises PolicyFaultError for a faulty policy.
+    """(Hkv, n) int64 ascending slots that stay of ``held``, ``count`` a head; -1 in front where a head keeps
+    fewer than the one with the most. Raises PolicyFaultError for a faulty policy.
 
     Sinks and recent tokens of the policy are protected; where even they do not fit (room made for a turn),
     the recent ones yield. Equal scores: the earlier token stays.
     """
     positions = held.positions
-    sinks = positions < policy.sinks
+    sinks = (positions >= 0) & (positions < policy.sinks)
     if not isinstance(policy, Ranked):
-        return _highest(torch.where(sinks, torch.inf, positions.double()), count)
+        return _highest(torch.where(sinks, torch.inf, positions.double()), [count] * len(positions))
     if (kept := policy.keep(held, count)) is not None:
         return _checked_slots(policy, kept, held, count)
     scores = _checked(policy, policy.scores(held), held)
@@ -29,12 +30,38 @@ def choose(policy: Policy, held: Held, count: int) -> Tensor:
     ranks = scores.argsort(dim=-1, descending=True, stable=True).argsort(-1).neg().double()
     length = positions.shape[1]
     ranks = torch.where(recent, length + (positions - held.seen).double() + policy.window, ranks)
-    return _highest(torch.where(sinks, torch.inf, ranks), count)
+    ranks = torch.where(sinks, torch.inf, ranks).masked_fill(positions < 0, -torch.inf)
+    free = (positions >= 0) & ~recent & ~sinks
+    return _highest(ranks, _by_head(policy, scores.masked_fill(~free, -torch.inf), free, count))
 
 
-def _highest(ranks: Tensor, count: int) -> Tensor:
-    order = ranks.argsort(dim=-1, descending=True, stable=True)[:, :count]
-    return order.sort(-1).values
+def _highest(ranks: Tensor, counts: list[int]) -> Tensor:
+    """Ascending slots of the ``counts`` highest ranks of each head, filled up in front with -1."""
+    order, most = ranks.argsort(dim=-1, descending=True, stable=True), max(counts)
+    if min(counts) == most:
+        return order[:, :most].sort(-1).values
+    slots = order[:, :most].clone()
+    for row, count in zip(slots, counts, strict=True):
+        row[count:] = -1
+    return slots.sort(-1).values
+
+
+def _by_head(policy: Ranked, scores: Tensor, free: Tensor, count: int) -> list[int]:
+    """How many tokens each head keeps: ``count`` unless the policy shares them out among the heads."""
+    heads, spare = len(scores), free.sum(-1)
+    protected = (policy.sinks + policy.window) if count >= policy.sinks + policy.window else count
+    shares = policy.share_out(scores, count - protected)
+    if shares is None:
+        return [count] * heads
+    if (
+        shares.shape != spare.shape
+        or shares.is_floating_point()
+        or int(shares.sum()) != heads * (count - protected)
+    ):
+        raise PolicyFaultError(f"'{policy}' shared out {shares.tolist()}, not {count - protected} a head")
+    if bool((shares > spare).any()) or bool((shares < 0).any()):
+        raise PolicyFaultError(f"'{policy}' gave a head {shares.tolist()} tokens of {spare.tolist()}")
+    return [int(share) + protected for share in shares]
 
 
 def _checked(policy: Ranked, scores: object, held: Held) -> Tensor:

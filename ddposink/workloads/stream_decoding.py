@@ -92,7 +92,7 @@ def decode_repetitions(params: StreamParams, state: DecodeRun) -> Measured:
 
 
 def _prefill(params: StreamParams, state: DecodeRun) -> Measured:
-    """The text up to here read as a prompt by a new stream, nothing scored: until its first token is known."""
+    """The text up to here read as a prompt by a new stream, nothing scored, until the next token is known."""
     seconds = []
     for _ in range(PROMPTS):
         stream = state.choice.again()

@@ -102,9 +102,14 @@ class PlainKept:
         if not due:
             return
         self.before = dict(self.heads)
+        shared = {}
         for layer, head in list(self.heads):
             tokens = self.before[layer, head]
             budget = self.policy.layer_budget(layer, self.layers)
+            if self.policy.kind == "adakv":
+                if layer not in shared:
+                    shared[layer] = self.shared(layer, budget)
+                budget = shared[layer].get(head, len(tokens))
             if len(tokens) > budget:
                 self.heads[layer, head] = self.kept(layer, head, tokens, budget)
 
@@ -156,7 +161,32 @@ class PlainKept:
                         total[i] += mean[j] / kernel
         return list(total)
 
-    pyramidkv = snapkv
+    pyramidkv = adakv = snapkv
+
+    def shared(self, layer: int, budget: int) -> dict[int, int]:
+        """Tokens that each head keeps under Ada-KV; nothing if the layer is not full yet."""
+        heads = sorted(h for la, h in self.before if la == layer)
+        if sum(len(self.before[layer, h]) for h in heads) <= budget * len(heads):
+            return {}
+        every = []
+        for h in heads:
+            tokens = self.before[layer, h]
+            free = [
+                (s, h)
+                for s, t in zip(self.snapkv(layer, h, tokens), tokens, strict=True)
+                if self.policy.sinks <= t.at < self.seen - self.policy.window
+            ]
+            every += free
+        spare = {h: sum(1 for _, g in every if g == h) for h in heads}
+        count = budget - self.policy.sinks - self.policy.window
+        best = sorted(every, key=lambda one: -one[0])[: count * len(heads)]
+        share = {h: sum(1 for _, g in best if g == h) for h in heads}
+        wanted = {h: (1 - self.policy.floor) * share[h] + self.policy.floor * count for h in heads}
+        found = {h: min(int(wanted[h]), spare[h]) for h in heads}
+        while sum(found.values()) < count * len(heads):
+            open_heads = [h for h in heads if found[h] < spare[h]]
+            found[max(open_heads, key=lambda h: wanted[h] - found[h])] += 1
+        return {h: found[h] + self.policy.sinks + self.policy.window for h in heads}
 
     def knorm(self, layer: int, head: int, tokens: list[Token]) -> list[float]:
         return [-float(np.linalg.norm(t.key)) for t in tokens]
