@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -33,10 +34,15 @@ EVALUATORS = ("auto", "exact", "decode", "reference")
 
 @dataclass(frozen=True)
 class Choice:
-    """The stream that will measure, and the reason in one line."""
+    """The stream that will measure, and the reason in one line.
+
+    ``renew`` makes another of the same kind, for a text of its own: tokens per forward, ends of turns. It
+    need not be proven again.
+    """
 
     stream: Stream
     reason: str
+    renew: Callable[[int, Tensor | None], Stream]
 
 
 def open_stream(
@@ -64,9 +70,10 @@ def open_stream(
         support = inspect(model, policy.sinks + policy.window if policy.bounded else 0)
         kind = choose(model, policy, support, evaluator, capacity, decode)
         step = 1 if evaluator == "decode" else chunk
-        stream = kind.make(policy, kind.layout or Layout({}), step, turn_ends)
+        layout = kind.layout or Layout({})
+        stream = kind.make(policy, layout, step, turn_ends)
         prove(kind.prove or kind.make, policy, trunk, kind.layout)
-        return Choice(stream, kind.reason)
+        return Choice(stream, kind.reason, lambda size, ends: kind.make(policy, layout, size, ends))
 
 
 __all__ = [
