@@ -13,7 +13,7 @@ from itertools import accumulate
 
 import numpy as np
 
-from ddposink.workloads.recall_facts import APART, Fact, facts
+from ddposink.workloads.recall_facts import APART, ENTRY, SENTENCE, Fact, facts
 from ddposink.workloads.recall_params import RecallParams
 from ddposink.workloads.recall_text import Filler, Pieces
 
@@ -72,8 +72,8 @@ def _haystack(
 
     The facts behind it count as part of the distance: it is never shorter than they are.
     """
-    several = params.needles if params.task == "needles" else 1
-    source = facts(rng, params.digits)
+    several, wording = (params.needles, ENTRY) if params.task == "needles" else (1, SENTENCE)
+    source = facts(rng, params.digits, wording)
     told = [next(source) for _ in range(several)]
     asked = int(rng.integers(several))
     stated = [pieces.ids(fact.statement) for fact in told]

@@ -16,15 +16,15 @@ import pytest
 from bench import version
 from bench.suite.model import parse_suite
 from bench.suite.plan import make_plan
-from ddposink.workloads import ddpo, stream
+from ddposink.workloads import ddpo, recall, stream
 
 ROOT = Path(__file__).parents[3]
 PROJECT = ("bench", "ddposink")
 # Modules that a child imports and whose numbers do not depend on them: how metrics are declared and shown.
-TOLD = ("stream_tables", "stream_notes", "ddpo_tables")
+TOLD = ("stream_tables", "stream_notes", "recall_tables", "ddpo_tables")
 SHOWN = {"bench.declarations", *(f"ddposink.workloads.{name}" for name in TOLD)}
 TURNS = "sink 4+12 evict=turn"
-WORKLOADS = {"stream": stream.StreamWorkload, "ddpo": ddpo.DdpoWorkload}
+WORKLOADS = {"stream": stream.StreamWorkload, "recall": recall.RecallWorkload, "ddpo": ddpo.DdpoWorkload}
 # Runs passes as a child does and prints which modules of the project that has imported.
 TRACE = f"""
 import os, pickle, sys
@@ -78,7 +78,12 @@ def imported(tmp_path_factory: pytest.TempPathFactory, saved_pipeline: Path) -> 
         "grid": {"engine": ["native", "trl"], "reward": ["weighted:1*brisque+1*noise"]},
     }  # fmt: skip
     found = {}
-    for name, keys in {"stream": streams, "ddpo": trainings}.items():
+    recalls = {
+        "defaults": {"model": "bundled:sink-llama/vanilla", "corpus": f"file:{folder}/text.txt", "lead": 8,
+                     "questions": 1, "distance": 16, "device": "cpu", "threads": 1},
+        "grid": {"policy": ["dense", "sink 4+12", TURNS], "task": ["needles", "stream"]},
+    }  # fmt: skip
+    for name, keys in {"stream": streams, "recall": recalls, "ddpo": trainings}.items():
         (folder / name).mkdir()
         found[name] = trace(name, folder / name, **keys)
     return found
@@ -96,8 +101,8 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def versions(copy: Path, monkeypatch: pytest.MonkeyPatch):
-    """The versions of both workloads, of the code in the copy."""
-    for module in (stream, ddpo):
+    """The versions of all workloads, of the code in the copy."""
+    for module in (stream, recall, ddpo):
         there = partial(version.code_version, path=[str(copy)])
         monkeypatch.setattr(module, "code_version", there)
     return lambda: {name: kind().version() for name, kind in WORKLOADS.items()}
@@ -191,7 +196,7 @@ def test_how_metrics_are_shown_is_left_out(copy, versions):
         ("bench/track/clock.py", "/ 1e9 for", "/ 1e10 for", {"stream"}),
         ("bench/track/nvml.py", "(self.handle)) / 1000", "(self.handle)) / 100", {"stream", "ddpo"}),
         ("ddposink/workloads/ddpo_memory.py", "return sum(t.numel()", "return 2 * sum(t.numel()", {"ddpo"}),
-        ("ddposink/caches/sink.py", "self.sinks", "self.sinks + 1", {"stream"}),
+        ("ddposink/caches/sink.py", "self.sinks", "self.sinks + 1", {"stream", "recall"}),
         ("ddposink/rewards/noise.py", "BITS = ", "BITS = 1 + ", {"ddpo"}),
     ],
 )
@@ -210,10 +215,10 @@ def test_comments_and_docstrings_are_no_other_version(copy, versions):
 
 
 def test_the_harness_is_part_of_a_version_only_as_far_as_a_child_runs_it():
-    trackers = "track track.contention track.memory track.nvml track.power track.rss"
+    memory = "track.memory track.nvml track.power track.rss"
     rooms = "results results.status run run.context run.worker"
-    child = f"{rooms} {trackers} version workload"
-    own = {"stream": "track.clock track.work", "ddpo": "intervals"}
+    child = f"{rooms} track track.contention version workload"
+    own = {"stream": f"{memory} track.clock track.work", "recall": "", "ddpo": f"{memory} intervals"}
     for name, kind in WORKLOADS.items():
         found = version.closure(version.CHILD, kind.__module__, shown=SHOWN)
         harness = {module for module in found if module.partition(".")[0] == "bench"}
