@@ -36,13 +36,13 @@ EVALUATORS = ("auto", "exact", "decode", "reference")
 class Choice:
     """The stream that will measure, and the reason in one line.
 
-    ``renew`` makes another of the same kind, for a text of its own: tokens per forward, ends of turns. It
-    need not be proven again.
+    ``renew`` makes another of the same kind, for a text of its own, given the ends of its turns; it need not
+    be proven again.
     """
 
     stream: Stream
     reason: str
-    renew: Callable[[int, Tensor | None], Stream]
+    renew: Callable[[Tensor | None], Stream]
 
 
 def open_stream(
@@ -73,7 +73,7 @@ def open_stream(
         layout = kind.layout or Layout({})
         stream = kind.make(policy, layout, step, turn_ends)
         prove(kind.prove or kind.make, policy, trunk, kind.layout)
-        return Choice(stream, kind.reason, lambda size, ends: kind.make(policy, layout, size, ends))
+        return Choice(stream, kind.reason, lambda ends: kind.make(policy, layout, step, ends))
 
 
 __all__ = [

@@ -36,8 +36,9 @@ class Answer:
 class Reader(ABC):
     """Reads texts that begin with ``lead`` (token ids) through one model under one policy."""
 
-    def __init__(self, choice: Choice, chunk: int, loaded: LoadedModel, lead: Sequence[int]) -> None:
-        self.choice, self.chunk, self.loaded, self.lead = choice, chunk, loaded, list(lead)
+    def __init__(self, choice: Choice, loaded: LoadedModel, lead: Sequence[int]) -> None:
+        self.reason, self.loaded, self.lead = choice.reason, loaded, list(lead)
+        self.renew = choice.renew
         self.device = next(loaded.model.parameters()).device
         self.stream: Stream = choice.stream  # the one that was read last
 
@@ -84,7 +85,7 @@ class Forking(Reader):
     def reading(self) -> Iterator[None]:
         """A stream that has read the lead."""
         if self.stream.seen:
-            self.stream = self.choice.renew(self.chunk, None)
+            self.stream = self.renew(None)
         with self.stream.attached():
             self._feed(self.lead)
             yield
@@ -131,7 +132,7 @@ class Whole(Reader):
         """Everything from the beginning of the text on is read again."""
         everything = np.array([*self._text, *question.asked, *question.answer], dtype=np.int64)
         ends = torch.from_numpy(turn_ends(everything, self.loaded.tokenizer))
-        self.stream = self.choice.renew(self.chunk, ends)
+        self.stream = self.renew(ends)
         with self.stream.attached():
             self._feed(self._text)
             return self._score(question)

@@ -54,7 +54,8 @@ def run(cells: Cells, ctx: Context) -> None:
         try:
             asking.all(source)
         except (torch.OutOfMemoryError, MemoryError) as error:
-            memory, cells = error, [] if asking.emitted else cells[:-1]
+            memory = error.with_traceback(None)  # whose frames would keep what did not fit
+            cells = [] if asking.emitted else cells[:-1]
         else:
             cells = []
     if memory:
@@ -147,7 +148,7 @@ def _reader(params: RecallParams, loaded: LoadedModel, lead: Sequence[int]) -> R
         length=params.longest,
     )
     kind = Whole if policy.evict.by_turns else Forking
-    return kind(choice, params.chunk, loaded, lead)
+    return kind(choice, loaded, lead)
 
 
 def _refusal(params: RecallParams, loaded: LoadedModel) -> str | None:
@@ -187,7 +188,7 @@ def _conformance(reader: Reader) -> dict[str, Scalar]:
     stream = reader.stream
     return {
         "path": stream.path,
-        "path_reason": reader.choice.reason,
+        "path_reason": reader.reason,
         "attention_calls_per_layer": stream.calls_per_layer,
         "tokens_seen": stream.seen,
         "tokens_held": stream.held,

@@ -16,7 +16,9 @@ from ddposink.corpora import CorpusRef, read_books
 
 CHARACTERS = 1 << 20  # of the book that sentences are taken from; a long novel has as many
 WORDS = (6, 40)  # of a sentence that is taken: shorter ones are shouts, longer ones leave no choice
-ANCHOR = "."  # what every piece follows: tokenizers treat the beginning of a text in ways of their own
+# What every piece is tokenised behind, as tokenizers treat the beginning of a text in ways of their own. A
+# letter, because some join a full stop and the line break that follows.
+ANCHOR = "a"
 _SENTENCE = re.compile(r"(?<=[.!?])\s+")
 _ODD = re.compile(r"[\"“”_*\[\]\d]")  # half a dialogue, mark-up, or a number, which is for facts alone
 
@@ -29,13 +31,13 @@ class Pieces:
         self._anchor = self._ids(ANCHOR)
 
     def ids(self, text: str) -> list[int]:
-        """Token ids (n,) of a piece that follows the end of a sentence.
+        """Token ids (n,) of a piece, which begins with a space or a line break.
 
         Raises ValueError for a tokenizer that joins it to what stands before.
         """
         found, size = self._ids(ANCHOR + text), len(self._anchor)
         if found[:size] != self._anchor:
-            raise ValueError(f"this tokenizer joins {text[:20]!r} to the full stop before it")
+            raise ValueError(f"this tokenizer joins {text[:20]!r} to the letter before it")
         return found[size:]
 
     def _ids(self, text: str) -> list[int]:

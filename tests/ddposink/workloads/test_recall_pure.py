@@ -38,6 +38,21 @@ LONGEST = max(map(len, BOOK))
 FACT = 80  # characters of one, about
 
 
+class Joining:
+    """A tokenizer that treats the beginning of a text in its own way, and joins line breaks to a full stop."""
+
+    def __call__(self, text: str, **_: object) -> dict[str, list[int]]:
+        words = re.findall(r"[.?]\n*|\n+| ?\w+|.", text)
+        return {"input_ids": [sum(map(ord, word)) + (i == 0) for i, word in enumerate(words)]}
+
+
+class Gluing:
+    """A tokenizer of one token."""
+
+    def __call__(self, text: str, **_: object) -> dict[str, list[int]]:
+        return {"input_ids": [len(text)]}
+
+
 def params(**changes: object) -> RecallParams:
     return RecallParams(**{"model": "smollm2-135m", "policy": "dense", "distance": 1} | changes)  # type: ignore[arg-type]
 
@@ -147,6 +162,12 @@ def test_sentences_that_can_stand_anywhere() -> None:
         "been far away from home. Yes. She was\nvery glad of it all."
     )
     assert sentences_of(text) == ["He was a man of sense and honour.", "She was very glad of it all."]
+
+
+def test_a_piece_is_the_same_wherever_it_stands() -> None:
+    assert Pieces(Joining()).ids("\n\nAn oak.") == [20, 175, 32 + ord("o") + ord("a") + ord("k"), ord(".")]
+    with pytest.raises(ValueError, match="joins"):
+        Pieces(Gluing()).ids(" oak")
 
 
 def test_what_a_task_does_not_ask_for_splits_no_cells() -> None:
