@@ -6,9 +6,9 @@ from bench.workload import Metric, View
 
 METRICS = (
     Metric("accuracy", "right answers", "", "higher", "near", 0.05, "share of questions whose answer is right token by token; chance is 1 in 10 per digit, 1e-5 for five", headline=True),
-    Metric("accuracy_low", "right answers, lower limit", "", "higher", "near", 0.05, "Wilson's 95 % limits over the questions", headline=True),
-    Metric("accuracy_high", "right answers, upper limit", "", "higher", "near", 0.05, "Wilson's 95 % limits over the questions", headline=True),
-    Metric("answer_nll", "NLL of the answer", "nats/token", "lower", "near", 0.01, "mean over the answer's tokens and the questions; who guesses digits has about ln 10 = 2.3", headline=True),
+    Metric("accuracy_low", "right answers, lower limit", "", "none", "near", 0.05, "Wilson's 95 % limits over the questions", headline=True),
+    Metric("accuracy_high", "right answers, upper limit", "", "none", "near", 0.05, "Wilson's 95 % limits over the questions", headline=True),
+    Metric("answer_nll", "NLL of the answer", "nats/token", "lower", "near", 0.01, "mean over the answer's tokens and the questions; even guesses at digits cost ln 10 = 2.3, being sure of something else more", headline=True),
     Metric("true_distance", "distance, true mean", "", "none", "exact", help="tokens between fact and question", headline=True),
     Metric("questions_asked", "questions", "", "none", "exact"),
     Metric("tokens_fed", "tokens fed", "", "none", "exact", help="tokens before the answers' last ones, all questions together, each from the beginning of its text"),

@@ -39,7 +39,7 @@ FACT = 80  # characters of one, about
 
 
 class Joining:
-    """A tokenizer that treats the beginning of a text in its own way, and joins line breaks to a full stop."""
+    """A tokenizer that treats a beginning in its own way, and joins line breaks to a full stop."""
 
     def __call__(self, text: str, **_: object) -> dict[str, list[int]]:
         words = re.findall(r"[.?]\n*|\n+| ?\w+|.", text)
