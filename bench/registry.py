@@ -1,8 +1,8 @@
 """Workloads by name. A name stands for ``module:attribute`` and is imported only when it is used.
 
-Plug-ins declare an entry point in the group ``bench.workloads``; `stream`, `attention`, `ddpo` and `generate`
-are known without one, so that a checkout works uninstalled. A name that two packages claim is an error, never
-an overwrite. The version of a plug-in is best made by ``bench.version.code_version(__name__)``.
+Plug-ins declare an entry point in the group ``bench.workloads``; `stream`, `recall`, `generate`, `attention`
+and `ddpo` are known without one, so that a checkout works uninstalled. A name that two packages claim is an
+error, never an overwrite. The version of a plug-in is best made by ``bench.version.code_version(__name__)``.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from bench.workload import Workload
 GROUP = "bench.workloads"
 _registered = {
     "stream": "ddposink.workloads.stream:StreamWorkload",
+    "recall": "ddposink.workloads.recall:RecallWorkload",
     "ddpo": "ddposink.workloads.ddpo:DdpoWorkload",
     "attention": "ddposink.workloads.attention:AttentionWorkload",
     "generate": "ddposink.workloads.generate:GenerateWorkload",

@@ -37,11 +37,15 @@ EVALUATORS = ("auto", "exact", "decode", "reference")
 
 @dataclass(frozen=True)
 class Choice:
-    """The stream that will measure, and the reason in one line; ``again`` makes another of its kind."""
+    """The stream that will measure, and the reason in one line.
+
+    ``renew`` makes another of the same kind, for a text of its own, given the ends of its turns; it need not
+    be proven again.
+    """
 
     stream: Stream
     reason: str
-    again: Callable[[], Stream]
+    renew: Callable[[Tensor | None], Stream]
 
 
 def open_stream(
@@ -66,16 +70,13 @@ def open_stream(
     with refusing_what_does_not_run():
         trunk = Trunk.of(model)
         check_text_positions(model, policy, length)
-        support = inspect(model, policy.sinks + policy.window if policy.bounded else 0)
+        support = inspect(model, policy.budget or 0)
         kind = choose(model, policy, support, evaluator, capacity, decode)
         step = 1 if evaluator == "decode" else chunk
-
-        def again() -> Stream:
-            return kind.make(policy, kind.layout or Layout({}), step, turn_ends)
-
-        stream = again()
+        layout = kind.layout or Layout({})
+        stream = kind.make(policy, layout, step, turn_ends)
         prove(kind.prove or kind.make, policy, trunk, kind.layout)
-        return Choice(stream, kind.reason, again)
+        return Choice(stream, kind.reason, lambda ends: kind.make(policy, layout, step, ends))
 
 
 __all__ = [

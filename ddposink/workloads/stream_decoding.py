@@ -95,7 +95,7 @@ def _prefill(params: StreamParams, state: DecodeRun) -> Measured:
     """The text up to here read as a prompt by a new stream, nothing scored, until the next token is known."""
     seconds = []
     for _ in range(PROMPTS):
-        stream = state.choice.again()
+        stream = state.choice.renew(state.text.turn_ends)
         stream.reserve(params.length)
         begun = time.perf_counter()
         with stream.attached():

@@ -16,12 +16,15 @@ import pytest
 from bench import version
 from bench.suite.model import parse_suite
 from bench.suite.plan import make_plan
-from ddposink.workloads import attention, ddpo, generate, stream
+from ddposink.workloads import attention, ddpo, generate, recall, stream
 
 ROOT = Path(__file__).parents[3]
 PROJECT = ("bench", "ddposink")
 # Modules that a child imports and whose numbers do not depend on them: how metrics are declared and shown.
-TOLD = ("stream_tables", "stream_notes", "attention_tables", "ddpo_tables", "generate_tables")
+TOLD = (
+    *("stream_tables", "stream_notes", "attention_tables", "ddpo_tables", "generate_tables"),
+    "recall_tables",
+)
 SHOWN = {"bench.declarations", *(f"ddposink.workloads.{name}" for name in TOLD)}
 TURNS = "sink 4+12 evict=turn"
 WORKLOADS = {
@@ -29,6 +32,7 @@ WORKLOADS = {
     "attention": attention.AttentionWorkload,
     "ddpo": ddpo.DdpoWorkload,
     "generate": generate.GenerateWorkload,
+    "recall": recall.RecallWorkload,
 }
 # Runs passes as a child does and prints which modules of the project that has imported.
 TRACE = f"""
@@ -90,8 +94,13 @@ def imported(tmp_path_factory: pytest.TempPathFactory, saved_pipeline: Path) -> 
         "grid": {"policy": ["dense", "sink 4+12", "sink 4+12 evict=chunk:4"]},
     }  # fmt: skip
     found = {}
+    recalls = {
+        "defaults": {"model": "bundled:sink-llama/vanilla", "corpus": f"file:{folder}/text.txt", "lead": 8,
+                     "questions": 1, "distance": 16, "device": "cpu", "threads": 1},
+        "grid": {"policy": ["dense", "sink 4+12", TURNS], "task": ["needles", "stream"]},
+    }  # fmt: skip
     suites = {"stream": streams, "attention": maps, "ddpo": trainings, "generate": conversations}
-    for name, keys in suites.items():
+    for name, keys in (suites | {"recall": recalls}).items():
         (folder / name).mkdir()
         found[name] = trace(name, folder / name, **keys)
     return found
@@ -110,7 +119,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def versions(copy: Path, monkeypatch: pytest.MonkeyPatch):
     """The versions of all workloads, of the code in the copy."""
-    for module in (stream, attention, ddpo, generate):
+    for module in (stream, attention, ddpo, generate, recall):
         there = partial(version.code_version, path=[str(copy)])
         monkeypatch.setattr(module, "code_version", there)
     return lambda: {name: kind().version() for name, kind in WORKLOADS.items()}
@@ -208,10 +217,10 @@ def test_how_metrics_are_shown_is_left_out(copy, versions):
             "bench/track/nvml.py",
             "(self.handle)) / 1000",
             "(self.handle)) / 100",
-            {*WORKLOADS} - {"attention"},
+            {*WORKLOADS} - {"attention", "recall"},
         ),
         ("ddposink/workloads/ddpo_memory.py", "return sum(t.numel()", "return 2 * sum(t.numel()", {"ddpo"}),
-        ("ddposink/caches/sink.py", "self.sinks", "self.sinks + 1", {"stream", "attention", "generate"}),
+        ("ddposink/caches/sink.py", "self.sinks", "self.sinks + 1", {*WORKLOADS} - {"ddpo"}),
         ("ddposink/streaming/attention.py", "FEW = 1, 4", "FEW = 1, 5", {"attention"}),
         ("ddposink/workloads/generate_rule.py", "SPAN = 256", "SPAN = 255", {"generate"}),
         ("ddposink/rewards/noise.py", "BITS = ", "BITS = 1 + ", {"ddpo"}),
@@ -240,6 +249,7 @@ def test_the_harness_is_part_of_a_version_only_as_far_as_a_child_runs_it():
         "attention": "",
         "ddpo": f"{trackers} track.power intervals",
         "generate": trackers,
+        "recall": "",
     }
     for name, kind in WORKLOADS.items():
         found = version.closure(version.CHILD, kind.__module__, shown=SHOWN)
