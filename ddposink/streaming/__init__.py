@@ -27,6 +27,7 @@ from ddposink.streaming.refusals import (
     PolicyNotAppliedError,
     UnsupportedModelError,
     UnsupportedPolicyError,
+    refuse_by_configuration,
     refusing_what_does_not_run,
 )
 from ddposink.streaming.schedule import ScheduledStream
@@ -101,5 +102,6 @@ __all__ = [
     "inspect",
     "length_limit",
     "open_stream",
+    "refuse_by_configuration",
     "stream_nll",
 ]

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
+
+from ddposink.caches import Policy
+from ddposink.caches.refused import refusal
 
 
 class UnsupportedModelError(ValueError):
@@ -54,3 +58,9 @@ def line(error: BaseException) -> str:
     """The first line of an error, with its kind."""
     text = (str(error).strip().splitlines() or ["no reason given"])[0][:160]
     return f"{type(error).__name__}: {text}"
+
+
+def refuse_by_configuration(policy: Policy, config: Mapping[str, Any] | None) -> None:
+    """Raise UnsupportedPolicyError where a model's configuration says enough; before weights are loaded."""
+    if why := refusal(policy, config or {}):
+        raise UnsupportedPolicyError(why)

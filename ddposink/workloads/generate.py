@@ -16,6 +16,7 @@ from ddposink.models.language import ModelRef
 from ddposink.workloads.generate_params import GenerateParams
 from ddposink.workloads.generate_tables import METRICS, VIEWS
 from ddposink.workloads.generate_turns import TurnSource
+from ddposink.workloads.policy_param import policy_columns
 from ddposink.workloads.stream_notes import own_window_notes
 
 # What is shown and said of cells: no number changes with it.
@@ -50,13 +51,7 @@ class GenerateWorkload:
         policy = params.parsed_policy
         return {
             "model": ModelRef.parse(params.model).name,
-            "policy": policy.label,
-            "kind": policy.kind,
-            "sinks": policy.sinks if policy.bounded else None,
-            "window": policy.window if policy.bounded else None,
-            "budget": policy.budget,
-            "positions": policy.positions,
-            "evict": str(policy.evict),
+            **policy_columns(policy),
             "length": params.length,
             "turns": params.turns,
             "turn_tokens": params.turn_tokens,

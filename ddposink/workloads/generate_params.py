@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from ddposink.caches import Policy, parse_policy
 from ddposink.models.language import ModelRef
 from ddposink.workloads.generate_turns import QUESTIONS, TurnSource
+from ddposink.workloads.policy_param import HELP, bytes_become_tokens
 
 
 class GenerateParams(BaseModel):
@@ -20,10 +21,7 @@ class GenerateParams(BaseModel):
         description="smollm2-135m (embedded), bundled:NAME, path:DIR or ORG/NAME@REVISION (40 hex digits); "
         "it needs a tokenizer"
     )
-    policy: str = Field(
-        description="cache policy: 'dense', 'window 256' or 'sink 4+252'; options "
-        "positions=cache|absolute|library, evict=token|chunk:N"
-    )
+    policy: str = Field(description=HELP)
     length: int = Field(ge=2, le=100_000_000, description="tokens written by the model, prompts not counted")
     turns: str = Field(
         default=QUESTIONS,
@@ -60,6 +58,11 @@ class GenerateParams(BaseModel):
         "also fuses its kernels; eager starts each from Python",
     )
     threads: int | None = Field(default=None, ge=1, description="CPU threads; default: torch's choice")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bytes_become_tokens(cls, data: Any) -> Any:
+        return bytes_become_tokens(data)
 
     @field_validator("model")
     @classmethod

@@ -26,6 +26,7 @@ from ddposink.streaming import (
     UnsupportedPolicyError,
     length_limit,
     open_stream,
+    refuse_by_configuration,
 )
 from ddposink.workloads import generate_text as text
 from ddposink.workloads.generate_artifact import answers, conversation
@@ -76,7 +77,9 @@ def run(cells: Sequence[tuple[Cell, GenerateParams]], ctx: Context) -> None:
 def _prepare(params: GenerateParams, seed: int) -> State:
     device = chosen_device(params.device)
     tracker = MemoryTracker(device)  # before the model, so that the device figure counts all we take
-    loaded = load_model(ModelRef.parse(params.model), params.dtype, str(device))
+    ref = ModelRef.parse(params.model)
+    refuse_by_configuration(params.parsed_policy, ref.config_dict())
+    loaded = load_model(ref, params.dtype, str(device))
     policy, limit = params.parsed_policy, length_limit(loaded.model)
     choice = open_stream(loaded.model, policy, decode=params.decode, length=params.length)
     if limit is not None and not policy.bounded and params.length > limit:

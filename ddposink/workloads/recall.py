@@ -15,6 +15,7 @@ from ddposink import plugins
 from ddposink.corpora import CorpusRef
 from ddposink.errors import Unavailable
 from ddposink.models.language import ModelRef
+from ddposink.workloads.policy_param import policy_columns
 from ddposink.workloads.recall_params import RecallParams
 from ddposink.workloads.recall_tables import METRICS, VIEWS
 from ddposink.workloads.stream_notes import bos_notes, own_window_notes
@@ -51,13 +52,7 @@ class RecallWorkload:
         return {
             "model": ModelRef.parse(params.model).name,
             "corpus": params.corpus if between else None,
-            "policy": policy.label,
-            "kind": policy.kind,
-            "sinks": policy.sinks if policy.bounded else None,
-            "window": policy.window if policy.bounded else None,
-            "budget": policy.budget,
-            "positions": policy.positions,
-            "evict": str(policy.evict),
+            **policy_columns(policy),
             "task": params.task,
             "distance": params.distance,
             "questions": params.questions,

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from ddposink.caches import Policy, parse_policy
 from ddposink.corpora import CorpusRef
 from ddposink.models.language import ModelRef
+from ddposink.workloads.policy_param import HELP, bytes_become_tokens
 
 Task = Literal["passkey", "needles", "stream"]
 FACT, QUESTION = 28, 20  # tokens of each, about
@@ -25,10 +26,7 @@ class RecallParams(BaseModel):
     model: str = Field(
         description="smollm2-135m (embedded), bundled:NAME, path:DIR or ORG/NAME@REVISION (40 hex digits)"
     )
-    policy: str = Field(
-        description="cache policy: 'dense', 'window 256' or 'sink 4+252'; options "
-        "positions=cache|absolute|library, evict=token|chunk:N|turn|after-turn"
-    )
+    policy: str = Field(description=HELP)
     distance: int = Field(ge=1, le=100_000_000, description="tokens between a fact and the question about it")
     task: Task = Field(
         default="passkey",
@@ -61,6 +59,11 @@ class RecallParams(BaseModel):
     chunk: int = Field(default=1024, ge=1, le=65536, description="tokens per forward in parallel evaluation")
     bos: bool = Field(default=False, description="feed the tokenizer's beginning-of-text token first")
     threads: int | None = Field(default=None, ge=1, description="CPU threads; default: torch's choice")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bytes_become_tokens(cls, data: Any) -> Any:
+        return bytes_become_tokens(data)
 
     @field_validator("model")
     @classmethod

@@ -18,7 +18,7 @@ from ddposink.corpora import CorpusRef
 from ddposink.devices import chosen_device
 from ddposink.errors import Unavailable
 from ddposink.models.language import LoadedModel, ModelRef, load_model
-from ddposink.streaming import length_limit, open_stream
+from ddposink.streaming import length_limit, open_stream, refuse_by_configuration
 from ddposink.workloads.recall_params import RecallParams
 from ddposink.workloads.recall_reader import Answer, Forking, Reader, Whole
 from ddposink.workloads.recall_score import figures
@@ -40,7 +40,9 @@ def run(cells: Cells, ctx: Context) -> None:
         torch.set_num_threads(furthest.threads)
     try:
         device = chosen_device(furthest.device)
-        loaded = load_model(ModelRef.parse(furthest.model), furthest.dtype, str(device))
+        ref = ModelRef.parse(furthest.model)
+        refuse_by_configuration(furthest.parsed_policy, ref.config_dict())
+        loaded = load_model(ref, furthest.dtype, str(device))
         source = _Source(furthest, loaded, cells[0][0].seed)
     except Unavailable as error:
         raise Skip(str(error)) from error

@@ -16,6 +16,7 @@ from ddposink import plugins
 from ddposink.corpora import CorpusRef
 from ddposink.errors import Unavailable
 from ddposink.models.language import ModelRef
+from ddposink.workloads.policy_param import policy_columns
 from ddposink.workloads.stream_notes import bos_notes, own_window_notes
 from ddposink.workloads.stream_params import RANDOM_TOKENS, StreamParams
 from ddposink.workloads.stream_tables import METRICS, VIEWS
@@ -52,15 +53,7 @@ class StreamWorkload:
         return {
             "model": ModelRef.parse(params.model).name,
             "corpus": params.corpus,
-            "policy": policy.label,
-            "kind": policy.kind,
-            "family": policy.family,
-            "bits": policy.bits,
-            "sinks": policy.sinks if policy.bounded else None,
-            "window": policy.window if policy.bounded else None,
-            "budget": policy.budget,
-            "positions": policy.positions,
-            "evict": str(policy.evict),
+            **policy_columns(policy),
             "length": params.length,
             "dtype": params.dtype,
             "device": params.device,

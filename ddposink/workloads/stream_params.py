@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from ddposink.caches import CacheShape, Policy, in_tokens, parse_policy
+from ddposink.caches import Policy, parse_policy
 from ddposink.caches.static import Static
 from ddposink.corpora import CorpusRef
 from ddposink.models.language import ModelRef
+from ddposink.workloads.policy_param import HELP, bytes_become_tokens
 
 RANDOM_TOKENS = "random-tokens"
 WARM_UP = 4  # decode steps before any timed one
-ITEMSIZE = {"float32": 4, "bfloat16": 2, "float16": 2}
 Part = Literal["quality", "divergence", "memory", "latency", "prefill", "energy", "work"]
 
 
@@ -27,13 +26,7 @@ class StreamParams(BaseModel):
         description="smollm2-135m (embedded), bundled:NAME, path:DIR, random:ARCHITECTURE, "
         "or ORG/NAME@REVISION (40 hex digits)"
     )
-    policy: str = Field(
-        description="cache policy: 'dense', 'window 1024', 'sink 4+1020', 'recompute 512', 'quantized 4', "
-        "'static 4096', 'offloaded', or one that chooses by content: h2o, tova, snapkv, pyramidkv, knorm, "
-        "keydiff, expected-attention, lagkv, random, each with a budget of tokens ('h2o 512'), bytes "
-        "('h2o 11MiB') or a share ('h2o 50% evict=once:2048'); options positions=cache|absolute|library, "
-        "evict=token|chunk:N|once:N|turn|after-turn, bits=2|4|8|fp8, sinks=N, recent=N and the policy's own"
-    )
+    policy: str = Field(description=HELP)
     length: int = Field(ge=2, le=100_000_000, description="tokens fed")
     corpus: str = Field(
         default=RANDOM_TOKENS,
@@ -85,22 +78,7 @@ class StreamParams(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _bytes_become_tokens(cls, data: Any) -> Any:
-        # A label says what runs, so a budget in bytes is written in the tokens that it buys of this model.
-        if not isinstance(data, dict) or not {"model", "policy"} <= data.keys():
-            return data
-        text = str(data["policy"])
-        if not re.search(r"\d[kKMG]?i?B\b", text):
-            return data
-        config = ModelRef.parse(str(data["model"])).config_dict()
-        if config is None:
-            raise ValueError(
-                f"'{text}': a budget in bytes needs the model's configuration, which is not here; give tokens"
-            )
-        itemsize = ITEMSIZE.get(str(data.get("dtype", "float32")), 4)
-        return {
-            **data,
-            "policy": in_tokens(text, CacheShape.from_config(config.get("text_config") or config, itemsize)),
-        }
+        return bytes_become_tokens(data)
 
     @model_validator(mode="before")
     @classmethod

@@ -19,7 +19,6 @@ import torch
 from bench.track.memory import MemoryTracker
 from bench.workload import Cell, Context, Missing, Scalar, Skip
 from ddposink.caches import Dense
-from ddposink.caches.refused import refusal
 from ddposink.caches.schedule import slots_by_turns
 from ddposink.corpora import CorpusRef, load_stream
 from ddposink.devices import chosen_device
@@ -30,9 +29,9 @@ from ddposink.streaming import (
     DenseStream,
     Divergence,
     PolicyNotAppliedError,
-    UnsupportedPolicyError,
     length_limit,
     open_stream,
+    refuse_by_configuration,
     stream_nll,
 )
 from ddposink.turns import turn_ends
@@ -144,8 +143,7 @@ def _beside(params: StreamParams, state: DecodeRun) -> Divergence | Missing | No
 def _prepare(params: StreamParams, device: torch.device, seed: int) -> DecodeRun:
     tracker = MemoryTracker(device)  # before the model, so that the device figure counts all we take
     ref = ModelRef.parse(params.model)
-    if why := refusal(params.parsed_policy, ref.config_dict() or {}):
-        raise UnsupportedPolicyError(why)  # before weights are loaded
+    refuse_by_configuration(params.parsed_policy, ref.config_dict())
     loaded = load_model(ref, params.dtype, str(device))
     text = _text(params, loaded, device, seed)
     nll = np.full(params.length - 1, np.nan, dtype=np.float32)

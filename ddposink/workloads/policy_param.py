@@ -1,0 +1,54 @@
+"""What all workloads that take a cache policy say of it, and read of it."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from bench.workload import Scalar
+from ddposink.caches import CacheShape, Policy, in_tokens
+from ddposink.models.language import ModelRef
+
+ITEMSIZE = {"float32": 4, "bfloat16": 2, "float16": 2}
+HELP = (
+    "cache policy: 'dense', 'window 1024', 'sink 4+1020', 'recompute 512', 'quantized 4', 'static 4096', "
+    "'offloaded', or one that chooses by content: h2o, tova, snapkv, pyramidkv, adakv, knorm, keydiff, "
+    "expected-attention, lagkv, random, each with a budget of tokens ('h2o 512'), bytes ('h2o 11MiB') or a "
+    "share ('h2o 50% evict=once:2048'); options positions=cache|absolute|library, "
+    "evict=token|chunk:N|once:N|turn|after-turn, bits=2|4|8|fp8, sinks=N, recent=N and the policy's own"
+)
+
+
+def bytes_become_tokens(data: Any) -> Any:
+    """A cell's raw parameters with a budget in bytes written in the tokens that it buys of this model.
+
+    A label says what runs. Raises ValueError if the model's configuration is not here, or nothing fits.
+    """
+    if not isinstance(data, dict) or not {"model", "policy"} <= data.keys():
+        return data
+    text = str(data["policy"])
+    if not re.search(r"\d[kKMG]?i?B\b", text):
+        return data
+    config = ModelRef.parse(str(data["model"])).config_dict()
+    if config is None:
+        raise ValueError(
+            f"'{text}': a budget in bytes needs the model's configuration, which is not here; give tokens"
+        )
+    itemsize = ITEMSIZE.get(str(data.get("dtype", "float32")), 4)
+    shape = CacheShape.from_config(config.get("text_config") or config, itemsize)
+    return {**data, "policy": in_tokens(text, shape)}
+
+
+def policy_columns(policy: Policy) -> dict[str, Scalar]:
+    """What a table or an exclusion may ask of a policy; sinks, window and budget are None if unbounded."""
+    return {
+        "policy": policy.label,
+        "kind": policy.kind,
+        "family": policy.family,
+        "bits": policy.bits,
+        "sinks": policy.sinks if policy.bounded else None,
+        "window": policy.window if policy.bounded else None,
+        "budget": policy.budget,
+        "positions": policy.positions,
+        "evict": str(policy.evict),
+    }
