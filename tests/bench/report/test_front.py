@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bench.report.comparisons import series_views
 from bench.report.front import front
 from bench.report.panels import Line
+from bench.workload import View
 
 
 def line(points: list[tuple[float, float]]) -> Line:
@@ -37,3 +43,11 @@ def test_no_point_beats_the_front_and_its_corners_are_points(
         reached = [b for a, b in zip(found.x, found.y, strict=True) if a <= x]
         assert min(sign * b for b in reached) <= sign * y
     assert set(found.y) <= {float(y) for _, y in points}
+
+
+def test_series_whose_entries_do_not_pair_are_not_compared() -> None:
+    """Position 100 of one written text has nothing to do with position 100 of another."""
+    curve = View("text", "curve", "Text", "position", "fresh", "tokens", "fresh", series="nll")
+    for paired in (True, False):
+        data: Any = SimpleNamespace(words=SimpleNamespace(views=(replace(curve, paired=paired),)))
+        assert bool(series_views(data)) is paired
