@@ -36,6 +36,19 @@ class Metric:
 
 
 @dataclass(frozen=True)
+class Control:
+    """What a cell has to beat: the cell whose ``column`` has this ``value``, ``alike`` in these columns.
+
+    ``metrics`` with samples that pair are compared in the report.
+    """
+
+    column: str
+    value: Scalar
+    alike: tuple[str, ...]
+    metrics: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class View:
     """One picture, described rather than drawn.
 

@@ -14,7 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from pydantic import BaseModel
 
-from bench.declarations import Metric, Scalar, View
+from bench.declarations import Control, Metric, Scalar, View
 
 ALLOW_CODE = "BENCH_ALLOW_CODE"  # environment: "1" if the command line lets parameters name code
 
@@ -140,6 +140,13 @@ class Replicated(Protocol):
 
     replicate: str  # what one seed is: "training"
     sample: str  # what the samples of a metric are, the same ones in every repetition: "prompt"
+
+
+@runtime_checkable
+class Controlled(Protocol):
+    """A workload that has a control: a cell that does the same, knows nothing, and is to be beaten."""
+
+    control: Control
 
 
 @runtime_checkable

@@ -16,6 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from bench.errors import UserError
 from bench.gate.compare import Comparison
 from bench.report import about, comparisons, positions, published, side_by_side, tables
+from bench.report.beyond import beyond_control
 from bench.report.figure import save
 from bench.report.frames import RunData, load, workload_name
 from bench.report.matrix import matrix_table
@@ -157,7 +158,7 @@ def _tables(data: RunData) -> dict[str, Table]:
     for series in comparisons.series_views(data):
         found[f"_differences-{slug(series)}"] = comparisons.differences(data, series, furthest=True)
         found[f"differences-{slug(series)}"] = comparisons.differences(data, series)
-    found["relative"] = relative(data)
+    found |= {"relative": relative(data), "control": beyond_control(data)}
     for view in data.words.views:
         if view.kind == "curve":
             found[f"positions-{slug(view.name)}"] = positions.position_buckets(data, view)

@@ -8,7 +8,7 @@ from typing import Any
 
 from bench.results.record import Record
 from bench.suite.labels import alike, spelt
-from bench.workload import Metric, Replicated, Scalar, View, Workload
+from bench.workload import Control, Controlled, Metric, Replicated, Scalar, View, Workload
 
 NO_REPLICATE = "run"  # of a workload that does not say what a seed repeats
 _MOST_VALUES = 64  # of a parameter, tried to see which columns follow from it
@@ -25,6 +25,7 @@ class Vocabulary:
     sample: str = "sample"  # what the samples of a metric are
     follows: Mapping[str, frozenset[str]] = field(default_factory=dict)  # column → parameters it is told from
     published: tuple[Mapping[str, Scalar], ...] = ()
+    control: Control | None = None  # what a cell has to beat
 
     @property
     def replicated(self) -> bool:
@@ -54,6 +55,7 @@ def vocabulary(workload: Workload | None, records: Sequence[Record]) -> Vocabula
         workload.prefix_axis,
         follows=follows(workload, [record.params for record in records]),
         published=tuple(workload.published()),
+        control=workload.control if isinstance(workload, Controlled) else None,
     )
     if isinstance(workload, Replicated):
         found = replace(found, replicate=workload.replicate, sample=workload.sample)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from importlib.resources import files
 
 from bench.version import code_version, source_hash
-from bench.workload import Context, Cost, Pass, Scalar, Skip
+from bench.workload import Context, Control, Cost, Pass, Scalar, Skip
 from ddposink import plugins
 from ddposink.corpora import CorpusRef
 from ddposink.errors import Unavailable
@@ -33,6 +33,9 @@ class StreamWorkload:
     metrics = METRICS
     views = VIEWS
     prefix_axis = "length"
+    control = Control(
+        "kind", "random", ("model", "corpus", "length", "budget", "bits"), ("kl_dense", "nll_half")
+    )
     preload = ("ddposink.workloads.stream_run",)
 
     def version(self) -> str:

@@ -41,7 +41,7 @@ def groups(tables: Mapping[str, Table]) -> list[tuple[str, str, list[tuple[str, 
     headings = [
         ("results", "Results", ("headline",)),
         ("failures", "Not measured", ("failures",)),
-        ("differences", "Against reference", ("differences", "relative")),
+        ("differences", "Against reference", ("differences", "relative", "control")),
         ("positions", "In detail", ("positions", "matrix")),
         ("published", "Published", ("published",)),
         ("memory", "Memory", ("memory",)),
