@@ -7,9 +7,8 @@ the control that is equal in the columns a workload names, sample by sample; wha
 from __future__ import annotations
 
 import math
+from collections.abc import Hashable, Iterator, Mapping
 from typing import Any
-
-import pandas as pd
 
 from bench.report.control import difference
 from bench.report.frames import RunData
@@ -32,8 +31,7 @@ def beyond_control(data: RunData) -> Table | None:
     what = f"{control.column} {clean(control.value, 40)}"
     table = Table("control", f"Beyond the control ({what})", columns)
     short: dict[str, list[str]] = {metric.name: [] for metric in metrics}
-    for index in map(int, data.ok.index):
-        row = data.ok.loc[index]
+    for index, row in _cells(data):
         partner = partners.get(_key(row, control))
         if partner is None or row[control.column] == control.value:
             continue
@@ -60,14 +58,18 @@ def beyond_control(data: RunData) -> Table | None:
 def _controls(data: RunData, control: Control) -> dict[tuple[Any, ...], int]:
     """The first measured control of every setting."""
     found: dict[tuple[Any, ...], int] = {}
-    for index in map(int, data.ok.index):
-        row = data.ok.loc[index]
+    for index, row in _cells(data):
         if row[control.column] == control.value:
             found.setdefault(_key(row, control), index)
     return found
 
 
-def _key(row: pd.Series, control: Control) -> tuple[Any, ...]:
+def _cells(data: RunData) -> Iterator[tuple[int, Mapping[Hashable, Any]]]:
+    """Index and columns of the measured cells."""
+    yield from zip(map(int, data.ok.index), data.ok.to_dict("records"), strict=True)
+
+
+def _key(row: Mapping[Hashable, Any], control: Control) -> tuple[Any, ...]:
     """The columns in which a cell and its control are equal."""
     values = (row.get(name) for name in control.alike)
     return tuple(None if isinstance(v, float) and math.isnan(v) else v for v in values)

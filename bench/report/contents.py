@@ -14,10 +14,15 @@ from bench.workload import View
 _PANELS = {"curve": curve_panels, "line": line_panels, "scatter": scatter_panels, "trace": trace_panels}
 
 
+MIB = 2**20
+
+
 def with_front(content: Panels, data: RunData, view: View) -> Panels:
-    """The same with the front of each panel beneath its lines."""
+    """The same with the front of each panel beneath its lines; bytes along x are drawn in MiB."""
     higher = data.words.metric(view.y).direction == "higher"
     for panel in content.panels:
+        if data.words.metric(view.x).unit == "B":
+            panel.lines = {name: replace(line, x=line.x / MIB) for name, line in panel.lines.items()}
         found = front(panel.lines.values(), higher=higher)
         if found is not None:
             panel.lines = panel.lines | {FRONT: found}

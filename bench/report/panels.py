@@ -34,7 +34,7 @@ from bench.text import clean, number, plural, scale_for
 from bench.workload import View
 
 Array = NDArray[np.float64]
-_MOST_PANELS, _MOST_LINES = 9, 12
+_MOST_PANELS, _MOST_LINES = 9, 18
 _NOT_REACHED = "not reached: "
 
 
@@ -137,7 +137,8 @@ def _replicated(
     An x that was measured (seconds) is another for every seed: cells then belong together by the prefix
     axis, and the point stands at their mean, or the line would run from one training to another and back.
     """
-    asked = view.x in data.parameters or view.x in data.words.follows
+    # Under a front x is told by the settings: cells of one x are one setting, or stand in panels of their own.
+    asked = view.x in data.parameters or view.x in data.words.follows or view.front
     if asked or not all(numeric(x) and places[token(x)] == x for x in cells[view.x]):
         return [same for _, same in split(cells, [view.x])]
     return [same for _, same in replicates(data, cells)]

@@ -107,6 +107,8 @@ def facets(data: RunData, frame: pd.DataFrame, view: View) -> list[str]:
     names = [c for c in varying(frame, data.parameters) if c not in skip]
     # Along an x that follows from a parameter (a window's size, from the policy) that one changes with it.
     along = data.words.follows.get(view.x, frozenset()) if view.kind != "curve" else frozenset()
+    if view.front and data.words.metric(view.x).klass == "exact":  # so does one that is told by the settings
+        along = frozenset(names)
     hues = [rows for _, rows in split(frame, [view.hue])]
     return [c for c in names if any(_differs(rows, c, view.x if c in along else None) for rows in hues)]
 

@@ -1,4 +1,4 @@
-"""Beside the control: what a cell has to beat is subtracted sample by sample; what does not beat it is named."""
+"""Beside the control: what a cell has to beat is subtracted sample by sample; what does not is named."""
 
 from __future__ import annotations
 
