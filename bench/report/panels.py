@@ -34,7 +34,7 @@ from bench.text import clean, number, plural, scale_for
 from bench.workload import View
 
 Array = NDArray[np.float64]
-_MOST_PANELS, _MOST_LINES = 9, 18
+_MOST_PANELS, _MOST_LINES, _MOST_POINTS = 9, 12, 18
 _NOT_REACHED = "not reached: "
 
 
@@ -137,7 +137,7 @@ def _replicated(
     An x that was measured (seconds) is another for every seed: cells then belong together by the prefix
     axis, and the point stands at their mean, or the line would run from one training to another and back.
     """
-    # Under a front x is told by the settings: cells of one x are one setting, or stand in panels of their own.
+    # Above a front x is told by the settings: cells of one x are one setting, or in panels of their own.
     asked = view.x in data.parameters or view.x in data.words.follows or view.front
     if asked or not all(numeric(x) and places[token(x)] == x for x in cells[view.x]):
         return [same for _, same in split(cells, [view.x])]
@@ -170,10 +170,11 @@ def panel_rows(
 ) -> list[tuple[str, pd.DataFrame]]:
     """Titles and rows of the panels; what is beyond a page, panels or lines, is left out and said so."""
     hues = list(dict.fromkeys(token(v) for v in rows[view.hue]))
-    if len(hues) > _MOST_LINES:
-        kept = set(hues[:_MOST_LINES])
+    most = _MOST_POINTS if view.front else _MOST_LINES
+    if len(hues) > most:
+        kept = set(hues[:most])
         rows = keep(rows, (token(v) in kept for v in rows[view.hue]))
-        notes.append(f"The first {_MOST_LINES} of {len(hues)} values of {view.hue} are drawn.")
+        notes.append(f"The first {most} of {len(hues)} values of {view.hue} are drawn.")
     groups = split(rows, facets(data, rows, view))
     if len(groups) > _MOST_PANELS:
         notes.append(f"The first {_MOST_PANELS} of {plural(len(groups), 'panel')} are drawn.")
