@@ -73,8 +73,9 @@ def claims(folder: Path) -> str:
     return "\n".join(lines)
 
 
-def _written(found: Interval) -> str:
-    text = f"{found.estimate:+.2f} [{found.low:+.2f}, {found.high:+.2f}]".replace("-", "−")
+def _written(found: Interval, places: int = 2) -> str:
+    values = [f"{v:+.{places}f}" for v in (found.estimate, found.low, found.high)]
+    text = f"{values[0]} [{values[1]}, {values[2]}]".replace("-", "−")
     return f"**{text}**" if found.excludes_zero else text
 
 
@@ -102,3 +103,29 @@ def test_every_sentence_about_a_reward_rests_on_three_trainings() -> None:
         assert record.status is Status.OK, record.label
         seeds.setdefault((record.columns["reward"], record.columns["steps"]), set()).add(record.seed)
     assert min(map(len, seeds.values())) >= 3
+
+
+POLICIES = ("h2o", "snapkv", "pyramidkv", "random", "lagkv", "expected-attention", "sink", "knorm", "window")
+BUDGETS = (256, 512)
+
+
+def policy_claims(folder: Path) -> str:
+    """The table of README on cache policies: KL from dense, and less that of the control, by blocks of tokens."""
+    records, _ = read_records(folder / RECORDS)
+    plain = [r for r in records if r.columns["bits"] is None and "average" not in str(r.columns["policy"])]
+    known = {(r.columns["kind"], r.columns["budget"]): r.metrics["kl_dense"] for r in plain}
+    head = [f"{budget} tokens | beyond `random`" for budget in BUDGETS]
+    lines = [f"| KL from dense, nats/token | {' | '.join(head)} |", "|:---|---:|---:|---:|---:|"]
+    for kind in POLICIES:
+        fields = []
+        for budget in BUDGETS:
+            own, control = known[kind, budget], known["random", budget]
+            gap = t_interval(np.subtract(own.samples or [], control.samples or []))
+            fields += [f"{own.value:.3f}", "" if kind == "random" else _written(gap, 3)]
+        lines.append(f"| {kind} | {' | '.join(fields)} |")
+    return "\n".join(lines)
+
+
+def test_readmes_table_of_policies_is_told_from_the_records() -> None:
+    table = policy_claims(PUBLISHED / "policies")
+    assert table in (PUBLISHED.parents[1] / "README.md").read_text(encoding="utf-8"), table

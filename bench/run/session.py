@@ -76,7 +76,8 @@ def run(options: Options, console: Console, draw: Draw) -> int:
 
 def _write_plan(folder: Path, request: Request, options: Options) -> bool:
     """Keep suite and plan beside the records; whether they differ from what lay there."""
-    plan = json.dumps(request.plan.to_json() | {"overrides": options.overrides}, indent=1) + "\n"
+    content = request.plan.to_json() | {"overrides": options.overrides}
+    plan = json.dumps(content, separators=(",", ":")) + "\n"  # `bench plan` is for people; this weighs
     texts = {SUITE: options.suite.read_text(encoding="utf-8"), PLAN: plan}
     changed = False
     for name, text in texts.items():

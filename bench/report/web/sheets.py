@@ -20,7 +20,7 @@ from bench.report.select import first_seed, split, varying
 from bench.text import clean, number, plural
 from bench.workload import View
 
-BUDGET = 300_000  # bytes of pictures inside one page; what does not fit is named, not shown
+BUDGET = 200_000  # bytes of pictures inside one page; what does not fit is named, not shown
 QUALITY, SCALES = 80, (1.0, 0.7, 0.5, 0.35)  # of WebP; tried in this order until all fit
 
 
