@@ -105,7 +105,8 @@ def test_every_sentence_about_a_reward_rests_on_three_trainings() -> None:
     assert min(map(len, seeds.values())) >= 3
 
 
-POLICIES = ("h2o", "snapkv", "pyramidkv", "random", "lagkv", "expected-attention", "sink", "knorm", "window")
+POLICIES = "h2o snapkv pyramidkv random lagkv expected-attention sink knorm window".split()
+
 BUDGETS = (256, 512)
 
 
