@@ -111,7 +111,7 @@ BUDGETS = (256, 512)
 
 
 def policy_claims(folder: Path) -> str:
-    """The table of README on cache policies: KL from dense, and less that of the control, by blocks of tokens."""
+    """README's table of cache policies: KL from dense, and that less the control's, by blocks of tokens."""
     records, _ = read_records(folder / RECORDS)
     plain = [r for r in records if r.columns["bits"] is None and "average" not in str(r.columns["policy"])]
     known = {(r.columns["kind"], r.columns["budget"]): r.metrics["kl_dense"] for r in plain}
