@@ -65,8 +65,9 @@ class StreamWorkload:
             "decode": params.decode,
             "bos": params.bos,
             "series_end": params.length - 1,
-            # Index of the first query that misses a token: NLLs before it are equal under all policies.
-            "series_start": policy.evicts_from,
+            # Index of the first query that misses a token: NLLs before it are equal under all policies, but
+            # for those that store fewer bits, which differ from the beginning.
+            "series_start": policy.evicts_from if policy.bits is None else 0,
         }
 
     def identity(self, params: StreamParams) -> dict[str, str]:
