@@ -14,6 +14,7 @@ import numpy as np
 
 from bench.report.contents import contents
 from bench.report.frames import RunData
+from bench.report.front import FRONT
 from bench.report.names import hue_label, numeric
 from bench.report.panels import Line, NothingToDraw, Panels
 from bench.report.select import token
@@ -48,7 +49,7 @@ def chart(view: View, data: RunData) -> dict[str, Any]:
 
 
 def _lines(view: View, data: RunData, content: Panels) -> dict[str, Any]:
-    pens = _pens(view, data)
+    pens = _pens(view, data) | {FRONT: REFERENCE}
     declared = data.words.metric(view.y)
     divisor = scale_for(declared.unit, data.frame[view.y].dropna()) if view.y in data.frame else None
     known = divisor if divisor and content.unit == divisor.unit else None
