@@ -23,6 +23,7 @@ from ddposink.streaming import (
     inspect,
     open_stream,
 )
+from ddposink.streaming.verify import compare
 from helpers.families import build
 from helpers.plain_kept import PlainKept
 
@@ -266,3 +267,11 @@ def test_the_general_stream_is_no_reference_of_itself() -> None:
     reference = evaluate(ReferenceStream(model, parsed, layout), ids)
     assert np.abs(evaluate(KeptStream(model, parsed, layout, 8), ids) - reference).max() < 1e-4
     assert Window(window=3).slots(10, 2) == [3, 3]
+
+
+@pytest.mark.parametrize("policy", ["h2o 12", "quantized 8", "recompute 12", "sink 2+6 bits=4"])
+def test_a_policy_without_a_yardstick_is_not_certified(policy: str) -> None:
+    first, *_, yardstick = compare(build("llama"), parse_policy(policy), ids_of(30))
+    assert first.nll is not None
+    assert yardstick.nll is None
+    assert yardstick.note
