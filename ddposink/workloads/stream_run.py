@@ -261,18 +261,23 @@ def _range(held: list[int]) -> str:
     return f"{least}" if least == most else f"{least}…{most}"
 
 
+def _rounded(nats: np.ndarray) -> np.ndarray:
+    """To the nearest 1/2048, float32: whoever checks a token's NLL wants a thousandth of a nat."""
+    return (np.round(nats.astype(np.float64) * 2048) / 2048).astype(np.float32)
+
+
 def _save(nll: np.ndarray, state: DecodeRun, folder: Path) -> None:
     """Keep the per-token NLLs (L-1,), and divergences, that are new since the last length in a file.
 
-    Half precision, compressed: a step of 0.002 nats at 4 nats; what records say is of the full values. Index
-    0 of the first file predicts the second token; NaN where a token is no target.
+    To the nearest 1/2048 nat, which compresses well; KL, often tiny, in half precision. What records say is
+    of the full values. Index 0 of the first file predicts the second token; NaN where a token is no target.
     """
     path = folder / f"nll-{len(nll) + 1}.npz"
     with np.errstate(over="ignore"):
-        arrays = {"nll": nll}
+        new = {"nll": _rounded(nll[state.saved_to :])}
         if isinstance(state.divergence, Divergence):
-            arrays |= {"kl": state.divergence.kl[: len(nll)], "lost": state.divergence.lost[: len(nll)]}
-        new = {name: values[state.saved_to :].astype(np.float16) for name, values in arrays.items()}
+            kl, lost = (x[state.saved_to : len(nll)] for x in (state.divergence.kl, state.divergence.lost))
+            new |= {"kl": kl.astype(np.float16), "lost": _rounded(lost)}
         np.savez_compressed(path, **new)  # type: ignore[arg-type]
     state.saved.append(path)
     state.saved_to = len(nll)

@@ -120,6 +120,18 @@ def series(cell: dict[str, Any]) -> np.ndarray:
     return np.concatenate([np.load(path)["nll"] for path in cell["artifacts"]]).astype(float)
 
 
+def test_a_kept_nll_is_right_to_less_than_a_thousandth_of_a_nat(folder: Path, tmp_path: Path) -> None:
+    """Against one plain forward of the library: what somebody finds who checks token by token."""
+    cell = measure(folder, tmp_path, (40, 60), policy="dense", measure=("quality",)).cells[60]
+    model = LlamaForCausalLM.from_pretrained(folder).eval()
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    ids = tokenizer((folder / "text" / "book.txt").read_text(), return_tensors="pt").input_ids[0, :60]
+    with torch.no_grad():
+        logits = model(ids[None]).logits[0, :-1]
+    plain = torch.nn.functional.cross_entropy(logits, ids[1:], reduction="none").numpy()
+    assert np.abs(series(cell) - plain).max() < 5e-4
+
+
 def test_numbers_follow_from_the_per_token_series(folder: Path, tmp_path: Path) -> None:
     cell = measure(folder, tmp_path, (300,)).cells[300]
     nll = series(cell)
