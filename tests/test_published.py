@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 from pathlib import Path
 
@@ -105,7 +106,7 @@ def test_every_sentence_about_a_reward_rests_on_three_trainings() -> None:
     assert min(map(len, seeds.values())) >= 3
 
 
-POLICIES = "h2o snapkv pyramidkv random lagkv expected-attention sink knorm window".split()
+POLICIES = "h2o snapkv pyramidkv random keydiff lagkv expected-attention sink knorm window".split()
 
 BUDGETS = (256, 512)
 
@@ -115,14 +116,19 @@ def policy_claims(folder: Path) -> str:
     records, _ = read_records(folder / RECORDS)
     plain = [r for r in records if r.columns["bits"] is None and "average" not in str(r.columns["policy"])]
     known = {(r.columns["kind"], r.columns["budget"]): r.metrics["kl_dense"] for r in plain}
-    head = [f"{budget} tokens | beyond `random`" for budget in BUDGETS]
-    lines = [f"| KL from dense, nats/token | {' | '.join(head)} |", "|:---|---:|---:|---:|---:|"]
+    with (folder / "recall.csv").open(encoding="utf-8") as file:
+        recall = {(r["kind"], int(r["budget"] or 0), int(r["distance"])): r for r in csv.DictReader(file)
+                  if "average" not in r["policy"]}  # fmt: skip
+    head = [f"KL, {budget} tokens | beyond `random` | recall" for budget in BUDGETS]
+    lines = [f"| policy | {' | '.join(head)} |", f"|:---|{'---:|' * 6}"]
     for kind in POLICIES:
         fields = []
         for budget in BUDGETS:
             own, control = known[kind, budget], known["random", budget]
             gap = t_interval(np.subtract(own.samples or [], control.samples or []))
-            fields += [f"{own.value:.3f}", "" if kind == "random" else _written(gap, 3)]
+            asked = recall[kind, budget, 640]
+            right = f"{float(asked['accuracy']) * float(asked['questions']):.0f}/{asked['questions']}"
+            fields += [f"{own.value:.3f}", "" if kind == "random" else _written(gap, 3), right]
         lines.append(f"| {kind} | {' | '.join(fields)} |")
     return "\n".join(lines)
 
