@@ -68,7 +68,12 @@ def prove(make: Maker, policy: Policy, trunk: Trunk, layout: Layout | None) -> N
 def _unbound(policy: Policy) -> Policy:
     """The policy with so large a budget that the few tokens evict nothing."""
     if isinstance(policy, Ranked):
-        return policy.resized(TOKENS * 64)  # of which the smallest layer's share is enough
+        found: Policy = policy
+        for tokens in (TOKENS, 8 * TOKENS, 64 * TOKENS):  # until the smallest layer's share is enough
+            found = policy.resized(tokens)
+            if (found.least_budget or 0) >= TOKENS:
+                break
+        return found
     return (
         replace(policy, sinks=min(policy.sinks, SINKS)).resized(TOKENS + SINKS) if policy.bounded else policy
     )

@@ -251,8 +251,9 @@ def test_what_a_kept_set_cannot_be_on_a_model_is_refused_in_one_sentence() -> No
         open_stream(build("llama"), parse_policy("h2o 12"), evaluator="reference")
 
 
-def test_every_policy_opens_and_is_proven() -> None:
-    model, ids = build("llama"), ids_of(30)
+@pytest.mark.parametrize("family", ["llama", "llama-dynamic", "bloom", "gpt-neox"])
+def test_every_policy_opens_and_is_proven(family: str) -> None:
+    model, ids = build(family), ids_of(30)
     for text in (*POLICIES, "random 8", "quantized 4", "sink 4+8 bits=4", "sink 4+8 evict=once:20"):
         stream = open_stream(model, parse_policy(text)).stream
         assert isinstance(stream, KeptStream), text
