@@ -1,10 +1,11 @@
 """Children on a CPU wait without spinning, unless the user has said otherwise.
 
 Between two parallel pieces of work the threads of OpenMP spin, ready to go on at once. On a quiet machine
-that wins up to a tenth of a decode step, or nothing that shows; beside one busy process a thread that spins holds
-the core that another one needs, and everything takes 1.3 to 2.3 times as long. Spinning for a while
-(``GOMP_SPINCOUNT=5000``) wins most of the tenth and loses most of the rest: 43 ms quiet and 66 ms beside one process,
-where passive waiting has 46 and 44 and active waiting 42 and 83. A time should depend on the neighbours as little as it can.
+that wins up to a tenth of a decode step, or nothing that shows; beside one busy process a thread that spins
+holds the core that another one needs, and everything takes 1.3 to 2.3 times as long. Spinning for a while
+(``GOMP_SPINCOUNT=5000``) wins most of the tenth and loses most of the rest: 43 ms quiet and 66 ms beside
+one process, where passive waiting has 46 and 44 and active waiting 42 and 83. A time should depend on the
+neighbours as little as it can.
 """
 
 from __future__ import annotations
