@@ -35,7 +35,7 @@ class AdaKV(SnapKV):
         best = scores.flatten().argsort(dim=-1, descending=True, stable=True)[: heads * count]
         wanted = (best // length).bincount(minlength=heads).double() * (1 - self.floor) + self.floor * count
         shares = wanted.floor().long().minimum(spare)
-        while (left := heads * count - int(shares.sum())) > 0:  # what rounding and full heads have left over
+        while int(shares.sum()) < heads * count:  # what rounding and full heads have left over
             need = (wanted - shares).masked_fill(shares >= spare, float("-inf"))
-            shares[int(need.argmax())] += min(left, 1)
+            shares[int(need.argmax())] += 1
         return shares

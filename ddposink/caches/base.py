@@ -211,10 +211,10 @@ class Policy:
         Layers with a sliding window of the model's own need, and hold, window - 1 tokens, unless a bounded
         policy keeps fewer recent ones: then its budget, of which the sinks may be in sight.
         """
-        kept = self.cached(length)
+        layers = zip(self.slots(length, shape.layers), shape.layer_windows, strict=True)
         per_layer = (
             kept if own is None or (self.bounded and own - 1 > self.window) else min(kept, own - 1)
-            for own in shape.layer_windows
+            for kept, own in layers
         )
         return sum(shape.token_bytes(self.bits) * tokens for tokens in per_layer)
 

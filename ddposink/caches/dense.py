@@ -24,10 +24,6 @@ class Dense(Policy):
         """None: there is no limit."""
         return None
 
-    def cached(self, length: int) -> int:
-        """All of them."""
-        return length
-
     @classmethod
     def option_names(cls) -> tuple[str, ...]:
         """Dense has nothing to choose."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ddposink.caches.base import Policy
 from ddposink.caches.codec import CODES
+from ddposink.caches.dense import Dense
 
 
 @dataclass(frozen=True)
-class Quantized(Policy):
+class Quantized(Dense):
     """``quantized 4``: dense attention over keys and values that are rounded as soon as they are made.
 
     Keys are stored before their rotation. A query sees its own key rounded too, so that the result does not
@@ -21,20 +21,6 @@ class Quantized(Policy):
     kind: ClassVar[str] = "quantized"
 
     @property
-    def bounded(self) -> bool:
-        """False: the cache grows with every token."""
-        return False
-
-    @property
-    def budget(self) -> int | None:
-        """None: there is no limit."""
-        return None
-
-    def cached(self, length: int) -> int:
-        """All of them."""
-        return length
-
-    @property
     def label(self) -> str:
         """``quantized 4``."""
         return f"{self.kind} {self.bits}"
@@ -43,11 +29,6 @@ class Quantized(Policy):
     def family(self) -> str:
         """Bits are what it is; it has no other size."""
         return self.label
-
-    @classmethod
-    def option_names(cls) -> tuple[str, ...]:
-        """Nothing but the bits, which are its size."""
-        return ()
 
     @classmethod
     def from_text(cls, size: str, **options: object) -> Quantized:

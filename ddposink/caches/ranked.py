@@ -83,10 +83,6 @@ class Ranked(Policy):
         """What `layer_budget` says of each layer."""
         return [self.layer_budget(layer, layers) for layer in range(layers)]
 
-    def nbytes(self, shape: Any, length: int) -> int:
-        """Analytic bytes of keys and values held; models with windows of their own are not measured."""
-        return sum(shape.token_bytes(self.bits) * kept for kept in self.slots(length, shape.layers))
-
     def resized(self, tokens: int) -> Policy:
         """The same with ``tokens`` slots, of which at most two are protected at either end."""
         few = max(0, min(2, (tokens - 1) // 2))

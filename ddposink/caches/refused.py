@@ -9,6 +9,11 @@ from ddposink.caches.base import Policy
 from ddposink.caches.ranked import Ranked
 
 _STATES = ("mamba", "rwkv", "recurrent_gemma", "xlstm", "falcon_mamba")  # no attention in any layer
+LATENT = "cannot be defined on this model: it caches latents, not the keys and values of heads"
+SLIDING = (
+    "on a model with sliding layers of its own: those hold their own window, and tokens chosen in the others "
+    "alone are not this policy"
+)
 _FULL = {"full_attention", "sliding_attention", "attention"}
 
 
@@ -27,16 +32,11 @@ def refusal(policy: Policy, config: Mapping[str, Any]) -> str | None:
     config = config.get("text_config") or config
     kinds = set(config.get("layer_types") or ())
     if config.get("kv_lora_rank"):
-        return (
-            f"'{policy}' cannot be defined on this model: it caches latents, not the keys and values of heads"
-        )
+        return f"'{policy}' {LATENT}"
     if str(config.get("model_type", "")).startswith(_STATES):
         return f"'{policy}' cannot be defined on this model: it is recurrent and has no attention to look at"
     if other := sorted(kinds - _FULL):
         return f"'{policy}' cannot be defined on this model: it has layers of kind {', '.join(other)}"
     if "sliding_attention" in kinds:
-        return (
-            f"'{policy}' cannot be defined on this model: its sliding layers hold a window of their own, and "
-            f"tokens chosen in the others alone are not this policy"
-        )
+        return f"'{policy}' {SLIDING}"
     return None

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ddposink.streaming.examine import lookback
 from ddposink.streaming.hook import attention_hook
-from ddposink.streaming.kernel import capped
+from ddposink.streaming.kernel import for_heads, masked_scores
 from ddposink.streaming.proof import TOKENS, compare_logits
 from ddposink.streaming.refusals import refusing_what_does_not_run
 from ddposink.streaming.trunk import Trunk
@@ -110,7 +110,7 @@ class Attention:
     ) -> tuple[Tensor, Tensor, float]:
         """Output (1,H,L,Dv) of one layer; its shares (3,H,L) on the CPU; how far a sum is from 1."""
         outs, shares, worst = [], [], 0.0
-        values = _for_heads(v, q)
+        values = for_heads(v, q)
         for start in range(0, q.shape[2], self.chunk):
             part = weights(
                 q[:, :, start : start + self.chunk],
@@ -147,18 +147,12 @@ def weights(
     further; last on the ``learned`` sink logit (H,), zero without one. ``slopes`` (H,) are ALiBi's,
     ``softcap`` is Gemma 2's.
     """
-    scores = capped((q @ _for_heads(k, q).transpose(-1, -2)).float() * scale, softcap)
     keys = torch.arange(k.shape[2], device=q.device)
     distance = torch.arange(start, start + q.shape[2], device=q.device)[:, None] - keys
-    if slopes is not None:  # a constant per query, which a softmax does not see, is left out of the distance
-        scores = scores + slopes.view(-1, 1, 1) * keys
-    unseen = distance < 0 if window is None else (distance < 0) | (distance >= window)
-    scores = scores.masked_fill(unseen, -torch.inf)
+    seen = distance >= 0 if window is None else (distance >= 0) & (distance < window)
+    # A constant per query, which a softmax does not see, is left out of ALiBi's distance.
+    bias = None if slopes is None else slopes.view(-1, 1, 1) * keys
+    scores = masked_scores(q, k, scale, seen, bias, softcap)
     nowhere = scores.new_full((*scores.shape[:-1], 1), -torch.inf)
     beside = nowhere if learned is None else learned.float().view(1, -1, 1, 1).expand_as(nowhere)
     return torch.cat([scores, beside], -1).softmax(-1)
-
-
-def _for_heads(x: Tensor, q: Tensor) -> Tensor:
-    """Keys or values (B,Hkv,M,D) for every head of ``q``: (B,H,M,D)."""
-    return x.repeat_interleave(q.shape[1] // x.shape[1], 1)

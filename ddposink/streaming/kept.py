@@ -19,6 +19,7 @@ from ddposink.caches import Policy, Schedule
 from ddposink.caches.codec import group_of, stored_bytes
 from ddposink.caches.held import Held, Observes
 from ddposink.caches.ranked import Ranked
+from ddposink.caches.refused import SLIDING
 from ddposink.streaming.base import CountedStream
 from ddposink.streaming.examine import check_budget
 from ddposink.streaming.hook import Hook
@@ -26,7 +27,7 @@ from ddposink.streaming.kept_layer import Layer
 from ddposink.streaming.kernel import attend, merge
 from ddposink.streaming.observed import Observed, probabilities
 from ddposink.streaming.positions import Alibi, Layout, Rope
-from ddposink.streaming.refusals import UnsupportedPolicyError
+from ddposink.streaming.refusals import UnsupportedPolicyError, require_turns
 from ddposink.streaming.selection import choose
 
 
@@ -55,7 +56,9 @@ class KeptStream(CountedStream):
         if policy.budget is not None:
             check_budget(model, policy.budget)
         super().__init__(model, layout)
-        _refuse(policy, layout, turn_ends)
+        if layout.sliding:
+            raise UnsupportedPolicyError(f"'{policy}' {SLIDING}")
+        require_turns(policy, turn_ends)
         self.policy, self.chunk = policy, chunk
         self.absolute = policy.positions == "absolute"
         self.observes = policy.observes if isinstance(policy, Ranked) else Observes()
@@ -118,7 +121,7 @@ class KeptStream(CountedStream):
         now = self.state[layer].joined(now) if held else now
         keys, values = self._seen(layer, now)
         turned = self._turned(layer, places, q)
-        if self.observes.received:
+        if self.observes.received or now.ragged:  # empty slots have to be masked, as no fused kernel does
             out, received = self._watched(layer, turned, keys, values, now, at)
         else:
             out, received = self._unwatched(layer, turned, keys, values, now, how), None
@@ -131,10 +134,6 @@ class KeptStream(CountedStream):
         held, positions = k.shape[2] - q.shape[2], self.layout[layer].positions
         slopes = positions.slopes if isinstance(positions, Alibi) else None
         at = self._distances(now) if slopes is not None else None
-        if now.ragged:  # empty slots have to be masked
-            own = now.positions[:, held:]
-            weights = self._weights(layer, q[0], k[0], now, own[0])
-            return (weights.to(v.dtype) @ v[0].repeat_interleave(how.groups, 0))[None]
         parts = [
             attend(
                 q, k[:, :, own], v[:, :, own], how.scale, causal=causal, slopes=slopes,
@@ -196,7 +195,6 @@ class KeptStream(CountedStream):
                 now = self.state[layer]
                 self.state[layer] = now.only(choose(self.policy, self._view(layer, now), count))
                 self._evicted_at = self.seen if self._evicted_at is None else self._evicted_at
-        self._tables = {}
 
     def _view(self, layer: int, now: Layer) -> Held:
         """The layer as the policy gets to see it."""
@@ -283,16 +281,3 @@ class KeptStream(CountedStream):
         """Undo the tokens fed since ``mark``."""
         self.seen, self.held, self.largest_position, state, self._evicted_at = mark
         self.state = dict(state)
-
-
-def _refuse(policy: Policy, layout: Layout, turn_ends: Tensor | None) -> None:
-    """Raise UnsupportedPolicyError for what a kept set cannot be."""
-    if layout.sliding:
-        raise UnsupportedPolicyError(
-            f"'{policy}' on a model with sliding layers of its own: those hold their own window, and tokens "
-            f"chosen in the others alone are not this policy"
-        )
-    if policy.evict.by_turns and turn_ends is None:
-        raise UnsupportedPolicyError(
-            f"evict={policy.evict} needs a corpus whose turns are known (a tokenizer's text)"
-        )

@@ -105,17 +105,31 @@ def attend_masked(
     ``softcap`` c first turns a score x into c·tanh(x/c) (Gemma 2). A row that sees nothing has a
     log-sum-exp of -inf and a zero output.
     """
-    groups = q.shape[1] // k.shape[1]
-    if groups > 1:
-        k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
-    scores = capped((q @ k.transpose(-1, -2)).float() * scale, softcap)
-    if bias is not None:
-        scores = scores + bias
-    if visible is not None:
-        scores = scores.masked_fill(~visible, -torch.inf)
+    scores = masked_scores(q, k, scale, visible, bias, softcap)
     lse = torch.logsumexp(scores, -1)
     weights = torch.exp(scores - lse.masked_fill(lse == -torch.inf, 0.0)[..., None])
-    return Part(weights.to(v.dtype) @ v, lse)
+    return Part(weights.to(v.dtype) @ for_heads(v, q), lse)
+
+
+def masked_scores(
+    q: Tensor,
+    k: Tensor,
+    scale: float,
+    visible: Tensor | None = None,
+    bias: Tensor | None = None,
+    softcap: float | None = None,
+) -> Tensor:
+    """(B,H,L,M) float32 scores as they go into a softmax; see `attend_masked` for the arguments."""
+    scores = capped((q @ for_heads(k, q).transpose(-1, -2)).float() * scale, softcap)
+    if bias is not None:
+        scores = scores + bias
+    return scores if visible is None else scores.masked_fill(~visible, -torch.inf)
+
+
+def for_heads(x: Tensor, q: Tensor) -> Tensor:
+    """Keys or values (B,Hkv,M,D) for every head of ``q`` (B,H,L,D): (B,H,M,D)."""
+    groups = q.shape[1] // x.shape[1]
+    return x if groups == 1 else x.repeat_interleave(groups, 1)
 
 
 def capped(scores: Tensor, softcap: float | None) -> Tensor:

@@ -12,7 +12,7 @@ from transformers import DynamicCache
 from ddposink.caches import Evict, Policy
 from ddposink.caches.offloaded import Offloaded
 from ddposink.caches.recompute import Recompute
-from ddposink.caches.refused import on_kept_set
+from ddposink.caches.refused import LATENT, on_kept_set
 from ddposink.caches.static import Static
 from ddposink.streaming.base import Stream
 from ddposink.streaming.decode import DecodeStream
@@ -20,7 +20,7 @@ from ddposink.streaming.dense import DenseStream
 from ddposink.streaming.exact import ExactStream
 from ddposink.streaming.examine import Support
 from ddposink.streaming.kept import KeptStream
-from ddposink.streaming.library import LibraryStream
+from ddposink.streaming.library import LibraryStream, StaticStream
 from ddposink.streaming.positions import Layout
 from ddposink.streaming.recompute import RecomputeStream
 from ddposink.streaming.reference import ReferenceStream
@@ -53,7 +53,12 @@ def choose(
     layout = support.positions
     if policy.positions == "library":
         return _library(model, f"the library's own cache, asked for; {support.reason}")
-    if isinstance(policy, Static | Offloaded):
+    if isinstance(policy, Static):
+        return Kind(
+            lambda p, _, chunk, __: StaticStream(model, p, chunk),
+            f"the library's own cache, asked for; {support.reason}",
+        )
+    if isinstance(policy, Offloaded):
         return _library(model, f"the library's own cache, asked for; {support.reason}")
     if isinstance(policy, Recompute):
         return Kind(
@@ -99,9 +104,7 @@ def _kept(model: nn.Module, policy: Policy, layout: Layout, reason: str, evaluat
     if evaluator == "reference":
         raise UnsupportedPolicyError(f"there is no reference evaluation of '{policy}'")
     if _caches_less(model, layout):
-        raise UnsupportedPolicyError(
-            f"'{policy}' cannot be defined on this model: it caches latents, not the keys and values of heads"
-        )
+        raise UnsupportedPolicyError(f"'{policy}' {LATENT}")
     return Kind(
         lambda p, found, chunk, ends: KeptStream(model, p, found, chunk, ends),
         f"a kept set of every layer and head; {reason}",

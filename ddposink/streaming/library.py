@@ -48,8 +48,6 @@ class LibraryStream(Stream):
     def _empty(self) -> Cache:
         """The library's cache that the policy's name stands for."""
         config = self.model.config
-        if isinstance(self.policy, Static):
-            return StaticCache(config=config, max_cache_len=self.policy.size)
         if isinstance(self.policy, Offloaded):
             if self.trunk.device.type == "cpu":
                 raise UnsupportedPolicyError(
@@ -94,8 +92,6 @@ class LibraryStream(Stream):
 
     def feed(self, ids: Tensor) -> Tensor:
         """Hidden states (n, d) of the next ``ids`` (n,); the cache itself is checked."""
-        if isinstance(self.policy, Static) and self.seen + len(ids) > self.policy.size:
-            raise PolicyNotAppliedError(f"'{self.policy}' is full: {self.seen + len(ids)} tokens do not fit")
         start = min(self.seen, self.policy.sinks + self.policy.window) if self.policy.bounded else self.seen
         positions = torch.arange(start, start + len(ids), device=ids.device)[None]
         with torch.no_grad():  # dense is the model as it is: it counts by itself
@@ -142,10 +138,7 @@ class LibraryStream(Stream):
 
     def nbytes(self) -> int:
         """Measured bytes of the keys and values held, or of the latents in their place."""
-        full = sum(_token_bytes(layer) for layer in self.cache.layers)
-        if isinstance(self.policy, Static):  # of the slots that hold a token
-            return full // self.policy.size * self.held
-        return full
+        return held_bytes(self.cache)
 
     def predicted_bytes(self) -> int:
         """What one token takes, times the tokens held; sliding layers of the library hold window - 1."""
@@ -161,12 +154,31 @@ class LibraryStream(Stream):
         )
 
     def allocated_bytes(self) -> int:
-        """The same where the library allocates exactly what it holds; all slots of a static cache."""
-        return (
-            sum(_token_bytes(layer) for layer in self.cache.layers)
-            if self.policy.kind == "static"
-            else self.nbytes()
-        )
+        """The same: the library allocates exactly what it holds."""
+        return self.nbytes()
+
+
+class StaticStream(LibraryStream):
+    """Dense in the library's static cache: a buffer of the policy's size from the first token on."""
+
+    policy: Static
+
+    def _empty(self) -> Cache:
+        return StaticCache(config=self.model.config, max_cache_len=self.policy.size)
+
+    def feed(self, ids: Tensor) -> Tensor:
+        """Hidden states (n, d) of the next ``ids`` (n,). Raises PolicyNotAppliedError if they do not fit."""
+        if self.seen + len(ids) > self.policy.size:
+            raise PolicyNotAppliedError(f"'{self.policy}' is full: {self.seen + len(ids)} tokens do not fit")
+        return super().feed(ids)
+
+    def nbytes(self) -> int:
+        """Measured bytes of the slots that hold a token."""
+        return self.allocated_bytes() // self.policy.size * self.held
+
+    def allocated_bytes(self) -> int:
+        """Measured bytes of all slots."""
+        return held_bytes(self.cache)
 
 
 class _Counter:
@@ -221,6 +233,11 @@ def _frozen(attributes: dict[str, Any]) -> dict[str, Any]:
 
 def _cloned(value: Any) -> Any:
     return value.clone() if isinstance(value, Tensor) else value
+
+
+def held_bytes(cache: Cache) -> int:
+    """Measured bytes of what a cache holds per token, in all layers."""
+    return sum(_token_bytes(layer) for layer in cache.layers)
 
 
 def _token_bytes(layer: Any) -> int:

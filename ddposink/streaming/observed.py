@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ddposink.caches.held import Observes
-from ddposink.streaming.kernel import capped
+from ddposink.streaming.kernel import masked_scores
 
 
 @dataclass(frozen=True)
@@ -79,12 +79,9 @@ def probabilities(
 
     ``bias`` (H, M) is added to the scores, ``sink_logit`` (H,) to the denominator.
     """
-    groups = q.shape[0] // k.shape[0]
-    scores = (q @ k.repeat_interleave(groups, 0).transpose(1, 2)).float() * scale
-    scores = capped(scores, softcap)
-    if bias is not None:
-        scores = scores + bias[:, None]
-    scores = scores.masked_fill(~see.repeat_interleave(groups, 0), -torch.inf)
+    see = see.repeat_interleave(q.shape[0] // k.shape[0], 0)
+    added = None if bias is None else bias[:, None]
+    scores = masked_scores(q[None], k[None], scale, see, added, softcap)[0]
     if sink_logit is None:
         return scores.softmax(-1)
     logit = sink_logit.float().view(-1, 1, 1).expand(-1, scores.shape[1], -1)

@@ -75,8 +75,3 @@ def pack(x: Tensor, bits: str) -> Packed:
     codes = codes.clamp(0, 2**width - 1).to(torch.uint8).flatten(-2).unflatten(-1, (-1, 8 // width))
     shifts = torch.arange(0, 8, width, device=x.device, dtype=torch.uint8)
     return Packed((codes << shifts).sum(-1, dtype=torch.uint8), scale, offset, bits)
-
-
-def rounded(x: Tensor, bits: str) -> Tensor:
-    """``x`` as it will be read back: what a query sees of a token that it is fed together with."""
-    return pack(x, bits).unpack(x.dtype)

@@ -7,6 +7,8 @@ read; between forwards only token ids are kept.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -14,7 +16,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from ddposink.caches.recompute import Recompute
-from ddposink.streaming.library import LibraryStream
+from ddposink.streaming.library import LibraryStream, held_bytes
 
 BATCH_TOKENS = 4096  # of all windows in one forward
 
@@ -45,38 +47,30 @@ class RecomputeStream(LibraryStream):
         known = torch.cat([self.ids, ids])
         offset = self.seen - len(self.ids)  # text position of the first id known
         out = []
-        for first, last, begin in self._groups(len(ids)):
-            windows = torch.stack([known[b - offset : e - offset] for b, e in zip(begin, last, strict=True)])
-            hidden = self._read(windows)
-            out += [hidden[i, a - e :] for i, (a, e) in enumerate(zip(first, last, strict=True))]
+        for _, alike in groupby(self._strides(len(ids)), key=lambda one: one[1] - one[2]):
+            group = list(alike)  # windows of one length are one batch
+            hidden = self._read(torch.stack([known[b - offset : end - offset] for _, end, b in group]))
+            out += [hidden[i, first - end :] for i, (first, end, _) in enumerate(group)]
         self.seen += len(ids)
         self.ids = known[-self.policy.window :]
         self.held = self.policy.cached(self.seen)
         self.calls_per_layer = self.counter.calls
         return torch.cat(out)
 
-    def _groups(self, count: int) -> list[tuple[list[int], list[int], list[int]]]:
-        """Strides that windows of one length serve: first token, end, and where their windows begin."""
-        groups: list[tuple[list[int], list[int], list[int]]] = []
+    def _strides(self, count: int) -> Iterator[tuple[int, int, int]]:
+        """Of the next ``count`` tokens: first one of a stride, its end, and where its window begins."""
         at, end = self.seen, self.seen + count
         while at < end:
             stop = min(end, (at // self.policy.stride + 1) * self.policy.stride)
-            begin = self.policy.begin(at)
-            if not groups or groups[-1][1][0] - groups[-1][2][0] != stop - begin:
-                groups.append(([], [], []))
-            for known, new in zip(groups[-1], (at, stop, begin), strict=True):
-                known.append(new)
+            yield at, stop, self.policy.begin(at)
             at = stop
-        return groups
 
     @torch.no_grad()
     def _read(self, windows: Tensor) -> Tensor:
-        """Hidden states (B, L, d) of ``windows`` (B, L), positions from 0."""
+        """Hidden states (B, L, d) of ``windows`` (B, L), positions from 0; the cache is forgotten."""
         cache = DynamicCache(config=self.model.config)
         hidden = self.trunk.hidden(windows, None, cache)
-        self.cache = cache
-        self._alive = super().nbytes() // len(windows)
-        self.cache = DynamicCache(config=self.model.config)  # nothing is carried on
+        self._alive = held_bytes(cache) // len(windows)
         self.largest_position = max(self.largest_position, windows.shape[1] - 1)
         return hidden
 

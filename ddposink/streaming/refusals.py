@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from torch import Tensor
+
 from ddposink.caches import Policy
 from ddposink.caches.refused import refusal
 
@@ -58,6 +60,14 @@ def line(error: BaseException) -> str:
     """The first line of an error, with its kind."""
     text = (str(error).strip().splitlines() or ["no reason given"])[0][:160]
     return f"{type(error).__name__}: {text}"
+
+
+def require_turns(policy: Policy, turn_ends: Tensor | None) -> None:
+    """Raise UnsupportedPolicyError if a policy evicts by turns and nobody knows where they end."""
+    if policy.evict.by_turns and turn_ends is None:
+        raise UnsupportedPolicyError(
+            f"evict={policy.evict} needs a corpus whose turns are known (a tokenizer's text)"
+        )
 
 
 def refuse_by_configuration(policy: Policy, config: Mapping[str, Any] | None) -> None:

@@ -21,7 +21,7 @@ from ddposink.streaming.examine import check_budget
 from ddposink.streaming.hook import Hook
 from ddposink.streaming.kernel import attend, merge
 from ddposink.streaming.positions import Alibi, Layout, Rope
-from ddposink.streaming.refusals import UnsupportedPolicyError
+from ddposink.streaming.refusals import UnsupportedPolicyError, require_turns
 
 
 class ScheduledStream(CountedStream):
@@ -48,10 +48,7 @@ class ScheduledStream(CountedStream):
                 f"evict={policy.evict} on a model with sliding layers of its own is not supported: the cache "
                 f"outgrows the budget between evictions; use evict=token"
             )
-        if policy.evict.by_turns and turn_ends is None:
-            raise UnsupportedPolicyError(
-                f"evict={policy.evict} needs a corpus whose turns are known (a tokenizer's text)"
-            )
+        require_turns(policy, turn_ends)
         self.policy = policy
         self.chunk = chunk
         self.schedule = Schedule(policy, None if turn_ends is None else turn_ends.cpu().numpy())
