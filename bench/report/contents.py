@@ -20,9 +20,9 @@ MIB = 2**20
 def with_front(content: Panels, data: RunData, view: View) -> Panels:
     """The same with the front of each panel beneath its lines; bytes along x are drawn in MiB."""
     higher = data.words.metric(view.y).direction == "higher"
+    unit = MIB if data.words.metric(view.x).unit == "B" else 1
     for panel in content.panels:
-        if data.words.metric(view.x).unit == "B":
-            panel.lines = {name: replace(line, x=line.x / MIB) for name, line in panel.lines.items()}
+        panel.lines = {name: replace(line, x=line.x / unit) for name, line in panel.lines.items()}
         found = front(panel.lines.values(), higher=higher)
         if found is not None:
             panel.lines = panel.lines | {FRONT: found}

@@ -131,16 +131,15 @@ class RunData:
 
     def picture(self, index: int, series: str) -> Path | None:
         """The file of the picture artifact ``series-….webp`` (or ``.png``) of a cell, if it is there."""
-        kept = self._artifact(index, series, ".webp") or self._artifact(index, series, ".png")
-        try:
-            file = _inside(self.folder, kept) if kept else None
-        except ValueError:
-            return None
-        return file if file and file.is_file() else None
+        return self._file(index, series, ".webp") or self._file(index, series, ".png")
 
     def text(self, index: int, series: str) -> Path | None:
         """The file of the text artifact ``series-….txt`` of a cell, if it is there."""
-        kept = self._artifact(index, series, ".txt")
+        return self._file(index, series, ".txt")
+
+    def _file(self, index: int, series: str, suffix: str) -> Path | None:
+        """The file of an artifact, if it is there and inside the folder."""
+        kept = self._artifact(index, series, suffix)
         try:
             file = _inside(self.folder, kept) if kept else None
         except ValueError:

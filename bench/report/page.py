@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -20,11 +20,10 @@ from bench.report.beyond import beyond_control
 from bench.report.figure import save
 from bench.report.frames import RunData, load, workload_name
 from bench.report.matrix import matrix_table
-from bench.report.panels import NothingToDraw
 from bench.report.plots import DrawnView, draw
 from bench.report.relative import relative
 from bench.report.tables import Table
-from bench.report.texts import KeptText, kept_texts
+from bench.report.texts import all_texts
 from bench.report.web.page import write_page
 from bench.results.record import Status
 from bench.results.store import PLAN, RECORDS, SUITE, write_atomic
@@ -142,16 +141,6 @@ def _pictures(data: RunData) -> list[tuple[DrawnView, str]]:
     return found
 
 
-def _texts(data: RunData) -> list[tuple[str, list[KeptText]]]:
-    """Texts that cells have kept, by the title of their view."""
-    found = []
-    for view in data.words.views:
-        with suppress(NothingToDraw):
-            if view.kind == "texts":
-                found.append((view.title, kept_texts(view, data)))
-    return found
-
-
 def _tables(data: RunData) -> dict[str, Table]:
     """Every table that has rows, by file name; names of those for the page alone begin with ``_``."""
     found: dict[str, Table | None] = {"headline": tables.headline(data), "full": tables.full(data)}
@@ -207,7 +196,7 @@ def _page(data: RunData, pictures: list[tuple[DrawnView, str]], found: Mapping[s
         pictures=[(picture, Md(stem)) for picture, stem in pictures if picture.figure is not None],
         undrawn=[picture for picture, _ in pictures if picture.figure is None],
         tables=found,
-        texts=_texts(data),
+        texts=all_texts(data),
         rows=_SHOWN_ROWS,
         compared=[(table, Md(name[1:])) for name, table in found.items() if name.startswith("_")],
         detailed=[t for name, t in found.items() if name.startswith(("positions-", "matrix-"))],

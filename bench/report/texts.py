@@ -6,6 +6,7 @@ A text is anybody's: it leaves here as plain lines of visible characters, never 
 from __future__ import annotations
 
 import unicodedata
+from contextlib import suppress
 from dataclasses import dataclass
 
 from bench.report.frames import RunData
@@ -33,6 +34,15 @@ class KeptText:
         """The end of the text as an indented block of Markdown, in which nothing is markup."""
         last = [t if len(t) <= _WIDTH else t[: _WIDTH - 1] + "…" for _, t in self.lines[-_EXCERPT:]]
         return Md("\n".join(f"    {line}".rstrip() for line in last))
+
+
+def all_texts(data: RunData) -> list[tuple[str, list[KeptText]]]:
+    """Texts that cells have kept, by the title of their view."""
+    found = []
+    for view in (view for view in data.words.views if view.kind == "texts"):
+        with suppress(NothingToDraw):
+            found.append((view.title, kept_texts(view, data)))
+    return found
 
 
 def kept_texts(view: View, data: RunData) -> list[KeptText]:

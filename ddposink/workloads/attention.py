@@ -11,14 +11,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from bench.version import code_version
-from bench.workload import Context, Cost, Pass, Scalar, Skip
+from bench.workload import Context, Cost, Pass, Scalar
 from ddposink.corpora import CorpusRef
-from ddposink.errors import Unavailable
 from ddposink.models.language import ModelRef
 from ddposink.workloads.attention_params import AttentionParams
 from ddposink.workloads.attention_tables import METRICS, VIEWS
+from ddposink.workloads.common_params import RANDOM_TOKENS
+from ddposink.workloads.policy_param import identity_of
 from ddposink.workloads.stream_notes import bos_notes
-from ddposink.workloads.stream_params import RANDOM_TOKENS
 
 # What is shown and said of cells: no number changes with it.
 SAID = ("ddposink.workloads.attention_tables", "ddposink.workloads.stream_notes")
@@ -52,13 +52,8 @@ class AttentionWorkload:
 
     def identity(self, params: AttentionParams) -> dict[str, str]:
         """Revision or sha256 of model and corpus; raises Skip if they cannot be identified."""
-        try:
-            model = {f"model.{k}": v for k, v in ModelRef.parse(params.model).identity().items()}
-            if params.corpus == RANDOM_TOKENS:
-                return model
-            return model | {f"corpus.{k}": v for k, v in CorpusRef.parse(params.corpus).identity().items()}
-        except Unavailable as error:
-            raise Skip(str(error)) from error
+        read = {} if params.corpus == RANDOM_TOKENS else {"corpus": CorpusRef.parse(params.corpus)}
+        return identity_of(params.model, None, **read)
 
     def notes(self, params: AttentionParams) -> Iterator[str]:
         """What is legal but probably not meant."""

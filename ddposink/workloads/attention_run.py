@@ -18,7 +18,7 @@ from ddposink.models.language import LoadedModel, ModelRef, load_model
 from ddposink.streaming.attention import Attention, Shares
 from ddposink.workloads.attention_params import AttentionParams
 from ddposink.workloads.attention_shares import Reading, along, by_head, of_pieces
-from ddposink.workloads.stream_params import RANDOM_TOKENS
+from ddposink.workloads.common_params import RANDOM_TOKENS
 
 
 def run(cells: Sequence[tuple[Cell, AttentionParams]], ctx: Context) -> None:

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from bench.version import code_version, source_hash
-from bench.workload import Context, Cost, Pass, Scalar, Skip
-from ddposink import plugins
-from ddposink.errors import Unavailable
+from bench.version import code_version
+from bench.workload import Context, Cost, Pass, Scalar
 from ddposink.models.language import ModelRef
 from ddposink.workloads.generate_params import GenerateParams
 from ddposink.workloads.generate_tables import METRICS, VIEWS
 from ddposink.workloads.generate_turns import TurnSource
-from ddposink.workloads.policy_param import policy_columns
+from ddposink.workloads.policy_param import identity_of, policy_columns
 from ddposink.workloads.stream_notes import own_window_notes
 
 # What is shown and said of cells: no number changes with it.
@@ -66,13 +64,7 @@ class GenerateWorkload:
 
     def identity(self, params: GenerateParams) -> dict[str, str]:
         """Revision or sha256 of model and turns; raises Skip if they cannot be identified."""
-        try:
-            found = {f"model.{k}": v for k, v in ModelRef.parse(params.model).identity().items()}
-            if module := plugins.module_of(plugins.POLICIES, params.parsed_policy.kind):
-                found["policy.source"] = source_hash(module)
-            return found | {f"turns.{k}": v for k, v in TurnSource.parse(params.turns).identity().items()}
-        except Unavailable as error:
-            raise Skip(str(error)) from error
+        return identity_of(params.model, params.parsed_policy, turns=TurnSource.parse(params.turns))
 
     def notes(self, params: GenerateParams) -> Iterator[str]:
         """What is legal but probably not meant."""

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from pydantic import Field, field_validator
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
-
-from ddposink.caches import Policy, parse_policy
+from ddposink.caches import parse_policy
 from ddposink.models.language import ModelRef
+from ddposink.workloads.common_params import Decode, Device, Dtype, Threads, UnderPolicy
 from ddposink.workloads.generate_turns import QUESTIONS, TurnSource
-from ddposink.workloads.policy_param import HELP, bytes_become_tokens
+from ddposink.workloads.policy_param import HELP
 
 
-class GenerateParams(BaseModel):
+class GenerateParams(UnderPolicy):
     """One cell of a `generate` suite."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     model: str = Field(
         description="smollm2-135m (embedded), bundled:NAME, path:DIR or ORG/NAME@REVISION (40 hex digits); "
@@ -46,23 +43,10 @@ class GenerateParams(BaseModel):
         multiple_of=2,
         description="tokens of a window in which the written text is scored afterwards, by dense attention",
     )
-    dtype: Literal["float32", "bfloat16", "float16"] = Field(
-        default="float32", description="weights and cache"
-    )
-    device: str = Field(
-        default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N"
-    )
-    decode: Literal["auto", "eager", "graph", "compile"] = Field(
-        default="auto",
-        description="how decode of a bounded policy runs: auto is a CUDA graph where there is CUDA; compile "
-        "also fuses its kernels; eager starts each from Python",
-    )
-    threads: int | None = Field(default=None, ge=1, description="CPU threads; default: torch's choice")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _bytes_become_tokens(cls, data: Any) -> Any:
-        return bytes_become_tokens(data)
+    dtype: Dtype = "float32"
+    device: Device = "auto"
+    decode: Decode = "auto"
+    threads: Threads = None
 
     @field_validator("model")
     @classmethod
@@ -87,8 +71,3 @@ class GenerateParams(BaseModel):
     def _turns(cls, value: str) -> str:
         TurnSource.parse(value)
         return value
-
-    @property
-    def parsed_policy(self) -> Policy:
-        """The policy as an object."""
-        return parse_policy(self.policy)

@@ -15,18 +15,16 @@ import numpy as np
 import torch
 
 from bench.track.memory import MemoryTracker
-from bench.workload import Cell, Context, Missing, Samples, Scalar, Skip
+from bench.workload import Cell, Context, Missing, Scalar, Skip
 from ddposink.devices import chosen_device
 from ddposink.errors import Unavailable
-from ddposink.models.language import LoadedModel, ModelRef, load_model
+from ddposink.models.language import LoadedModel
 from ddposink.streaming import (
     Choice,
     PolicyNotAppliedError,
-    Stream,
     UnsupportedPolicyError,
     length_limit,
     open_stream,
-    refuse_by_configuration,
 )
 from ddposink.workloads import generate_text as text
 from ddposink.workloads.generate_artifact import answers, conversation
@@ -36,8 +34,8 @@ from ddposink.workloads.generate_params import GenerateParams
 from ddposink.workloads.generate_rule import SPAN
 from ddposink.workloads.generate_turns import TurnSource
 from ddposink.workloads.generate_writing import NotFiniteError, Sampler, Writer
-
-Measured = dict[str, float | int | Missing | Samples | None]
+from ddposink.workloads.policy_child import applied, facts_of, load_under
+from ddposink.workloads.stream_quality import Measured, exp
 
 
 @dataclass
@@ -77,9 +75,7 @@ def run(cells: Sequence[tuple[Cell, GenerateParams]], ctx: Context) -> None:
 def _prepare(params: GenerateParams, seed: int) -> State:
     device = chosen_device(params.device)
     tracker = MemoryTracker(device)  # before the model, so that the device figure counts all we take
-    ref = ModelRef.parse(params.model)
-    refuse_by_configuration(params.parsed_policy, ref.config_dict())
-    loaded = load_model(ref, params.dtype, str(device))
+    loaded = load_under(params.parsed_policy, params.model, params.dtype, device)
     policy, limit = params.parsed_policy, length_limit(loaded.model)
     choice = open_stream(loaded.model, policy, decode=params.decode, length=params.length)
     if limit is not None and not policy.bounded and params.length > limit:
@@ -90,13 +86,7 @@ def _prepare(params: GenerateParams, seed: int) -> State:
     chat = Chat(loaded.tokenizer)
     turns = TurnSource.parse(params.turns).turns(seed)
     sampler = Sampler(params.temperature, params.top_p, seed)
-    facts = {
-        "train_length": loaded.train_length,
-        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "threads": torch.get_num_threads(),
-        "prompts": chat.kind,
-        **loaded.facts,
-    }
+    facts = facts_of(loaded, device) | {"prompts": chat.kind}
     writer = Writer(choice.stream, chat, turns, sampler, params.turn_tokens)
     return State(loaded, choice, chat, writer, FreshScores(loaded.model, params.fresh_window), tracker, facts)
 
@@ -149,21 +139,15 @@ def _emit_broken(cell: Cell, why: str, state: State, ctx: Context) -> None:
 def quality(ids: np.ndarray, nll: np.ndarray) -> Measured:
     """Figures of written tokens ``ids`` (N,) and their NLLs (N,) in fresh windows, in nats."""
     mean = float(nll.mean(dtype=np.float64))
-    metrics: Measured = {"nll": mean, "fresh_perplexity": _exp(mean)}
+    metrics: Measured = {"nll": mean, "fresh_perplexity": exp(mean)}
     short = Missing(f"fewer than {SPAN} tokens were written")
     last = float(nll[-SPAN:].mean(dtype=np.float64))
-    metrics["last_perplexity"] = _exp(last) if len(nll) >= SPAN else short
+    metrics["last_perplexity"] = exp(last) if len(nll) >= SPAN else short
     for n in (1, 2, 3):
         share = text.distinct(ids, n)
         metrics[f"distinct_{n}"] = Missing(f"fewer than {n} tokens") if share is None else share
     metrics["longest_repeat"] = text.longest_repeat(ids)
     return metrics
-
-
-def _exp(mean: float) -> float | Missing:
-    with np.errstate(over="ignore"):
-        value = float(np.exp(mean))
-    return value if np.isfinite(value) else Missing(f"exp({mean:.4g} nats) is not a finite number")
 
 
 def _collapse_at(count: int, collapsed: tuple[int, str] | None) -> int | Missing:
@@ -186,25 +170,13 @@ def _of_the_answers(state: State) -> Measured:
 
 
 def _conformance(state: State) -> dict[str, Scalar]:
-    """Proof that the policy was applied; raises PolicyNotAppliedError where it was not."""
-    stream: Stream = state.choice.stream
-    expected, predicted = stream.policy.cached(stream.seen), stream.predicted_bytes()
-    if stream.held != expected or stream.nbytes() != predicted or stream.seen != len(state.writer.ids):
-        raise PolicyNotAppliedError(
-            f"after {len(state.writer.ids)} tokens the cache has seen {stream.seen} and holds {stream.held} "
-            f"in {stream.nbytes()} bytes; '{stream.policy}' promises {expected} tokens in {predicted} bytes"
-        )
-    decoder = state.writer.decoder
-    return {
-        "path": stream.path,
-        "path_reason": state.choice.reason,
+    """Proof that the policy was applied, to everything that was written; PolicyNotAppliedError if not."""
+    stream, decoder, count = state.choice.stream, state.writer.decoder, len(state.writer.ids)
+    if stream.seen != count:
+        raise PolicyNotAppliedError(f"after {count} tokens the cache has seen {stream.seen}")
+    return applied(stream, state.choice.reason) | {
         "decoded_as": getattr(decoder, "running", decoder.path),
         "tokens_fed": stream.seen,
-        "tokens_held": stream.held,
-        "largest_position": stream.largest_position,
-        "kv_bytes_predicted": predicted,
-        "kv_bytes_measured": stream.nbytes(),
-        "first_query_missing_a_token": stream.missing_from,
     }
 
 

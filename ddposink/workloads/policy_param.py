@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Protocol
 
-from bench.workload import Scalar
+from bench.version import source_hash
+from bench.workload import Scalar, Skip
+from ddposink import plugins
 from ddposink.caches import CacheShape, Policy, in_tokens
+from ddposink.errors import Unavailable
 from ddposink.models.language import ModelRef
 
 ITEMSIZE = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -52,3 +56,25 @@ def policy_columns(policy: Policy) -> dict[str, Scalar]:
         "positions": policy.positions,
         "evict": str(policy.evict),
     }
+
+
+class Identified(Protocol):
+    """A reference that knows what it refers to."""
+
+    def identity(self) -> dict[str, str]:
+        """Revision or sha256. Raises Unavailable."""
+
+
+def identity_of(model: str, policy: Policy | None, **read: Identified) -> dict[str, str]:
+    """Revision or sha256 of a model and of what it reads, by name; the source of a policy that is not ours.
+
+    Raises Skip if one cannot be identified.
+    """
+    refs: Mapping[str, Identified] = {"model": ModelRef.parse(model), **read}
+    try:
+        found = {f"{name}.{k}": v for name, ref in refs.items() for k, v in ref.identity().items()}
+        if policy is not None and (module := plugins.module_of(plugins.POLICIES, policy.kind)):
+            found["policy.source"] = source_hash(module)
+    except Unavailable as error:
+        raise Skip(str(error)) from error
+    return found

@@ -9,13 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from bench.version import code_version, source_hash
-from bench.workload import Context, Cost, Pass, Scalar, Skip
-from ddposink import plugins
+from bench.version import code_version
+from bench.workload import Context, Cost, Pass, Scalar
 from ddposink.corpora import CorpusRef
-from ddposink.errors import Unavailable
 from ddposink.models.language import ModelRef
-from ddposink.workloads.policy_param import policy_columns
+from ddposink.workloads.policy_param import identity_of, policy_columns
 from ddposink.workloads.recall_params import RecallParams
 from ddposink.workloads.recall_tables import METRICS, VIEWS
 from ddposink.workloads.stream_notes import bos_notes, own_window_notes
@@ -69,15 +67,8 @@ class RecallWorkload:
 
     def identity(self, params: RecallParams) -> dict[str, str]:
         """Revision or sha256 of model and corpus; raises Skip if they cannot be identified."""
-        try:
-            found = {f"model.{k}": v for k, v in ModelRef.parse(params.model).identity().items()}
-            if module := plugins.module_of(plugins.POLICIES, params.parsed_policy.kind):
-                found["policy.source"] = source_hash(module)
-            if params.task != "stream":
-                found |= {f"corpus.{k}": v for k, v in CorpusRef.parse(params.corpus).identity().items()}
-        except Unavailable as error:
-            raise Skip(str(error)) from error
-        return found
+        read = {} if params.task == "stream" else {"corpus": CorpusRef.parse(params.corpus)}
+        return identity_of(params.model, params.parsed_policy, **read)
 
     def notes(self, params: RecallParams) -> Iterator[str]:
         """What is legal but probably not meant."""

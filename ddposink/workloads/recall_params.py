@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from ddposink.caches import Policy, parse_policy
 from ddposink.corpora import CorpusRef
 from ddposink.models.language import ModelRef
-from ddposink.workloads.policy_param import HELP, bytes_become_tokens
+from ddposink.workloads.common_params import Bos, Chunk, Device, Dtype, Evaluator, Threads, UnderPolicy
+from ddposink.workloads.policy_param import HELP
 
 Task = Literal["passkey", "needles", "stream"]
 FACT, QUESTION = 28, 20  # tokens of each, about
@@ -18,10 +18,8 @@ ONLY = {"needles": ("needles",), "lead": ("passkey", "needles"), "corpus": ("pas
         "interval": ("stream",)}  # fmt: skip
 
 
-class RecallParams(BaseModel):
+class RecallParams(UnderPolicy):
     """One cell of a `recall` suite."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     model: str = Field(
         description="smollm2-135m (embedded), bundled:NAME, path:DIR or ORG/NAME@REVISION (40 hex digits)"
@@ -47,23 +45,12 @@ class RecallParams(BaseModel):
         description="whose sentences stand between fact and question: novel:NAME, novels, file:PATH, "
         "folder:DIR, pg19:test[/BOOK]; the first book is taken",
     )
-    dtype: Literal["float32", "bfloat16", "float16"] = Field(
-        default="float32", description="weights and cache"
-    )
-    device: str = Field(
-        default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N"
-    )
-    evaluator: Literal["auto", "exact", "decode", "reference"] = Field(
-        default="auto", description="auto takes exact parallel evaluation wherever it is exact"
-    )
-    chunk: int = Field(default=1024, ge=1, le=65536, description="tokens per forward in parallel evaluation")
-    bos: bool = Field(default=False, description="feed the tokenizer's beginning-of-text token first")
-    threads: int | None = Field(default=None, ge=1, description="CPU threads; default: torch's choice")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _bytes_become_tokens(cls, data: Any) -> Any:
-        return bytes_become_tokens(data)
+    dtype: Dtype = "float32"
+    device: Device = "auto"
+    evaluator: Evaluator = "auto"
+    chunk: Chunk = 1024
+    bos: Bos = False
+    threads: Threads = None
 
     @field_validator("model")
     @classmethod
@@ -77,11 +64,6 @@ class RecallParams(BaseModel):
     def _corpus(cls, value: str) -> str:
         CorpusRef.parse(value)
         return value
-
-    @field_validator("policy")
-    @classmethod
-    def _policy(cls, value: str) -> str:
-        return parse_policy(value).label
 
     @model_validator(mode="before")
     @classmethod
@@ -103,8 +85,3 @@ class RecallParams(BaseModel):
     def longest(self) -> int:
         """Tokens of the longest text, about."""
         return self.tokens if self.task == "stream" else self.lead + self.tokens // self.questions
-
-    @property
-    def parsed_policy(self) -> Policy:
-        """The policy as an object."""
-        return parse_policy(self.policy)

@@ -17,8 +17,9 @@ from bench.workload import Cell, Context, Scalar, Skip
 from ddposink.corpora import CorpusRef
 from ddposink.devices import chosen_device
 from ddposink.errors import Unavailable
-from ddposink.models.language import LoadedModel, ModelRef, load_model
-from ddposink.streaming import length_limit, open_stream, refuse_by_configuration
+from ddposink.models.language import LoadedModel
+from ddposink.streaming import length_limit, open_stream
+from ddposink.workloads.policy_child import applied, facts_of, load_under
 from ddposink.workloads.recall_params import RecallParams
 from ddposink.workloads.recall_reader import Answer, Forking, Reader, Whole
 from ddposink.workloads.recall_score import figures
@@ -40,9 +41,7 @@ def run(cells: Cells, ctx: Context) -> None:
         torch.set_num_threads(furthest.threads)
     try:
         device = chosen_device(furthest.device)
-        ref = ModelRef.parse(furthest.model)
-        refuse_by_configuration(furthest.parsed_policy, ref.config_dict())
-        loaded = load_model(ref, furthest.dtype, str(device))
+        loaded = load_under(furthest.parsed_policy, furthest.model, furthest.dtype, device)
         source = _Source(furthest, loaded, cells[0][0].seed)
     except Unavailable as error:
         raise Skip(str(error)) from error
@@ -52,7 +51,7 @@ def run(cells: Cells, ctx: Context) -> None:
     reader = _reader(furthest, loaded, source.lead)
     memory: Exception | None = None
     while cells:
-        asking = _Asking(cells, reader, ctx, _facts(loaded, device))
+        asking = _Asking(cells, reader, ctx, facts_of(loaded, device))
         try:
             asking.all(source)
         except (torch.OutOfMemoryError, MemoryError) as error:
@@ -176,29 +175,10 @@ def _too_far(cell: Cell, params: RecallParams, source: _Source) -> str | None:
     return None
 
 
-def _facts(loaded: LoadedModel, device: torch.device) -> dict[str, Scalar]:
-    return {
-        "train_length": loaded.train_length,
-        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "threads": torch.get_num_threads(),
-        **loaded.facts,
-    }
-
-
 def _conformance(reader: Reader) -> dict[str, Scalar]:
     """Proof that the policy was applied, at the last question (bytes were compared at every one)."""
     stream = reader.stream
-    return {
-        "path": stream.path,
-        "path_reason": reader.reason,
-        "attention_calls_per_layer": stream.calls_per_layer,
-        "tokens_seen": stream.seen,
-        "tokens_held": stream.held,
-        "largest_position": stream.largest_position,
-        "kv_bytes_predicted": stream.predicted_bytes(),
-        "kv_bytes_measured": stream.nbytes(),
-        "first_query_missing_a_token": stream.missing_from,
-    }
+    return applied(stream, reader.reason) | {"tokens_seen": stream.seen}
 
 
 def _bos(loaded: LoadedModel) -> int:

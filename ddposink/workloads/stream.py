@@ -10,15 +10,14 @@ import csv
 from collections.abc import Iterator
 from importlib.resources import files
 
-from bench.version import code_version, source_hash
-from bench.workload import Context, Control, Cost, Pass, Scalar, Skip
-from ddposink import plugins
+from bench.version import code_version
+from bench.workload import Context, Control, Cost, Pass, Scalar
 from ddposink.corpora import CorpusRef
-from ddposink.errors import Unavailable
 from ddposink.models.language import ModelRef
-from ddposink.workloads.policy_param import policy_columns
+from ddposink.workloads.common_params import RANDOM_TOKENS
+from ddposink.workloads.policy_param import identity_of, policy_columns
 from ddposink.workloads.stream_notes import bos_notes, own_window_notes
-from ddposink.workloads.stream_params import RANDOM_TOKENS, StreamParams
+from ddposink.workloads.stream_params import StreamParams
 from ddposink.workloads.stream_tables import METRICS, VIEWS
 
 # What is shown and said of cells: no number changes with it.
@@ -72,15 +71,8 @@ class StreamWorkload:
 
     def identity(self, params: StreamParams) -> dict[str, str]:
         """Revision or sha256 of model and corpus; raises Skip if they cannot be identified."""
-        try:
-            model = {f"model.{k}": v for k, v in ModelRef.parse(params.model).identity().items()}
-            if module := plugins.module_of(plugins.POLICIES, params.parsed_policy.kind):
-                model["policy.source"] = source_hash(module)
-            if params.corpus == RANDOM_TOKENS:
-                return model
-            return model | {f"corpus.{k}": v for k, v in CorpusRef.parse(params.corpus).identity().items()}
-        except Unavailable as error:
-            raise Skip(str(error)) from error
+        read = {} if params.corpus == RANDOM_TOKENS else {"corpus": CorpusRef.parse(params.corpus)}
+        return identity_of(params.model, params.parsed_policy, **read)
 
     def notes(self, params: StreamParams) -> Iterator[str]:
         """What is legal but probably not meant."""

@@ -19,24 +19,23 @@ import torch
 from bench.track.memory import MemoryTracker
 from bench.workload import Cell, Context, Missing, Scalar, Skip
 from ddposink.caches import Dense
-from ddposink.caches.schedule import slots_by_turns
 from ddposink.corpora import CorpusRef, load_stream
 from ddposink.devices import chosen_device
 from ddposink.errors import Unavailable
-from ddposink.models.language import LoadedModel, ModelRef, load_model
+from ddposink.models.language import LoadedModel
 from ddposink.streaming import (
     Choice,
     DenseStream,
     Divergence,
-    PolicyNotAppliedError,
     length_limit,
     open_stream,
-    refuse_by_configuration,
     stream_nll,
 )
 from ddposink.turns import turn_ends
+from ddposink.workloads.common_params import RANDOM_TOKENS
+from ddposink.workloads.policy_child import applied, facts_of, load_under
 from ddposink.workloads.stream_decoding import DecodeRun, Text, decode_repetitions
-from ddposink.workloads.stream_params import RANDOM_TOKENS, WARM_UP, StreamParams
+from ddposink.workloads.stream_params import WARM_UP, StreamParams
 from ddposink.workloads.stream_quality import (
     DIVERGENCE,
     Measured,
@@ -142,18 +141,10 @@ def _beside(params: StreamParams, state: DecodeRun) -> Divergence | Missing | No
 
 def _prepare(params: StreamParams, device: torch.device, seed: int) -> DecodeRun:
     tracker = MemoryTracker(device)  # before the model, so that the device figure counts all we take
-    ref = ModelRef.parse(params.model)
-    refuse_by_configuration(params.parsed_policy, ref.config_dict())
-    loaded = load_model(ref, params.dtype, str(device))
+    loaded = load_under(params.parsed_policy, params.model, params.dtype, device)
     text = _text(params, loaded, device, seed)
     nll = np.full(params.length - 1, np.nan, dtype=np.float32)
-    facts = {
-        "train_length": loaded.train_length,
-        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "threads": torch.get_num_threads(),
-        **loaded.facts,
-    }
-    return DecodeRun(params, loaded, text, tracker, nll, device, facts=facts)
+    return DecodeRun(params, loaded, text, tracker, nll, device, facts=facts_of(loaded, device))
 
 
 def _text(params: StreamParams, loaded: LoadedModel, device: torch.device, seed: int) -> Text:
@@ -165,7 +156,7 @@ def _text(params: StreamParams, loaded: LoadedModel, device: torch.device, seed:
         )
     policy = params.parsed_policy
     # Room is made for the turn that is coming, so its end must be known, whatever length is asked for.
-    ahead = policy.window if policy.evict.per == "turn" else 0
+    ahead = policy.room if policy.evict.per == "turn" else 0
     ref = CorpusRef.parse(params.corpus)
     corpus = load_stream(ref, loaded.tokenizer, params.length, bos=params.bos, spare=ahead)
     ends = turn_ends(corpus.ids, loaded.tokenizer) if policy.evict.by_turns else None
@@ -176,7 +167,7 @@ def _text(params: StreamParams, loaded: LoadedModel, device: torch.device, seed:
 def _emit(cell: Cell, params: StreamParams, state: DecodeRun, ctx: Context) -> None:
     """Everything that is known at this length goes into one record."""
     stream = state.choice.stream
-    conformance = _conformance(params, state)
+    conformance = _conformance(state)
     metrics: Measured = {"kv_bytes": stream.nbytes(), "kv_bytes_allocated": stream.allocated_bytes()}
     metrics["kv_bytes_analytic"] = stream.predicted_bytes()
     metrics["state_bytes"] = stream.state_bytes() or Missing("this model carries keys and values only")
@@ -225,40 +216,14 @@ def _divergence(params: StreamParams, state: DecodeRun) -> Measured:
     return divergence(beside.kl, beside.agree, beside.lost, target)
 
 
-def _conformance(params: StreamParams, state: DecodeRun) -> dict[str, Scalar]:
-    """Proof that the policy was applied; raises PolicyNotAppliedError where it was not."""
-    stream, policy = state.choice.stream, params.parsed_policy
-    predicted, held = stream.predicted_bytes(), stream.slots()
-    expected = policy.slots(stream.seen, len(held))
-    if policy.evict.by_turns:
-        assert state.text.turn_ends is not None
-        expected = slots_by_turns(policy, state.text.turn_ends.numpy(), stream.seen, len(held))
-    if held != expected or stream.nbytes() != predicted:
-        raise PolicyNotAppliedError(
-            f"after {stream.seen} tokens the layers hold {_range(held)} tokens in {stream.nbytes()} bytes; "
-            f"'{policy}' promises {_range(expected)} tokens in {predicted} bytes"
-        )
-    corpus = state.text.corpus
-    return {
-        "path": stream.path,
-        "path_reason": state.choice.reason,
-        "attention_calls_per_layer": stream.calls_per_layer,
+def _conformance(state: DecodeRun) -> dict[str, Scalar]:
+    """Proof that the policy was applied, and what it was applied to."""
+    stream, corpus = state.choice.stream, state.text.corpus
+    return applied(stream, state.choice.reason, state.text.turn_ends) | {
         "tokens_fed": stream.seen,
-        "tokens_held": stream.held,
-        "tokens_held_per_layer": _range(held),
-        "largest_position": stream.largest_position,
-        "kv_bytes_predicted": predicted,
-        "kv_bytes_measured": stream.nbytes(),
-        "first_query_missing_a_token": stream.missing_from,
         "corpus_convention": corpus.convention if corpus else "uniform random token ids, seeded",
         "books": len([b for b in corpus.books if b[1] < stream.seen]) if corpus else None,
     }
-
-
-def _range(held: list[int]) -> str:
-    """Slots of every key-value head, from the layer with the fewest to the one with the most."""
-    least, most = min(held), max(held)
-    return f"{least}" if least == most else f"{least}…{most}"
 
 
 def _rounded(nats: np.ndarray) -> np.ndarray:

@@ -18,7 +18,7 @@ from bench.report.front import FRONT
 from bench.report.names import hue_label, numeric
 from bench.report.panels import Line, NothingToDraw, Panels
 from bench.report.select import token
-from bench.report.web.grids import grid
+from bench.report.web.grids import GRIDS, grid
 from bench.text import clean, scale_for, with_unit
 from bench.workload import View
 
@@ -41,7 +41,7 @@ def chart(view: View, data: RunData) -> dict[str, Any]:
         "wide": view.headline,
     }
     try:
-        if view.kind in ("heatmap", "map", "matrix"):
+        if view.kind in GRIDS:
             return shown | grid(view, data)
         return shown | _lines(view, data, contents(view, data))
     except NothingToDraw as reason:

@@ -25,6 +25,8 @@ from bench.results.record import Status
 from bench.text import scale_for, with_unit
 from bench.workload import View
 
+GRIDS = ("heatmap", "map", "matrix")  # kinds of views that are rows and columns
+
 
 def grid(view: View, data: RunData) -> dict[str, Any]:
     """Panels of rows × columns. A field is a value, a word on why there is none, or null (not planned)."""

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from bench.report.web.grids import GRIDS
+
 
 def merge(charts: Sequence[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
     """One chart of all (run name, chart); a single one comes back as it is."""
     if len(charts) == 1:
         return charts[0][1]
     first = charts[0][1]
-    if first["kind"] in ("heatmap", "map", "matrix"):
+    if first["kind"] in GRIDS:
         return _grids(charts)
     units = {spec["unit"] for _, spec in charts}
     categories = {tuple(spec["categories"] or ()) for _, spec in charts}

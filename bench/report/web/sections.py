@@ -5,15 +5,13 @@ from __future__ import annotations
 import base64
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from bench.report.about import command, edited_line, status_line, topics, when_line
 from bench.report.frames import RunData
-from bench.report.panels import NothingToDraw
 from bench.report.tables import Table
-from bench.report.texts import KeptText, kept_texts
+from bench.report.texts import KeptText, all_texts
 from bench.report.web.compared import Compared
 from bench.report.web.sheets import png_uri
 from bench.results.record import Status
@@ -21,7 +19,7 @@ from bench.results.store import SUITE
 from bench.text import clean, plural, slug
 
 _FILES = ("README.md", "comparison.md", "records.jsonl", "records.parquet", "env.json", "suite.yaml")
-_INLINE_PARQUET = 50_000  # bytes
+_INLINE_PARQUET = 50_000  # bytes; a larger one is left beside the page
 STATIC = 200_000  # bytes of static pictures inside one page; the charts themselves are drawn from data
 
 
@@ -169,13 +167,12 @@ def _chart_html(spec: Mapping[str, Any], runs: Sequence[RunData]) -> dict[str, A
 
 def texts(runs: Sequence[RunData]) -> list[tuple[str, list[KeptText]]]:
     """Texts that cells have kept, by the title of their view, and by run if there are several."""
-    found = []
-    for run, name in zip(runs, names(runs), strict=True):
-        for view in (v for v in run.words.views if v.kind == "texts"):
-            with suppress(NothingToDraw):
-                title = view.title if len(runs) == 1 else f"{view.title}: {name}"
-                found.append((title, kept_texts(view, run)))
-    return found
+    several = len(runs) > 1
+    return [
+        (f"{title}: {name}" if several else title, kept)
+        for run, name in zip(runs, names(runs), strict=True)
+        for title, kept in all_texts(run)
+    ]
 
 
 def notes(runs: Sequence[RunData]) -> list[str]:

@@ -275,6 +275,12 @@ def test_conformance_is_in_the_record(folder: Path, tmp_path: Path) -> None:
     assert conformance["kv_bytes_measured"] == conformance["kv_bytes_predicted"]
 
 
+def test_layers_of_different_budgets_are_each_held_to_their_own(folder: Path, tmp_path: Path) -> None:
+    cell = measure(folder, tmp_path, (90,), policy="pyramidkv 24 recent=4 beta=4").cells[90]
+    assert cell["status"] == "ok"
+    assert cell["conformance"]["tokens_held_per_layer"] == "9…39"
+
+
 def test_a_policy_that_is_not_applied_is_an_error(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

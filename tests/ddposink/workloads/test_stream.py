@@ -83,7 +83,15 @@ def measure(folder: Path, out: Path, lengths: tuple[int, ...] = (40, 120, 300), 
 
 
 @pytest.mark.parametrize(
-    "policy", ["dense", "window 32", "sink 4+28", "sink 4+28 evict=chunk:16", "sink 4+28 evict=turn"]
+    "policy",
+    [
+        "dense",
+        "window 32",
+        "sink 4+28",
+        "sink 4+28 evict=chunk:16",
+        "sink 4+28 evict=turn",
+        "h2o 48 recent=4 evict=turn",
+    ],
 )
 def test_lengths_of_a_pass_equal_passes_of_their_own(folder: Path, tmp_path: Path, policy: str) -> None:
     """Looking at the cache, decoding on from there and rewinding must leave no trace."""
@@ -327,6 +335,6 @@ def test_a_policy_that_cannot_be_defined_is_refused_before_weights_are_loaded(
     shutil.copytree(folder, place)
     config = json.loads((place / "config.json").read_text()) | {"kv_lora_rank": 16}
     (place / "config.json").write_text(json.dumps(config))
-    monkeypatch.setattr("ddposink.workloads.stream_run.load_model", None)
+    monkeypatch.setattr("ddposink.workloads.policy_child.load_model", None)
     with pytest.raises(UnsupportedPolicyError, match="caches latents"):
         measure(place, tmp_path, (100,), policy="h2o 24")
