@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from ddposink.workloads.generate_chat import Chat
 from ddposink.workloads.generate_fresh import FreshScores
 from ddposink.workloads.generate_rule import SPAN
 from ddposink.workloads.generate_writing import NotFiniteError, Sampler, Turn, Writer
+from helpers.recorder import Recorder
 
 WORDS = [f"w{i}" for i in range(56)]
 SPECIAL = ["<|im_start|>", "<|im_end|>", "<s>"]
@@ -61,20 +61,8 @@ def loaded(folder: Path) -> Any:
     return load_model(ModelRef.parse(f"path:{folder}"), "float32", "cpu")
 
 
-class Recorder:
-    """A context that keeps what it is told."""
-
-    def __init__(self, out: Path) -> None:
-        self.out = out
-        self.out.mkdir(exist_ok=True)
-        self.cells: dict[int, dict[str, Any]] = {}
-        self.progressed: list[tuple[int, int]] = []
-
-    def progress(self, done: int, total: int, **values: float) -> None:
-        self.progressed.append((done, total))
-
-    def emit(self, cell: Cell, metrics: Mapping[str, Any], **rest: Any) -> None:
-        self.cells[cell.params["length"]] = {"metrics": dict(metrics), **rest}
+class Written(Recorder):
+    """Gives the texts that were kept, too."""
 
     def text(self, length: int) -> str:
         return self.cells[length]["artifacts"][-1].read_text(encoding="utf-8")
@@ -82,7 +70,7 @@ class Recorder:
 
 def measure(
     folder: Path, out: Path, lengths: tuple[int, ...] = (30, 90), seed: int = 0, **params: Any
-) -> Recorder:
+) -> Written:
     workload = GenerateWorkload()
     defaults = {"model": f"path:{folder}", "turns": f"file:{folder}/text/book.txt", "policy": "sink 4+28",
                 "turn_tokens": 20, "fresh_window": 32, "device": "cpu"}  # fmt: skip
@@ -90,7 +78,7 @@ def measure(
     for length in lengths:
         checked = GenerateParams(**{**defaults, **params, "length": length})
         cells.append(Cell(str(length), json.loads(checked.model_dump_json()), "cell", seed))
-    recorder = Recorder(out)
+    recorder = Written(out)
     workload.run(Pass("p", "generate", tuple(cells), Cost(max(lengths), "tokens")), recorder)
     return recorder
 

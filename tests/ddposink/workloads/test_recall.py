@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedTokenizerFast,
 )
 
 from bench.workload import Cell, Cost, Missing, Pass, Samples
@@ -29,6 +24,7 @@ from ddposink.workloads.recall import RecallWorkload
 from ddposink.workloads.recall_params import RecallParams
 from ddposink.workloads.recall_tasks import texts
 from ddposink.workloads.recall_text import Filler, Pieces
+from helpers.recorder import Recorder, save_tiny_llama
 
 CHARACTERS = "\n .,:?ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 DISTANCES = (40, 150)
@@ -39,38 +35,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny Llama that reads letter by letter, and a text of sentences."""
     place = tmp_path_factory.mktemp("model")
     vocabulary = {"<s>": 0} | {c: i + 1 for i, c in enumerate(CHARACTERS)}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=" "))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>").save_pretrained(place)
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        vocab_size=len(vocabulary),
-        initializer_range=0.2,
-        max_position_embeddings=512,
-    )
-    LlamaForCausalLM(config).save_pretrained(place)
+    save_tiny_llama(place, vocabulary, r"[\s\S]", size=len(vocabulary), positions=512)
     words = np.random.default_rng(0).choice(["oak", "elm", "ash", "yew"], (60, 6))
     (place / "book.txt").write_text(" ".join(f"The {' '.join(row)} grow." for row in words))
     return place
-
-
-class Recorder:
-    """A context that keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.cells: dict[int, dict[str, Any]] = {}
-        self.progressed: list[tuple[int, int]] = []
-
-    def progress(self, done: int, total: int, **values: float) -> None:
-        self.progressed.append((done, total))
-
-    def emit(self, cell: Cell, metrics: Mapping[str, Any], **rest: Any) -> None:
-        self.cells[cell.params["distance"]] = {"metrics": dict(metrics), **rest}
 
 
 def measure(
@@ -82,7 +50,7 @@ def measure(
     for distance in distances:
         checked = RecallParams(**{**defaults, **params, "distance": distance})
         cells.append(Cell(str(distance), json.loads(checked.model_dump_json()), "cell", seed=5))
-    recorder = into or Recorder()
+    recorder = into or Recorder(key="distance")
     RecallWorkload().run(Pass("p", "recall", tuple(cells), Cost(1, "tokens")), recorder)  # type: ignore[arg-type]
     return recorder
 
@@ -174,7 +142,7 @@ def test_out_of_memory_far_away_leaves_the_nearer_answers(
         return feed(self, ids)
 
     monkeypatch.setattr(recall_reader.Forking, "_feed", little_memory)
-    recorder = Recorder()
+    recorder = Recorder(key="distance")
     with pytest.raises(torch.OutOfMemoryError):
         measure(folder, (40, 150, 900), recorder, policy="dense")
     assert sorted(recorder.cells) == [40, 150]
@@ -196,7 +164,7 @@ def test_a_cache_of_another_size_is_an_error(folder: Path) -> None:
 def test_a_window_forgets_what_dense_attention_finds() -> None:
     found = {}
     for policy in ("dense", "window 96", "sink 4+92"):
-        recorder = Recorder()
+        recorder = Recorder(key="distance")
         params = RecallParams(model="smollm2-135m", policy=policy, distance=120, questions=8, lead=32)
         cell = Cell("c", json.loads(params.model_dump_json()), "cell")
         RecallWorkload().run(Pass("p", "recall", (cell,), Cost(1, "tokens")), recorder)  # type: ignore[arg-type]

@@ -7,21 +7,20 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 import pytest
 import torch
-from tokenizers import Regex, Tokenizer, models, pre_tokenizers
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from bench.workload import Cell, Cost, Missing, Pass, Samples, Skip
 from ddposink.streaming import PolicyNotAppliedError, UnsupportedPolicyError
 from ddposink.workloads.stream import StreamParams, StreamWorkload
 from ddposink.workloads.stream_params import Part
 from helpers.families import VOCAB
+from helpers.recorder import Recorder, save_tiny_llama
 
 WORDS = [f"w{i}" for i in range(VOCAB - 4)]
 
@@ -31,42 +30,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny Llama with a word tokenizer, and a text of 400 words in paragraphs."""
     place = tmp_path_factory.mktemp("model")
     vocabulary = {"<s>": 0, "\n": 1, "\n\n": 2, " ": 3} | {w: i + 4 for i, w in enumerate(WORDS)}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=" "))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"\n\n|\n| "), "isolated")
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>").save_pretrained(place)
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        vocab_size=VOCAB,
-        initializer_range=0.2,
-        max_position_embeddings=64,
-    )
-    LlamaForCausalLM(config).save_pretrained(place)
+    save_tiny_llama(place, vocabulary, r"\n\n|\n| ", size=VOCAB, positions=64)
     generator = np.random.default_rng(0)
     words = generator.choice(WORDS, 400)
     text = "".join(w + ("\n\n" if i % 25 == 24 else " ") for i, w in enumerate(words))
     (place / "text").mkdir()
     (place / "text" / "book.txt").write_text(text)
     return place
-
-
-class Recorder:
-    """A context that keeps what it is told."""
-
-    def __init__(self, out: Path) -> None:
-        self.out = out
-        self.cells: dict[int, dict[str, Any]] = {}
-        self.progressed: list[tuple[int, int]] = []
-
-    def progress(self, done: int, total: int, **values: float) -> None:
-        self.progressed.append((done, total))
-
-    def emit(self, cell: Cell, metrics: Mapping[str, Any], **rest: Any) -> None:
-        self.cells[cell.params["length"]] = {"metrics": dict(metrics), **rest}
 
 
 def measure(folder: Path, out: Path, lengths: tuple[int, ...] = (40, 120, 300), **params: Any) -> Recorder:
