@@ -148,6 +148,7 @@ commands_of() {
     page) page ;;
     headline-tests) # what proves numbers first; compiling takes the time of all the rest
       "$python" -m pytest tests/gpu/test_gpu_streaming.py tests/gpu/test_gpu_memory.py tests/gpu/test_gpu_ddpo.py \
+        tests/gpu/test_gpu_kept.py \
         -k 'not compile' -v -rs -p no:cacheprovider --junit-xml "$out/tests.xml" ;;
     headline-decode) headline_decode ;;
     headline-*) "$python" tools/gpu_headline.py "${1#headline-}" --out "$out" $(headline_shapes) ;;

@@ -105,7 +105,7 @@ def _write(length: int, longest: GenerateParams, state: State, ctx: Context) -> 
 def _emit(cell: Cell, params: GenerateParams, measured: Measured, state: State, ctx: Context) -> None:
     """Everything that is known at this length goes into one record."""
     writer, stream = state.writer, state.choice.stream
-    conformance = _conformance(state)
+    conformance = _conformance(params, state)
     written = np.array(writer.written)
     nll = state.fresh.extend(writer.ids)[written]
     ids = np.array(writer.ids)[written]
@@ -169,12 +169,12 @@ def _of_the_answers(state: State) -> Measured:
     }
 
 
-def _conformance(state: State) -> dict[str, Scalar]:
+def _conformance(params: GenerateParams, state: State) -> dict[str, Scalar]:
     """Proof that the policy was applied, to everything that was written; PolicyNotAppliedError if not."""
     stream, decoder, count = state.choice.stream, state.writer.decoder, len(state.writer.ids)
     if stream.seen != count:
         raise PolicyNotAppliedError(f"after {count} tokens the cache has seen {stream.seen}")
-    return applied(stream, state.choice.reason) | {
+    return applied(params.parsed_policy, stream, state.choice.reason) | {
         "decoded_as": getattr(decoder, "running", decoder.path),
         "tokens_fed": stream.seen,
     }

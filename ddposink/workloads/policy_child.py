@@ -29,13 +29,16 @@ def facts_of(loaded: LoadedModel, device: torch.device) -> dict[str, Scalar]:
     }
 
 
-def applied(stream: Stream, reason: str, turn_ends: Tensor | None = None) -> dict[str, Scalar]:
+def applied(
+    policy: Policy, stream: Stream, reason: str, turn_ends: Tensor | None = None
+) -> dict[str, Scalar]:
     """Proof that the policy was applied, for the record; raises PolicyNotAppliedError where it was not.
 
-    Slots of every layer and measured bytes are held against what the policy promises. Where the text decides
-    when tokens leave and its ``turn_ends`` are not given, bytes alone are.
+    Slots of every layer and measured bytes are held against what the cell's ``policy`` promises, whatever the
+    stream takes its own to be. Where the text decides when tokens leave and its ``turn_ends`` are not given,
+    bytes alone are.
     """
-    policy, held = stream.policy, stream.slots()
+    held = stream.slots()
     predicted, measured = stream.predicted_bytes(), stream.nbytes()
     expected = policy.slots(stream.seen, len(held))
     if policy.evict.by_turns:

@@ -120,7 +120,7 @@ class _Asking:
             "lead_tokens": len(self._reader.lead),
         }
         self._ctx.emit(
-            cell, figures(answers), facts=self._facts | known, conformance=_conformance(self._reader)
+            cell, figures(answers), facts=self._facts | known, conformance=_conformance(params, self._reader)
         )
         self.emitted += 1
 
@@ -175,10 +175,10 @@ def _too_far(cell: Cell, params: RecallParams, source: _Source) -> str | None:
     return None
 
 
-def _conformance(reader: Reader) -> dict[str, Scalar]:
+def _conformance(params: RecallParams, reader: Reader) -> dict[str, Scalar]:
     """Proof that the policy was applied, at the last question (bytes were compared at every one)."""
     stream = reader.stream
-    return applied(stream, reader.reason) | {"tokens_seen": stream.seen}
+    return applied(params.parsed_policy, stream, reader.reason) | {"tokens_seen": stream.seen}
 
 
 def _bos(loaded: LoadedModel) -> int:

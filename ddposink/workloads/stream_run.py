@@ -167,7 +167,7 @@ def _text(params: StreamParams, loaded: LoadedModel, device: torch.device, seed:
 def _emit(cell: Cell, params: StreamParams, state: DecodeRun, ctx: Context) -> None:
     """Everything that is known at this length goes into one record."""
     stream = state.choice.stream
-    conformance = _conformance(state)
+    conformance = _conformance(params, state)
     metrics: Measured = {"kv_bytes": stream.nbytes(), "kv_bytes_allocated": stream.allocated_bytes()}
     metrics["kv_bytes_analytic"] = stream.predicted_bytes()
     metrics["state_bytes"] = stream.state_bytes() or Missing("this model carries keys and values only")
@@ -216,10 +216,10 @@ def _divergence(params: StreamParams, state: DecodeRun) -> Measured:
     return divergence(beside.kl, beside.agree, beside.lost, target)
 
 
-def _conformance(state: DecodeRun) -> dict[str, Scalar]:
+def _conformance(params: StreamParams, state: DecodeRun) -> dict[str, Scalar]:
     """Proof that the policy was applied, and what it was applied to."""
     stream, corpus = state.choice.stream, state.text.corpus
-    return applied(stream, state.choice.reason, state.text.turn_ends) | {
+    return applied(params.parsed_policy, stream, state.choice.reason, state.text.turn_ends) | {
         "tokens_fed": stream.seen,
         "corpus_convention": corpus.convention if corpus else "uniform random token ids, seeded",
         "books": len([b for b in corpus.books if b[1] < stream.seen]) if corpus else None,
