@@ -53,6 +53,11 @@ class DenseStream(CountedStream):
         positions, cap = self.layout[layer].positions, extra.get("softcap")
         slopes = positions.slopes if isinstance(positions, Alibi) else None
         at = torch.arange(-past, fresh, device=q.device)
+        if fresh == 1:  # one query sees all there is: one kernel instead of two and a merge
+            whole = keys[:, :, : past + 1], values[:, :, : past + 1]
+            return merge(
+                [attend(q, *whole, scale, slopes=slopes, key_positions=at, softcap=cap)], extra.get("s_aux")
+            )
         parts = [attend(q, k, v, scale, causal=True, slopes=slopes, key_positions=at[past:], softcap=cap)]
         if past:
             k_past, v_past = keys[:, :, :past], values[:, :, :past]

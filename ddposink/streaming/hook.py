@@ -114,11 +114,10 @@ def attention_hook(
     adapted: list[nn.Module] = []
     _open.append(hook)
     try:
-        if adapter is None:
-            model.set_attn_implementation(name)
-        else:
-            name, forward = adapter
-            adapted = [m for m in model.modules() if type(m).__name__ == name and "forward" not in vars(m)]
+        model.set_attn_implementation(name)  # adapted families, too: none builds a mask that nobody looks at
+        if adapter is not None:
+            kind, forward = adapter
+            adapted = [m for m in model.modules() if type(m).__name__ == kind and "forward" not in vars(m)]
             for module in adapted:
                 module.forward = _bind(forward, module)
         yield hook
@@ -126,8 +125,7 @@ def attention_hook(
         _open.remove(hook)
         for module in adapted:
             del module.forward  # uncovers the class's own method
-        if adapter is None:
-            model.set_attn_implementation(before)
+        model.set_attn_implementation(before)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 @dataclass
 class Part:
-    """Attention over one set of keys: ``out`` (B,H,L,D) and ``lse`` (B,H,L) in float32."""
+    """Attention over one set of keys: ``out`` (B,H,L,D) and ``lse`` (B,H,L) in float32 or wider."""
 
     out: Tensor
     lse: Tensor
@@ -77,7 +77,7 @@ def _kernel(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> Part
             q, k, v, 0.0, causal, scale=scale
         )
         return Part(out, lse)
-    if q.device.type == "cuda" and q.shape[-1] <= 256:
+    if q.device.type == "cuda" and q.shape[-1] <= 256 and q.dtype is not torch.float64:  # they have no double
         groups = q.shape[1] // k.shape[1]
         if groups > 1:
             k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
@@ -119,8 +119,9 @@ def masked_scores(
     bias: Tensor | None = None,
     softcap: float | None = None,
 ) -> Tensor:
-    """(B,H,L,M) float32 scores as they go into a softmax; see `attend_masked` for the arguments."""
-    scores = capped((q @ for_heads(k, q).transpose(-1, -2)).float() * scale, softcap)
+    """(B,H,L,M) scores as they go into a softmax, in float32 at least; see `attend_masked`."""
+    scores = q @ for_heads(k, q).transpose(-1, -2)
+    scores = capped(scores.to(torch.promote_types(scores.dtype, torch.float32)) * scale, softcap)
     if bias is not None:
         scores = scores + bias
     return scores if visible is None else scores.masked_fill(~visible, -torch.inf)

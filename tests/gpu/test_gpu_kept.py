@@ -19,7 +19,7 @@ RANKED = (
     "expected-attention 12 future=9", "lagkv 16 sinks=2 lag=4 recent=4", "random 12 sinks=2",
 )  # fmt: skip
 # Quantised values are rounded: what sits on the edge of two steps may fall to either side.
-OTHERS = {"quantized 8": 1e-3, "sink 2+6 bits=8": 1e-3, "recompute 12": 2e-4, "recompute 12 stride=5": 2e-4,
+OTHERS = {"quantized 8": 1e-2, "sink 2+6 bits=8": 1e-2, "recompute 12": 2e-4, "recompute 12 stride=5": 2e-4,
           "sink 3+9 evict=chunk:5": 2e-4, "static 90": 2e-4}  # fmt: skip
 
 
@@ -54,6 +54,7 @@ def test_numbers_of_the_other_policies_on_cuda_equal_those_on_the_cpu(policy: st
     model.cuda()
     found, _ = read(model, policy)
     np.testing.assert_allclose(found, expected, atol=OTHERS[policy])
+    assert abs(found.mean() - expected.mean()) < 2e-4
 
 
 def test_an_offloaded_cache_is_dense_and_off_the_device() -> None:
