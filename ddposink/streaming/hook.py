@@ -15,7 +15,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
-from transformers import AttentionInterface
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import sdpa_mask
 
 from ddposink.streaming.refusals import PolicyNotAppliedError
 from ddposink.streaming.trunk import Trunk
@@ -97,6 +98,12 @@ def dispatch(
 
 
 AttentionInterface.register(NAME, dispatch)
+# Adapted families build a mask, at which their adapters do not look. The one for eager attention is filled
+# from the host, which no CUDA graph can record: they are told to build the one of true and false.
+ADAPTED = "ddposink_adapted"
+AttentionMaskInterface.register(
+    ADAPTED, lambda **arguments: sdpa_mask(**arguments | {"allow_is_causal_skip": False})
+)
 
 
 @contextmanager
@@ -114,9 +121,11 @@ def attention_hook(
     adapted: list[nn.Module] = []
     _open.append(hook)
     try:
-        model.set_attn_implementation(name)  # adapted families, too: none builds a mask that nobody looks at
-        if adapter is not None:
+        if adapter is None:
+            model.set_attn_implementation(name)
+        else:
             kind, forward = adapter
+            model.config._attn_implementation = ADAPTED
             adapted = [m for m in model.modules() if type(m).__name__ == kind and "forward" not in vars(m)]
             for module in adapted:
                 module.forward = _bind(forward, module)
@@ -125,7 +134,10 @@ def attention_hook(
         _open.remove(hook)
         for module in adapted:
             del module.forward  # uncovers the class's own method
-        model.set_attn_implementation(before)
+        if adapter is None:
+            model.set_attn_implementation(before)
+        else:
+            model.config._attn_implementation = before
 
 
 @contextmanager

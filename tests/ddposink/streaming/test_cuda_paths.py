@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from transformers import AttentionMaskInterface
 
 from ddposink.caches import parse_policy
 from ddposink.streaming import DenseStream, ExactStream, inspect
@@ -78,6 +79,23 @@ def test_a_decode_step_can_be_recorded(family: str, policy: str) -> None:
             hidden = stream._advance(stream._hook, tokens(1)[None], seen)
     assert hidden.device == ELSEWHERE
     assert hidden.shape == (1, 64)
+
+
+@pytest.mark.parametrize("family", ["bloom", "falcon-7b-like", "falcon-40b-like", "mpt"])
+def test_a_mask_filled_from_the_host_is_never_built(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `Recording` cannot see: a scalar that is made on the host and copied."""
+
+    def refused(**_: Any) -> None:
+        raise HostNeededError("the mask for eager attention is filled from the host")
+
+    model = build(family)
+    layout, before = inspect(model).positions, model.config._attn_implementation
+    assert layout is not None
+    stream = DecodeStream(model, parse_policy("sink 3+9"), layout, mode="eager")
+    monkeypatch.setitem(AttentionMaskInterface._global_mapping, "eager", refused)
+    with stream.attached():
+        stream.feed(torch.tensor([1]))
+    assert model.config._attn_implementation == before
 
 
 def test_what_cannot_be_recorded_is_noticed_here() -> None:
