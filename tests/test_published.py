@@ -16,7 +16,7 @@ from bench.stats import Interval, t_interval, two_level_interval
 PUBLISHED = Path(__file__).parents[1] / "results" / "published"
 
 
-@pytest.mark.parametrize("name", ["sinks", "book10146", "learned-sinks"])
+@pytest.mark.parametrize("name", ["sinks", "book10146", "learned-sinks", "gpu-headline"])
 def test_published_records_and_artifacts(name: str) -> None:
     folder = PUBLISHED / name
     records, damaged = read_records(folder / RECORDS)

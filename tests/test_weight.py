@@ -28,7 +28,7 @@ def test_the_tree(tracked: dict[str, int]) -> None:
 def test_published_runs(tracked: dict[str, int]) -> None:
     published = {name: size for name, size in tracked.items() if name.startswith("results/published/")}
     assert published
-    assert sum(published.values()) <= 7.75 * MIB
+    assert sum(published.values()) <= 6 * MIB
     assert max(size for name, size in published.items() if name.endswith(".html")) <= 1.5e6
 
 

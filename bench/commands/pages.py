@@ -20,6 +20,13 @@ def report(
         Path | None,
         typer.Option(help="Folder of the page of several runs.", show_default=False),
     ] = None,
+    vectors: Annotated[
+        bool,
+        typer.Option(
+            "--vectors/--no-vectors",
+            help="Every plot of one run as SVG, too; a copy to publish is lighter without.",
+        ),
+    ] = True,
     results: ResultsOption = Path("results"),
 ) -> None:
     """Draw tables, plots, README.md and index.html of a run again from its records, or several side by side.
@@ -31,7 +38,7 @@ def report(
     """
     from bench.report.session import report as draw
 
-    raise typer.Exit(draw(runs, baseline, out, results, console()))
+    raise typer.Exit(draw(runs, baseline, out, results, console(), vectors=vectors))
 
 
 def compare(

@@ -12,11 +12,14 @@ from pathlib import Path
 from bench.workload import Workload
 
 
-def render(run_dir: Path, workload: Workload | None = None, baseline: Path | None = None) -> Path:
+def render(
+    run_dir: Path, workload: Workload | None = None, baseline: Path | None = None, *, vectors: bool = True
+) -> Path:
     """Write ``tables/``, ``plots/``, ``README.md`` and ``index.html`` of a run; return the README's path.
 
     ``index.html`` is the same for a browser, in one self-contained file. With a ``baseline`` (another run
-    folder) both are held against it, and ``comparison.md`` says how.
+    folder) both are held against it, and ``comparison.md`` says how. Without ``vectors`` no SVG is written
+    beside the bitmaps, as for a copy that is published.
 
     Works at any time: for unfinished runs, for runs in which everything failed, for none at all.
     ``workload`` is looked up by the name in the run's suite if not given; where that fails, the
@@ -25,7 +28,7 @@ def render(run_dir: Path, workload: Workload | None = None, baseline: Path | Non
     """
     from bench.report.page import write
 
-    return write(Path(run_dir), workload, baseline)
+    return write(Path(run_dir), workload, baseline, vectors=vectors)
 
 
 def render_several(run_dirs: Sequence[Path], baseline: Path, out: Path) -> Path:

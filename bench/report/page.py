@@ -34,17 +34,19 @@ _SHOWN_ROWS = 40  # of a table on the page; files have all rows
 COMPARISON = "comparison.md"
 
 
-def write(run_dir: Path, workload: Workload | None, baseline: Path | None = None) -> Path:
+def write(
+    run_dir: Path, workload: Workload | None, baseline: Path | None = None, *, vectors: bool = True
+) -> Path:
     """Render everything of a run folder; see ``bench.report.render``."""
     data = read(run_dir, workload)
     runs = [data] if baseline is None else [data, read(baseline, workload)]
     comparison = side_by_side.compare_runs(runs) if len(runs) > 1 else None
     page = run_dir / "README.md"
     with _clear_errors(run_dir):
-        pictures = _pictures(data)
+        pictures = _pictures(data, ("png", "svg") if vectors else ("png",))
         found = _tables(data) | (side_by_side.tables(comparison) if comparison else {})
         _write_tables(run_dir / "tables", found)
-        write_atomic(page, _page(data, pictures, found))
+        write_atomic(page, _page(data, pictures, found, "svg" if vectors else "png"))
         _write_comparison(run_dir, comparison)
         write_page(run_dir, runs, found, side_by_side.page_section(comparison) if comparison else None)
     return page
@@ -120,7 +122,7 @@ def _look_up(run_dir: Path) -> tuple[Workload | None, str | None]:
         return None, f"The workload {name} is unknown here ({error.message}): no pictures, no declared labels"
 
 
-def _pictures(data: RunData) -> list[tuple[DrawnView, str]]:
+def _pictures(data: RunData, drawn_as: Sequence[str]) -> list[tuple[DrawnView, str]]:
     """Draw and save every view; headline views first. Returns pictures with the stems of their files."""
     folder = data.folder / "plots"
     drawn = (view for view in data.words.views if view.kind != "texts")
@@ -134,7 +136,7 @@ def _pictures(data: RunData) -> list[tuple[DrawnView, str]]:
         picture = draw(view, data)
         if picture.figure is not None:
             folder.mkdir(exist_ok=True)
-            kinds = ("webp",) if view.kind == "pictures" else ("png", "svg")  # no vectors around a bitmap
+            kinds = ("webp",) if view.kind == "pictures" else drawn_as  # no vectors around a bitmap
             written |= {path.name for path in save(picture.figure, folder / stem, kinds)}
         found.append((picture, stem))
     _remove_stale(folder, written)
@@ -177,7 +179,9 @@ def _remove_stale(folder: Path, written: set[str]) -> None:
             path.unlink()
 
 
-def _page(data: RunData, pictures: list[tuple[DrawnView, str]], found: Mapping[str, Table]) -> str:
+def _page(
+    data: RunData, pictures: list[tuple[DrawnView, str]], found: Mapping[str, Table], large: str
+) -> str:
     environment = Environment(
         loader=PackageLoader("bench.report"),
         undefined=StrictUndefined,
@@ -198,6 +202,7 @@ def _page(data: RunData, pictures: list[tuple[DrawnView, str]], found: Mapping[s
         tables=found,
         texts=all_texts(data),
         rows=_SHOWN_ROWS,
+        large=large,
         compared=[(table, Md(name[1:])) for name, table in found.items() if name.startswith("_")],
         detailed=[t for name, t in found.items() if name.startswith(("positions-", "matrix-"))],
         unpaired=comparisons.missing_reference(data),

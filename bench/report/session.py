@@ -23,7 +23,13 @@ _MOST_NAMED = 5  # edited records
 
 
 def report(
-    runs: Sequence[str], baseline: str | None, out: Path | None, results: Path, console: Console
+    runs: Sequence[str],
+    baseline: str | None,
+    out: Path | None,
+    results: Path,
+    console: Console,
+    *,
+    vectors: bool = True,
 ) -> int:
     """Draw one run (beside a baseline), or several on a page of their own; returns the exit code."""
     from bench.report import render, render_several
@@ -34,7 +40,7 @@ def report(
     if len(folders) == 1:
         if out is not None:
             raise UserError("--out is for several runs: the page of one run lies in its own folder")
-        page = render(folders[0], baseline=base)
+        page = render(folders[0], baseline=base, vectors=vectors)
     else:
         first, *rest = folders
         heads, against = (rest, first) if base is None else (folders, base)

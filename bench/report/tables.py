@@ -171,7 +171,9 @@ def headline(data: RunData) -> Table:
     lost = data.failed[~data.failed["pass_id"].isin(set(measured["pass_id"]))]
     frame = pd.concat([measured, longest(data, lost)]).sort_index() if len(measured) else measured
     names = identifying(data, frame) if len(frame) else ["label"]
-    metrics = metric_columns(data, frame, reported_metrics(data, headline=True) or reported_metrics(data))
+    wanted = reported_metrics(data, headline=True) or reported_metrics(data)
+    known = [m for m in wanted if frame[m.name].notna().any()] or wanted
+    metrics = metric_columns(data, frame, known)
     table = Table("headline", "Results", [*name_columns(data, names), *(c for c, _ in metrics)])
     stops = _stops(data)
     for index in frame.index:
@@ -188,7 +190,21 @@ def headline(data: RunData) -> Table:
         table.notes.append(
             "Common to all rows: " + ", ".join(f"{k} = {number(v)}" for k, v in same.items()) + "."
         )
+    table.notes += _left_out(data, [m for m in wanted if m not in known])
     return table
+
+
+def _left_out(data: RunData, metrics: Sequence[Metric]) -> list[str]:
+    """Why metrics that would be columns have no value in any row: a sentence for every reason."""
+    reasons: dict[str, list[str]] = {}
+    for metric in metrics:
+        here = [index for index in data.ok.index if metric.name in data.records[index].metrics]
+        why = " or ".join(sorted({data.reason(index, metric.name) for index in here}))
+        reasons.setdefault(why, []).append(metric.label)
+    return [
+        f"No value in any row, so no column: {', '.join(labels)}{f' ({why})' if why else ''}."
+        for why, labels in reasons.items()
+    ]
 
 
 def _stops(data: RunData) -> dict[str, str]:

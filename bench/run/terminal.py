@@ -54,11 +54,15 @@ def answer_text(record: Record, metrics: Sequence[Metric]) -> str:
     head = f"[{COLOURS[record.status]}]{record.status:>7}[/]  {escape(record.label)}"
     if record.status is not Status.OK:
         return f"{head}  {escape(record.reason or '')}"
-    shown = [f"{m.label} {value_text(record, m)}" for m in metrics if m.headline and m.name in record.metrics]
+    shown = [f"{m.label} {value_text(record, m)}" for m in metrics if m.headline and _known(record, m)]
     taken = "  [yellow]disturbed[/]" if record.conformance.get("disturbed") else ""
     if warning := record.conformance.get("warning"):
         taken += f"  [yellow]{escape(str(warning))}[/]"
     return f"{head}  {escape(', '.join(shown))}{taken}"
+
+
+def _known(record: Record, metric: Metric) -> bool:
+    return metric.name in record.metrics and record.metrics[metric.name].value is not None
 
 
 def value_text(record: Record, metric: Metric) -> str:
@@ -80,7 +84,7 @@ def summary(
     """Print the headline metrics of the given cells, in plan order; as many columns as fit."""
     known: dict[str, Record] = {record.cell: record for record in records}
     answered = [(cell, known[cell.id]) for cell in cells if cell.id in known]
-    shown = [m for m in metrics if m.headline and any(m.name in record.metrics for _, record in answered)]
+    shown = [m for m in metrics if m.headline and any(_known(record, m) for _, record in answered)]
     kept = list(shown)
     while kept and _width(_table(answered, kept), console) > console.width:
         kept.pop()

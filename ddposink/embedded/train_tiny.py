@@ -20,6 +20,7 @@ from ddposink.assets.emoji import load_emoji
 from ddposink.errors import Unavailable, suggest
 
 STAGES = ("vae", "decoder", "unet")
+FLOW = "flow"  # another pipeline, on what the first left: not part of ``all``
 EXPORT = "export"
 REPORT_EVERY = 250  # steps, where the output is no terminal
 
@@ -39,11 +40,11 @@ def main(
     """Train a small Stable Diffusion on emoji; goes on where it was cut off."""
     import torch
 
-    if what not in (*STAGES, EXPORT, "all"):
-        known = ", ".join((*STAGES, EXPORT, "all"))
-        raise typer.BadParameter(f"unknown stage '{what}'{suggest(what, (*STAGES, EXPORT))}; known: {known}")
-    if steps is not None and what not in STAGES:
-        raise typer.BadParameter("--steps is for one stage: vae, decoder or unet")
+    names = (*STAGES, EXPORT, "all", FLOW)
+    if what not in names:
+        raise typer.BadParameter(f"unknown stage '{what}'{suggest(what, names)}; known: {', '.join(names)}")
+    if steps is not None and what not in (*STAGES, FLOW):
+        raise typer.BadParameter("--steps is for one stage: vae, decoder, unet or flow")
     torch.set_num_threads(threads)
     folder = out or cache_dir() / ("tiny-small" if small else "tiny")
     stages = (*STAGES, EXPORT) if what == "all" else (what,)
@@ -77,7 +78,7 @@ def _run(stages: Sequence[str], folder: Path, target: Path, small: bool, steps: 
 
 def _check_needed(stage: str, folder: Path) -> None:
     """Raise ValueError if a stage that comes before has left nothing."""
-    before = {"vae": (), EXPORT: STAGES}.get(stage, ("vae",))
+    before = {"vae": (), FLOW: (), EXPORT: STAGES}.get(stage, ("vae",))
     for name in before:
         if not (folder / f"{name}.safetensors").is_file():
             raise ValueError(

@@ -5,8 +5,8 @@ from __future__ import annotations
 from bench.workload import Metric, View
 
 
-def _bytes(name: str, label: str, text: str, klass: str = "near") -> Metric:
-    return Metric(name, label, "B", "lower", klass, help=text)  # type: ignore[arg-type]
+def _bytes(name: str, label: str, text: str, klass: str = "near", *, headline: bool = False) -> Metric:
+    return Metric(name, label, "B", "lower", klass, help=text, headline=headline)  # type: ignore[arg-type]
 
 
 METRICS = (
@@ -36,7 +36,7 @@ METRICS = (
     _bytes("kv_bytes_allocated", "KV cache buffers", "with empty and scratch slots", "exact"),
     _bytes("alloc_peak_bytes", "allocator peak", "torch's allocator while decoding at this length"),
     _bytes("reserved_peak_bytes", "allocator peak reserved", "torch's allocator"),
-    _bytes("nvml_process_bytes", "VRAM of the process (NVML)", "driver's figure for this process", "noisy"),
+    _bytes("nvml_process_bytes", "VRAM of the process (NVML)", "driver's figure for this process", "noisy", headline=True),
     _bytes("nvml_device_bytes", "VRAM of the device (NVML)", "growth of used memory, driver-reserved excluded", "noisy"),
     Metric("rss_peak_bytes", "peak RSS (host)", "B", "lower", "noisy", 0.05, "host memory while decoding at this length", headline=True),
     Metric("latency_median_ms", "latency per token", "ms", "lower", "noisy", 0.05, "median, decode at this length", headline=True),

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ddposink.assets.emoji import EmojiSet
+from ddposink.embedded.pipeline.flow import FlowDenoiser, FlowRecipe, flow_loss
 from ddposink.embedded.pipeline.latents import encode_images, normalise, weights_of
 from ddposink.embedded.pipeline.text import make_tokenizer
 from ddposink.embedded.pipeline.training import PipelineState, load_average, load_state, new_state
@@ -28,6 +29,7 @@ from ddposink.embedded.pipeline.vae import (
     vae_loss,
 )
 
+SHIPPED = Path(__file__).parents[2] / "data" / "emoji-sd"
 Loss = Callable[[int, torch.Generator], Tensor]  # of a step, from what is random in it
 
 
@@ -38,6 +40,7 @@ class Recipes:
     vae: VaeRecipe = field(default_factory=VaeRecipe)
     decoder: DecoderRecipe = field(default_factory=DecoderRecipe)
     unet: UnetRecipe = field(default_factory=UnetRecipe)
+    flow: FlowRecipe = field(default_factory=FlowRecipe)
 
 
 # Seconds instead of an hour: shows that everything runs, draws nothing.
@@ -45,6 +48,7 @@ SMALL = Recipes(
     VaeRecipe(steps=6, stop=4, crop_steps=3, batch=2, channels=(8, 8, 8, 8)),
     DecoderRecipe(steps=3, batch=2),
     UnetRecipe(steps=4, batch=4, channels=(32, 32), text_width=32, text_layers=1),
+    FlowRecipe(steps=4, batch=4, width=32, layers=2, heads=2, text_width=32, absent_every=2),
 )
 
 
@@ -85,7 +89,24 @@ def begin_unet(emoji: EmojiSet, recipes: Recipes, folder: Path) -> tuple[Pipelin
     return _resumed(new_state(recipes.unet, denoiser), folder / "unet.safetensors"), loss
 
 
-BEGIN = {"vae": begin_vae, "decoder": begin_decoder, "unet": begin_unet}
+def begin_flow(emoji: EmojiSet, recipes: Recipes, folder: Path) -> tuple[PipelineState, Loss]:
+    """The training of the flow model, where it was left; needs the shipped `emoji-sd` and nothing else."""
+    from diffusers import AutoencoderKL
+    from transformers import CLIPTokenizer
+
+    vae: Any = AutoencoderKL.from_pretrained(SHIPPED / "vae", dtype=torch.float32)
+    tokenizer = CLIPTokenizer.from_pretrained(SHIPPED / "tokenizer")
+    latents = encode_images(vae.eval(), image_tensor(emoji))
+    examples = Examples.make(latents, tokenizer, emoji.captions, emoji.others, weights_of(emoji))
+    denoiser = FlowDenoiser(recipes.flow, SHIPPED / "text_encoder")
+
+    def loss(step: int, random: torch.Generator) -> Tensor:
+        return flow_loss(denoiser, recipes.flow, examples, step, random)
+
+    return _resumed(new_state(recipes.flow, denoiser), folder / "flow.safetensors"), loss
+
+
+BEGIN = {"vae": begin_vae, "decoder": begin_decoder, "unet": begin_unet, "flow": begin_flow}
 
 
 def finish(emoji: EmojiSet, recipes: Recipes, folder: Path) -> tuple[Any, Denoiser, Any, dict[str, Any]]:

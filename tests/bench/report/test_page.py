@@ -10,6 +10,7 @@ import dataclasses
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -396,3 +397,27 @@ def test_a_folder_of_another_project_is_refused_and_left_alone(tmp_path):
         render(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["README.md", "plan.json", "records.jsonl"]
     assert (tmp_path / "README.md").read_text() == "theirs"
+
+
+def test_a_headline_metric_without_a_value_anywhere_is_a_sentence_and_no_column(tmp_path: Path) -> None:
+    lost = {"perplexity": value(None, "", reason="random weights: it says nothing")}
+    records = []
+    for policy in ("dense", "window 64"):
+        records.append(measured(policy, 512))
+        records[-1]["metrics"] |= lost
+    folder = write_run(tmp_path / "synthetic" / "20260101-000000-abcdef", records)
+    page = render(folder, Synthetic()).read_text(encoding="utf-8")
+    (head,) = [line for line in page.splitlines() if line.startswith("| policy |")][:1]
+    assert "perplexity ↓" not in head
+    assert "No value in any row, so no column: perplexity (random weights: it says nothing)." in page
+
+
+def test_a_page_without_vectors_links_to_bitmaps(small: Path, tmp_path: Path) -> None:
+    folder = tmp_path / small.name
+    shutil.copytree(small, folder)
+    page = render(folder, Synthetic(), vectors=False).read_text(encoding="utf-8")
+    assert ".svg" not in page
+    assert not [*folder.rglob("*.svg")]
+    linked = re.findall(r"\]\((plots/[^)]+)\)", page)
+    assert linked
+    assert all((folder / path).is_file() for path in linked)

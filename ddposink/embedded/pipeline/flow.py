@@ -1,0 +1,128 @@
+"""The flow model: a small SD3 transformer on the latents of `emoji-sd`, and its second text encoder.
+
+Rectified flow (Liu et al. 2023; Esser et al. 2024, section 2): x_t = (1−t)·x₀ + t·noise, and the model learns
+v = noise − x₀. The first text encoder is that of `emoji-sd`, frozen, its pooled output projected by the
+identity; a second, smaller one is trained along. Stable Diffusion 3 has a third (T5), for whose absence its
+pipeline puts zeros beside the tokens: 256 of them unless told otherwise. One step in twelve is trained with
+them, so that the pipeline draws both ways.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+from ddposink.embedded.pipeline.training import PipelineRecipe
+from ddposink.embedded.pipeline.unet import Examples
+
+ABSENT_TOKENS = 256  # zeros that the pipeline puts in the place of T5's tokens
+
+
+@dataclass(frozen=True)
+class FlowRecipe(PipelineRecipe):
+    """Everything that decides transformer and second text encoder, given latents and captions."""
+
+    steps: int = 3_000
+    learning_rate: float = 1e-3
+    batch: int = 48
+    width: int = 128
+    layers: int = 6
+    heads: int = 4
+    text_width: int = 64
+    time_shift: float = 0.3  # of the logit-normal that t is drawn from
+    absent_every: int = 12  # steps
+    dropped: float = 0.1  # captions replaced by the empty one
+    reworded: float = 0.1  # captions replaced by the other wording
+
+
+class FlowDenoiser(nn.Module):
+    """Transformer and both text encoders as one module; the first encoder stays as it is."""
+
+    def __init__(self, recipe: FlowRecipe, first: Path) -> None:
+        super().__init__()
+        torch.manual_seed(recipe.seed)
+        self.text_encoder = projected(first).requires_grad_(False)
+        known = self.text_encoder.config
+        self.text_encoder_2 = CLIPTextModelWithProjection(
+            CLIPTextConfig.from_dict(known.to_dict() | {
+                "hidden_size": recipe.text_width, "intermediate_size": 4 * recipe.text_width,
+                "projection_dim": recipe.text_width, "num_hidden_layers": 2,
+                "num_attention_heads": max(1, recipe.text_width // 32)}))  # fmt: skip
+        joint = known.hidden_size + recipe.text_width
+        self.transformer: Any = SD3Transformer2DModel(
+            sample_size=8,
+            patch_size=1,
+            in_channels=8,
+            out_channels=8,
+            num_layers=recipe.layers,
+            attention_head_dim=recipe.width // recipe.heads,
+            num_attention_heads=recipe.heads,
+            joint_attention_dim=joint,
+            caption_projection_dim=recipe.width,
+            pooled_projection_dim=joint,
+            pos_embed_max_size=8,
+            qk_norm="rms_norm",
+        )
+
+    def encode(self, ids: Tensor, absent: int = 0) -> tuple[Tensor, Tensor]:
+        """(B, tokens + absent, joint) and pooled (B, joint) of ids (B, tokens), as the pipeline has them."""
+        both = [
+            encoder(ids, output_hidden_states=True) for encoder in (self.text_encoder, self.text_encoder_2)
+        ]
+        tokens = torch.cat([one.hidden_states[-2] for one in both], -1)
+        if absent:
+            tokens = torch.cat([tokens, tokens.new_zeros(len(ids), absent, tokens.shape[-1])], 1)
+        return tokens, torch.cat([one.text_embeds for one in both], -1)
+
+    def forward(self, noisy: Tensor, times: Tensor, ids: Tensor, absent: int = 0) -> Tensor:
+        """Predicted v (B, 8, 8, 8) from noisy latents of that shape, times (B,) and ids (B, tokens)."""
+        tokens, pooled = self.encode(ids, absent)
+        predicted: Tensor = self.transformer(
+            noisy, encoder_hidden_states=tokens, pooled_projections=pooled, timestep=1000 * times
+        ).sample
+        return predicted
+
+
+def projected(folder: Path) -> CLIPTextModelWithProjection:
+    """The text encoder in ``folder`` with the identity as its projection, float32."""
+    plain = CLIPTextModel.from_pretrained(folder, dtype=torch.float32)
+    encoder = CLIPTextModelWithProjection(plain.config)
+    missing, unexpected = encoder.load_state_dict(
+        {name if name.startswith("text_model.") else f"text_model.{name}": value
+         for name, value in plain.state_dict().items()}, strict=False)  # fmt: skip
+    if unexpected or missing != ["text_projection.weight"]:
+        raise ValueError(f"'{folder}' is no CLIP text encoder: missing {missing}, unexpected {unexpected}")
+    nn.init.eye_(encoder.text_projection.weight)
+    return encoder
+
+
+def make_flow_scheduler() -> FlowMatchEulerDiscreteScheduler:
+    """Plain Euler steps: latents of 64 places need no shift towards noise."""
+    return FlowMatchEulerDiscreteScheduler(shift=1.0)
+
+
+def flow_loss(
+    model: FlowDenoiser, recipe: FlowRecipe, data: Examples, step: int, random: torch.Generator
+) -> Tensor:
+    """Mean squared error of v on one batch drawn by weight; t from a shifted logit-normal, one a slice."""
+    size = recipe.batch
+    chosen = torch.multinomial(data.weights, size, replacement=True, generator=random)
+    reworded = torch.rand(size, 1, generator=random) < recipe.reworded
+    dropped = torch.rand(size, 1, generator=random) < recipe.dropped
+    ids = torch.where(reworded, data.other_ids[chosen], data.ids[chosen])
+    ids = torch.where(dropped, data.empty_ids, ids)
+    latents = data.latents[chosen]
+    noise = torch.randn(latents.shape, generator=random)
+    slices = (torch.arange(size) + torch.rand(size, generator=random)) / size
+    normal = torch.special.ndtri(slices.double().clamp(1e-6, 1 - 1e-6)).float()
+    times = torch.sigmoid(normal + recipe.time_shift)
+    at = times.view(-1, 1, 1, 1)
+    absent = ABSENT_TOKENS if step % recipe.absent_every == recipe.absent_every - 1 else 0
+    return functional.mse_loss(model((1 - at) * latents + at * noise, times, ids, absent), noise - latents)
