@@ -20,6 +20,7 @@ import pandas as pd
 import yaml
 from numpy.typing import NDArray
 
+from bench.errors import listed
 from bench.report.columns import parameter_columns, to_frame
 from bench.report.vocabulary import Vocabulary, vocabulary
 from bench.results.record import Record, Status
@@ -182,6 +183,7 @@ def load(folder: Path, workload: Workload | None = None) -> RunData:
     edited = {one.record.cell: one for one in file.edited if newest[one.record.cell] is one.record}
     notes += [f"{RECORDS} line {one.line}: {clean(one, 400)}" for one in list(edited.values())[:_MOST_NAMED]]
     notes += _disturbed(kept)
+    notes += _not_preloaded(kept)
     notes += _warnings(kept)
     words = vocabulary(workload, kept)
     if shadowed := sorted({n for r in kept for n in r.metrics} - set(words.metrics)):
@@ -200,6 +202,17 @@ def _warnings(records: Sequence[Record]) -> list[str]:
         for text in filter(None, map(record.conformance.get, ("warning", "note"))):
             found.setdefault(str(text), []).append(record.label)
     return [f"{', '.join(dict.fromkeys(labels))}: {text}" for text, labels in found.items()]
+
+
+def _not_preloaded(records: Sequence[Record]) -> list[str]:
+    """A sentence on records of children that imported everything themselves, beside others that did not."""
+    found = [record.label for record in records if record.conformance.get("preloaded") is False]
+    if not found or len(found) == len(records):
+        return []
+    return [
+        f"{plural(len(found), 'cell')} ({listed([clean(label) for label in found])}) had no modules from the "
+        "fork server: host memory there is larger by them, and is not to be held against that of others"
+    ]
 
 
 def _disturbed(records: Sequence[Record]) -> list[str]:

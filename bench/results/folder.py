@@ -58,7 +58,9 @@ def choose_run(
     alike = [folder for folder in earlier if plans[folder].get("overrides", {}) == overrides]
     candidates = [folder for folder in alike if plans[folder].get("version", version) == version]
     why = None
-    if candidates and not new:
+    if candidates and not new and (target := leads_out(candidates[0])):
+        why = f"the newest run {candidates[0].name} is a link that leads out of {results}, to {target}"
+    elif candidates and not new:
         known = _load(candidates[0] / ENV)
         differing = comparable(known, fingerprint) if known else [f"environment ({ENV} cannot be read)"]
         if not differing:
@@ -70,6 +72,12 @@ def choose_run(
     folder = _new_folder(results / suite, earlier)
     _write_fingerprint(folder, fingerprint, {})
     return RunFolder(folder, resumed=False, why=why)
+
+
+def leads_out(folder: Path) -> Path | None:
+    """Where a run folder is, if that is not where it seems to be: nothing is written through such a link."""
+    real = folder.resolve()
+    return None if real.parent == folder.parent.resolve() else real
 
 
 def _new_folder(parent: Path, earlier: list[Path]) -> Path:

@@ -86,6 +86,7 @@ class PassRun:
     running: Running | None = None
     started: float = 0.0
     startup_s: float | None = None
+    preloaded: bool | None = None  # whether the child had its modules from the fork server
 
     def begin(self, launcher: Launcher) -> None:
         """Start the child."""
@@ -155,11 +156,12 @@ class PassRun:
     def _take(self, event: Event) -> None:
         match event["event"]:
             case "ready":
-                self.startup_s = event["startup_s"]
+                self.startup_s, self.preloaded = event["startup_s"], not event["not_preloaded"]
                 if event["not_preloaded"] and self.first:
                     names = ", ".join(event["not_preloaded"])
                     self.observer.message(
-                        f"{names} could not be imported ahead; every pass starts more slowly"
+                        f"{names} could not be imported ahead; every pass starts more slowly, and its host "
+                        "memory is not compared with that of other runs"
                     )
             case "progress":
                 self.observer.progress(self.work, event["done"], event["total"], event["values"])
@@ -220,7 +222,7 @@ class PassRun:
 
     def _circumstances(self) -> dict[str, Any]:
         side_by_side = {"passes_side_by_side": self.session.jobs} if self.session.jobs > 1 else {}
-        return {"child_startup_s": self.startup_s} | side_by_side
+        return {"child_startup_s": self.startup_s, "preloaded": self.preloaded} | side_by_side
 
 
 def _iso(seconds: float) -> str:

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from bench import registry
-from bench.errors import UserError, did_you_mean
-from bench.results.folder import run_folders
+from bench.errors import UserError, did_you_mean, there
+from bench.results.folder import leads_out, run_folders
 from bench.results.store import PLAN, RECORDS
 from bench.suite.choice import choose
 from bench.suite.model import Suite, load_suite
@@ -78,7 +78,7 @@ def allow_code(allowed: bool) -> None:
 def find_suite(text: str) -> Path:
     """A suite file, or the name of one in ``suites/``; a path that is neither comes back as it is."""
     named = Path("suites") / f"{text}.yaml"
-    return named if not Path(text).exists() and named.exists() else Path(text)
+    return named if not there(text) and there(named) else Path(text)
 
 
 def find_run(text: str, results: Path) -> Path:
@@ -95,6 +95,11 @@ def find_run(text: str, results: Path) -> Path:
     name = load_suite(suite).suite if suite.is_file() else path.name
     where = path.parent if path.is_dir() else results
     runs = run_folders(where, name)
+    if runs and (target := leads_out(runs[0])):
+        raise UserError(
+            f"the newest run {runs[0]} is a link that leads out of {where}, to {target}",
+            hint=f"to use that folder, name it: {target}",
+        )
     if not runs and path.is_dir():
         raise UserError(
             f"{path} is not a run folder: there is no {RECORDS} in it, and no run of {name!r} in {where}",
