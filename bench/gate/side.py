@@ -212,9 +212,10 @@ def _end_with_input() -> None:
     watch = select.poll()
     watch.register(0, 0)  # what is always reported: the other end is gone
     watch.poll()
-    for seconds, leave in zip(LEAVE_SECONDS, (_thread.interrupt_main, lambda: os._exit(1)), strict=True):
-        time.sleep(seconds)
-        leave()  # children die with this process
+    time.sleep(LEAVE_SECONDS[0])
+    _thread.interrupt_main()
+    time.sleep(LEAVE_SECONDS[1])
+    os._exit(1)  # children die with this process
 
 
 def main() -> None:

@@ -120,7 +120,7 @@ class LocalLauncher:
 
     def _look_at_the_dead(self) -> None:
         """Count a server that is gone by the way it went; leaves it to be collected by its module."""
-        pid = getattr(forkserver._forkserver, "_forkserver_pid", None)  # type: ignore[attr-defined]
+        pid = getattr(forkserver._forkserver, "_forkserver_pid", None)
         if pid is None or not hasattr(os, "waitid"):
             return
         try:

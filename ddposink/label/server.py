@@ -127,7 +127,7 @@ def _handler(owner: LabelServer) -> type[BaseHTTPRequestHandler]:
             return path
 
         def _asked_by_us(self, own: str) -> bool:
-            """Whether no other page asks, as far as a browser says; a person who types the address is none."""
+            """Whether no other page asks, as far as a browser says; who types the address is none."""
             site = self.headers.get("Sec-Fetch-Site", "none")
             return self.headers.get("Origin", own) == own and site in ("none", "same-origin")
 

@@ -54,9 +54,7 @@ def gate(place):
 
 
 def test_its_drivers_die_with_it_and_the_next_gate_tidies_up(place, tmp_path):
-    mine = temporary.own(
-        "gate", {"root": str(place), "results": None}
-    )  # of a gate that is alive: this process
+    mine = temporary.own("gate", {"root": str(place), "results": None})  # of a living gate: this process
     git(place, "worktree", "add", "--detach", "--quiet", str(mine.path / "tree"), "main")
     first = gate(place)
     logs = place / "results" / "toys" / "gates"
