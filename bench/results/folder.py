@@ -15,6 +15,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from bench.errors import UserError, listed
 from bench.results.environment import Fingerprint, comparable
 from bench.results.store import ENV, PLAN, clear_errors, write_atomic
@@ -72,6 +74,14 @@ def choose_run(
     folder = _new_folder(results / suite, earlier)
     _write_fingerprint(folder, fingerprint, {})
     return RunFolder(folder, resumed=False, why=why)
+
+
+def remove_partial(folder: Path) -> None:
+    """Remove files that a process which is gone was writing (see `write_atomic`), and no others."""
+    for path in folder.glob(".*.*"):
+        writer = path.suffix[1:]
+        if writer.isdecimal() and len(writer) < 10 and not psutil.pid_exists(int(writer)):
+            path.unlink(missing_ok=True)
 
 
 def leads_out(folder: Path) -> Path | None:

@@ -84,7 +84,8 @@ class PassRun:
     first: bool  # of the run
     open: dict[str, Cell] = field(default_factory=dict)
     running: Running | None = None
-    started: float = 0.0
+    started: float = 0.0  # by the clock of the wall, which may be set back meanwhile
+    begun: float = 0.0  # by a clock that only goes on
     startup_s: float | None = None
     preloaded: bool | None = None  # whether the child had its modules from the fork server
 
@@ -94,7 +95,7 @@ class PassRun:
         launcher.await_ready()
         with self.held():
             self.running = launcher.launch(self._job())
-            self.started = time.time()
+            self.started, self.begun = time.time(), time.monotonic()
 
     def advance(self, timeout: float) -> None:
         """Take what the child says within ``timeout`` seconds."""
@@ -202,7 +203,7 @@ class PassRun:
             "env": session.env,
             "started": _iso(self.started),
             "finished": _iso(finished),
-            "duration_s": round(finished - self.started, 6),
+            "duration_s": round(time.monotonic() - self.begun, 6),
         }
         try:
             return Record(

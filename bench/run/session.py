@@ -16,7 +16,7 @@ from rich.markup import escape
 
 from bench import registry
 from bench.results import environment
-from bench.results.folder import choose_run, locked
+from bench.results.folder import choose_run, locked, remove_partial
 from bench.results.record import Status
 from bench.results.store import DAMAGED, PLAN, SUITE, Store, write_atomic
 from bench.run import live, terminal
@@ -25,6 +25,7 @@ from bench.run.launch import LocalLauncher, check_system
 from bench.run.loop import RETRIED, RunSession, exit_code, found_no_room, measure, remaining, tally
 from bench.run.one_pass import NOT_REACHED
 from bench.suite.request import Options, Request, prepare
+from bench.temporary import tidy
 from bench.text import plural
 from bench.workload import Pass, Workload
 
@@ -57,6 +58,8 @@ def run(options: Options, console: Console, draw: Draw) -> int:
         )
         if choice.why:
             _say(console, f"starting a new run: {escape(choice.why)}")
+        tidy("run")
+        remove_partial(choice.folder)
         store = Store(choice.folder)
         try:
             changed = _write_plan(choice.folder, request, options)

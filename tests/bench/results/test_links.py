@@ -3,7 +3,7 @@
 import pytest
 
 from bench.errors import UserError
-from bench.results.folder import choose_run, leads_out
+from bench.results.folder import choose_run, leads_out, remove_partial
 from bench.suite.request import find_run
 
 
@@ -42,3 +42,11 @@ def test_results_that_are_a_link_themselves_are_the_users_choice(tmp_path):
     run = choose_run(tmp_path / "results", "s", {"id": "e"}, {}, "1").folder
     assert leads_out(run) is None
     assert choose_run(tmp_path / "results", "s", {"id": "e"}, {}, "1").resumed
+
+
+def test_half_written_files_of_the_dead_are_removed_and_no_others(tmp_path):
+    kept = [".env.json.1", ".hidden.txt", ".README.md", "records.jsonl", ".x.99999999999999999999"]
+    for name in (*kept, ".env.json.999999999"):
+        (tmp_path / name).touch()
+    remove_partial(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {*kept}
