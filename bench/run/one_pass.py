@@ -190,7 +190,7 @@ class PassRun:
     def _record(self, cell: Cell, answer: Mapping[str, Any]) -> Record:
         session, finished = self.session, answer.get("finished", time.time())
         columns = session.workload.columns(session.workload.Params.model_validate(dict(cell.params)))
-        common = {
+        common: dict[str, Any] = {
             "suite": session.suite,
             "workload": session.workload.name,
             "run": session.folder.name,

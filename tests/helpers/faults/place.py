@@ -43,7 +43,7 @@ SUITE = {
     "grid": {
         "at": [*range(PASSES)],
         "length": [*LENGTHS],
-    },  # a pass for each value of `at`, which changes nothing
+    },  # a pass for each `at`, which changes nothing
 }
 
 
@@ -56,6 +56,7 @@ class Place:
         self.temporary.mkdir()
         self.results = folder / "results"
         self.kills = 0
+        self.measured = True  # whether there are records to look at in the end
         self.write_suite()
 
     def write_suite(self, **more: Any) -> None:
@@ -118,6 +119,12 @@ class Place:
 
     def check(self) -> None:
         """What holds after any fault, once the run has been resumed; see the module's table in the docs."""
+        if self.measured:
+            self.check_records()
+        self.check_nothing_left()
+
+    def check_records(self) -> None:
+        """Every cell is answered, rightly and once."""
         newest = {record.cell: record for record in self.records()}
         assert len(newest) == PASSES * len(LENGTHS)
         for record in newest.values():
@@ -125,11 +132,10 @@ class Place:
             assert str(record.status) == "ok", record.reason
             assert record.metrics["total"].value == length * (length - 1) // 2  # exact
             assert record.metrics["nll"].value == 0.5  # near
-            assert record.duration_s >= 0
+            assert 0 <= record.duration_s < SECONDS
             assert record.conformance["preloaded"] is True
         answered = Counter((r.run, r.cell) for r in self.records() if str(r.status) == "ok")
         assert set(answered.values()) == {1}  # nothing twice
-        self.check_nothing_left()
 
     def check_nothing_left(self) -> None:
         """No process after ten seconds, no temporary file or folder, no lock that is held."""

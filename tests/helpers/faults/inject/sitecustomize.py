@@ -1,8 +1,8 @@
 """Imported by Python itself at start-up where the campaign has put it on the path: lets calls fail.
 
 ``FAULT`` is JSON: ``calls`` (names below), ``at`` (which of them fails, from 1), ``errno``, ``stay`` (whether
-all later ones fail, too) and ``under`` (the folder they must be about). ``FAULT_CLOCK`` sets the clock back by
-so many seconds at its hundredth reading. Only the process that was asked for is touched, no child of it.
+all later ones fail, too) and ``under`` (the folder they must be about). ``FAULT_CLOCK`` is ``SECONDS:N``: the
+clock is set back by so much after its N-th reading. Only the process that was asked for is touched.
 """
 
 import builtins
@@ -60,12 +60,13 @@ def _install(fault):
             setattr(os, name, failing(name, getattr(os, name), places[name]))
 
 
-def _set_back(seconds):
-    real, began = time.time, [0]
+def _set_back(seconds, readings):
+    real, count = time.time, 0
 
     def now():
-        began[0] += 1
-        return real() - (seconds if began[0] > 100 else 0)
+        nonlocal count
+        count += 1
+        return real() - (seconds if count > readings else 0)
 
     time.time = now
 
@@ -74,4 +75,4 @@ if "multiprocessing" not in " ".join(sys.orig_argv):
     if os.environ.get("FAULT"):
         _install(json.loads(os.environ.pop("FAULT")))
     if os.environ.get("FAULT_CLOCK"):
-        _set_back(float(os.environ.pop("FAULT_CLOCK")))
+        _set_back(*map(float, os.environ.pop("FAULT_CLOCK").split(":")))
