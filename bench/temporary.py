@@ -20,6 +20,7 @@ from typing import Any
 
 PREFIX = "bench-"
 _LOCK = ".lock"
+_SHORT = 60  # characters that leave room for a socket below: its path may have about a hundred
 _FLAGS = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 
 Undo = Callable[[Path, Mapping[str, Any]], None]
@@ -47,8 +48,9 @@ def own(kind: str, note: Mapping[str, Any] | None = None) -> OwnedFolder:
     Raises OSError if there is no room for it.
     """
     while True:
-        with tempfile.NamedTemporaryFile(prefix=f"{PREFIX}{kind}-", suffix=_LOCK, delete=False) as made:
-            name = Path(made.name)
+        handle, made = tempfile.mkstemp(prefix=f"{PREFIX}{kind}-", suffix=_LOCK, dir=_root())
+        os.close(handle)
+        name = Path(made)
         lock = _held(name)
         if lock is None:
             continue  # somebody who tidies up was quicker
@@ -69,7 +71,7 @@ def tidy(kind: str, undo: Undo | None = None) -> int:
     ``undo`` is asked to take back what else the owner had made, as its note says, before the folder goes.
     """
     removed = 0
-    for name in Path(tempfile.gettempdir()).glob(f"{PREFIX}{kind}-*{_LOCK}"):
+    for name in _root().glob(f"{PREFIX}{kind}-*{_LOCK}"):
         with suppress(OSError):
             if name.lstat().st_uid != os.getuid() or (lock := _held(name)) is None:
                 continue
@@ -80,6 +82,12 @@ def tidy(kind: str, undo: Undo | None = None) -> int:
             folder.remove()
             removed += 1
     return removed
+
+
+def _root() -> Path:
+    """The system's temporary folder, or /tmp where that is too deep for a socket."""
+    found, usual = Path(tempfile.gettempdir()), Path("/tmp")
+    return usual if len(str(found)) > _SHORT and os.access(usual, os.W_OK) else found
 
 
 def _lock_of(path: Path) -> Path:

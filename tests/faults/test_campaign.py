@@ -7,6 +7,7 @@ repeats a campaign). The seed is part of every test's name; a table of counts st
 from __future__ import annotations
 
 import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -39,3 +40,4 @@ def test_a_fault(kind: str, seed: int, tmp_path: Path, record_property: Callable
         record_property("kills", place.kills)
         for process in place.family():
             process.kill()
+        shutil.rmtree(place.temporary, ignore_errors=True)

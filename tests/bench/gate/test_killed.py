@@ -37,7 +37,7 @@ def place(tmp_path, monkeypatch):
     monkeypatch.setenv("GATETOY_SETTINGS", str(tmp_path / "settings.json"))
     monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
     (tmp_path / "tmp").mkdir()
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
+    monkeypatch.setattr("bench.temporary._root", lambda: tmp_path / "tmp")
     return folder
 
 
@@ -121,3 +121,14 @@ def test_a_link_is_not_followed(place, tmp_path):
     temporary.tidy("x")
     assert precious.is_dir()
     assert (tmp_path / "settings.json").read_text()
+
+
+def test_a_temporary_folder_that_is_too_deep_for_a_socket(tmp_path, monkeypatch):
+    deep = tmp_path / ("x" * 60)
+    deep.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(deep))
+    folder = temporary.own("deep")
+    assert len(str(folder.path)) < 60
+    os.close(folder.lock)
+    assert temporary.tidy("deep") == 1
+    assert not folder.path.exists()

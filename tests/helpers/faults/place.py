@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from collections import Counter
@@ -52,8 +53,7 @@ class Place:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.mark = folder, uuid.uuid4().hex
-        self.temporary = folder / "tmp"
-        self.temporary.mkdir()
+        self.temporary = Path(tempfile.mkdtemp(prefix="faults-", dir="/tmp"))  # a short one, for sockets
         self.results = folder / "results"
         self.kills = 0
         self.measured = True  # whether there are records to look at in the end
