@@ -1,10 +1,13 @@
 """A gate that is killed with -9: its drivers go with it, and a later gate removes what it could not."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -22,8 +25,18 @@ def git(folder, *words):
 
 
 @pytest.fixture
-def place(tmp_path, monkeypatch):
-    """A checkout with a suite, and a temporary folder of its own for everything that is started there."""
+def temp(monkeypatch):
+    """A temporary folder of its own for everything that is started: a short one, for sockets."""
+    folder = Path(tempfile.mkdtemp(prefix="killed-", dir="/tmp"))
+    monkeypatch.setenv("TMPDIR", str(folder))
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def place(tmp_path, temp, monkeypatch):
+    """A checkout with a suite."""
     folder = tmp_path / "work"
     folder.mkdir()
     git(folder, "init", "--quiet", "--initial-branch", "main")
@@ -35,9 +48,6 @@ def place(tmp_path, monkeypatch):
     paths = (plug_in(tmp_path / "plugs"), ROOT, HERE)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, paths)))
     monkeypatch.setenv("GATETOY_SETTINGS", str(tmp_path / "settings.json"))
-    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
-    (tmp_path / "tmp").mkdir()
-    monkeypatch.setattr("bench.temporary._root", lambda: tmp_path / "tmp")
     return folder
 
 
@@ -53,7 +63,7 @@ def gate(place):
     return subprocess.Popen(command, cwd=place, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def test_its_drivers_die_with_it_and_the_next_gate_tidies_up(place, tmp_path):
+def test_its_drivers_die_with_it_and_the_next_gate_tidies_up(place, temp, tmp_path):
     mine = temporary.own("gate", {"root": str(place), "results": None})  # of a living gate: this process
     git(place, "worktree", "add", "--detach", "--quiet", str(mine.path / "tree"), "main")
     first = gate(place)
@@ -72,13 +82,13 @@ def test_its_drivers_die_with_it_and_the_next_gate_tidies_up(place, tmp_path):
     assert second.returncode in (0, 5), out
     assert "tidied up after 1 gate that had been killed" in out
     assert len(git(place, "worktree", "list").splitlines()) == 2
-    assert {path.name for path in (tmp_path / "tmp").iterdir()} == {mine.path.name, f"{mine.path.name}.lock"}
+    assert {path.name for path in temp.iterdir()} == {mine.path.name, f"{mine.path.name}.lock"}
     assert not killed.exists()  # it held no record
     assert (mine.path / "tree" / "toys.yaml").exists()
     mine.remove()
 
 
-def test_one_that_is_killed_while_it_checks_out(place, tmp_path):
+def test_one_that_is_killed_while_it_checks_out(place, temp, tmp_path):
     """Git knows the worktree before its files are there, and locks it meanwhile."""
     code = (
         "import os, pathlib; from bench import temporary\n"
@@ -90,34 +100,34 @@ def test_one_that_is_killed_while_it_checks_out(place, tmp_path):
     git(place, "worktree", "add", "--lock", "--no-checkout", "--detach", "--quiet", tree, "main")
     assert commits.tidy() == 1
     assert len(git(place, "worktree", "list").splitlines()) == 1
-    assert list((tmp_path / "tmp").iterdir()) == []
+    assert list(temp.iterdir()) == []
 
 
-def test_folders_of_the_living_and_of_others_stay(place, tmp_path):
+def test_folders_of_the_living_and_of_others_stay(place, temp, tmp_path):
     held = temporary.own("x")
     assert held.path.is_dir()
     assert temporary.tidy("x") == 0
-    (tmp_path / "tmp" / "bench-x-foreign").mkdir()  # nobody's: no lock
+    (temp / "bench-x-foreign").mkdir()  # nobody's: no lock
     assert temporary.tidy("x") == 0
     os.close(held.lock)  # as the kernel does when its owner is gone
     (held.path / "file").write_text("left")
     assert temporary.tidy("x") == 1
-    assert [path.name for path in (tmp_path / "tmp").iterdir()] == ["bench-x-foreign"]
+    assert [path.name for path in temp.iterdir()] == ["bench-x-foreign"]
 
 
-def test_a_lock_without_a_folder_or_a_note_is_tidied(place, tmp_path):
-    (tmp_path / "tmp" / "bench-gate-abc.lock").touch()
-    (tmp_path / "tmp" / "bench-gate-def.lock").write_text('{"root": ')
+def test_a_lock_without_a_folder_or_a_note_is_tidied(place, temp, tmp_path):
+    (temp / "bench-gate-abc.lock").touch()
+    (temp / "bench-gate-def.lock").write_text('{"root": ')
     assert commits.tidy() == 2
-    assert list((tmp_path / "tmp").iterdir()) == []
+    assert list(temp.iterdir()) == []
 
 
-def test_a_link_is_not_followed(place, tmp_path):
+def test_a_link_is_not_followed(place, temp, tmp_path):
     precious = tmp_path / "precious"
     precious.mkdir()
-    (tmp_path / "tmp" / "bench-x-abc.lock").touch()
-    (tmp_path / "tmp" / "bench-x-abc").symlink_to(precious)
-    (tmp_path / "tmp" / "bench-x-def.lock").symlink_to(tmp_path / "settings.json")
+    (temp / "bench-x-abc.lock").touch()
+    (temp / "bench-x-abc").symlink_to(precious)
+    (temp / "bench-x-def.lock").symlink_to(tmp_path / "settings.json")
     temporary.tidy("x")
     assert precious.is_dir()
     assert (tmp_path / "settings.json").read_text()
