@@ -7,11 +7,13 @@ keeps its traceback.
 
 from __future__ import annotations
 
+import json
 import os
 import unicodedata
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 EXIT_CODE = 2
 _HEAD, _TAIL = 500, 250  # characters kept of what is longer than both
@@ -29,6 +31,21 @@ def inert(text: str) -> str:
 
 def _escaped(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")
+
+
+def parse_json(text: str | bytes) -> Any:
+    """What ``text`` says. Raises ValueError, one clear line, for whatever is no JSON that can be read.
+
+    Python says RecursionError of a text that is nested too deep, and gives advice on one with a long number.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+    except json.JSONDecodeError:
+        raise
+    except ValueError as error:
+        raise ValueError("a number of too many digits" if "digits" in str(error) else str(error)) from None
 
 
 def there(path: Path | str) -> bool:

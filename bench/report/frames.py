@@ -7,7 +7,6 @@ are whatever the records and the workload's declarations say they are.
 
 from __future__ import annotations
 
-import json
 import zipfile
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +19,7 @@ import pandas as pd
 import yaml
 from numpy.typing import NDArray
 
-from bench.errors import listed
+from bench.errors import listed, parse_json
 from bench.report.columns import parameter_columns, to_frame
 from bench.report.vocabulary import Vocabulary, vocabulary
 from bench.results.record import Record, Status
@@ -243,13 +242,23 @@ def workload_name(folder: Path) -> str | None:
     return None if name is None else str(name)
 
 
+_MOST_BYTES = 2**31  # of one array, unpacked: a stream of half a billion tokens
+
+
 @lru_cache(maxsize=64)
 def _load(path: Path, changed: int, name: str) -> NDArray[Any] | None:
     """One numeric 1-D array of an archive, as stored; ``changed`` makes a rewritten file a new one."""
-    with np.load(path, allow_pickle=False) as archive:
-        if name not in archive.files:
-            return None
-        array = archive[name]
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            if name not in archive.files:
+                return None
+            if archive.zip.getinfo(f"{name}.npy").file_size > _MOST_BYTES:
+                raise ValueError(f"{name} has more than {_MOST_BYTES:,} bytes")
+            array = archive[name]
+    except OSError:
+        raise
+    except Exception as error:  # a damaged archive fails anywhere between zip, zlib and a header's Python
+        raise ValueError(f"damaged: {clean(error, 100) or type(error).__name__}") from error
     return array if array.ndim == 1 and array.dtype.kind in "fiu" else None
 
 
@@ -262,7 +271,7 @@ def _inside(folder: Path, relative: str) -> Path:
 
 def _json(path: Path, notes: list[str]) -> dict[str, Any]:
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:

@@ -17,7 +17,7 @@ from typing import Any
 
 import psutil
 
-from bench.errors import UserError, listed
+from bench.errors import UserError, listed, parse_json, there
 from bench.results.environment import Fingerprint, comparable
 from bench.results.store import ENV, PLAN, clear_errors, write_atomic
 
@@ -35,6 +35,8 @@ class RunFolder:
 
 def run_folders(results: Path, suite: str) -> list[Path]:
     """Folders of all runs of a suite that began properly, newest first."""
+    if not there(results / suite):
+        return []
     folders = (path.parent for path in (results / suite).glob(f"*/{ENV}"))
     return sorted((f for f in folders if _started(f) is not None), key=lambda f: f.name, reverse=True)
 
@@ -122,7 +124,7 @@ def _write_fingerprint(folder: Path, fingerprint: Fingerprint, known: dict[str, 
 def _load(path: Path) -> dict[str, Any]:
     """A JSON object from a run folder; empty if it is not there or not whole."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return data if isinstance(data, dict) else {}
