@@ -14,14 +14,14 @@ from typing import Any
 
 import pytest
 
-from helpers.faults.kinds import KINDS, WEIGHTS
+from helpers.faults.kinds import KINDS, LONG_ONLY, WEIGHTS
 from helpers.faults.place import Place
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     count, seed = metafunc.config.getoption("--faults"), metafunc.config.getoption("--fault-seed")
     if not count:
-        drawn = [(name, 1) for name in KINDS]
+        drawn = [(name, 1) for name in KINDS if name not in LONG_ONLY]
     else:
         chance = random.Random(seed)
         names = chance.choices([*KINDS], [WEIGHTS[name] for name in KINDS], k=count)

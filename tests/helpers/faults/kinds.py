@@ -67,7 +67,7 @@ def _pick(place: Place, wanted: Callable[[psutil.Process], bool]) -> psutil.Proc
                 continue
         return None
 
-    return eventually(find, 5)
+    return eventually(find, 20)
 
 
 # Kills ---------------------------------------------------------------------------------------------
@@ -387,4 +387,61 @@ def one_asset_cache(place: Place, chance: random.Random) -> None:
     files = sorted(str(path.relative_to(cache)) for path in cache.rglob("*") if path.is_file())
     assert files == ["assets/a/x.bin", "assets/p.lock"]
     assert (cache / "assets/a/x.bin").read_bytes() == b"x" * 100_000
+    place.measured = False
+
+
+# The real thing -------------------------------------------------------------------------------------------
+
+LONG_ONLY = ("kill_stream",)  # a run takes seconds
+STREAM = {
+    "suite": "faults",
+    "workload": "stream",
+    "defaults": {"corpus": "file:text.txt", "measure": ["quality"], "threads": 1, "chunk": 48},
+    "grid": {
+        "model": ["bundled:sink-llama/vanilla"],
+        "policy": ["dense", "sink 4+28"],
+        "length": [40, 150, 900],
+    },
+}
+
+
+def _stream(place: Place) -> None:
+    text = " ".join(f"The {i}th storm passed the harbour." for i in range(400))
+    (place.folder / "text.txt").write_text(text)
+    (place.folder / "faults.yaml").write_text(json.dumps(STREAM))
+
+
+def _exact_and_near(place: Place) -> dict[str, dict[str, float | None]]:
+    """Of every cell, newest records: what must be equal whatever happened."""
+    names = ("nll", "nll_post", "scored_tokens", "kv_bytes", "kv_bytes_analytic")
+    found = {record.label: record for record in place.records()}
+    assert {str(record.status) for record in found.values()} == {"ok"}
+    assert {record.conformance["preloaded"] for record in found.values()} == {True}
+    return {label: {n: record.metrics[n].value for n in names} for label, record in found.items()}
+
+
+@lru_cache
+def _undisturbed() -> dict[str, dict[str, float | None]]:
+    with tempfile.TemporaryDirectory() as folder:
+        place = Place(Path(folder))
+        _stream(place)
+        place.run()
+        shutil.rmtree(place.temporary)
+        return _exact_and_near(place)
+
+
+@kind(2)
+def kill_stream(place: Place, chance: random.Random) -> None:
+    """Kill -9 of anybody in a run of a real model, while it imports or measures: the same bits in the end."""
+    expected = _undisturbed()
+    _stream(place)
+    for wanted in chance.sample((is_server, is_child, lambda one: True), 2):
+        run = place.start("--retry-failed")
+        process = _pick(place, wanted)
+        time.sleep(chance.uniform(0, 3))
+        if process is not None:
+            place.kill(process)
+        place.end(run)
+    place.run("--retry-failed")
+    assert _exact_and_near(place) == expected
     place.measured = False
