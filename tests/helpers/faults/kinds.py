@@ -57,7 +57,11 @@ def _whole() -> float:
         return time.monotonic() - begun
 
 
-def _pick(place: Place, wanted: Callable[[psutil.Process], bool]) -> psutil.Process | None:
+def _pick(
+    place: Place, wanted: Callable[[psutil.Process], bool], run: subprocess.Popen[str]
+) -> psutil.Process | None:
+    """A process of ``run`` as soon as there is one; None if it has ended before."""
+
     def find() -> psutil.Process | None:
         for process in place.family():
             try:
@@ -67,7 +71,8 @@ def _pick(place: Place, wanted: Callable[[psutil.Process], bool]) -> psutil.Proc
                 continue
         return None
 
-    return eventually(find, 20)
+    found = eventually(lambda: find() or run.poll() is not None, 20)
+    return found if isinstance(found, psutil.Process) else None
 
 
 # Kills ---------------------------------------------------------------------------------------------
@@ -90,7 +95,7 @@ def kill_child(place: Place, chance: random.Random) -> None:
     """Kill -9 of children of passes."""
     run = place.start()
     for _ in range(2):
-        child = _pick(place, is_child)
+        child = _pick(place, is_child, run)
         time.sleep(chance.uniform(0, 0.15))
         if child is not None:
             place.kill(child)
@@ -106,7 +111,7 @@ def kill_fork_server(place: Place, chance: random.Random) -> None:
     """Kill -9 of the fork server, while it imports or while it serves."""
     run = place.start()
     for _ in range(chance.choice((1, 2))):
-        server = _pick(place, is_server)
+        server = _pick(place, is_server, run)
         time.sleep(chance.uniform(0, 0.3))
         if server is not None:
             place.kill(server)
@@ -158,7 +163,7 @@ def _gate_after(place: Place, chance: random.Random, wanted: Callable[[psutil.Pr
     """A gate of which a process is killed, and another one that must end as if nothing had been."""
     _repository(place)
     first = _gate(place)
-    process = _pick(place, wanted)
+    process = _pick(place, wanted, first)
     time.sleep(chance.uniform(0, 1.5))
     if process is not None:
         place.kill(process)
@@ -228,7 +233,7 @@ def stubborn_child(place: Place, chance: random.Random) -> None:
         place.end(run, 3)
         assert [r.reason for r in place.records()] == ["timed out after 1 s"]
     else:
-        _pick(place, is_child)
+        _pick(place, is_child, run)
         run.send_signal(signal.SIGINT)
         place.end(run, 130, 3)
     assert eventually(lambda: not list(place.family()), 10)
@@ -437,7 +442,7 @@ def kill_stream(place: Place, chance: random.Random) -> None:
     _stream(place)
     for wanted in chance.sample((is_server, is_child, lambda one: True), 2):
         run = place.start("--retry-failed")
-        process = _pick(place, wanted)
+        process = _pick(place, wanted, run)
         time.sleep(chance.uniform(0, 3))
         if process is not None:
             place.kill(process)
