@@ -38,7 +38,7 @@ ROOT = Path(__file__).parents[2]
 SUITES = [
     path.read_bytes() for path in sorted((ROOT / "suites").glob("*.yaml")) if path.stat().st_size < 4000
 ]
-EXAMPLES = int(os.environ.get("FUZZ", 60))
+EXAMPLES = int(os.environ.get("FUZZ", 30))
 TOLD = 8000  # characters of an error, at most: some ten sentences
 
 fuzz = settings(
