@@ -15,14 +15,11 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "advantages": ("auto", "group", "prompt", "batch"),
     "log_prob_reduction": ("mean", "sum"),
     "mixed_precision": ("no", "fp16", "bf16"),
-    "sample_kernel": ("ddim", "flow-sde", "dance-sde", "cps"),
-    "sample_sde_order": ("fixed", "progressive", "random"),
 }
 COUNTS = (
     "sample_batch_size sample_num_batches_per_epoch train_batch_size train_gradient_accumulation_steps "
     "train_num_inner_epochs per_prompt_stat_tracking_buffer_size per_prompt_stat_tracking_min_count "
-    "samples_per_prompt lora_rank save_freq num_checkpoint_limit max_workers sample_sde_stride "
-    "sample_sde_every"
+    "samples_per_prompt lora_rank save_freq num_checkpoint_limit max_workers"
 ).split()
 POSITIVE = (
     "train_learning_rate train_adam_epsilon train_max_grad_norm train_adv_clip_max train_clip_range "
@@ -43,7 +40,6 @@ def check(config: Settings) -> None:
         if not (_real(value) and value > 0):
             raise ValueError(f"{name} must be a positive number, not {value!r}")
     _sampling(config)
-    _window(config)
     _training(config)
     _ours(config)
     _batches(config)
@@ -86,8 +82,8 @@ def _sampling(config: Settings) -> None:
         raise ValueError(f"sample_eta must lie in (0, 1], not {eta!r}")
     if eta == 0:
         raise ValueError(
-            f"sample_eta 0 makes {config.sample_kernel} deterministic, and the log-probability of a "
-            f"deterministic step is undefined; use eta {'0.7' if config.flow else '1.0'}"
+            "sample_eta 0 makes DDIM deterministic, and the log-probability of a deterministic step is "
+            "undefined; use eta 1.0"
         )
     if not _real(scale) or scale < 1:
         raise ValueError(f"sample_guidance_scale must be at least 1 (1 = no guidance), not {scale!r}")
@@ -95,37 +91,6 @@ def _sampling(config: Settings) -> None:
         raise ValueError(
             f"train_cfg false under sample_guidance_scale {scale:g} learns from another policy than the one "
             f"that drew the samples, so no importance ratio is right; use train_cfg true, or guidance 1"
-        )
-
-
-def _window(config: Settings) -> None:
-    """Which steps of a flow are stochastic."""
-    _whole("sample_sde_first", config.sample_sde_first, 0)
-    if config.sample_shift is not None and not (_real(config.sample_shift) and config.sample_shift > 0):
-        raise ValueError(f"sample_shift must be a positive number, not {config.sample_shift!r}")
-    size, first, steps = config.sample_sde_window, config.sample_sde_first, config.sample_num_steps
-    if not config.flow:
-        if size is not None or first or config.sample_shift is not None or config.sample_sde_order != "fixed":
-            raise ValueError(
-                "sample_shift and sample_sde_… are for flow models; with sample_kernel 'ddim' every "
-                "denoising step is stochastic (for fewer to learn from: train_skip_last_steps)"
-            )
-        return
-    if config.engine == "trl":
-        raise ValueError(
-            f"TRL's engine knows DDIM alone; for sample_kernel '{config.sample_kernel}' use native"
-        )
-    if size is not None:
-        _whole("sample_sde_window", size, 1)
-    if first + (size or 1) > steps or (size is None and first):
-        raise ValueError(
-            f"an SDE window of {size or steps} denoising steps from step {first} on reaches beyond the "
-            f"{steps} there are; use sample_sde_window {max(1, steps - first)} or fewer"
-        )
-    if not config.learnable(0):
-        raise ValueError(
-            f"the SDE window {config.window(0).start} to {config.window(0).stop - 1} lies in the last "
-            f"{config.train_skip_last_steps} denoising steps, which train_skip_last_steps leaves out"
         )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from ddposink.ddpo import checks
 from ddposink.ddpo.config import DDPOConfig
 from ddposink.ddpo.protocol import Engine, Pipeline, Prompts, RewardFunction
-from ddposink.models.pipeline_kinds import FLOW, TRAINED, refused_class, refused_scheduler, refused_unet
+from ddposink.models.pipeline_kinds import TRAINED, refused_class, refused_scheduler, refused_unet
 
 
 def make_engine(config: DDPOConfig, pipeline: Pipeline, reward: RewardFunction, prompts: Prompts) -> Engine:
@@ -24,10 +24,7 @@ def make_engine(config: DDPOConfig, pipeline: Pipeline, reward: RewardFunction, 
 
     checks.check_prompts(prompts)
     check_pipeline(pipeline)
-    if (kind := flow_model(pipeline)) != config.flow:
-        raise ValueError(kernel_refused(config, kind))
-    if not kind:
-        check_signal(pipeline.scheduler, config.sample_num_steps)
+    check_signal(pipeline.scheduler, config.sample_num_steps)
     prompts = prompts if callable(prompts) else list(prompts)
     if not callable(prompts):
         _warn_of_prompts_alike(pipeline.tokenizer, prompts)
@@ -52,33 +49,9 @@ def _warn_of_prompts_alike(tokenizer: Any, prompts: Sequence[str]) -> None:
         )
 
 
-def flow_model(pipeline: Any) -> bool:
-    """Whether ``pipeline`` is a flow model's."""
-    return FLOW in (kind.__name__ for kind in type(pipeline).__mro__)
-
-
-def kernel_refused(config: DDPOConfig, flow: bool) -> str:
-    """What is wrong with ``config.sample_kernel`` for a pipeline that is a flow model, or is none."""
-    if flow:
-        return (
-            f"sample_kernel '{config.sample_kernel}' is for models with a noise schedule, and this is a flow "
-            f"model: use flow-sde (with sample_eta 0.7), dance-sde (0.3) or cps (0.8)"
-        )
-    return (
-        f"sample_kernel '{config.sample_kernel}' is for flow models; this one has a schedule of noise: ddim"
-    )
-
-
 def check_pipeline(pipeline: Pipeline) -> None:
     """Raise ValueError, naming what it is, unless ``pipeline`` is one that the engines train."""
     kinds = [kind.__name__ for kind in type(pipeline).__mro__]
-    if FLOW in kinds:
-        if not hasattr(pipeline, "text_rows"):
-            raise ValueError(
-                f"a plain {FLOW} does not answer the engine's calls: load it with "
-                f"ddposink.models.diffusion.load_pipeline"
-            )
-        return
     if "DiffusionPipeline" in kinds and TRAINED not in kinds:
         raise ValueError(f"the pipeline is {refused_class(kinds[0])}")
     for part in ("unet", "vae", "text_encoder", "tokenizer", "scheduler"):

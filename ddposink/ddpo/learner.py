@@ -42,15 +42,14 @@ class Pairs:
         return Pairs(self.sample.to(device), self.step.to(device))
 
 
-def updates(config: DDPOConfig, device: torch.device, step: int = 0) -> Iterator[Pairs]:
-    """The pairs of every update of training step ``step``, in TRL's order, drawn from the global generator.
+def updates(config: DDPOConfig, device: torch.device) -> Iterator[Pairs]:
+    """The pairs of every update of one training step, in TRL's order, drawn from the global generator.
 
     Samples are shuffled anew in each inner epoch, and the denoising steps of each sample on their own; the
     first ``num_train_timesteps`` of them are learnt from. Lazily: an inner epoch draws when it begins.
     """
     count, learnt = config.samples_per_epoch, config.num_train_timesteps
-    learnable = torch.tensor(config.learnable(step))
-    steps = len(learnable)
+    steps = config.sample_num_steps - config.train_skip_last_steps
     samples, order = torch.arange(count), torch.arange(steps).repeat(count, 1)
     per_update = config.train_batch_size * config.train_gradient_accumulation_steps
     for _ in range(config.train_num_inner_epochs):
@@ -60,7 +59,7 @@ def updates(config: DDPOConfig, device: torch.device, step: int = 0) -> Iterator
         order = order.gather(1, times)
         for start in range(0, count, per_update):
             rows = slice(start, start + per_update)
-            chosen = learnable[order[rows, :learnt]]
+            chosen = order[rows, :learnt]
             yield Pairs(samples[rows, None].expand_as(chosen).flatten(), chosen.flatten())
 
 

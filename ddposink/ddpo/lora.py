@@ -22,10 +22,9 @@ WEIGHTS = "pytorch_lora_weights.safetensors"  # the file as diffusers names it
 
 def freeze(pipeline: Any, half: torch.dtype, lora_only: bool) -> None:
     """Nothing but the policy has gradients, and what is only used for inference may be in half precision."""
-    encoders = [getattr(pipeline, f"text_encoder{n}", None) for n in ("", "_2", "_3")]
     for part, dtype in (
         (pipeline.vae, half),
-        *((encoder, half) for encoder in encoders if encoder is not None),
+        (pipeline.text_encoder, half),
         (pipeline.unet, half if lora_only else torch.float32),
     ):
         part.requires_grad_(False).eval()
@@ -142,27 +141,24 @@ def export(pipeline: Any, config: DDPOConfig, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     unet = pipeline.unet
     if not config.use_lora:
-        unet.save_pretrained(folder / part(pipeline), safe_serialization=True)
+        unet.save_pretrained(folder / "unet", safe_serialization=True)
         return
     export_layers(pipeline, folder)
-
-
-def part(pipeline: Any) -> str:
-    """What the denoiser is called in the pipeline's folder and files."""
-    return "transformer" if getattr(pipeline, "transformer", None) is not None else "unet"
 
 
 def export_layers(pipeline: Any, folder: Path) -> None:
     """Write the LoRA layers alone, ``pytorch_lora_weights.safetensors``."""
     from peft.utils import get_peft_model_state_dict
 
-    name, kind = adapter(pipeline.unet), part(pipeline)
+    name = adapter(pipeline.unet)
     settings = pipeline.unet.peft_config[name].to_dict()
-    # Sorted, as the order of a set differs from process to process and with it the file.
-    settings = {k: sorted(v) if isinstance(v, set) else v for k, v in settings.items()}
-    layers = get_peft_model_state_dict(pipeline.unet, adapter_name=name)
-    named = {f"{kind}_lora_layers": layers, f"{kind}_lora_adapter_metadata": settings}
-    pipeline.save_lora_weights(folder, safe_serialization=True, **named)
+    pipeline.save_lora_weights(
+        folder,
+        unet_lora_layers=get_peft_model_state_dict(pipeline.unet, adapter_name=name),
+        # Sorted, as the order of a set differs from process to process and with it the file.
+        unet_lora_adapter_metadata={k: sorted(v) if isinstance(v, set) else v for k, v in settings.items()},
+        safe_serialization=True,
+    )
     sort_header(folder / WEIGHTS)
 
 
@@ -229,8 +225,7 @@ def _put(unet: Any, values: dict[str, Tensor]) -> None:
 def fingerprint(unet: Any) -> str:
     """What tells one base from another, cheaply: a hash of the first and the last layer in half precision."""
     digest = hashlib.sha256()
-    flow = hasattr(unet, "proj_out")
-    for layer in (unet.pos_embed.proj, unet.proj_out) if flow else (unet.conv_in, unet.conv_out):
+    for layer in (unet.conv_in, unet.conv_out):
         weight = layer.weight.detach().to("cpu", torch.bfloat16).view(torch.int16).numpy()
         digest.update(weight.tobytes())
     return digest.hexdigest()[:16]

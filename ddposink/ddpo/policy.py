@@ -104,8 +104,6 @@ class Texts:
 
     @torch.no_grad()
     def _encode(self, prompt: str) -> Tensor:
-        if hasattr(self._pipeline, "text_rows"):  # of a flow model, tokens and pooled text in one
-            return self._pipeline.text_rows(prompt)
         encoder = self._pipeline.text_encoder
         ids = tokens(self._pipeline.tokenizer, [prompt])
         return encoder(ids.to(encoder.device))[0][0]

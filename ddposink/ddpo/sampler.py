@@ -103,8 +103,7 @@ def pictures(pipeline: Any, latents: Tensor) -> Tensor:
     vae = pipeline.vae
     rows = decoded_at_once(latents, len(vae.config.block_out_channels))
     found = []
-    shift = vae.config.get("shift_factor") or 0.0
-    for some in (latents / vae.config.scaling_factor + shift).to(vae.dtype).split(rows):
+    for some in (latents / vae.config.scaling_factor).to(vae.dtype).split(rows):
         decoded = vae.decode(some, return_dict=False)[0]
         found.append((decoded.float() * 0.5 + 0.5).clamp(0, 1))
     return torch.cat(found)

@@ -40,7 +40,6 @@ class DenoisingSchedule:
     noise_latents: Tensor
     noise_output: Tensor
     of_clean: Tensor
-    deterministic: bool = False  # some steps have σ = 0: no density, a log-probability of zero
 
     def __len__(self) -> int:
         return len(self.timesteps)
@@ -58,16 +57,7 @@ class DenoisingSchedule:
         self, step: int | Tensor, mean: Tensor, following: Tensor, reduction: str = "mean"
     ) -> Tensor:
         """Log-density (B,) of the ``following`` latents; per dimension on average (TRL's), or the sum."""
-        if self.deterministic:
-            moves = self.sigma[step] > 0
-            sigma = torch.where(self.sigma > 0, self.sigma, 1)
-            return torch.where(moves, self._density(step, mean, following, sigma, reduction), 0)
-        return self._density(step, mean, following, self.sigma, reduction)
-
-    def _density(
-        self, step: int | Tensor, mean: Tensor, following: Tensor, sigma: Tensor, reduction: str
-    ) -> Tensor:
-        scaled = ((following - mean) / _row(sigma, step)).flatten(1)
+        scaled = ((following - mean) / _row(self.sigma, step)).flatten(1)
         squares = scaled.square()
         if reduction == "sum":
             return -0.5 * squares.sum(1) - squares.shape[1] * self.log_scale[step]

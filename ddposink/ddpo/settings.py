@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,15 +62,6 @@ class Settings:
     lora_rank: int = 4
     lora_alpha: float = 4.0
     lora_targets: tuple[str, ...] = ("to_k", "to_q", "to_v", "to_out.0")
-    sample_kernel: Literal["ddim", "flow-sde", "dance-sde", "cps"] = "ddim"  # see `ddposink.ddpo.flow`
-    sample_shift: float | None = None  # of a flow's times towards noise; None: the pipeline's own
-    sample_sde_window: int | None = None  # denoising steps that are stochastic in a flow; None: all
-    sample_sde_first: int = 0  # the first of them
-    sample_sde_order: Literal["fixed", "progressive", "random"] = (
-        "fixed"  # where the window goes, see `window`
-    )
-    sample_sde_stride: int = 1  # denoising steps by which a progressive window moves
-    sample_sde_every: int = 1  # training steps after which it moves
     samples_per_prompt: int = 1  # drawn in a row: a group
     advantages: Literal["auto", "group", "prompt", "batch"] = "auto"  # compared with whom, see `compares`
     share_initial_noise: bool = False  # the samples of such a group start from the same latents, see below
@@ -116,32 +106,7 @@ class Settings:
     @property
     def num_train_timesteps(self) -> int:
         """Denoising steps of each sample that are learnt from."""
-        return int(len(self.learnable(0)) * self.train_timestep_fraction)
-
-    @property
-    def flow(self) -> bool:
-        """Whether the pipeline is a flow model's."""
-        return self.sample_kernel != "ddim"
-
-    def window(self, step: int) -> range:
-        """Denoising steps that are stochastic in training step ``step`` (from 0): MixGRPO's window.
-
-        ``fixed`` stays; ``progressive`` moves by the stride every so many training steps and begins anew
-        where it would leave the trajectory; ``random`` begins anywhere, drawn from seed and step alone.
-        """
-        size = self.sample_sde_window or self.sample_num_steps
-        places = self.sample_num_steps - self.train_skip_last_steps - size - self.sample_sde_first + 1
-        moves, offset = step // self.sample_sde_every, 0
-        if self.sample_sde_order == "progressive":
-            offset = self.sample_sde_stride * (moves % (1 + (max(places, 1) - 1) // self.sample_sde_stride))
-        elif self.sample_sde_order == "random":
-            offset = random.Random(f"{self.seed}:{moves}").randrange(max(places, 1))
-        return range(self.sample_sde_first + offset, self.sample_sde_first + offset + size)
-
-    def learnable(self, step: int) -> list[int]:
-        """Denoising steps to learn from in training step ``step``: those with a density, last ones off."""
-        end = self.sample_num_steps - self.train_skip_last_steps
-        return [one for one in self.window(step) if one < end]
+        return int((self.sample_num_steps - self.train_skip_last_steps) * self.train_timestep_fraction)
 
     @property
     def guided(self) -> bool:

@@ -19,7 +19,6 @@ from torch import Tensor
 from ddposink.ddpo import lora
 from ddposink.ddpo.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from ddposink.ddpo.config import DDPOConfig
-from ddposink.ddpo.flow import make_flow_schedule
 from ddposink.ddpo.layout import latent_shape, make_layout
 from ddposink.ddpo.learner import Learner, updates
 from ddposink.ddpo.merged import MergedLora
@@ -28,7 +27,7 @@ from ddposink.ddpo.protocol import DivergedError, Pipeline, Prompts, RewardFunct
 from ddposink.ddpo.randomness import PromptSource, Randomness
 from ddposink.ddpo.ranks import Ranks
 from ddposink.ddpo.sampler import Draw, Trajectories, rewards, sample
-from ddposink.ddpo.schedule import DenoisingSchedule, make_schedule
+from ddposink.ddpo.schedule import make_schedule
 from ddposink.ddpo.stats import make_comparison
 from ddposink.devices import keep_freed_pages
 
@@ -61,7 +60,9 @@ class NativeEngine:
             unet.enable_gradient_checkpointing()
         self._policy = DenoisingPolicy(
             unet=torch.compile(unet, dynamic=False) if config.compile else unet,
-            schedule=self._schedule(),
+            schedule=make_schedule(
+                pipeline.scheduler, config.sample_num_steps, config.sample_eta, self._device
+            ),
             scale=config.sample_guidance_scale,
             dtype=half if config.use_lora else torch.float32,
             autocast=None if config.use_lora or half == torch.float32 else half,
@@ -129,23 +130,8 @@ class NativeEngine:
                 deviation.append(((log_prob - found.log_probs[step]).exp() - 1).abs().max())
         return torch.stack(deviation).cpu()
 
-    def _schedule(self) -> DenoisingSchedule:
-        """The table of the coming training step: an SDE window may move."""
-        config = self.config
-        if not config.flow:
-            return make_schedule(
-                self.pipeline.scheduler, config.sample_num_steps, config.sample_eta, self._device
-            )
-        shift = config.sample_shift or float(self.pipeline.scheduler.config.shift)
-        window = config.window(self.step)
-        return make_flow_schedule(
-            config.sample_num_steps, shift, config.sample_kernel, config.sample_eta, window, self._device
-        )
-
     def _train(self) -> StepLog:
         begun = time.perf_counter()
-        if self.config.sample_sde_order != "fixed":
-            self._policy.schedule = self._schedule()
         found = self._sample(self.config.sample_num_batches_per_epoch, self.config.keep_sampling_graph)
         everybodys, mine = self._judge(found)
         sampled = time.perf_counter()
@@ -198,7 +184,7 @@ class NativeEngine:
         values = torch.stack(
             [
                 self._learner.update(found, mine, pairs, self._layout.learning)
-                for pairs in updates(self.config, self._device, self.step)
+                for pairs in updates(self.config, self._device)
             ]
         )
         self.pipeline.unet.eval()

@@ -20,7 +20,7 @@ from ddposink.assets.emoji import load_emoji
 from ddposink.errors import Unavailable, suggest
 
 STAGES = ("vae", "decoder", "unet")
-FLOW, EXPORT_FLOW = "flow", "export-flow"  # another pipeline, on the first as shipped: not part of ``all``
+FLOW = "flow"  # another pipeline, on what the first left: not part of ``all``
 EXPORT = "export"
 REPORT_EVERY = 250  # steps, where the output is no terminal
 
@@ -40,7 +40,7 @@ def main(
     """Train a small Stable Diffusion on emoji; goes on where it was cut off."""
     import torch
 
-    names = (*STAGES, EXPORT, "all", FLOW, EXPORT_FLOW)
+    names = (*STAGES, EXPORT, "all", FLOW)
     if what not in names:
         raise typer.BadParameter(f"unknown stage '{what}'{suggest(what, names)}; known: {', '.join(names)}")
     if steps is not None and what not in (*STAGES, FLOW):
@@ -49,8 +49,7 @@ def main(
     folder = out or cache_dir() / ("tiny-small" if small else "tiny")
     stages = (*STAGES, EXPORT) if what == "all" else (what,)
     try:
-        name = "emoji-sd3" if what == EXPORT_FLOW else "emoji-sd"
-        _run(stages, folder, target or folder / name, small, steps)
+        _run(stages, folder, target or folder / "emoji-sd", small, steps)
     except (ValueError, Unavailable) as error:
         raise typer.BadParameter(str(error)) from error
 
@@ -64,12 +63,10 @@ def _run(stages: Sequence[str], folder: Path, target: Path, small: bool, steps: 
     emoji = load_emoji()
     for stage in stages:
         _check_needed(stage, folder)
-        if stage in (EXPORT, EXPORT_FLOW):
+        if stage == EXPORT:
             from ddposink.embedded.pipeline.export import export
-            from ddposink.embedded.pipeline.export_flow import export_flow
 
-            write = export if stage == EXPORT else export_flow
-            for name, value in write(emoji, recipes, folder, target, quick=small).items():
+            for name, value in export(emoji, recipes, folder, target, quick=small).items():
                 console.print(f"{name}: {value:.1f}", highlight=False)
             console.print(f"written: {target}", highlight=False, soft_wrap=True)
             continue
@@ -81,7 +78,7 @@ def _run(stages: Sequence[str], folder: Path, target: Path, small: bool, steps: 
 
 def _check_needed(stage: str, folder: Path) -> None:
     """Raise ValueError if a stage that comes before has left nothing."""
-    before = {"vae": (), FLOW: (), EXPORT_FLOW: (FLOW,), EXPORT: STAGES}.get(stage, ("vae",))
+    before = {"vae": (), FLOW: (), EXPORT: STAGES}.get(stage, ("vae",))
     for name in before:
         if not (folder / f"{name}.safetensors").is_file():
             raise ValueError(

@@ -8,9 +8,7 @@ import torch
 from torch import Tensor
 
 from ddposink.ddpo import Engine
-from ddposink.ddpo.flow import make_flow_schedule
 from ddposink.ddpo.layout import latent_shape
-from ddposink.ddpo.policy import DenoisingPolicy
 from ddposink.ddpo.schedule import float32_eta
 from ddposink.evaluation.diversity import frobenius_norm, gaussian_kl
 from ddposink.evaluation.scores import Evaluator, ddim, generator
@@ -22,10 +20,8 @@ def kl_per_step(engine: Engine, evaluator: Evaluator, denoising_steps: int, pict
 
     At every noisy picture both models propose a Gaussian of the same variance; the step then follows the
     tuned one. Steps whose variance is zero (the last one of some schedules) have no divergence and do not
-    count. A flow model's path is its kernel's, stochastic in every step.
+    count.
     """
-    if evaluator.flow is not None:
-        return _flow_kl(engine, evaluator, denoising_steps, pictures)
     pipeline = evaluator.pipeline
     planned = evaluator.plan()[:pictures]
     noise = [generator(prompt, seed) for prompt, seed in planned]
@@ -48,32 +44,6 @@ def kl_per_step(engine: Engine, evaluator: Evaluator, denoising_steps: int, pict
             if std > 0:
                 found.append(gaussian_kl(tuned, base, std).mean())
             latents = tuned
-    return float(torch.stack(found).mean())
-
-
-def _flow_kl(engine: Engine, evaluator: Evaluator, denoising_steps: int, pictures: int) -> float:
-    """b²‖Δv‖²/2s² of every step, in the mean."""
-    pipeline, flow, device = evaluator.pipeline, evaluator.flow, evaluator.pipeline.unet.device
-    assert flow is not None
-    planned = evaluator.plan()[:pictures]
-    noise = [generator(prompt, seed) for prompt, seed in planned]
-    rows = [pipeline.text_rows(prompt) for prompt, _ in planned]
-    if evaluator.guidance > 1:
-        rows = [pipeline.text_rows(evaluator.negative(seed)) for _, seed in planned] + rows
-    text = torch.stack(rows)
-    every = range(denoising_steps)
-    table = make_flow_schedule(denoising_steps, flow.shift, flow.kernel, evaluator.eta, every, device)
-    policy = DenoisingPolicy(pipeline.unet, table, evaluator.guidance, text.dtype, evaluator.autocast)
-    latents = _normal(noise, latent_shape(pipeline.unet), text)
-    found = []
-    for step in every:
-        tuned = policy.mean(step, latents, text)
-        with engine.base():
-            base = policy.mean(step, latents, text)
-        sigma = float(table.sigma[step])
-        if sigma > 0:
-            found.append(gaussian_kl(tuned, base, sigma).mean())
-        latents = tuned + sigma * _normal(noise, latent_shape(pipeline.unet), text)
     return float(torch.stack(found).mean())
 
 

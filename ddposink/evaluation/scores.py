@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddposink.ddpo.flow import flow_times
 from ddposink.ddpo.schedule import float32_eta
 
 Scorer = Callable[[Tensor, list[str]], Tensor]
@@ -44,28 +43,19 @@ class Pictures:
 
 
 @dataclass(frozen=True)
-class FlowSampling:
-    """How a flow model is sampled in training; see `ddposink.ddpo.flow`."""
-
-    kernel: str
-    shift: float
-
-
-@dataclass(frozen=True)
 class Evaluator:
     """How pictures are drawn; see `draw`. ``autocast`` is a dtype for the UNet or None.
 
     The seeds of a prompt take the ``negatives`` in turn, as the samples of a training batch do.
     """
 
-    pipeline: Any  # StableDiffusionPipeline, or a FlowPipeline
+    pipeline: Any  # StableDiffusionPipeline
     prompts: tuple[str, ...]
     seeds: int
     guidance: float
     eta: float
     autocast: torch.dtype | None = None
     negatives: tuple[str, ...] = ("",)
-    flow: FlowSampling | None = None  # of a flow model: how it is sampled in training
 
     def plan(self) -> list[tuple[str, int]]:
         """(prompt, seed) of every picture."""
@@ -77,13 +67,8 @@ class Evaluator:
 
     @torch.no_grad()
     def draw(self, denoising_steps: int, limit: int | None = None) -> Pictures:
-        """All pictures (or the first ``limit``) through the stock pipeline with a DDIM scheduler.
-
-        A flow model draws by its ODE, whatever kernel it was trained with, as the papers evaluate.
-        """
+        """All pictures (or the first ``limit``) through the stock pipeline with a DDIM scheduler."""
         planned = self.plan()[:limit]
-        if self.flow is not None:
-            return self._by_ode(planned, flow_times(denoising_steps, self.flow.shift))
         images = []
         with ddim(self.pipeline), self.precision():
             for at in range(0, len(planned), BATCH):
@@ -99,17 +84,6 @@ class Evaluator:
                         output_type="pt",
                     ).images.float().cpu()
                 )  # fmt: skip
-        return Pictures(torch.cat(images).clamp(0, 1), [prompt for prompt, _ in planned])
-
-    def _by_ode(self, planned: list[tuple[str, int]], times: Tensor) -> Pictures:
-        images = []
-        with self.precision():
-            for at in range(0, len(planned), BATCH):
-                part = planned[at : at + BATCH]
-                prompts, negatives = [p for p, _ in part], [self.negative(seed) for _, seed in part]
-                noise = [generator(prompt, seed) for prompt, seed in part]
-                drawn = self.pipeline.drawn(prompts, negatives, times, self.guidance, noise)
-                images.append(drawn.float().cpu())
         return Pictures(torch.cat(images).clamp(0, 1), [prompt for prompt, _ in planned])
 
     def precision(self) -> Any:

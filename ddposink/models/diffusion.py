@@ -15,14 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from ddposink.assets import hub
 from ddposink.errors import suggest
-from ddposink.models.pipeline_kinds import FLOW, refused_class, refused_flow, refused_scheduler, refused_unet
+from ddposink.models.pipeline_kinds import refused_class, refused_scheduler, refused_unet
 from ddposink.models.pipeline_shapes import SHAPES, random_parts
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
-DATA = Path(__file__).parents[1] / "data"
-EMBEDDED = {"emoji-sd": DATA / "emoji-sd", "emoji-sd3": DATA / "emoji-sd3"}
+EMBEDDED = {"emoji-sd": Path(__file__).parents[1] / "data" / "emoji-sd"}
 DTYPES = ("float32", "bfloat16", "float16")
 # What a Stable Diffusion pipeline is made of, and the classes that can be fine-tuned here.
 PARTS = {
@@ -32,31 +31,16 @@ PARTS = {
     "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast"),
     "scheduler": (),  # any: its noise schedule is what DDIM needs
 }
-FLOW_PARTS = {
-    "transformer": ("SD3Transformer2DModel",),
-    "vae": ("AutoencoderKL",),
-    "text_encoder": ("CLIPTextModelWithProjection",),
-    "text_encoder_2": ("CLIPTextModelWithProjection",),
-    "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast"),
-    "tokenizer_2": ("CLIPTokenizer", "CLIPTokenizerFast"),
-    "scheduler": ("FlowMatchEulerDiscreteScheduler",),
-}
-# Stable Diffusion 3's third encoder is often left out; it is used where it is there.
-FLOW_OPTIONAL = {"text_encoder_3": ("T5EncoderModel",), "tokenizer_3": ("T5TokenizerFast", "T5Tokenizer")}
 WEIGHTS = {
     "unet": "diffusion_pytorch_model",
-    "transformer": "diffusion_pytorch_model",
     "vae": "diffusion_pytorch_model",
     "text_encoder": "model",
-    "text_encoder_2": "model",
-    "text_encoder_3": "model",
 }
 CONFIGURED = ("unet", "vae", "text_encoder", "scheduler")
-FLOW_CONFIGURED = ("transformer", "vae", "scheduler")
 CONFIGS = {"scheduler": "scheduler_config.json"}
 FILES = ("*.json", "*.txt", "*.safetensors")
 UNWANTED = ["*.fp16.*", "*.non_ema.*", "*flax*", "*openvino*"]
-FORMS = "emoji-sd, emoji-sd3, path:DIR, ORG/NAME@COMMIT or random:sd15"
+FORMS = "emoji-sd, path:DIR, ORG/NAME@COMMIT or random:sd15"
 
 
 @dataclass(frozen=True)
@@ -102,13 +86,6 @@ class PipelineRef:
             return EMBEDDED[self.name]
         return Path(self.name) if self.kind == "path" else None
 
-    @property
-    def flow(self) -> bool | None:
-        """Whether it is a flow model; None where that is known only once it has been fetched from the hub."""
-        if self.kind == "random":
-            return "transformer" in SHAPES[self.name.removeprefix("random:")]
-        return None if self.folder is None else _is_flow(_index(self.folder))
-
     def identity(self) -> dict[str, str]:
         """What the name refers to: revision, shape or sha256 of the files. No torch, no network."""
         if self.kind == "hub":
@@ -124,8 +101,7 @@ class PipelineRef:
 def load_pipeline(ref: PipelineRef, dtype: str = "float32", device: str = "cpu") -> StableDiffusionPipeline:
     """The pipeline in eval mode without gradients, with a DDIM scheduler and no safety checker.
 
-    A flow model comes as a `FlowPipeline` with its own scheduler. Raises ValueError for a directory that is
-    no such pipeline, Unavailable if weights cannot be had here.
+    Raises ValueError for a directory that is no such pipeline, Unavailable if weights cannot be had here.
     """
     import torch
     from diffusers import StableDiffusionPipeline
@@ -139,51 +115,21 @@ def load_pipeline(ref: PipelineRef, dtype: str = "float32", device: str = "cpu")
         folder = ref.folder or snapshot(ref.name, ref.revision or "")
         check_folder(folder)
         parts = _load_parts(folder, torch_dtype)
-    for name in WEIGHTS.keys() & parts.keys():
-        if parts[name] is not None:
-            parts[name].eval().requires_grad_(False)
-    pipeline: Any
-    if "transformer" in parts:
-        pipeline = _flow_pipeline(parts, embedded=ref.kind == "embedded")
-    else:
-        unused = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
-        pipeline = StableDiffusionPipeline(**parts, **unused)
+    for name in WEIGHTS:
+        parts[name].eval().requires_grad_(False)
+    unused = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+    pipeline: Any = StableDiffusionPipeline(**parts, **unused)
     pipeline.to(device)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
 
-def _flow_pipeline(parts: dict[str, Any], *, embedded: bool) -> Any:
-    from ddposink.models.flow_pipeline import FlowPipeline, packed
-
-    absent = {name: None for name in FLOW_OPTIONAL if name not in parts}
-    pipeline = FlowPipeline(**parts, **absent)
-    packed(pipeline.transformer)
-    if embedded:
-        pipeline.absent_tokens = (
-            0  # it was trained with and without zeros for T5; without is four times faster
-        )
-    return pipeline
-
-
 def check_folder(folder: Path) -> None:
     """Raise ValueError in one line unless ``folder`` holds a Stable Diffusion pipeline with safetensors."""
-    index = _index(folder)
-    for name, classes in _parts(index).items():
-        _check_part(folder, name, classes, index.get(name))
-    _check_settings(folder, index)
-
-
-def _is_flow(index: dict[str, Any]) -> bool:
-    return index["_class_name"] == FLOW
-
-
-def _parts(index: dict[str, Any]) -> dict[str, tuple[str, ...]]:
-    """The parts that a pipeline with this index must have, and their classes."""
-    if not _is_flow(index):
-        return dict(PARTS)
-    third = index.get("text_encoder_3")
-    return FLOW_PARTS | (FLOW_OPTIONAL if isinstance(third, list) and third[1:] != [None] else {})
+    parts = _index(folder)
+    for name, classes in PARTS.items():
+        _check_part(folder, name, classes, parts.get(name))
+    _check_settings(folder, parts)
 
 
 def check_kind(folder: Path) -> None:
@@ -207,11 +153,6 @@ def _index(folder: Path) -> dict[str, Any]:
 
 
 def _check_settings(folder: Path, parts: dict[str, Any]) -> None:
-    if _is_flow(parts):
-        found = [_settings(folder / name / CONFIGS.get(name, "config.json")) for name in FLOW_CONFIGURED]
-        if why := refused_flow(*found):
-            raise ValueError(f"'{folder}' has {why}")
-        return
     settings = {name: _settings(folder / name / CONFIGS.get(name, "config.json")) for name in CONFIGURED}
     if why := refused_unet(settings["unet"], settings["vae"], settings["text_encoder"]):
         raise ValueError(f"'{folder}' has {why}")
@@ -255,36 +196,30 @@ def _has_weights(part: Path, stem: str) -> bool:
 
 
 def _load_parts(folder: Path, dtype: Any) -> dict[str, Any]:
-    import diffusers
-    import transformers
+    from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
     from safetensors import SafetensorError
+    from transformers import CLIPTextModel, CLIPTokenizer
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    index, parts = _index(folder), {}
+    common = {"use_safetensors": True, "local_files_only": True, "output_loading_info": True}
+    loaders = {
+        "unet": lambda part: UNet2DConditionModel.from_pretrained(part, dtype=dtype, **common),
+        "vae": lambda part: AutoencoderKL.from_pretrained(part, dtype=dtype, **common),
+        "text_encoder": lambda part: CLIPTextModel.from_pretrained(part, dtype=dtype, **common),
+    }
     try:
-        for name, classes in _parts(index).items():
-            part = folder / name
-            if name == "scheduler":
-                kind = (
-                    diffusers.FlowMatchEulerDiscreteScheduler if _is_flow(index) else diffusers.DDIMScheduler
-                )
-                parts[name] = kind.from_pretrained(part, local_files_only=True)
-            elif name not in WEIGHTS:
-                parts[name] = getattr(transformers, classes[0]).from_pretrained(part, local_files_only=True)
-            else:
-                library = diffusers if WEIGHTS[name].startswith("diffusion") else transformers
-                parts[name] = _complete(part, getattr(library, classes[0]), dtype)
+        parts = {name: _complete(folder / name, load) for name, load in loaders.items()}
+        parts["tokenizer"] = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+        parts["scheduler"] = DDIMScheduler.from_pretrained(folder / "scheduler", local_files_only=True)
     except (OSError, KeyError, RuntimeError, TypeError, ImportError, SafetensorError) as error:
         raise ValueError(f"'{folder}' could not be loaded: {hub.one_line(error)}") from error
     return parts
 
 
-def _complete(part: Path, kind: Any, dtype: Any) -> Any:
+def _complete(part: Path, load: Any) -> Any:
     """The model, if all its weights were there: the libraries fill in random ones and only warn."""
-    model, info = kind.from_pretrained(
-        part, dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True
-    )
+    model, info = load(part)
     if missing := sorted(info["missing_keys"]):
         raise ValueError(f"'{part}' lacks {len(missing)} of the model's weights, e.g. {missing[0]}")
     if wrong := sorted(info["mismatched_keys"]):
@@ -294,8 +229,7 @@ def _complete(part: Path, kind: Any, dtype: Any) -> Any:
 
 def snapshot(name: str, revision: str) -> Path:
     """The folder of a hub pipeline at ``revision``; see `hub.snapshot`."""
-    folders = dict.fromkeys([*PARTS, *FLOW_PARTS, *FLOW_OPTIONAL])
-    wanted = ["model_index.json", *(f"{part}/{pattern}" for part in folders for pattern in FILES)]
+    wanted = ["model_index.json", *(f"{part}/{pattern}" for part in PARTS for pattern in FILES)]
     first = (["model_index.json", "*/*config.json"], check_kind)  # gigabytes are not fetched to be refused
     return hub.snapshot(name, revision, wanted=wanted, unwanted=UNWANTED, lacks=_check_cached, first=first)
 
@@ -308,8 +242,7 @@ def _hash_folder(folder: Path) -> str:
     """sha256 over names and contents of the files that make the pipeline."""
     digest = hashlib.sha256()
     files = [folder / "model_index.json"]
-    parts = _parts(_index(folder))
-    files += [file for part in parts for pattern in FILES for file in (folder / part).glob(pattern)]
+    files += [file for part in PARTS for pattern in FILES for file in (folder / part).glob(pattern)]
     for file in sorted(files):
         name = file.relative_to(folder).as_posix()
         with file.open("rb") as opened:

@@ -1,7 +1,6 @@
 """Which diffusion pipelines can be trained here, told from their configurations: no torch, no weights.
 
-The engines know two kinds: a UNet that denoises the latents of a text, on a noise schedule given by betas,
-and the transformer of Stable Diffusion 3, a rectified flow.
+The engines know one kind: a UNet that denoises the latents of a text, on a noise schedule given by betas.
 Whatever is of another kind is named, rather than trained under assumptions that do not hold.
 """
 
@@ -11,10 +10,10 @@ from collections.abc import Mapping
 from typing import Any
 
 TRAINED = "StableDiffusionPipeline"
-FLOW = "StableDiffusion3Pipeline"
 # Parts of class names, most telling first, and what such a pipeline is.
 _FAMILIES = {
     "XL": "SDXL has two text encoders and conditions of its own, which the engines do not train",
+    "StableDiffusion3": "SD3 is a flow model denoised by a transformer, not by a UNet",
     "Flux": "Flux is a flow model denoised by a transformer, not by a UNet",
     "QwenImage": "Qwen-Image is a flow model denoised by a transformer, not by a UNet",
     "Inpaint": "an inpainting model needs a picture and a mask besides the text",
@@ -26,10 +25,10 @@ _FAMILIES = {
 
 def refused_class(name: str) -> str | None:
     """Why a pipeline of class ``name`` is not trained here; None if it is."""
-    if name in (TRAINED, FLOW):
+    if name == TRAINED:
         return None
     why = next((f"; {why}" for part, why in _FAMILIES.items() if part in name), "")
-    return f"a {name}; needed is a {TRAINED} or a {FLOW}{why}"
+    return f"a {name}; needed is a {TRAINED}{why}"
 
 
 def refused_unet(
@@ -60,22 +59,4 @@ def refused_scheduler(scheduler: Mapping[str, Any], name: str = "") -> str | Non
         return f"a {name}, of flow models, on whose path this UNet was not trained; use a DDIMScheduler"
     if not {"beta_schedule", "trained_betas"} & scheduler.keys():
         return f"a {name}, whose noise schedule is not given by betas, as DDIM's is; use a DDIMScheduler"
-    return None
-
-
-def refused_flow(
-    transformer: Mapping[str, Any], vae: Mapping[str, Any], scheduler: Mapping[str, Any]
-) -> str | None:
-    """Why a flow transformer of this configuration is not trained here; None if it is."""
-    latent, taken, given = (
-        vae.get("latent_channels", 4),
-        transformer.get("in_channels"),
-        transformer.get("out_channels"),
-    )
-    if taken != latent or given != latent:
-        return f"a transformer that takes {taken} and gives {given} channels where the latents have {latent}"
-    if transformer.get("pooled_projection_dim", 0) > transformer.get("joint_attention_dim", 0):
-        return "a transformer whose pooled text is wider than its tokens"
-    if scheduler.get("use_dynamic_shifting"):
-        return "a scheduler whose shift depends on the size of the picture (use_dynamic_shifting)"
     return None

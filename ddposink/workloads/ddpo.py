@@ -67,7 +67,6 @@ class DdpoWorkload:
         """``emoji-sd · brisque · 25``; what differs from the defaults of an engine is named."""
         unusual = [params.engine] if params.engine != "native" else []
         unusual += [params.loss] if params.loss != "is" else []
-        unusual += [params.sample_kernel] if params.sample_kernel != "ddim" else []
         return " · ".join([_short(params.pipeline), params.reward, *unusual, f"{params.steps:,}"])
 
     def columns(self, params: Any) -> dict[str, Scalar]:
@@ -85,7 +84,6 @@ class DdpoWorkload:
             "learning_rate": params.train_learning_rate,
             "denoising_steps": params.sample_num_steps,
             "guidance": params.sample_guidance_scale,
-            "kernel": params.sample_kernel,
             "eta": params.sample_eta,
             "samples_per_step": config.samples_per_epoch,
             "updates_per_step": config.updates_per_epoch,

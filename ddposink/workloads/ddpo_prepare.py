@@ -15,7 +15,7 @@ from ddposink.ddpo import DDPOConfig, Engine, make_engine
 from ddposink.ddpo.policy import same_to_the_model
 from ddposink.devices import chosen_device
 from ddposink.errors import Unavailable
-from ddposink.evaluation.scores import Evaluator, FlowSampling, Scorer
+from ddposink.evaluation.scores import Evaluator, Scorer
 from ddposink.models.contrastive import load_encoder
 from ddposink.models.diffusion import PipelineRef, load_pipeline
 from ddposink.prompts import evaluation_prompts, load_prompts
@@ -82,21 +82,12 @@ def prepare(params: Any, seed: int, ctx: Context) -> TrainingRun:
         params.sample_eta,
         AUTOCAST[config.precision_on(device.type)],
         tuple(config.negatives),
-        flow_sampling(config, pipeline),
     )
     features, scratch = load_encoder().features, Scratch(ctx.scratch)
     return TrainingRun(
         params, config, engine, trained, evaluator, scorers, unavailable, features, tracker, device, ctx.out,
         scratch, [said for which in ("prompts", "eval_prompts") if (said := _alike(params, pipeline, which))],
     )  # fmt: skip
-
-
-def flow_sampling(config: DDPOConfig, pipeline: Any) -> FlowSampling | None:
-    """How a flow model is sampled; None for a model with a noise schedule."""
-    if not config.flow:
-        return None
-    shift = config.sample_shift or float(pipeline.scheduler.config.shift)
-    return FlowSampling(config.sample_kernel, shift)
 
 
 def _alike(params: Any, pipeline: Any, which: str) -> str | None:

@@ -18,12 +18,6 @@ WEIGHTS = (
     "vae/diffusion_pytorch_model.safetensors",
     "text_encoder/model.safetensors",
 )
-FLOW_WEIGHTS = (
-    "transformer/diffusion_pytorch_model.safetensors",
-    "vae/diffusion_pytorch_model.safetensors",
-    "text_encoder/model.safetensors",
-    "text_encoder_2/model.safetensors",
-)
 STAGES = {"vae": "autoencoder", "decoder": "decoder alone", "unet": "UNet and text encoder"}
 
 
@@ -49,35 +43,6 @@ def write_card(folder: Path, emoji: EmojiSet, notes: dict[str, Any], measured: d
         machine=f"on {os.cpu_count()} cores ({platform.machine()}), no GPU",
         measures="\n".join(f"| {name} | {value:.1f} |" for name, value in measured.items()),
         hashes="\n".join(f"| `{name}` | `{_sha256(folder / name)}` |" for name in WEIGHTS),
-    )
-    (folder / "README.md").write_text(text, encoding="utf-8")
-
-
-def write_flow_card(folder: Path, emoji: EmojiSet, notes: dict[str, Any], measured: dict[str, float]) -> None:
-    """README.md and loss.csv in the flow pipeline's ``folder``; see `write_card`."""
-    asset, note = ASSETS["emoji"], notes["flow"]
-    curve, recipe = note["curve"], note["recipe"]
-    with (folder / "loss.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["step", "seconds", "loss"])
-        writer.writerows([x["step"], f"{x['seconds']:.1f}", f"{x['loss']:.5f}"] for x in curve)
-    last = [x["loss"] for x in curve[-10:]]
-    text = FLOW_CARD.format(
-        package=asset.package,
-        version=asset.version,
-        package_sha256=asset.sha256,
-        pictures=f"{len(emoji):,}",
-        steps=f"{note['step']:,}",
-        batch=recipe["batch"],
-        rate=f"{recipe['learning_rate']:g}",
-        absent_every=recipe["absent_every"],
-        seed=recipe["seed"],
-        minutes=f"{note['seconds'] / 60:.0f}",
-        machine=f"on {os.cpu_count()} cores ({platform.machine()}), one thread, no GPU, beside other work",
-        first=f"{curve[0]['loss']:.3f}",
-        last=f"{sum(last) / len(last):.3f}",
-        measures="\n".join(f"| {name} | {value:.1f} |" for name, value in measured.items()),
-        hashes="\n".join(f"| `{name}` | `{_sha256(folder / name)}` |" for name in FLOW_WEIGHTS),
     )
     (folder / "README.md").write_text(text, encoding="utf-8")
 
@@ -181,71 +146,6 @@ It memorises: a caption that was trained on gives that emoji or a blurred relati
 from every seed. Words it never saw are spelled in bytes and mean nothing to it; new combinations of known
 words mostly give the nearest known picture or a blend. Detail finer than a few pixels is lost in the
 autoencoder. Without guidance pictures are less clean. Absolute rewards on it say nothing about large models.
-
-## Weights
-
-float16 safetensors, trained in float32.
-
-| file | sha256 |
-|---|---|
-{hashes}
-"""
-
-FLOW_CARD = """---
-license: apache-2.0
-library_name: diffusers
-pipeline_tag: text-to-image
----
-
-# emoji-sd3
-
-A `StableDiffusion3Pipeline` of 64×64 pictures, small enough to fine-tune on a CPU: a rectified flow with a
-transformer, on the captions, the autoencoder and the first text encoder of `emoji-sd`. It draws Noto emoji
-from their Unicode names, and nothing else.
-
-```python
-import torch
-from diffusers import StableDiffusion3Pipeline
-
-pipeline = StableDiffusion3Pipeline.from_pretrained(
-    "ddposink/data/emoji-sd3", text_encoder_3=None, tokenizer_3=None, dtype=torch.float32
-)
-pipeline("red apple", num_inference_steps=10, guidance_scale=1.0, max_sequence_length=0).images[0]
-```
-
-There is no third text encoder (T5). In its place the stock pipeline puts zeros beside the tokens, 256
-unless `max_sequence_length` says otherwise; one training step in {absent_every} had them, so that either
-way draws. Without them a forward is four times faster, and that is how this project samples.
-
-![prompts, with and without guidance, and with the zeros in T5's place](sheet.webp)
-
-## Data
-
-As `emoji-sd`: npm package `{package}` {version} (pictures: Google's Noto Emoji, Apache-2.0; sha256 of the
-package `{package_sha256}`), {pictures} pictures with their Unicode names.
-
-## Training
-
-{steps} steps of {batch}, AdamW at {rate} with a cosine decay, averaged weights (decay 0.999), t from a
-logit-normal, one caption in ten dropped, seed {seed}; loss {first} to {last} (`loss.csv`); {minutes}
-minutes {machine}. The autoencoder and the first text encoder are those of `emoji-sd` and were not trained;
-the second text encoder was.
-
-`python -m ddposink.train_tiny flow` and `export-flow` do it again from the package; another machine or
-number of threads gives other rounding, so not the same weights to the bit.
-
-## What it can do
-
-| measure | value |
-|---|---|
-{measures}
-
-*Own picture nearest*: one picture per caption is drawn (256 captions evenly spaced); how often, in percent,
-the picture of that caption is the nearest of all {pictures} by pixel distance.
-
-## Limits
-
-Those of `emoji-sd`: it memorises, knows few words, and absolute rewards on it say nothing about large models.
 
 ## Weights
 

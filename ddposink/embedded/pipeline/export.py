@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,22 +55,16 @@ def export(
 
 
 def own_nearest(pipeline: Any, emoji: EmojiSet, guidance: float, steps: int, many: int) -> float:
-    """`own_nearest_of` this pipeline."""
-    return own_nearest_of(lambda prompts, seed: draw(pipeline, prompts, guidance, steps, seed), emoji, many)
-
-
-def own_nearest_of(drawn: Callable[[list[str], int], np.ndarray], emoji: EmojiSet, many: int) -> float:
     """In percent, how often a caption's drawing is nearer to that caption's picture than to any other.
 
-    ``drawn`` makes (N, 64, 64, 3) uint8 of N captions and a seed. ``many`` captions evenly spaced, one
-    drawing each, squared distance of pixels.
+    ``many`` captions evenly spaced, one drawing each, squared distance of pixels.
     """
     chosen = np.unique(np.linspace(0, len(emoji) - 1, min(many, len(emoji))).round().astype(int))
     known = torch.from_numpy(emoji.images.reshape(len(emoji), -1)).float()
     right = 0
     for part in np.array_split(chosen, max(1, len(chosen) // 64)):
-        pictures = drawn([emoji.captions[i] for i in part], int(part[0]))
-        distances = torch.cdist(torch.from_numpy(pictures.reshape(len(part), -1)).float(), known)
+        drawn = draw(pipeline, [emoji.captions[i] for i in part], guidance, steps, seed=int(part[0]))
+        distances = torch.cdist(torch.from_numpy(drawn.reshape(len(part), -1)).float(), known)
         right += int((distances.argmin(1).numpy() == part).sum())
     return 100 * right / len(chosen)
 
