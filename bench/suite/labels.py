@@ -26,6 +26,8 @@ def tell_apart(cells: Iterable[Cell]) -> dict[str, Cell]:
     for cell in found.values():
         groups.setdefault(cell.label, []).append(cell)
     for label, group in groups.items():
+        if len(group) == 1:
+            continue
         names = varying([cell.params for cell in group])
         for cell in group if names else ():
             own = ", ".join(f"{name}={spelt(cell.params[name])}" for name in names)

@@ -80,24 +80,28 @@ def make_plan(suite: Suite, workload: Workload, identity: Identity | None = None
     raise_any([*errors, *refused, *_check_rules(suite, points)])
     kept = list(_kept(suite, points, rules, workload))
     raise_any(_check_kept(suite, kept))
-    builder = _PlanBuilder(suite, workload, identity or workload.identity)
-    for point, seed, repeat in kept:
-        builder.add(point, seed, repeat)
+    said = [*_advice(workload, kept), *_unseeded(suite, workload, kept)]
+    builder, asked = _PlanBuilder(suite, workload, identity or workload.identity), len(kept)
+    del points
+    kept.reverse()
+    while kept:  # a point is let go of as soon as its cell is there: plans may be large
+        builder.add(*kept.pop())
     raise_any(builder.errors.values())
-    merged = len(kept) - len(builder.cells)
-    return builder.plan(
-        [*_advice(workload, kept), *_unseeded(suite, workload, kept), *_notes(suite, rules, merged)]
-    )
+    return builder.plan([*said, *_notes(suite, rules, asked - len(builder.cells))])
 
 
-def _seeded(workload: Workload, point: GridPoint) -> bool:
-    return not isinstance(workload, Seeded) or workload.seeded(point.params)
+def _seeds(workload: Workload) -> Callable[[GridPoint], bool]:
+    """Whether a seed changes what is measured at a point; every point is asked, the protocol checked once."""
+    if not isinstance(workload, Seeded):
+        return lambda _: True
+    return lambda point: workload.seeded(point.params)
 
 
 def _unseeded(suite: Suite, workload: Workload, kept: Sequence[tuple[GridPoint, int, int]]) -> Iterator[str]:
     """A sentence on seeds that would have measured the same number again."""
-    alike = {point.text for point, _, _ in kept if not _seeded(workload, point)}
-    if len(suite.seed) > 1 and alike:
+    seeded = _seeds(workload)
+    alike = {point.text for point, _, _ in kept if len(suite.seed) > 1 and not seeded(point)}
+    if alike:
         yield (
             f"{suite.where(('seed',))}: a seed changes nothing in {len(alike)} of the cells, which are "
             "measured once, with the first seed; to measure a number again, write repeat"
@@ -108,12 +112,13 @@ def _kept(
     suite: Suite, points: Iterable[GridPoint], rules: Sequence[Exclusion], workload: Workload
 ) -> Iterator[tuple[GridPoint, int, int]]:
     """Points with seed and repeat that no rule drops; one seed, the first left, where it changes nothing."""
+    ask = _seeds(workload)
     for point in points:
-        seeded, first = _seeded(workload, point), dict[int, int]()  # repeat → the seed that measures it
+        seeded, first = ask(point), dict[int, int]()  # repeat → the seed that measures it
         for seed in suite.seed:
             for repeat in range(suite.repeat):
-                spellings = (*point.spellings, {"seed": seed, "repeat": repeat})
-                applying = [rule for rule in rules if rule.holds(*spellings)]
+                own = {"seed": seed, "repeat": repeat}
+                applying = [rule for rule in rules if rule.holds(*point.spellings, own)]
                 for rule in applying:
                     rule.hits += 1
                 if not applying and (seeded or first.setdefault(repeat, seed) == seed):

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +26,11 @@ if TYPE_CHECKING:
 
 EMBEDDED = {"smollm2-135m": "smollm2-135m-gguf"}
 BUNDLED = Path(__file__).parents[1] / "data"
+
+
+@lru_cache(maxsize=64)
+def _spelt(folder: str) -> str:
+    return str(Path(folder))
 
 
 @dataclass(frozen=True)
@@ -48,8 +55,8 @@ class ModelRef:
                     f"unknown architecture '{name}'{suggest(name, SHAPES)}; known: {', '.join(SHAPES)}"
                 )
             return cls("random", name)
-        if text.startswith("path:") or (text and Path(text).is_dir()):
-            return cls._directory(Path(text.removeprefix("path:")))
+        if text.startswith("path:") or (text and os.path.isdir(text)):
+            return cls._directory(text.removeprefix("path:"))
         if match := re.fullmatch(r"([\w.-]+/[\w.-]+)@([0-9a-f]{40})", text):
             return cls("hub", match[1], match[2])
         if re.fullmatch(r"[\w.-]+/[\w.-]+(@.*)?", text):
@@ -63,10 +70,10 @@ class ModelRef:
         )
 
     @classmethod
-    def _directory(cls, folder: Path) -> ModelRef:
-        if not (folder / "config.json").is_file():
-            raise ValueError(f"'{folder}' holds no model: config.json is missing")
-        return cls("path", str(folder))
+    def _directory(cls, folder: str) -> ModelRef:
+        if not os.path.isfile(os.path.join(folder, "config.json")):
+            raise ValueError(f"'{Path(folder)}' holds no model: config.json is missing")
+        return cls("path", _spelt(folder))
 
     @classmethod
     def _bundled(cls, name: str) -> ModelRef:
@@ -248,10 +255,17 @@ def _facts(model: Any, config: Any) -> dict[str, str | int | float | bool | None
 
 
 def _hash_folder(folder: Path) -> str:
-    """sha256 over names and contents of the files that make the model."""
+    """sha256 over names and contents of the files that make the model; read again if one of them changes."""
+    made_of = (".json", ".safetensors", ".model", ".txt", ".jinja")
+    files = [file for file in sorted(folder.iterdir()) if file.suffix in made_of]
+    stamps = [(file, stat.st_mtime_ns, stat.st_size, stat.st_ino) for file in files if (stat := file.stat())]
+    return _hash_files(tuple(stamps))
+
+
+@lru_cache(maxsize=16)
+def _hash_files(stamped: tuple[tuple[Path, int, int, int], ...]) -> str:
     digest = hashlib.sha256()
-    for file in sorted(folder.iterdir()):
-        if file.suffix in (".json", ".safetensors", ".model", ".txt", ".jinja"):
-            with file.open("rb") as opened:
-                digest.update(file.name.encode() + b"\0" + hashlib.file_digest(opened, "sha256").digest())
+    for file, *_ in stamped:
+        with file.open("rb") as opened:
+            digest.update(file.name.encode() + b"\0" + hashlib.file_digest(opened, "sha256").digest())
     return digest.hexdigest()

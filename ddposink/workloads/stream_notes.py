@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from ddposink.caches import CacheShape, Policy
 from ddposink.models.language import ModelRef
 
+Stamped = tuple[str, int, int, int]
+
 
 def own_window_notes(model: ModelRef, policy: Policy) -> Iterator[str]:
     """Layers whose own sliding window lies inside the policy's: there the model decides what is seen."""
-    config = model.config_dict()
-    if config is None or not policy.bounded:
+    if not policy.bounded:
         return
-    try:
-        windows = CacheShape.from_config(config.get("text_config") or config, itemsize=4).layer_windows
-    except (ValueError, TypeError, KeyError):
-        return  # a configuration this cannot read: the stream reads the model itself
+    if model.kind == "path":
+        windows = _windows(*_stamped(f"{model.name}/config.json"))
+    else:
+        windows = _windows_of(model.config_dict() or {})
     inside = [own for own in windows if own is not None and own - 1 <= policy.window]
     if not inside:
         return
@@ -32,8 +35,11 @@ def own_window_notes(model: ModelRef, policy: Policy) -> Iterator[str]:
 
 def bos_notes(model: ModelRef, bos: bool) -> Iterator[str]:
     """A tokenizer that puts a BOS before every text, in a cell that leaves it out."""
-    folder = model.folder
-    if bos or folder is None or (token := wanted_bos(folder)) is None:
+    folder = None if bos else model.folder
+    if folder is None:
+        return
+    files = (f"{folder}/tokenizer_config.json", f"{folder}/tokenizer.json")
+    if (token := _bos_of(*map(_stamped, files))) is None:
         return
     yield (
         f"{model.name}: its tokenizer begins every text with {token}, which `bos: false` leaves out; write "
@@ -43,12 +49,17 @@ def bos_notes(model: ModelRef, bos: bool) -> Iterator[str]:
 
 def wanted_bos(folder: Path) -> str | None:
     """The token that a model's tokenizer begins every text with; None if it adds none or says nothing."""
-    settings = _json(folder / "tokenizer_config.json")
+    return _bos_of(_stamped(f"{folder}/tokenizer_config.json"), _stamped(f"{folder}/tokenizer.json"))
+
+
+@lru_cache(maxsize=16)
+def _bos_of(config: Stamped, whole: Stamped) -> str | None:
+    settings = _json(*config)
     name = settings.get("bos_token")
     token = str(name.get("content") if isinstance(name, dict) else name) if name else None
     if token and settings.get("add_bos_token"):
         return token
-    processor = _json(folder / "tokenizer.json").get("post_processor") or {}
+    processor = _json(*whole).get("post_processor") or {}
     steps = processor.get("processors", [processor]) if isinstance(processor, dict) else []
     for step in steps:
         single = step.get("single") if isinstance(step, dict) else None
@@ -59,9 +70,31 @@ def wanted_bos(folder: Path) -> str | None:
     return None
 
 
-def _json(file: Path) -> dict[str, Any]:
+def _stamped(file: str) -> Stamped:
+    """A file and what tells that it is still the same: plans ask for every cell, and files are read once."""
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        stat = os.stat(file)
+    except OSError:
+        return file, 0, 0, 0
+    return file, stat.st_mtime_ns, stat.st_size, stat.st_ino
+
+
+def _json(file: str, *_: int) -> dict[str, Any]:
+    try:
+        found = json.loads(Path(file).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+@lru_cache(maxsize=16)
+def _windows(file: str, *stamp: int) -> tuple[int | None, ...]:
+    return _windows_of(_json(file, *stamp))
+
+
+def _windows_of(config: dict[str, Any]) -> tuple[int | None, ...]:
+    """The sliding window of every layer; none where this cannot read it: the stream reads the model."""
+    try:
+        return tuple(CacheShape.from_config(config.get("text_config") or config, itemsize=4).layer_windows)
+    except (ValueError, TypeError, KeyError):
+        return ()
