@@ -18,23 +18,18 @@ al. 2025, arXiv 2507.21802); the others are Euler's. A step with s = 0 has no de
 from __future__ import annotations
 
 import math
-import random
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-DDIM, ODE = "ddim", "ode"
-STOCHASTIC = ("flow-sde", "dance-sde", "cps")
-FLOW = (ODE, *STOCHASTIC)
-KERNELS = (DDIM, *FLOW)
-MOVES = ("fixed", "progressive", "random")
+from ddposink.ddpo.window import FLOW, ODE
 
 
 @dataclass(frozen=True)
 class Table:
-    """``times`` (T+1,) from 1 to 0; ``a``, ``b``, ``s`` (T,): x' = a·x + b·v + s·u. All float64, on the CPU."""
+    """``times`` (T+1,) from 1 to 0; ``a``, ``b``, ``s`` (T,): x' = a·x + b·v + s·u. float64, on the CPU."""
 
     times: Tensor
     a: Tensor
@@ -85,34 +80,6 @@ def _step(kernel: str, t: float, later: float, eta: float) -> tuple[float, float
         variance *= t / (1 - (t if t < 1 else later))
     drift = change * variance / (2 * t)
     return 1 + drift, change + drift * (1 - t), math.sqrt(variance * -change)
-
-
-@dataclass(frozen=True)
-class Window:
-    """The denoising steps that are noisy in a training step, of the ``steps`` that may be.
-
-    ``size`` of them in a row; ``progressive`` ones begin ``stride`` further after every ``every`` training
-    steps, until they reach the end, ``random`` ones at a multiple of the stride drawn for each training
-    step from ``seed``, so that a resumed training meets the same.
-    """
-
-    steps: int
-    size: int
-    stride: int = 1
-    every: int = 1
-    moves: str = "fixed"
-    seed: int = 0
-
-    def at(self, training_step: int) -> range:
-        """Denoising steps that are noisy in training step ``training_step``, counted from 0."""
-        last = self.steps - self.size
-        begin = 0
-        if self.moves == "progressive":
-            begin = min(last, self.stride * (training_step // self.every))
-        elif self.moves == "random":
-            draw = random.Random(f"{self.seed}:{training_step // self.every}")
-            begin = self.stride * draw.randrange(last // self.stride + 1)
-        return range(begin, begin + self.size)
 
 
 def shift_of(scheduler: Any, tokens: int) -> float:

@@ -26,6 +26,7 @@ from ddposink.ddpo.preflight.subject import Finding, NotPossible, Subject, reduc
 from ddposink.ddpo.trl.repairs import REPAIRS
 from ddposink.devices import check_device
 from ddposink.errors import Unavailable
+from ddposink.models.denoiser import denoiser
 
 SMALL = 20e6  # parameters of a UNet
 
@@ -64,7 +65,7 @@ def preflight(
             return [first]
         given = config if isinstance(config, DDPOConfig) else DDPOConfig.from_dict(dict(config))
         subject, found = Subject(loaded, reduced(given), disabled), [first]
-        with _one_thread_if_small(loaded.unet):
+        with _one_thread_if_small(denoiser(loaded)):
             for name, question in CHECKS.items():
                 started(name)
                 found.append(_check(name, partial(question, subject)))

@@ -1,4 +1,4 @@
-"""Denoising policies as tables: the invariants every kernel keeps, the papers' formulas, and the library's."""
+"""Denoising policies as tables: the invariants every kernel keeps, the papers' formulas, the library's."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ddposink.ddpo.table import FLOW, MOVES, STOCHASTIC, Window, flow_table, grid, shift_of
+from ddposink.ddpo.table import flow_table, grid, shift_of
+from ddposink.ddpo.window import FLOW, MOVES, STOCHASTIC, Window
 
 steps_, shifts, etas = st.integers(2, 30), st.floats(0.2, 8), st.floats(0.01, 1)
 
@@ -121,7 +122,9 @@ def test_a_schedulers_shift() -> None:
     for tokens in (256, 1024, 4096):
         mu = 0.5 + 0.65 * (tokens - 256) / 3840
         dynamic.set_timesteps(sigmas=np.linspace(1, 1 / 8, 8), mu=mu)
-        torch.testing.assert_close(dynamic.sigmas.double(), grid(8, shift_of(dynamic, tokens)), atol=1e-6, rtol=0)
+        torch.testing.assert_close(
+            dynamic.sigmas.double(), grid(8, shift_of(dynamic, tokens)), atol=1e-6, rtol=0
+        )
     with pytest.raises(ValueError, match="use_karras_sigmas"):
         shift_of(FlowMatchEulerDiscreteScheduler(use_karras_sigmas=True), 64)
 

@@ -21,6 +21,7 @@ from ddposink.models.pipeline_shapes import SHAPES, byte_tokenizer, random_parts
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 TINY = {
+    "kind": "StableDiffusionPipeline",
     "unet": {
         "sample_size": 8, "block_out_channels": [8, 16], "layers_per_block": 1, "norm_num_groups": 4,
         "cross_attention_dim": 16, "attention_head_dim": 2,
@@ -47,7 +48,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny") / "sd"
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(SHAPES, "tiny", TINY)
-        parts = random_parts("tiny", torch.float32, "cpu")
+        _, parts = random_parts("tiny", torch.float32, "cpu")
     parts["scheduler"] = PNDMScheduler.from_config(parts["scheduler"].config, skip_prk_steps=True)
     unused = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
     StableDiffusionPipeline(**parts, **unused).save_pretrained(folder)
@@ -155,12 +156,9 @@ def pickle_only(folder: Path) -> None:
     ("harm", "said"),
     [
         (lambda f: edit_index(f, text_encoder=[None, None]), "is a pipeline without a text encoder"),
-        (lambda f: edit_index(f, _class_name="StableDiffusionXLPipeline"), "SDXL has two text encoders"),
-        (
-            lambda f: edit_index(f, _class_name="StableDiffusion3Pipeline"),
-            "SD3 is a flow model denoised by a",
-        ),
-        (lambda f: edit_index(f, _class_name="FluxPipeline"), "Flux is a flow model denoised by a"),
+        (lambda f: edit_index(f, _class_name="StableDiffusionXLPipeline"), "without a second text encoder"),
+        (lambda f: edit_index(f, _class_name="StableDiffusion3Pipeline"), "without a transformer"),
+        (lambda f: edit_index(f, _class_name="QwenImagePipeline"), "with a language model"),
         (lambda f: edit_index(f, _class_name="StableDiffusionInpaintPipeline"), "a picture and a mask"),
         (lambda f: edit(f / "unet/config.json", in_channels=9), "takes 9 .*have 4: an inpainting model"),
         (lambda f: edit(f / "unet/config.json", out_channels=8), "gives 8 channels where the latents have 4"),
@@ -173,7 +171,7 @@ def pickle_only(folder: Path) -> None:
         ),
         (lambda f: edit(f / "scheduler/scheduler_config.json", use_flow_sigmas=True), "of flow models"),
         (lambda f: (f / "scheduler/scheduler_config.json").write_text("{}"), "is not given by betas"),
-        (lambda f: edit_index(f, _class_name="DDPMPipeline"), "needed is a StableDiffusionPipeline"),
+        (lambda f: edit_index(f, _class_name="DDPMPipeline"), "needed is one of StableDiffusionPipeline"),
         (lambda f: edit_index(f, unet=["mycode", "MyUNet"]), "is a MyUNet, expected UNet2DConditionModel"),
         (lambda f: shutil.rmtree(f / "vae"), "lacks the folder 'vae'"),
         (pickle_only, "pickled weights only, which are refused"),
@@ -325,7 +323,7 @@ def test_what_cannot_be_trained_is_refused_before_its_weights_are_fetched(
     import huggingface_hub
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    edit_index(copy, _class_name="StableDiffusionXLPipeline")
+    edit_index(copy, _class_name="StableDiffusionInpaintPipeline")
     fetched: list[list[str]] = []
 
     def download(name: str, allow_patterns: list[str], local_files_only: bool = False, **_: Any) -> str:
@@ -336,7 +334,7 @@ def test_what_cannot_be_trained_is_refused_before_its_weights_are_fetched(
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     monkeypatch.setattr(hub, "unreachable", lambda: None)
-    with pytest.raises(ValueError, match="SDXL has two text encoders"):
+    with pytest.raises(ValueError, match="a picture and a mask"):
         diffusion.snapshot("org/name", COMMIT)
     assert fetched == [["model_index.json", "*/*config.json"]]
 
