@@ -28,9 +28,7 @@ REPORT_EVERY = 250  # steps, where the output is no terminal
 def main(
     what: Annotated[
         str,
-        typer.Argument(
-            help="vae, decoder, unet, export, or all of them; flow, export-flow: another pipeline on their latents"
-        ),
+        typer.Argument(help="vae, decoder, unet, export, or all of them; flow, export-flow: emoji-sd3's"),
     ],
     out: Annotated[
         Path | None, typer.Option(help="checkpoints; by default the cache folder's tiny/", show_default=False)

@@ -62,8 +62,6 @@ def write_curves(folder: Path, notes: dict[str, Any], stages: dict[str, str] = S
                 writer.writerow([name, x["step"], f"{x['seconds']:.1f}", f"{x['loss']:.5f}"])
     size = (3 * len(stages), 2.4)
     figure, axes = pyplot.subplots(1, len(stages), figsize=size, layout="constrained", squeeze=False)
-        1, len(stages), figsize=(3 * len(stages), 2.4), layout="constrained", squeeze=False
-    )
     for axis, (name, title) in zip(axes[0], stages.items(), strict=True):
         curve = notes[name]["curve"]
         axis.plot([x["step"] for x in curve], [x["loss"] for x in curve], linewidth=0.8)

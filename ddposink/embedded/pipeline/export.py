@@ -59,7 +59,7 @@ def own_nearest(
 ) -> float:
     """In percent, how often a caption's drawing is nearer to that caption's picture than to any other.
 
-    ``many`` captions evenly spaced, one drawing each, squared distance of pixels; ``options`` of the pipeline.
+    ``many`` captions evenly spaced, one drawing each, squared distance of pixels; ``options``: its own.
     """
     chosen = np.unique(np.linspace(0, len(emoji) - 1, min(many, len(emoji))).round().astype(int))
     known = torch.from_numpy(emoji.images.reshape(len(emoji), -1)).float()

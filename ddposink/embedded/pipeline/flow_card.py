@@ -85,8 +85,8 @@ project's prompt sets `emoji-train` and `emoji-heldout` {favoured} times, people
 {stages}
 
 Rectified flow on 8×8×8 latents: x_t = (1−t)·x₀ + t·noise, the transformer predicts noise − x₀, t is drawn
-from a logit-normal shifted by {shift}. The first text encoder is that of `emoji-sd`, frozen, its pooled output
-projected by the identity; the second is trained along. One caption in ten is dropped for classifier-free
+from a logit-normal shifted by {shift}. The first text encoder is that of `emoji-sd`, frozen, its pooled
+output projected by the identity; the second is trained along. One caption in ten is dropped for classifier-free
 guidance. Seed {seed}; AdamW, cosine decay, averaged weights (decay 0.999); {minutes} minutes of wall time,
 {machine}, other programs beside it. All losses are in `loss.csv`.
 
