@@ -17,8 +17,8 @@ from ddposink.ddpo.config import DDPOConfig
 from ddposink.errors import suggest
 from ddposink.models.denoiser import denoiser, denoiser_name
 
-# First and last layer: of a UNet, of SD3's transformer (patches), of Flux'.
-ENDS = (("conv_in", "conv_out"), ("pos_embed", "proj_out"), ("x_embedder", "proj_out"))
+# First and last layer: of a UNet, of Flux' transformer, of SD3's (whose patches are embedded with places).
+ENDS = (("conv_in", "conv_out"), ("x_embedder", "proj_out"), ("pos_embed", "proj_out"))
 ADAPTER = "default"  # what a fresh adapter is called
 WEIGHTS = "pytorch_lora_weights.safetensors"  # the file as diffusers names it
 

@@ -16,8 +16,13 @@ from ddposink.assets.catalogue import cache_dir, cache_errors
 DATA = Path(__file__).parents[1] / "data"
 BASE = DATA / "emoji-sd"
 ASSEMBLED = ("emoji-sd3",)
-SHARED = {"vae": "vae", "tokenizer": "tokenizer", "tokenizer_2": "tokenizer"}  # folders, by their names there
-ENCODER = "text_encoder/model.safetensors"
+VAE, ENCODER = "vae/diffusion_pytorch_model.safetensors", "text_encoder/model.safetensors"
+# Files of an assembled pipeline that are the base's, by their names there.
+SHARED = {VAE: VAE, ENCODER: ENCODER} | {
+    f"{folder}/{file}": f"tokenizer/{file}"
+    for folder in ("tokenizer", "tokenizer_2")
+    for file in ("tokenizer.json", "tokenizer_config.json")
+}
 PROJECTION = "text_projection.weight"
 
 
@@ -73,6 +78,4 @@ def _sources(name: str) -> dict[str, Path]:
     own = DATA / name
     parts = [file for file in own.rglob("*") if file.is_file() and file.suffix in (".json", ".safetensors")]
     found = {file.relative_to(own).as_posix(): file for file in parts}
-    for folder, shared in SHARED.items():
-        found |= {f"{folder}/{file.name}": file for file in (BASE / shared).iterdir()}
-    return found | {ENCODER: BASE / ENCODER}
+    return found | {name: BASE / file for name, file in SHARED.items()}

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import string
 from typing import Any
 
 import torch
 from diffusers import (
     AutoencoderKL,
     FlowMatchEulerDiscreteScheduler,
+    FluxPipeline,
+    FluxTransformer2DModel,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
 )
-from transformers import CLIPTextConfig, CLIPTextModelWithProjection
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    T5Config,
+    T5EncoderModel,
+    T5TokenizerFast,
+)
 
-from helpers.tiny import LENGTH, tiny_tokenizer
+from helpers.tiny import LENGTH, tiny_pipeline, tiny_tokenizer
 
 
 def tiny_vae() -> AutoencoderKL:
@@ -59,6 +71,69 @@ def tiny_sd3(seed: int = 0, **scheduler: Any) -> StableDiffusion3Pipeline:
         tokenizer=tiny_tokenizer(),
         tokenizer_2=tiny_tokenizer(),
         tokenizer_3=None,
+    )
+    torch.set_rng_state(kept)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def tiny_t5_tokenizer() -> Any:
+    """One token a letter, as SentencePiece has it."""
+    words = ["<pad>", "</s>", "<unk>", "▁", *string.ascii_lowercase]
+    return T5TokenizerFast(vocab=[(word, -1.0) for word in words], extra_ids=0)
+
+
+def tiny_flux(seed: int = 0, guidance_embeds: bool = True, **scheduler: Any) -> FluxPipeline:
+    """16x16 pictures from 4x8x8 latents, of which the transformer sees 4x4 squares."""
+    kept = torch.get_rng_state()
+    torch.manual_seed(seed)
+    transformer = FluxTransformer2DModel(
+        patch_size=1, in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16,
+        num_attention_heads=2, joint_attention_dim=8, pooled_projection_dim=16,
+        axes_dims_rope=(4, 6, 6), guidance_embeds=guidance_embeds,
+    )  # fmt: skip
+    torch.nn.init.normal_(transformer.proj_out.weight, std=0.3)
+    tokenizer = tiny_t5_tokenizer()
+    t5 = T5Config(
+        vocab_size=len(tokenizer), d_model=8, d_kv=4, d_ff=16, num_layers=1, num_heads=2,
+        feed_forward_proj="gated-gelu",
+    )  # fmt: skip
+    pipeline = FluxPipeline(
+        transformer=transformer.eval(),
+        scheduler=FlowMatchEulerDiscreteScheduler(**scheduler),
+        vae=tiny_vae().eval(),
+        text_encoder=tiny_clip(16, CLIPTextModel),
+        text_encoder_2=T5EncoderModel(t5).eval(),
+        tokenizer=tiny_tokenizer(),
+        tokenizer_2=tokenizer,
+    )
+    torch.set_rng_state(kept)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def tiny_sdxl(seed: int = 0) -> StableDiffusionXLPipeline:
+    """16x16 pictures from 4x8x8 latents, with SDXL's conditions."""
+    kept = torch.get_rng_state()
+    torch.manual_seed(seed)
+    unet = UNet2DConditionModel(
+        sample_size=8, in_channels=4, out_channels=4, block_out_channels=(8, 16), layers_per_block=1,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), norm_num_groups=4, attention_head_dim=2,
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"), cross_attention_dim=24,
+        addition_embed_type="text_time", addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=6 * 8 + 8, use_linear_projection=True,
+    )  # fmt: skip
+    vae = tiny_vae()
+    vae.register_to_config(shift_factor=None)
+    pipeline = StableDiffusionXLPipeline(
+        unet=unet.eval(),
+        scheduler=tiny_pipeline().scheduler,
+        vae=vae.eval(),
+        text_encoder=tiny_clip(16, CLIPTextModel),
+        text_encoder_2=tiny_clip(8),
+        tokenizer=tiny_tokenizer(),
+        tokenizer_2=tiny_tokenizer(),
+        add_watermarker=False,
     )
     torch.set_rng_state(kept)
     pipeline.set_progress_bar_config(disable=True)

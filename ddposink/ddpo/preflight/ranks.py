@@ -131,7 +131,9 @@ def _train(folder: Path, rank: int, on_cpu: bool) -> None:
     from diffusers import DiffusionPipeline
 
     trainings: list[dict[str, Any]] = json.loads((folder / "request.json").read_text(encoding="utf-8"))
-    pipeline = DiffusionPipeline.from_pretrained(folder / "pipeline", local_files_only=True)
+    index = json.loads((folder / "pipeline" / "model_index.json").read_text(encoding="utf-8"))
+    absent = dict.fromkeys(("text_encoder_3", "tokenizer_3") if "tokenizer_3" in index else ())
+    pipeline: Any = DiffusionPipeline.from_pretrained(folder / "pipeline", local_files_only=True, **absent)
     if not on_cpu:
         pipeline = pipeline.to(f"cuda:{rank}")
     for number, training in enumerate(trainings):

@@ -57,16 +57,18 @@ import torch
 from diffusers import StableDiffusion3Pipeline
 from ddposink.models.assembled import assembled
 
-pipeline = StableDiffusion3Pipeline.from_pretrained(assembled("emoji-sd3"), dtype=torch.float32)
+pipeline = StableDiffusion3Pipeline.from_pretrained(
+    assembled("emoji-sd3"), text_encoder_3=None, tokenizer_3=None, dtype=torch.float32
+)
 picture = pipeline("red apple", num_inference_steps=20, guidance_scale=3.0, max_sequence_length=0).images[0]
 ```
 
 This folder holds what is its own. Autoencoder, tokenizer and first text encoder are those of `emoji-sd`;
 `assembled` copies them beside it into the cache folder: a directory that any tool loads.
 
-`max_sequence_length=0`: SD3 has a third text encoder (T5), in whose absence the pipeline puts zeros, 256
-unless told otherwise. They say nothing and take three quarters of the time. One training step in {every} had
-them, so that the pipeline draws without this option too.
+There is no third text encoder (T5), which the library wants to be told. In its place it puts zeros beside the
+tokens, 256 unless `max_sequence_length` says otherwise. They say nothing and take three quarters of the time.
+One training step in {every} had them, so that the pipeline draws with them too.
 
 ![prompts, with and without guidance](sheet.webp)
 
@@ -86,9 +88,9 @@ project's prompt sets `emoji-train` and `emoji-heldout` {favoured} times, people
 
 Rectified flow on 8×8×8 latents: x_t = (1−t)·x₀ + t·noise, the transformer predicts noise − x₀, t is drawn
 from a logit-normal shifted by {shift}. The first text encoder is that of `emoji-sd`, frozen, its pooled
-output projected by the identity; the second is trained along. One caption in ten is dropped for classifier-free
-guidance. Seed {seed}; AdamW, cosine decay, averaged weights (decay 0.999); {minutes} minutes of wall time,
-{machine}, other programs beside it. All losses are in `loss.csv`.
+output projected by the identity; the second is trained along. One caption in ten is dropped for
+classifier-free guidance. Seed {seed}; AdamW, cosine decay, averaged weights (decay 0.999); {minutes} minutes
+of wall time, {machine}, other programs beside it. All losses are in `loss.csv`.
 
 ![loss curve](loss.png)
 

@@ -21,7 +21,7 @@ from ddposink.embedded.pipeline.flow import FlowDenoiser, make_flow_scheduler
 from ddposink.embedded.pipeline.flow_card import write_flow_card
 from ddposink.embedded.pipeline.stages import SHIPPED, Recipes
 from ddposink.embedded.pipeline.training import load_average
-from ddposink.models.assembled import ENCODER, SHARED
+from ddposink.models.assembled import SHARED
 
 GUIDANCE = 3.0
 
@@ -40,7 +40,8 @@ def export_flow(
     shutil.rmtree(new, ignore_errors=True)
     assemble_flow(denoiser.half().eval()).save_pretrained(new, safe_serialization=True)
     # Everything shown and measured is of the pipeline as it was written.
-    pipeline: Any = StableDiffusion3Pipeline.from_pretrained(new, dtype=torch.float32)
+    absent = {"text_encoder_3": None, "tokenizer_3": None}
+    pipeline: Any = StableDiffusion3Pipeline.from_pretrained(new, dtype=torch.float32, **absent)
     few, most, many, shown = (2, 2, 4, SHOWN[:2]) if quick else (10, 20, 256, SHOWN)
     near = {"max_sequence_length": 0}
     measured = {
@@ -68,10 +69,12 @@ def assemble_flow(denoiser: FlowDenoiser) -> Any:
     """The parts as a `StableDiffusion3Pipeline` without a third text encoder, in the denoiser's precision."""
     dtype = denoiser.transformer.dtype
     tokenizer = CLIPTokenizer.from_pretrained(SHIPPED / "tokenizer")
+    vae: Any = AutoencoderKL.from_pretrained(SHIPPED / "vae", dtype=dtype)
+    vae.register_to_config(shift_factor=0.0)  # SD3's pipeline adds it
     return StableDiffusion3Pipeline(
         transformer=denoiser.transformer,
         scheduler=make_flow_scheduler(),
-        vae=AutoencoderKL.from_pretrained(SHIPPED / "vae", dtype=dtype),
+        vae=vae,
         text_encoder=denoiser.text_encoder,
         text_encoder_2=denoiser.text_encoder_2,
         text_encoder_3=None,
@@ -84,7 +87,8 @@ def assemble_flow(denoiser: FlowDenoiser) -> Any:
 def leave_out_shared(folder: Path) -> None:
     """Remove from a whole directory what `assembled` puts back."""
     for name in SHARED:
-        shutil.rmtree(folder / name)
-    (folder / ENCODER).unlink()
+        (folder / name).unlink()
+    for part in [part for part in folder.iterdir() if part.is_dir() and not any(part.iterdir())]:
+        part.rmdir()
     index = folder / "model_index.json"
     index.write_text(json.dumps(json.loads(index.read_text(encoding="utf-8")), indent=2) + "\n", "utf-8")
