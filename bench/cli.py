@@ -6,6 +6,7 @@ user can get wrong arrives here as ``UserError`` and leaves as one clear sentenc
 
 from __future__ import annotations
 
+import errno
 import sys
 from difflib import get_close_matches
 from pathlib import Path
@@ -15,9 +16,14 @@ import typer
 from typer.core import TyperGroup
 
 from bench.commands import checks, judge, measure, pages, pictures
+from bench.errors import there
 
 if TYPE_CHECKING:
     from bench.errors import UserError
+
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+# What a file system says of a name, a disk or a permission is about the request, wherever it is met.
+SAID = FULL | {errno.ENAMETOOLONG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ELOOP, errno.EIO}
 
 COMMANDS = (  # in the order of the help
     measure.run,
@@ -47,7 +53,7 @@ class _Commands(TyperGroup):
 
     def _check_misspelt(self, ctx: Any, word: str) -> None:
         near = get_close_matches(word, self.commands, n=1, cutoff=0.7)
-        if near and not Path(word).exists() and not (Path("suites") / f"{word}.yaml").exists():
+        if near and not there(word) and not there(Path("suites") / f"{word}.yaml"):
             ctx.fail(f"There is neither a command nor a suite {word!r}. Did you mean {near[0]!r}?")
 
     def invoke(self, ctx: Any) -> Any:
@@ -58,6 +64,11 @@ class _Commands(TyperGroup):
         except UserError as error:
             _show_error(error)
             raise typer.Exit(error.exit_code) from None
+        except OSError as error:
+            if error.errno not in SAID or not (error.filename or error.errno in FULL):
+                raise  # a bug of ours
+            _show_error(UserError(_sentence(error), hint="check the name, free space and permissions"))
+            raise typer.Exit(UserError.exit_code) from None
         except KeyboardInterrupt as interruption:
             number = interruption.args[0] if interruption.args else 2
             raise typer.Exit(128 + int(number)) from None
@@ -99,6 +110,10 @@ for command in COMMANDS:
 def main() -> None:
     """Entry point of ``ddposink`` and ``python -m bench``."""
     app()
+
+
+def _sentence(error: OSError) -> str:
+    return f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
 
 
 def _show_error(error: UserError) -> None:

@@ -7,25 +7,70 @@ keeps its traceback.
 
 from __future__ import annotations
 
+import json
+import os
+import unicodedata
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
 
 EXIT_CODE = 2
+_HEAD, _TAIL = 500, 250  # characters kept of what is longer than both
+_UNSEEN = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}  # control, direction marks, lone surrogates, breaks
+
+
+def inert(text: str) -> str:
+    """Text of anybody's for a terminal: nothing that a terminal obeys, and no more than a few lines of it."""
+    if len(text) > _HEAD + _TAIL + 50:
+        text = f"{text[:_HEAD]} … ({len(text) - _HEAD - _TAIL:,} characters) … {text[-_TAIL:]}"
+    if text.isprintable():
+        return text
+    return "".join(_escaped(c) if unicodedata.category(c) in _UNSEEN else c for c in text)
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")
+
+
+def parse_json(text: str | bytes) -> Any:
+    """What ``text`` says. Raises ValueError, one clear line, for whatever is no JSON that can be read.
+
+    Python says RecursionError of a text that is nested too deep, and gives advice on one with a long number.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+    except json.JSONDecodeError:
+        raise
+    except ValueError as error:
+        raise ValueError("a number of too many digits" if "digits" in str(error) else str(error)) from None
+
+
+def there(path: Path | str) -> bool:
+    """Whether there is something at ``path``: what no file can be called (too long a name) is not there."""
+    try:
+        os.stat(path)
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 class UserError(Exception):
     """One clear sentence, a place (``file:line:column``) and a suggestion.
 
-    Parts are kept separately so that the command line may colour them; ``str()`` renders them all.
+    Parts are kept separately so that the command line may colour them; ``str()`` renders them all. Each is
+    made `inert`: it may quote what a suite, a file name or an exception says.
     """
 
     exit_code = EXIT_CODE
 
     def __init__(self, message: str, hint: str | None = None, where: str | None = None):
         super().__init__(message, hint, where)
-        self.message = message
-        self.hint = hint
-        self.where = where
+        self.message = inert(message)
+        self.hint = None if hint is None else inert(hint)
+        self.where = None if where is None else inert(where)
 
     def __str__(self) -> str:
         place = f"{self.where}: " if self.where else ""
@@ -42,7 +87,8 @@ class CombinedError(UserError):
         self.errors = tuple(errors)
         shown = [str(error) for error in self.errors[: self.SHOWN]]
         left = len(self.errors) - len(shown)
-        super().__init__("\n".join([*shown, f"… and {left} more"] if left else shown))
+        super().__init__("")
+        self.message = "\n".join([*shown, f"… and {left} more"] if left else shown)  # inert, line by line
 
 
 def raise_any(errors: Iterable[UserError]) -> None:

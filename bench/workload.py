@@ -44,12 +44,17 @@ class Cell:
 
 @dataclass(frozen=True)
 class Pass:
-    """Cells answered by one piece of work; sorted along the workload's prefix axis."""
+    """Cells answered by one piece of work; sorted along the workload's prefix axis.
+
+    ``stops`` are the values of that axis at all cells of the pass, those answered earlier too: work that is
+    cut there whoever asks adds up in the same order, so that a pass that goes on gives the same bits.
+    """
 
     id: str
     workload: str
     cells: tuple[Cell, ...]
     cost: Cost
+    stops: tuple[Any, ...] = ()
 
 
 class Context(Protocol):

@@ -4,7 +4,9 @@ Tests side by side (``-n``) compute with one thread each: the threads of several
 """
 
 import os
+import random
 import signal
+from collections import Counter
 
 import pytest
 
@@ -24,4 +26,30 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("faults", "the fault campaign (tests/faults)")
+    group.addoption(
+        "--faults", type=int, default=0, metavar="N", help="N random faults instead of one a kind"
+    )
+    group.addoption("--fault-seed", type=int, default=random.randrange(10_000), help="repeats a campaign")
     parser.addoption("--sweep", action="store_true", help="every causal architecture of the model library")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """How many faults of each kind there were, how many kills, and how many were not survived."""
+    faults, kills, failed = Counter[str](), Counter[str](), Counter[str]()
+    for outcome in ("passed", "failed"):
+        for report in terminalreporter.getreports(outcome):
+            known = dict(getattr(report, "user_properties", ()))
+            if report.when == "call" and "fault" in known:
+                name = known["fault"]
+                faults[name] += 1
+                kills[name] += known["kills"]
+                failed[name] += outcome == "failed"
+    if not faults:
+        return
+    seed = f" (--fault-seed {config.getoption('--fault-seed')})" if config.getoption("--faults") else ""
+    terminalreporter.section(f"faults{seed}")
+    for name in [*sorted(faults), "all"]:
+        counts = [sum(c.values()) if name == "all" else c[name] for c in (faults, kills, failed)]
+        line = "{:20} {:4} faults {:4} kills -9 {:3} not survived".format(name, *counts)
+        terminalreporter.write_line(line)

@@ -20,7 +20,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from bench.errors import UserError
+from bench.errors import UserError, parse_json
 from bench.export.index import INDEX, render_index
 from bench.gate.compare import Comparison
 from bench.report import render
@@ -88,7 +88,7 @@ def cards(site: Path) -> list[dict[str, Any]]:
     found = []
     for path in site.glob(f"*/*/{CARD}"):
         try:
-            card = json.loads(path.read_text(encoding="utf-8"))
+            card = parse_json(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             continue  # not one of ours, or cut short: it is named again when its run is published again
         if isinstance(card, dict) and {"suite", "started"} <= card.keys():

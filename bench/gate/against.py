@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from bench.gate.baseline import info
-from bench.gate.commits import toplevel
+from bench.gate.commits import tidy, toplevel
 from bench.gate.confirm import cells_of, confirm, suspects_of
 from bench.gate.judge import judge
 from bench.gate.match import Side
@@ -46,7 +46,10 @@ def against(options: GateOptions, request: Request, folder: Path, console: Conso
     with ExitStack() as stack:
         stack.enter_context(Interrupts())  # a cancelled job removes worktree and processes, too
         stack.enter_context(locked(folder.parent.parent, wait=options.run.wait))
-        base = stack.enter_context(checked_out(str(options.against), root, options.extras, tip=options.tip))
+        if left := tidy():
+            console.print(f"tidied up after {plural(left, 'gate')} that had been killed", highlight=False)
+        tree = checked_out(str(options.against), root, options.extras, tip=options.tip, results=folder)
+        base = stack.enter_context(tree)
         console.print(f"base: {escape(base.name)}, on {escape(base.prepared)}", highlight=False)
         with PairSession.start(base, head, asked, folder) as measured:
             report = compare(measured, request, options, console)

@@ -9,13 +9,12 @@ catches accidents; whoever also computes new digests is not caught.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench.errors import UserError
+from bench.errors import UserError, parse_json
 from bench.gate.match import Side
 from bench.gate.verdict import SideInfo
 from bench.results.environment import fingerprint_id
@@ -188,7 +187,7 @@ def _object(path: Path, **kinds: type) -> dict[str, Any]:
     ``kinds`` are the types of those of its fields that are looked at.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:

@@ -7,15 +7,20 @@ there. So the base is the merge base, unless the tip is asked for.
 
 from __future__ import annotations
 
+import shutil
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from typing import Any
 
+from bench import temporary
 from bench.errors import UserError
+from bench.results.store import RECORDS
 
 TREE = "tree"  # the worktree in its temporary folder
+VERDICT = "verdict.json"
+_KIND = "gate"
 _SHALLOW = "this checkout is shallow: fetch its history (git fetch --unshallow; in CI, fetch-depth: 0)"
 
 
@@ -60,15 +65,44 @@ def commit_of(ref: str, root: Path) -> str:
 
 
 @contextmanager
-def worktree(root: Path, commit: str) -> Iterator[Path]:
-    """A temporary folder in which `TREE` is a worktree of a commit; both are removed in the end."""
-    with TemporaryDirectory(prefix="bench-gate-") as place:
-        path = Path(place) / TREE
+def worktree(root: Path, commit: str, results: Path | None = None) -> Iterator[Path]:
+    """A temporary folder in which `TREE` is a worktree of a commit; both are removed in the end.
+
+    If this process is killed, `tidy` of a later one removes them, and ``results`` if nothing is in it.
+    """
+    note = {"root": str(root.resolve()), "results": str(results.resolve()) if results else None}
+    folder = temporary.own(_KIND, note)
+    path = folder.path / TREE
+    try:
         _git_or_fail(root, "worktree", "add", "--detach", "--quiet", str(path), commit)
         try:
-            yield Path(place)
+            yield folder.path
         finally:
             _git(root, "worktree", "remove", "--force", str(path))
+    finally:
+        folder.remove()
+
+
+def tidy() -> int:
+    """Remove what gates that are gone have left behind, and only that; how many there were."""
+    return temporary.tidy(_KIND, _take_back)
+
+
+def _take_back(place: Path, note: Mapping[str, Any]) -> None:
+    """What git knows of the worktree in ``place``, and a folder of results in which there are none."""
+    root, results = Path(note["root"]), note.get("results")
+    known = _git(root, "rev-parse", "--git-common-dir") if root.is_dir() else None
+    for entry in (root / known / "worktrees").glob("*/gitdir") if known else ():
+        with suppress(OSError):
+            if Path(entry.read_text().strip()).is_relative_to(place.resolve()):
+                shutil.rmtree(entry.parent)
+    if results and not _holds_results(Path(results)):
+        shutil.rmtree(results, ignore_errors=True)
+
+
+def _holds_results(folder: Path) -> bool:
+    found = [folder / VERDICT, *folder.glob(f"**/{RECORDS}")]
+    return any(path.is_file() and path.stat().st_size for path in found)
 
 
 def _shallow(root: Path) -> bool:

@@ -16,6 +16,8 @@ from typing import Any
 
 from bench.results.environment import comparable
 from bench.results.record import Record, canonical
+from bench.text import is_bytes
+from bench.workload import Metric
 
 UNKNOWN = "environment (not recorded)"
 
@@ -45,6 +47,14 @@ class Match:
     def pairs(self) -> list[tuple[Record, Record]]:
         """Records of the same repetition, both sides present."""
         return [(self.base[i], self.head[i]) for i in sorted(self.base.keys() & self.head.keys())]
+
+
+def holds_own_imports(record: Record, metric: Metric) -> bool:
+    """Whether a value is of memory, and of a child that holds what it imported itself.
+
+    Others share that with the fork server that imported it for them: the two do not compare.
+    """
+    return metric.klass != "exact" and is_bytes(metric.unit) and record.conformance.get("preloaded") is False
 
 
 def match(

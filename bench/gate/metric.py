@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from bench.errors import listed
-from bench.gate.match import Match
+from bench.gate.match import Match, holds_own_imports
 from bench.gate.rule import Evidence, Rule, Verdict
 from bench.gate.verdict import Judgement
 from bench.results.record import Record, Status
@@ -40,6 +40,9 @@ def compare(
         missing = kept[1] if values[0] else kept[0]
         where = "head" if values[0] else "base"
         reason = f"no value in {where}: {_why_missing(missing[0], metric.name)}"
+        return named(Verdict.INCOMPARABLE, reason=reason, **_means(*values))
+    if len({holds_own_imports(record, metric) for side in kept for record in side}) > 1:
+        reason = "a child had not its modules from the fork server (preloaded in the records): more memory"
         return named(Verdict.INCOMPARABLE, reason=reason, **_means(*values))
     if metric.klass == "exact":
         return _exact(cell, metric, tolerance, values, named)

@@ -20,6 +20,7 @@ from rich.markup import escape
 from bench.errors import UserError, listed
 from bench.gate.against import against, planned_looks
 from bench.gate.baseline import Stored, open_run, read_run
+from bench.gate.commits import VERDICT
 from bench.gate.confirm import confirm
 from bench.gate.judge import judge
 from bench.gate.match import Side
@@ -42,7 +43,7 @@ from bench.run.session import Draw, run
 from bench.suite.request import Request, prepare
 from bench.text import plural
 
-VERDICT, SUMMARY = "verdict.json", "summary.md"
+SUMMARY = "summary.md"
 Export = Callable[[GateReport], None]
 
 

@@ -2,21 +2,27 @@
 
 Started as a script, so that the driver is the same on both sides whatever their trees contain; all it
 imports comes from the tree that PYTHONPATH names. It speaks JSON lines: a request on standard input, an
-answer on standard output, and the end of the input is its end. Everything else goes to the log.
+answer on standard output, and the end of the input is its end, also in the middle of a pass: a gate that is
+killed leaves no driver behind. Everything else goes to the log.
 """
 
 from __future__ import annotations
 
+import _thread
 import importlib
 import json
 import os
+import select
 import sys
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 Say = Callable[..., None]
+LEAVE_SECONDS = 1.0, 10.0  # after the input's end: until what is being measured is interrupted, and cut off
 
 # Where a tree keeps what is asked of it: today, and up to version 0.1, since a base may be older than head.
 HOMES = {
@@ -201,8 +207,20 @@ def _check_tree(tree: str | None) -> None:
         raise RuntimeError(f"bench was imported from {Path(bench.__file__).parent}, not from {tree}")
 
 
+def _end_with_input() -> None:
+    """Wait until nobody can write to standard input any more, and end this process if it does not itself."""
+    watch = select.poll()
+    watch.register(0, 0)  # what is always reported: the other end is gone
+    watch.poll()
+    time.sleep(LEAVE_SECONDS[0])
+    _thread.interrupt_main()
+    time.sleep(LEAVE_SECONDS[1])
+    os._exit(1)  # children die with this process
+
+
 def main() -> None:
     """Serve one gate."""
+    threading.Thread(target=_end_with_input, daemon=True).start()
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # whatever prints goes to the log
 

@@ -32,13 +32,15 @@ BUILD_SECONDS = 3600
 
 
 @contextmanager
-def checked_out(ref: str, root: Path, extras: Sequence[str] = (), *, tip: bool = False) -> Iterator[Tree]:
+def checked_out(
+    ref: str, root: Path, extras: Sequence[str] = (), *, tip: bool = False, results: Path | None = None
+) -> Iterator[Tree]:
     """A tree of the code that HEAD's changes to ``ref`` began from; ``tip``: of ``ref`` itself.
 
-    Everything made for it is removed in the end.
+    Everything made for it is removed in the end; ``results`` are for: see `commits.worktree`.
     """
     commit, name = base_commit(ref, root, tip=tip)
-    with worktree(root, commit) as place:
+    with worktree(root, commit, results) as place:
         path = place / TREE
         wanted = needs(path, ref)
         if extras:

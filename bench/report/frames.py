@@ -7,7 +7,6 @@ are whatever the records and the workload's declarations say they are.
 
 from __future__ import annotations
 
-import json
 import zipfile
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ import pandas as pd
 import yaml
 from numpy.typing import NDArray
 
+from bench.errors import listed, parse_json
 from bench.report.columns import parameter_columns, to_frame
 from bench.report.vocabulary import Vocabulary, vocabulary
 from bench.results.record import Record, Status
@@ -182,6 +182,7 @@ def load(folder: Path, workload: Workload | None = None) -> RunData:
     edited = {one.record.cell: one for one in file.edited if newest[one.record.cell] is one.record}
     notes += [f"{RECORDS} line {one.line}: {clean(one, 400)}" for one in list(edited.values())[:_MOST_NAMED]]
     notes += _disturbed(kept)
+    notes += _not_preloaded(kept)
     notes += _warnings(kept)
     words = vocabulary(workload, kept)
     if shadowed := sorted({n for r in kept for n in r.metrics} - set(words.metrics)):
@@ -200,6 +201,17 @@ def _warnings(records: Sequence[Record]) -> list[str]:
         for text in filter(None, map(record.conformance.get, ("warning", "note"))):
             found.setdefault(str(text), []).append(record.label)
     return [f"{', '.join(dict.fromkeys(labels))}: {text}" for text, labels in found.items()]
+
+
+def _not_preloaded(records: Sequence[Record]) -> list[str]:
+    """A sentence on records of children that imported everything themselves, beside others that did not."""
+    found = [record.label for record in records if record.conformance.get("preloaded") is False]
+    if not found or len(found) == len(records):
+        return []
+    return [
+        f"{plural(len(found), 'cell')} ({listed([clean(label) for label in found])}) had no modules from the "
+        "fork server: host memory there is larger by them, and is not to be held against that of others"
+    ]
 
 
 def _disturbed(records: Sequence[Record]) -> list[str]:
@@ -230,13 +242,23 @@ def workload_name(folder: Path) -> str | None:
     return None if name is None else str(name)
 
 
+_MOST_BYTES = 2**31  # of one array, unpacked: a stream of half a billion tokens
+
+
 @lru_cache(maxsize=64)
 def _load(path: Path, changed: int, name: str) -> NDArray[Any] | None:
     """One numeric 1-D array of an archive, as stored; ``changed`` makes a rewritten file a new one."""
-    with np.load(path, allow_pickle=False) as archive:
-        if name not in archive.files:
-            return None
-        array = archive[name]
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            if name not in archive.files:
+                return None
+            if archive.zip.getinfo(f"{name}.npy").file_size > _MOST_BYTES:
+                raise ValueError(f"{name} has more than {_MOST_BYTES:,} bytes")
+            array = archive[name]
+    except OSError:
+        raise
+    except Exception as error:  # a damaged archive fails anywhere between zip, zlib and a header's Python
+        raise ValueError(f"damaged: {clean(error, 100) or type(error).__name__}") from error
     return array if array.ndim == 1 and array.dtype.kind in "fiu" else None
 
 
@@ -249,7 +271,7 @@ def _inside(folder: Path, relative: str) -> Path:
 
 def _json(path: Path, notes: list[str]) -> dict[str, Any]:
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from bench import registry
-from bench.errors import UserError, did_you_mean
+from bench.errors import UserError, did_you_mean, parse_json
 from bench.report.tracks import Track, follow
 from bench.results.record import Record
 from bench.results.store import ENV, RECORDS, read_records, write_atomic
@@ -121,7 +120,7 @@ def _inert(text: str) -> str:
 
 def _env(place: Path) -> dict[str, Any]:
     try:
-        data = json.loads((place / ENV).read_text(encoding="utf-8"))
+        data = parse_json((place / ENV).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return data if isinstance(data, dict) else {}

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.gate.match import holds_own_imports
 from bench.results.environment import comparable
 from bench.results.record import Record, Status, canonical
 from bench.suite.labels import spelt, varying
@@ -84,7 +85,13 @@ def follow(
                 newest[key] = record
         for key, alike in cells.items():
             for metric in metrics:
-                found = [v.value for r in alike if (v := r.metrics.get(metric.name)) and v.value is not None]
+                found = [
+                    v.value
+                    for r in alike
+                    if (v := r.metrics.get(metric.name))
+                    and v.value is not None
+                    and not holds_own_imports(r, metric)
+                ]
                 if found:
                     point = TrackPoint(
                         alike[0].run, alike[0].started, _mean(found, metric), _commit(env), env

@@ -15,7 +15,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from bench.errors import UserError, listed
+import psutil
+
+from bench.errors import UserError, listed, parse_json, there
 from bench.results.environment import Fingerprint, comparable
 from bench.results.store import ENV, PLAN, clear_errors, write_atomic
 
@@ -33,6 +35,8 @@ class RunFolder:
 
 def run_folders(results: Path, suite: str) -> list[Path]:
     """Folders of all runs of a suite that began properly, newest first."""
+    if not there(results / suite):
+        return []
     folders = (path.parent for path in (results / suite).glob(f"*/{ENV}"))
     return sorted((f for f in folders if _started(f) is not None), key=lambda f: f.name, reverse=True)
 
@@ -58,7 +62,9 @@ def choose_run(
     alike = [folder for folder in earlier if plans[folder].get("overrides", {}) == overrides]
     candidates = [folder for folder in alike if plans[folder].get("version", version) == version]
     why = None
-    if candidates and not new:
+    if candidates and not new and (target := leads_out(candidates[0])):
+        why = f"the newest run {candidates[0].name} is a link that leads out of {results}, to {target}"
+    elif candidates and not new:
         known = _load(candidates[0] / ENV)
         differing = comparable(known, fingerprint) if known else [f"environment ({ENV} cannot be read)"]
         if not differing:
@@ -70,6 +76,20 @@ def choose_run(
     folder = _new_folder(results / suite, earlier)
     _write_fingerprint(folder, fingerprint, {})
     return RunFolder(folder, resumed=False, why=why)
+
+
+def remove_partial(folder: Path) -> None:
+    """Remove files that a process which is gone was writing (see `write_atomic`), and no others."""
+    for path in folder.glob(".*.*"):
+        writer = path.suffix[1:]
+        if writer.isdecimal() and len(writer) < 10 and not psutil.pid_exists(int(writer)):
+            path.unlink(missing_ok=True)
+
+
+def leads_out(folder: Path) -> Path | None:
+    """Where a run folder is, if that is not where it seems to be: nothing is written through such a link."""
+    real = folder.resolve()
+    return None if real.parent == folder.parent.resolve() else real
 
 
 def _new_folder(parent: Path, earlier: list[Path]) -> Path:
@@ -104,7 +124,7 @@ def _write_fingerprint(folder: Path, fingerprint: Fingerprint, known: dict[str, 
 def _load(path: Path) -> dict[str, Any]:
     """A JSON object from a run folder; empty if it is not there or not whole."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return data if isinstance(data, dict) else {}

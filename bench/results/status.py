@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+DISK_FULL = "the disk is full"  # begins the reason of an error that says nothing of the cell
+
 
 class Status(StrEnum):
     """How a cell ended. Everything but ``ok`` carries a one-line reason."""

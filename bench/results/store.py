@@ -10,7 +10,6 @@ sentence; what was written before stays whole.
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Iterator
@@ -18,9 +17,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pydantic import ValidationError
-
-from bench.errors import UserError
+from bench.errors import UserError, parse_json
 from bench.results.digest import Integrity, integrity_of, with_digest
 from bench.results.record import SCHEMA_VERSION, Record
 
@@ -74,15 +71,15 @@ def read(path: Path) -> Found:
         if not line.strip():
             continue
         try:
-            record = Record.model_validate_json(line)
-        except ValidationError:
+            record, data = Record.model_validate_json(line), parse_json(line)
+        except ValueError:  # pydantic's is one
             _check_version(path, _schema_version(line))
             found.damaged.append(line)
             continue
         _check_version(path, record.schema_version)  # it may read alike and mean something else
         found.records.append(record)
         found.lines.append(line)
-        seal = integrity_of(json.loads(line))
+        seal = integrity_of(data)
         if seal is Integrity.BROKEN:
             found.edited.append(Edited(path, number, record))
         found.undigested += seal is Integrity.NONE
@@ -105,7 +102,7 @@ def _check_version(path: Path, version: int) -> None:
 
 def _schema_version(line: bytes) -> int:
     try:
-        version = json.loads(line).get("schema_version", 0)
+        version = parse_json(line).get("schema_version", 0)
     except (ValueError, AttributeError):
         return 0
     return version if isinstance(version, int) else 0

@@ -9,21 +9,24 @@ process. The server never runs a workload and never touches a device: CUDA does 
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from multiprocessing import forkserver, get_context
+from multiprocessing import current_process, forkserver, get_all_start_methods, get_context
 from pathlib import Path
 from typing import Any, Protocol
 
+from bench import temporary
 from bench.errors import UserError
 from bench.run.child import End, Event, LocalRunning
-from bench.run.worker import Job, main
+from bench.run.worker import Job, main, resource
 from bench.waiting import waiting_variables
 
 START_ATTEMPTS = 20  # two seconds in all
+KILLED_SERVERS = 3  # that died of a signal while they imported: after these, one without imports
 
 
 class Running(Protocol):
@@ -60,14 +63,18 @@ class LocalLauncher:
     """
 
     def __init__(self, preload: tuple[str, ...], log: Path) -> None:
+        check_system()
         self.server_s: float | None = None
         self._preload = ("bench.run.worker", *preload)
         self._log = log
+        self._killed = 0
+        self._exited = False  # whether a server ended of its own while it imported
         self._context = get_context("forkserver")
         # A fork server that asks CUDA whether it is there would spoil CUDA for every child.
         os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
         os.environ.update(waiting_variables(os.environ))
         with _start_errors(log):
+            _own_folder_of_sockets()
             self._start_server(self._preload)
 
     def await_ready(self) -> None:
@@ -91,12 +98,17 @@ class LocalLauncher:
             return LocalRunning(child, reader, job)
 
     def _start_server(self, preload: tuple[str, ...]) -> None:
+        self._look_at_the_dead()
+        if self.server_s is None and (self._exited or self._killed >= KILLED_SERVERS):
+            preload = ()
         self._context.set_forkserver_preload(list(preload))
         with _output_to(self._log):
             forkserver.ensure_running()
 
     def _start(self, child: Any) -> None:
-        """Start a child, on a new server if the old one is dead; one that died of its imports gets none."""
+        """Start a child, on a new server if the old one is dead; after one that died of its imports, one
+        without. A server that was killed is no reason to do without them.
+        """
         for left in reversed(range(START_ATTEMPTS)):
             try:
                 return child.start()
@@ -104,7 +116,40 @@ class LocalLauncher:
                 if not left:
                     raise
                 time.sleep(0.1)  # a dying server still counts as running for a moment
-                self._start_server(self._preload if self.server_s is not None else ())
+                self._start_server(self._preload)
+
+    def _look_at_the_dead(self) -> None:
+        """Count a server that is gone by the way it went; leaves it to be collected by its module."""
+        pid = getattr(forkserver._forkserver, "_forkserver_pid", None)
+        if pid is None or not hasattr(os, "waitid"):
+            return
+        try:
+            found = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return
+        if found is not None:
+            self._exited |= found.si_code == os.CLD_EXITED
+            self._killed += found.si_code != os.CLD_EXITED
+
+
+def check_system() -> None:
+    """Raises UserError where passes cannot be measured: a child is forked, and limited as Unix does it."""
+    if resource is None or "forkserver" not in get_all_start_methods():
+        raise UserError(
+            f"passes cannot be measured on {sys.platform}: they are forked from a server, which this system "
+            "cannot do",
+            hint="on Windows use WSL; plan, report, compare, history and publish work here",
+        )
+
+
+def _own_folder_of_sockets() -> None:
+    """Let multiprocessing keep its sockets in a folder that the next run removes if this one is killed."""
+    config: dict[str, Any] = getattr(current_process(), "_config", {})
+    temporary.tidy("run")
+    if "tempdir" not in config:
+        folder = temporary.own("run")
+        config["tempdir"] = str(folder.path)
+        atexit.register(folder.remove)
 
 
 @contextmanager

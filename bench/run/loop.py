@@ -11,10 +11,11 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 
-from bench.results.record import Status
+from bench.results.record import Record, Status
+from bench.results.status import DISK_FULL
 from bench.results.store import Store
 from bench.run.launch import Launcher
-from bench.run.one_pass import Held, Observer, PassRun, RunSession
+from bench.run.one_pass import NOT_REACHED, Held, Observer, PassRun, RunSession
 from bench.workload import Cell, Pass
 
 FAILED = frozenset({Status.OOM, Status.TIMEOUT, Status.ERROR, Status.NAN})
@@ -23,11 +24,14 @@ POLL_SECONDS = 0.5
 
 
 def remaining(passes: Iterable[Pass], store: Store, *, retry_failed: bool = False) -> list[Pass]:
-    """The passes with the cells that still have to be measured; passes without any are left out."""
+    """The passes with the cells that still have to be measured; passes without any are left out.
+
+    A cell that found the disk full was not measured, and is no failure of its own: it is measured next time.
+    """
 
     def wanted(cell: Cell) -> bool:
         record = store.records.get(cell.id)
-        return record is None or (retry_failed and record.status in RETRIED)
+        return record is None or (retry_failed and record.status in RETRIED) or found_no_room(record)
 
     reduced = (dataclasses.replace(work, cells=tuple(filter(wanted, work.cells))) for work in passes)
     return [work for work in reduced if work.cells]
@@ -70,6 +74,12 @@ def measure(
         for one in active:
             if one.running:
                 one.running.stop()
+
+
+def found_no_room(record: Record) -> bool:
+    """Whether a cell was not measured because a disk was full."""
+    reason = (record.reason or "").removeprefix(NOT_REACHED)
+    return record.status is Status.ERROR and reason.startswith(DISK_FULL)
 
 
 def tally(cells: Iterable[Cell], store: Store) -> Counter[Status]:

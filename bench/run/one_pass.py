@@ -84,8 +84,10 @@ class PassRun:
     first: bool  # of the run
     open: dict[str, Cell] = field(default_factory=dict)
     running: Running | None = None
-    started: float = 0.0
+    started: float = 0.0  # by the clock of the wall, which may be set back meanwhile
+    begun: float = 0.0  # by a clock that only goes on
     startup_s: float | None = None
+    preloaded: bool | None = None  # whether the child had its modules from the fork server
 
     def begin(self, launcher: Launcher) -> None:
         """Start the child."""
@@ -93,7 +95,7 @@ class PassRun:
         launcher.await_ready()
         with self.held():
             self.running = launcher.launch(self._job())
-            self.started = time.time()
+            self.started, self.begun = time.time(), time.monotonic()
 
     def advance(self, timeout: float) -> None:
         """Take what the child says within ``timeout`` seconds."""
@@ -155,11 +157,12 @@ class PassRun:
     def _take(self, event: Event) -> None:
         match event["event"]:
             case "ready":
-                self.startup_s = event["startup_s"]
+                self.startup_s, self.preloaded = event["startup_s"], not event["not_preloaded"]
                 if event["not_preloaded"] and self.first:
                     names = ", ".join(event["not_preloaded"])
                     self.observer.message(
-                        f"{names} could not be imported ahead; every pass starts more slowly"
+                        f"{names} could not be imported ahead; every pass starts more slowly, and its host "
+                        "memory is not compared with that of other runs"
                     )
             case "progress":
                 self.observer.progress(self.work, event["done"], event["total"], event["values"])
@@ -187,7 +190,7 @@ class PassRun:
     def _record(self, cell: Cell, answer: Mapping[str, Any]) -> Record:
         session, finished = self.session, answer.get("finished", time.time())
         columns = session.workload.columns(session.workload.Params.model_validate(dict(cell.params)))
-        common = {
+        common: dict[str, Any] = {
             "suite": session.suite,
             "workload": session.workload.name,
             "run": session.folder.name,
@@ -200,7 +203,7 @@ class PassRun:
             "env": session.env,
             "started": _iso(self.started),
             "finished": _iso(finished),
-            "duration_s": round(finished - self.started, 6),
+            "duration_s": round(time.monotonic() - self.begun, 6),
         }
         try:
             return Record(
@@ -220,7 +223,7 @@ class PassRun:
 
     def _circumstances(self) -> dict[str, Any]:
         side_by_side = {"passes_side_by_side": self.session.jobs} if self.session.jobs > 1 else {}
-        return {"child_startup_s": self.startup_s} | side_by_side
+        return {"child_startup_s": self.startup_s, "preloaded": self.preloaded} | side_by_side
 
 
 def _iso(seconds: float) -> str:

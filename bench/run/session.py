@@ -16,15 +16,16 @@ from rich.markup import escape
 
 from bench import registry
 from bench.results import environment
-from bench.results.folder import choose_run, locked
+from bench.results.folder import choose_run, locked, remove_partial
 from bench.results.record import Status
 from bench.results.store import DAMAGED, PLAN, SUITE, Store, write_atomic
 from bench.run import live, terminal
 from bench.run.interrupt import Interrupts
-from bench.run.launch import LocalLauncher
-from bench.run.loop import RETRIED, RunSession, exit_code, measure, remaining, tally
+from bench.run.launch import LocalLauncher, check_system
+from bench.run.loop import RETRIED, RunSession, exit_code, found_no_room, measure, remaining, tally
 from bench.run.one_pass import NOT_REACHED
 from bench.suite.request import Options, Request, prepare
+from bench.temporary import tidy
 from bench.text import plural
 from bench.workload import Pass, Workload
 
@@ -39,6 +40,7 @@ def run(options: Options, console: Console, draw: Draw) -> int:
     Raises UserError, and KeyboardInterrupt after having said how to go on.
     """
     request = prepare(options)
+    check_system()  # before anything is written
     folder = options.results / request.suite.suite
 
     def waiting(who: str) -> None:
@@ -56,6 +58,8 @@ def run(options: Options, console: Console, draw: Draw) -> int:
         )
         if choice.why:
             _say(console, f"starting a new run: {escape(choice.why)}")
+        tidy("run")
+        remove_partial(choice.folder)
         store = Store(choice.folder)
         try:
             changed = _write_plan(choice.folder, request, options)
@@ -158,7 +162,11 @@ def _conclude(console: Console, store: Store, request: Request, options: Options
         reasons = {store.records[cell.id].reason or "" for cell in request.cells}
         first = sorted(reason for reason in reasons if not reason.startswith(NOT_REACHED))[:3]
         _say(console, f"[yellow]nothing was measured:[/] {escape('; '.join(first))}")
-    again = sum(counts[status] for status in RETRIED)
+    full = sum(found_no_room(store.records[cell.id]) for cell in request.cells if cell.id in store.records)
+    if full:
+        told = f"{plural(full, 'cell')} found the disk full; with room again the same command measures"
+        _say(console, f"[yellow]{told} {'it' if full == 1 else 'them'}[/]")
+    again = sum(counts[status] for status in RETRIED) - full
     if again:
         _say(console, f"{again} of them can be measured again: {escape(options.command('--retry-failed'))}")
 

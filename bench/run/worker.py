@@ -11,7 +11,6 @@ from __future__ import annotations
 import errno
 import faulthandler
 import os
-import resource
 import signal
 import sys
 import threading
@@ -23,11 +22,16 @@ from multiprocessing import connection, parent_process
 from pathlib import Path
 from typing import Any
 
-from bench.results.status import Status
+from bench.results.status import DISK_FULL, Status
 from bench.run.context import Events, WorkerContext
 from bench.workload import Pass, Skip, Workload
 
-DUMP_SIGNAL = signal.SIGUSR1  # asks a child for the stacks of all its threads, in its log
+try:
+    import resource
+except ImportError:  # no Unix: `bench.run.launch.check_system` says so before there is a child
+    resource = None  # type: ignore[assignment]
+
+DUMP_SIGNAL = getattr(signal, "SIGUSR1", 0)  # asks a child for the stacks of all its threads, in its log
 # How allocators say it in a RuntimeError, on the host and on CUDA.
 OUT_OF_MEMORY = (
     "can't allocate memory",
@@ -75,7 +79,8 @@ def main(job: Job, pipe: connection.Connection, launched: float) -> None:
         _limit_memory(None)
         status, reason = outcome(error)
         if status is not Status.SKIPPED:
-            traceback.print_exc()
+            with suppress(OSError):  # the log may be what there is no room for
+                traceback.print_exc()
         events.send("failed", status=status, reason=reason)
     finally:
         with suppress(OSError):
@@ -90,11 +95,27 @@ def outcome(error: BaseException) -> tuple[Status, str]:
     if isinstance(error, Skip):
         return Status.SKIPPED, text or "a need of this workload is missing"
     reason = f"{name}: {text}" if text else name
+    if _is_full(error):
+        return Status.ERROR, f"{DISK_FULL}: {reason}"
     refused = isinstance(error, OSError) and error.errno == errno.ENOMEM
     refused |= isinstance(error, RuntimeError) and any(words in text for words in OUT_OF_MEMORY)
     if refused or isinstance(error, MemoryError) or name == "OutOfMemoryError":
         return Status.OOM, reason
     return Status.ERROR, reason
+
+
+def _is_full(error: BaseException) -> bool:
+    """Whether there was no room on a disk, however a library has wrapped that."""
+    seen: set[int] = set()
+    one: BaseException | None = error
+    while one is not None and id(one) not in seen:
+        seen.add(id(one))
+        if isinstance(one, OSError) and one.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if "No space left on device" in str(one):
+            return True
+        one = one.__cause__ or one.__context__
+    return False
 
 
 def load_target(target: str) -> Workload:

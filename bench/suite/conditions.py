@@ -94,8 +94,21 @@ def _compare(sign: str, limit: str) -> Condition:
 def _equal(wanted: str) -> Condition:
     if "*" not in wanted:
         return Condition((lambda value: same(value, wanted),))
-    glob = re.compile(".*".join(map(re.escape, wanted.split("*"))), re.DOTALL)
-    return Condition((lambda value: isinstance(value, str) and glob.fullmatch(value) is not None,))
+    parts = wanted.split("*")
+    return Condition((lambda value: isinstance(value, str) and _fits(value, parts),))
+
+
+def _fits(text: str, parts: list[str]) -> bool:
+    """Whether ``text`` is these parts with anything between them. Never goes back: linear, as no regex is."""
+    first, *middle, last = parts
+    if len(text) < len(first) + len(last) or not (text.startswith(first) and text.endswith(last)):
+        return False
+    at, end = len(first), len(text) - len(last)
+    for part in middle:
+        if (found := text.find(part, at, end)) < 0:
+            return False
+        at = found + len(part)
+    return True
 
 
 def _is_number(value: Any) -> bool:

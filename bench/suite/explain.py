@@ -56,6 +56,8 @@ def _value(name: str, given: Any, message: str, kind: str, context: dict[str, An
         return prefix + (str(context.get("error", "")) or message), None
     if kind == "too_short" and not given:
         return f"{prefix}an empty list; at least one value is needed", None
+    if kind == "int_parsing_size":
+        message = "Input should be a number of fewer digits"
     if not message.startswith("Input should "):
         return prefix + message, None
     message = message.partition(", unable to parse")[0]

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from bench.errors import parse_json
 from bench.workload import Cell
 
 
@@ -58,7 +59,7 @@ def spelt(value: Any) -> str:
     if not isinstance(value, str) or not value.isprintable():
         return text
     try:
-        json.loads(value)
+        parse_json(value)
     except ValueError:
         return value
     return text

@@ -17,10 +17,11 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr,
 from bench.errors import UserError, raise_any
 from bench.suite.conditions import parse as parse_condition
 from bench.suite.explain import brief, explain
-from bench.suite.yaml import MAX_BYTES, KeyPath, YamlSource, parse
+from bench.suite.yaml import DIGITS, MAX_BYTES, KeyPath, YamlSource, parse
 from bench.workload import Scalar
 
 MAX_SEED = 2**32 - 1  # the largest that numpy takes
+MAX_MEMORY = 2**60  # bytes; more than a kernel's limits take, or any machine has
 
 _UNITS = {"": 1, "b": 1} | {
     prefix + ending: base**power
@@ -41,10 +42,11 @@ def _none_is(empty: type) -> BeforeValidator:
 def _bytes(value: Any) -> Any:
     if not isinstance(value, str):
         return _not_bool(value)
-    match = re.fullmatch(r"([0-9][0-9_]*(?:\.[0-9]+)?)\s*([a-z]*)", value.strip(), re.IGNORECASE)
+    match = re.fullmatch(rf"({DIGITS}(?:\.[0-9]+)?)\s*([a-z]*)", value.strip(), re.IGNORECASE)
     if not match or match[2].lower() not in _UNITS:
         raise ValueError(f"{value!r} is not a size; write bytes or e.g. 16GiB, 512MiB, 16GB")
-    return int(float(match[1]) * _UNITS[match[2].lower()])
+    size = float(match[1].replace("_", "")) * _UNITS[match[2].lower()]
+    return int(min(size, 2.0 * MAX_MEMORY))
 
 
 def _checked(value: Any) -> Any:
@@ -73,7 +75,7 @@ _Seed = Annotated[int, Field(ge=0, le=MAX_SEED), _NotBool]
 _Seeds = Annotated[list[_Seed], Field(min_length=1), BeforeValidator(_listed)]
 _Repeat = Annotated[int, Field(ge=1, le=1000), _NotBool]
 _Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False), _NotBool]
-_Bytes = Annotated[int, Field(gt=0), BeforeValidator(_bytes)]
+_Bytes = Annotated[int, Field(gt=0, le=MAX_MEMORY), BeforeValidator(_bytes)]
 _Tolerance = Annotated[float, Field(ge=0, allow_inf_nan=False), _NotBool]
 
 

@@ -191,7 +191,8 @@ class _PlanBuilder:
         if axis := self.workload.prefix_axis:
             members = sorted(members, key=lambda member: member[0].params[axis])
         dearest = max((cost for _, cost in members), key=lambda cost: cost.amount)
-        return Pass(name, self.workload.name, tuple(cell for cell, _ in members), dearest)
+        stops = tuple(dict.fromkeys(cell.params[axis] for cell, _ in members)) if axis else ()
+        return Pass(name, self.workload.name, tuple(cell for cell, _ in members), dearest, stops)
 
 
 def _digest(text: str) -> str:

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from bench import registry
-from bench.errors import UserError, did_you_mean
-from bench.results.folder import run_folders
+from bench.errors import UserError, did_you_mean, there
+from bench.results.folder import leads_out, run_folders
 from bench.results.store import PLAN, RECORDS
 from bench.suite.choice import choose
 from bench.suite.model import Suite, load_suite
@@ -78,24 +78,30 @@ def allow_code(allowed: bool) -> None:
 def find_suite(text: str) -> Path:
     """A suite file, or the name of one in ``suites/``; a path that is neither comes back as it is."""
     named = Path("suites") / f"{text}.yaml"
-    return named if not Path(text).exists() and named.exists() else Path(text)
+    return named if not there(text) and there(named) else Path(text)
 
 
 def find_run(text: str, results: Path) -> Path:
     """A run folder, or the newest run of a suite given by file, name or results folder."""
     path = Path(text)
-    if any((path / name).exists() for name in (RECORDS, PLAN)):
+    if any(there(path / name) for name in (RECORDS, PLAN)):
         return path
-    if path.is_dir() and not any(path.iterdir()):
+    folder = there(path) and path.is_dir()
+    if folder and not any(path.iterdir()):
         raise UserError(
             f"{path} is empty: it is not a run folder",
             hint="give the folder of one run, e.g. results/SUITE/RUN",
         )
     suite = find_suite(text)
-    name = load_suite(suite).suite if suite.is_file() else path.name
-    where = path.parent if path.is_dir() else results
+    name = load_suite(suite).suite if there(suite) and suite.is_file() else path.name
+    where = path.parent if folder else results
     runs = run_folders(where, name)
-    if not runs and path.is_dir():
+    if runs and (target := leads_out(runs[0])):
+        raise UserError(
+            f"the newest run {runs[0]} is a link that leads out of {where}, to {target}",
+            hint=f"to use that folder, name it: {target}",
+        )
+    if not runs and folder:
         raise UserError(
             f"{path} is not a run folder: there is no {RECORDS} in it, and no run of {name!r} in {where}",
             hint="give the folder of one run, e.g. results/SUITE/RUN",

@@ -72,10 +72,11 @@ def _escape(character: str) -> str:
 def _value(name: str, value: str, text: str) -> Any:
     start = f"{name}: "  # read in the place where a suite has it: what is refused there is refused here
     try:
-        found = parse((start + value).encode(), "").root.plain()
+        found = parse((start + value).encode(errors="surrogatepass"), "").root.plain()
     except UserError as error:
         first = error.errors[0] if isinstance(error, CombinedError) else error
-        column = int(str(first.where).rpartition(":")[2]) - len(start)
+        place = str(first.where).rpartition(":")[2]
+        column = int(place) - len(start) if place else 0
         where = f", character {column} of the value" if column > 0 else ""
         hint = first.hint or "put the value in quotes"
         raise UserError(f"--set {text}: {first.message}{where}", hint=hint) from error

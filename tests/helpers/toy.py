@@ -39,6 +39,8 @@ Mode = Literal[
     "bad_facts",
     "slow",
     "alloc_error",
+    "full",
+    "stubborn",
 ]
 
 
@@ -64,6 +66,10 @@ class ToyParams(BaseModel):
 
 class OutOfMemoryError(RuntimeError):
     """Named as torch's."""
+
+
+class SafetensorError(Exception):
+    """Named as safetensors', which has no errno."""
 
 
 class Toy:
@@ -153,6 +159,13 @@ def _misbehave(params: ToyParams, cell: object, ctx: Context) -> None:
             raise AssertionError(len(hog))
         case "alloc_error":
             raise OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        case "full":
+            raise SafetensorError("No space left on device (os error 28)")
+        case "stubborn":  # ignores a polite end, and leaves a child that holds the pipe
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            if os.fork() == 0:
+                time.sleep(600)
+            time.sleep(600)
         case "nan":
             ctx.emit(
                 cell, {"total": 1, "nll": float("nan"), "ms": Samples(float("inf"), (1.0, float("inf")))}

@@ -29,7 +29,7 @@ ABSENT_TOKENS = 256  # zeros that the pipeline puts in the place of T5's tokens
 class FlowRecipe(PipelineRecipe):
     """Everything that decides transformer and second text encoder, given latents and captions."""
 
-    steps: int = 3_000
+    steps: int = 2_400
     learning_rate: float = 1e-3
     batch: int = 48
     width: int = 128

@@ -273,3 +273,16 @@ def test_passes_are_measured_side_by_side_if_they_answer_the_same_cells():
     assert blocks([["a"], ["old"]], [["a"]]) == [([0], [0]), ([1], [])]
     assert blocks([["a", "b"]], [["a"], ["b"]]) is None
     assert blocks([["a"], ["b"]], [["a", "b"]]) is None
+
+
+def test_memory_of_a_child_that_was_not_preloaded_is_not_held_against_others():
+    def repeats(value, preloaded):
+        told = {} if preloaded is None else {"preloaded": preloaded}
+        metrics = {"rss": value, "latency": 5.0}
+        return [record(metrics, repeat=i, conformance=told) for i in range(6)]
+
+    for head, verdict in ((False, "incomparable"), (True, "pass"), (None, "pass")):
+        found = judged(repeats(1e8, True), repeats(1e8 if head is not False else 1.2e8, head))
+        assert verdicts(found, "rss") == [verdict]
+        assert verdicts(found, "latency") == ["pass"]
+    assert verdicts(judged(repeats(1e8, False), repeats(1e8, False)), "rss") == ["pass"]

@@ -155,3 +155,17 @@ def test_folders_without_runs_or_of_several_suites_are_refused(folder, tmp_path)
 
 def test_the_table_of_nothing_has_only_a_head():
     assert table_csv([]) == "cell,metric,unit,run,started,commit,value,step\n"
+
+
+def test_memory_of_children_that_were_not_preloaded_is_no_step():
+    made = runs("rss", [1e8] * 8)
+    made += [
+        (
+            [one.model_copy(update={"conformance": {"preloaded": False}, "started": f"2026-02-{i + 1:02d}"})],
+            ENV,
+        )
+        for i, one in enumerate(record({"rss": 1.3e8}, run=f"late{i}") for i in range(8))
+    ]
+    (track,) = follow(made, [metric for metric in GateToy.metrics if metric.name == "rss"])
+    assert len(track.points) == 8
+    assert track.steps == []

@@ -3,9 +3,11 @@
 import errno
 import json
 import os
+import pathlib
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 
 import pytest
@@ -210,6 +212,52 @@ if __name__ == "__main__":
     assert "poisoned" in (tmp_path / "server.log").read_text()
 
 
+def run_in_a_process_of_its_own(tmp_path, preload):
+    """How a pass ended and what its child had to import itself: the fork server of this process runs."""
+    code = f"""
+import sys
+sys.path[:0] = {[str(tmp_path), *sys.path]!r}
+from pathlib import Path
+from bench.run.launch import LocalLauncher
+from helpers.passes import make_job, make_pass, finish
+root = Path({str(tmp_path)!r})
+launcher = LocalLauncher({preload!r}, root / "server.log")
+running = launcher.launch(make_job(root, make_pass(), preload={preload!r}))
+print(finish(running)[0]["not_preloaded"], running.end.status)
+"""
+    temp = pathlib.Path(tempfile.mkdtemp(dir="/tmp"))  # a short one, for sockets
+    env = os.environ | {"TMPDIR": str(temp)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60
+    )
+    temp.rmdir()  # nothing is left in it
+    return done.stdout.strip() or done.stderr
+
+
+def test_a_server_killed_while_it_imports_is_replaced_by_one_that_imports(tmp_path):
+    (tmp_path / "dies.py").write_text(
+        "import os, pathlib\n"
+        "first = pathlib.Path(__file__).with_name('first')\n"
+        "if not first.exists():\n"
+        "    first.touch()\n"
+        "    os.kill(os.getpid(), 9)\n"
+    )
+    assert run_in_a_process_of_its_own(tmp_path, ("dies",)) == "[] None"
+    assert (tmp_path / "first").exists()
+
+
+def test_a_server_that_is_killed_whenever_it_imports_is_replaced_by_one_that_does_not(tmp_path):
+    (tmp_path / "dies.py").write_text("import os\nos.kill(os.getpid(), 11)\n")
+    assert run_in_a_process_of_its_own(tmp_path, ("dies",)) == "['dies'] None"
+
+
+def test_a_child_whose_log_finds_the_disk_full_says_so(launcher, tmp_path):
+    running = launcher.launch(make_job(tmp_path, make_pass(), log=pathlib.Path("/dev/full")))
+    finish(running)
+    assert running.end.status is Status.ERROR
+    assert running.end.reason == "the disk is full: OSError: [Errno 28] No space left on device"
+
+
 def test_a_server_killed_in_the_middle_ends_the_pass_and_is_replaced(launcher, tmp_path):
     from multiprocessing.forkserver import _forkserver
 
@@ -290,6 +338,7 @@ for _ in range(2):
         (OSError(errno.ENOMEM, "Cannot allocate memory"), Status.OOM),
         (OSError(errno.ENOENT, "No such file"), Status.ERROR),
         (RuntimeError("shape mismatch"), Status.ERROR),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), Status.ERROR),
         (KeyError("x"), Status.ERROR),
         (Skip(""), Status.SKIPPED),
         (KeyboardInterrupt(), Status.ERROR),

@@ -147,6 +147,24 @@ def test_failed_cells_are_measured_again_only_on_request(run, tmp_path):
     assert Store(tmp_path).records == records
 
 
+def test_a_cell_that_found_the_disk_full_is_measured_next_time(run, tmp_path):
+    work = make_pass("full", at=8)
+    records = run(work)
+    reason = "the disk is full: SafetensorError: No space left on device (os error 28)"
+    assert statuses(records)[1:] == [
+        ("full 8", "error", reason),
+        ("full 16", "error", f"not reached: {reason}"),
+    ]
+    (left,) = remaining([work], Store(tmp_path))
+    assert [cell.label for cell in left.cells] == ["full 8", "full 16"]
+
+
+def test_records_say_whether_the_child_was_preloaded(run, monkeypatch):
+    assert run(make_pass())["0-ok-4"].conformance["preloaded"] is True
+    monkeypatch.setattr(Toy, "preload", ("json", "no_such_module"))
+    assert run(make_pass(number=1))["1-ok-4"].conformance["preloaded"] is False
+
+
 def test_another_attempt_leaves_the_artifacts_of_the_first_alone(run, tmp_path):
     first = run(make_pass(lengths=(4, 8)))["0-ok-8"].artifacts[0]
     (left,) = remaining([make_pass(lengths=(4, 8, 16))], Store(tmp_path))

@@ -144,6 +144,20 @@ def test_passes_side_by_side_and_cut_off_do_not_matter(place: Path, base: dict[s
     assert_same(found, base)
 
 
+def test_a_pass_that_goes_on_in_the_middle_gives_the_same_bits(place: Path) -> None:
+    """Lengths that end within a forward: whoever goes on cuts the text where the whole pass did."""
+    told = {"chunk": 48, "policies": ["sink 4+28", "h2o 40 evict=chunk:16"], "measure": ["quality"]}
+    whole = run(place, "bits", lengths=(37, 130, 300), **told)
+    (folder,) = (place / "bits" / "same").glob("2*")
+    lines = (folder / "records.jsonl").read_text().splitlines(keepends=True)
+    (folder / "records.jsonl").write_text("".join(line for line in lines if '"length":300' not in line))
+    again = run(place, "bits", lengths=(37, 130, 300), **told)
+    assert len(again) == len(whole) == 12
+    for label, record in again.items():
+        for name in ("nll", "nll_post", "nll_half", "perplexity"):
+            assert record["metrics"][name] == whole[label]["metrics"][name], (label, name)
+
+
 def test_dense_beyond_the_trained_length_is_one_forward(place: Path, base: dict[str, Any]) -> None:
     """The value that the untouched model gives for a text of that very length."""
     for name in ("dynamic", "longrope"):

@@ -1,0 +1,1 @@
+"""The fault campaign: a place to run in, the faults, and what must hold after each."""

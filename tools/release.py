@@ -1,0 +1,91 @@
+"""What goes with a release: a wheel that anybody builds bit for bit, a lock with hashes, and their checksums.
+
+    python tools/release.py dist [--no-lock]
+
+The wheel is made of the files of HEAD alone, with the time of its commit and one set of permissions, so that
+it is the same on every machine with the same setuptools. The lock names what pip installs on this platform
+by `constraints.txt`, each file with its SHA-256; it asks the package registry. Whoever installs with
+``pip install --require-hashes --no-deps -r requirements.lock`` gets those files or none. The list of parts
+(CycloneDX) is `tox -e sbom`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCES = ("bench", "ddposink", "pyproject.toml", "README.md", "LICENSE")
+EXTRA = "ddpo"
+PIP = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check")
+
+
+def build_wheel(out: Path, root: Path = ROOT) -> Path:
+    """The wheel of HEAD of ``root`` in ``out``. Raises CalledProcessError where git or pip refuses."""
+    git = ["git", "-C", str(root)]
+    told = subprocess.run([*git, "log", "-1", "--format=%ct"], capture_output=True, text=True, check=True)
+    before = set(out.glob("*.whl"))
+    with tempfile.TemporaryDirectory() as place:
+        tar = subprocess.run([*git, "archive", "HEAD", *SOURCES], stdout=subprocess.PIPE, check=True).stdout
+        subprocess.run(
+            ["tar", "--extract", "--no-same-permissions"], cwd=place, input=tar, check=True, umask=0o022
+        )
+        flags = ("--no-build-isolation", "--no-deps", "--wheel-dir", str(out.resolve()))
+        env = os.environ | {"SOURCE_DATE_EPOCH": told.stdout.strip()}
+        subprocess.run([*PIP, "wheel", *flags, "."], cwd=place, env=env, check=True, umask=0o022)
+    made = sorted(set(out.glob("*.whl")) - before) or sorted(before)
+    return made[-1]
+
+
+def lock(root: Path = ROOT) -> str:
+    """Lines for ``pip install --require-hashes``: what this platform gets by `constraints.txt`."""
+    with tempfile.TemporaryDirectory() as place:
+        report = Path(place) / "report.json"
+        flags = (
+            "--dry-run",
+            "--ignore-installed",
+            "--report",
+            str(report),
+            "--constraint",
+            "constraints.txt",
+        )
+        subprocess.run([*PIP, "install", *flags, f".[{EXTRA}]"], cwd=root, check=True)
+        found = json.loads(report.read_text(encoding="utf-8"))["install"]
+    lines = []
+    for one in found:
+        info, hashes = one["metadata"], one["download_info"].get("archive_info", {}).get("hashes", {})
+        if "sha256" in hashes:  # all but the project itself
+            lines.append(f"{info['name'].lower()}=={info['version']} --hash=sha256:{hashes['sha256']}")
+    where = f"Python {platform.python_version()}, {platform.system()} {platform.machine()}"
+    head = f"# The files that constraints.txt means for .[{EXTRA}] on {where}; made by tools/release.py."
+    return "".join(f"{line}\n" for line in [head, *sorted(lines)])
+
+
+def main() -> None:
+    """Make everything, and say what it is."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("out", type=Path, help="folder for what is made")
+    parser.add_argument("--no-lock", action="store_true", help="ask no registry")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    made = [build_wheel(options.out)]
+    if not options.no_lock:
+        made.append(options.out / "requirements.lock")
+        made[-1].write_text(lock(), encoding="utf-8")
+    for path in made:
+        print(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path}")
+    print(f"built with setuptools {version('setuptools')}, Python {sys.version.split()[0]}")
+
+
+if __name__ == "__main__":
+    main()
