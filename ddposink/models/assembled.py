@@ -32,10 +32,7 @@ def assembled(name: str) -> Path:
     Its path holds a hash of everything it is made of, so that an old one is never taken for a new one.
     """
     sources = _sources(name)
-    digest = hashlib.sha256()
-    for file, source in sorted(sources.items()):
-        digest.update(file.encode() + b"\0" + hashlib.sha256(source.read_bytes()).digest())
-    target = cache_dir() / "pipelines" / digest.hexdigest()[:16] / name
+    target = cache_dir() / "pipelines" / sources_sha256(name)[:16] / name
     if target.is_dir():
         return target
     part = target.with_name(f".{name}.{os.getpid()}.part")
@@ -49,6 +46,14 @@ def assembled(name: str) -> Path:
         finally:
             shutil.rmtree(part, ignore_errors=True)
     return target
+
+
+def sources_sha256(name: str) -> str:
+    """Over names and contents of everything that pipeline ``name`` is made of; nothing is written."""
+    digest = hashlib.sha256()
+    for file, source in sorted(_sources(name).items()):
+        digest.update(file.encode() + b"\0" + hashlib.sha256(source.read_bytes()).digest())
+    return digest.hexdigest()
 
 
 def write_assembled(sources: dict[str, Path], folder: Path) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from ddposink.assets import hub
 from ddposink.errors import suggest
-from ddposink.models.assembled import ASSEMBLED, assembled
+from ddposink.models.assembled import ASSEMBLED, assembled, sources_sha256
 from ddposink.models.pipeline_kinds import (
     KINDS,
     refused_class,
@@ -89,6 +89,8 @@ class PipelineRef:
         if self.kind == "random":
             shape = SHAPES[self.name.removeprefix("random:")]
             return {"shape": hashlib.sha256(json.dumps(shape, sort_keys=True).encode()).hexdigest()}
+        if self.name in ASSEMBLED:
+            return {"sha256": sources_sha256(self.name)}
         assert self.folder is not None
         check_folder(self.folder)
         return {"sha256": _hash_folder(self.folder)}
@@ -146,9 +148,8 @@ def check_kind(folder: Path) -> None:
 def check_kernel(ref: PipelineRef, kernel: str) -> None:
     """Raise ValueError if ``ref`` is known not to denoise by ``kernel``; of a hub's, not until it is here."""
     kind = SHAPES[ref.name.removeprefix("random:")]["kind"] if ref.kind == "random" else None
-    if kind is None and ref.kind != "hub":
-        assert ref.folder is not None
-        kind = _index(ref.folder)["_class_name"]
+    if ref.kind in ("embedded", "path"):
+        kind = _index(EMBEDDED.get(ref.name) or Path(ref.name))["_class_name"]
     if kind is not None and (why := refused_kernel(kind, kernel)):
         raise ValueError(f"pipeline '{ref}': {why}")
 

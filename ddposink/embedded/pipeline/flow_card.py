@@ -34,7 +34,7 @@ def write_flow_card(folder: Path, emoji: EmojiSet, notes: dict[str, Any], measur
         seed=recipe["seed"],
         minutes=f"{notes['seconds'] / 60:.0f}",
         machine=f"on one of {os.cpu_count()} cores ({platform.machine()}), no GPU",
-        measures="\n".join(f"| {name.strip()} | {value:.1f} |" for name, value in measured.items()),
+        measures="\n".join(f"| {name} | {value:.1f} |" for name, value in measured.items()),
         hashes="\n".join(f"| `{name}` | `{sha256_of(folder / name)}` |" for name in WEIGHTS),
     )
     (folder / "README.md").write_text(text, encoding="utf-8")

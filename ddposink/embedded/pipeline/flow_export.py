@@ -48,7 +48,7 @@ def export_flow(
         f"own picture nearest, {name}: %": own_nearest(pipeline, emoji, guidance, steps, many, **more)
         for name, guidance, steps, more in (
             (f"without guidance, {few} steps", 1.0, few, near),
-            (f"without guidance, {most} steps ", 1.0, most, near),
+            (f"without guidance, {most} steps", 1.0, most, near),
             (f"guidance {GUIDANCE:g}, {most} steps", GUIDANCE, most, near),
             (f"guidance {GUIDANCE:g}, {most} steps, beside 256 zeros", GUIDANCE, most, {}),
         )

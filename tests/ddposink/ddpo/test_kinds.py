@@ -15,6 +15,7 @@ from ddposink.ddpo import DDPOConfig, make_engine
 from ddposink.ddpo.lora import check_lora
 from ddposink.ddpo.networks import Rows, network_of
 from ddposink.ddpo.policy import DenoisingPolicy, Texts
+from ddposink.ddpo.preflight.run import preflight
 from ddposink.ddpo.sampler import pictures
 from ddposink.ddpo.schedule import flow_schedule
 from ddposink.ddpo.table import flow_table, grid
@@ -230,3 +231,11 @@ def test_lora_of_another_base_is_refused_before_it_is_loaded(tmp_path: Path) -> 
     (tmp_path / "cut").write_bytes(b"cut")
     with pytest.raises(ValueError, match="cannot be read"):
         check_lora(tiny_sd3(), tmp_path / "cut")
+
+
+def test_the_preflight_examines_a_flow_model_or_says_what_it_lacks() -> None:
+    values = FLOW | {"sample_sde_window": 2, "sample_num_steps": 4, "mixed_precision": "no"}
+    found = preflight(tiny_sd3(), values)
+    assert [check.name for check in found if not check.ok] == []
+    with pytest.raises(ValueError, match="set sample_kernel to flow-sde"):
+        preflight(tiny_sd3(), {"mixed_precision": "no"})
