@@ -9,8 +9,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 MIB = 2**20
-# `emoji-sd3`, a flow model to train on a CPU: its own transformer, text encoder and sheet. What it shares with
-# `emoji-sd` is not stored a second time.
+# `emoji-sd3`, a flow model to train on a CPU: its own transformer, text encoder and sheet. What it shares
+# with `emoji-sd` is not stored a second time.
 FLOW = 7_871_335
 
 

@@ -32,7 +32,7 @@ def make_engine(config: DDPOConfig, pipeline: Pipeline, reward: RewardFunction, 
     checks.check_prompts(prompts)
     check_pipeline(pipeline)
     kind = kind_of(pipeline)
-    if kind is not None and (why := refused_kernel(kind, config.sample_kernel)):
+    if kind is not None and (why := refused_kernel(kind, config.sample_kernel, config.engine)):
         raise ValueError(f"the pipeline: {why}")
     if config.sample_kernel == DDIM:
         check_signal(pipeline.scheduler, config.sample_num_steps)

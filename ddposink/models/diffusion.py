@@ -145,12 +145,12 @@ def check_kind(folder: Path) -> None:
     _check_settings(folder, _index(folder))
 
 
-def check_kernel(ref: PipelineRef, kernel: str) -> None:
-    """Raise ValueError if ``ref`` is known not to denoise by ``kernel``; of a hub's, not until it is here."""
+def check_kernel(ref: PipelineRef, kernel: str, engine: str = "native") -> None:
+    """Raise ValueError if ``engine`` is known not to denoise ``ref`` by ``kernel``; a hub's kind is not."""
     kind = SHAPES[ref.name.removeprefix("random:")]["kind"] if ref.kind == "random" else None
     if ref.kind in ("embedded", "path"):
         kind = _index(EMBEDDED.get(ref.name) or Path(ref.name))["_class_name"]
-    if kind is not None and (why := refused_kernel(kind, kernel)):
+    if kind is not None and (why := refused_kernel(kind, kernel, engine)):
         raise ValueError(f"pipeline '{ref}': {why}")
 
 

@@ -147,9 +147,11 @@ def refused_scheduler(scheduler: Settings, name: str = "", flow: bool = False) -
     return None
 
 
-def refused_kernel(kind: str, kernel: str) -> str | None:
-    """Why pipelines of class ``kind`` do not denoise by ``kernel``; None if they do."""
+def refused_kernel(kind: str, kernel: str, engine: str = "native") -> str | None:
+    """Why pipelines of class ``kind`` do not denoise by ``kernel`` in ``engine``; None if they do."""
     flow = KINDS[kind].flow
+    if engine == "trl" and kind != "StableDiffusionPipeline":
+        return f"TRL's engine trains a StableDiffusionPipeline, not a {kind}; set engine to native"
     if flow and kernel == "ddim":
         return f"a {kind} is a flow model, which DDIM does not denoise; set sample_kernel to flow-sde"
     if not flow and kernel != "ddim":

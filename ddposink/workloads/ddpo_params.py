@@ -94,7 +94,8 @@ class _Cell(BaseModel):
     @model_validator(mode="after")
     def _consistent(self) -> _Cell:
         self.config(seed=0)
-        check_kernel(PipelineRef.parse(self.pipeline), self.sample_kernel)  # type: ignore[attr-defined]
+        kernel, engine = self.sample_kernel, self.engine  # type: ignore[attr-defined]
+        check_kernel(PipelineRef.parse(self.pipeline), kernel, engine)
         return self
 
     def config(self, seed: int) -> DDPOConfig:

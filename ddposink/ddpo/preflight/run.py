@@ -67,7 +67,7 @@ def preflight(
         if not first.ok:
             return [first]
         given = config if isinstance(config, DDPOConfig) else DDPOConfig.from_dict(dict(config))
-        if (kind := kind_of(loaded)) and (why := refused_kernel(kind, given.sample_kernel)):
+        if (kind := kind_of(loaded)) and (why := refused_kernel(kind, given.sample_kernel, given.engine)):
             raise ValueError(why)
         subject, found = Subject(loaded, reduced(given), disabled), [first]
         with _one_thread_if_small(denoiser(loaded)):

@@ -211,3 +211,30 @@ def test_a_kernel_of_the_other_kind_is_refused() -> None:
         engine(sample_kernel="ddim", sample_eta=1.0)
     with pytest.raises(ValueError, match="is no flow model; set sample_kernel to ddim, not flow-sde"):
         make_engine(DDPOConfig(**VALUES), tiny_pipeline(0), brightness, PROMPTS)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"keep_sampling_graph": True},
+        {"mixed_precision": "bf16"},
+        {"gradient_checkpointing": True},
+        {"use_lora": False, "train_learning_rate": 1e-4},
+        {"loss": "sf", "log_prob_reduction": "sum"},
+        {"sample_kernel": "cps", "train_timestep_fraction": 0.5, "sample_num_steps": 5},
+    ],
+    ids=lambda values: next(iter(values)),
+)
+def test_the_engines_other_settings_hold_for_flow_models(values: dict[str, Any]) -> None:
+    one = engine(**values)
+    logs = list(one.run(2))
+    assert all(math.isfinite(log.loss) for log in logs)
+    assert logs[0].clip_fraction == 0 or values == {"mixed_precision": "bf16"}
+
+
+def test_the_kept_graph_learns_what_learning_anew_does() -> None:
+    one, other = engine(keep_sampling_graph=True), engine()
+    for each in (one, other):
+        list(each.run(1))
+    for name, value in weights(one.pipeline).items():
+        torch.testing.assert_close(value, weights(other.pipeline)[name], atol=2e-4, rtol=0)

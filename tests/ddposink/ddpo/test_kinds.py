@@ -213,6 +213,8 @@ def test_a_kernel_is_refused_by_the_directory_alone(saved: dict[str, Path]) -> N
         check_kernel(PipelineRef.parse(f"path:{saved['sd3']}"), "ddim")
     with pytest.raises(ValueError, match="StableDiffusionXLPipeline is no flow model"):
         check_kernel(PipelineRef.parse(f"path:{saved['sdxl']}"), "cps")
+    with pytest.raises(ValueError, match="not a StableDiffusionXLPipeline; set engine to native"):
+        check_kernel(PipelineRef.parse("random:sdxl"), "ddim", "trl")
     check_kernel(PipelineRef.parse("random:sd35-medium"), "cps")
 
 
