@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ddposink.ddpo.settings import Settings
+from ddposink.ddpo.window import DDIM, KERNELS, MOVES, ODE
 from ddposink.errors import suggest
 
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -15,11 +16,14 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "advantages": ("auto", "group", "prompt", "batch"),
     "log_prob_reduction": ("mean", "sum"),
     "mixed_precision": ("no", "fp16", "bf16"),
+    "sample_kernel": KERNELS,
+    "sample_sde_window_moves": MOVES,
 }
 COUNTS = (
     "sample_batch_size sample_num_batches_per_epoch train_batch_size train_gradient_accumulation_steps "
     "train_num_inner_epochs per_prompt_stat_tracking_buffer_size per_prompt_stat_tracking_min_count "
-    "samples_per_prompt lora_rank save_freq num_checkpoint_limit max_workers"
+    "sample_sde_window_stride sample_sde_window_every samples_per_prompt lora_rank save_freq "
+    "num_checkpoint_limit max_workers"
 ).split()
 POSITIVE = (
     "train_learning_rate train_adam_epsilon train_max_grad_norm train_adv_clip_max train_clip_range "
@@ -40,6 +44,7 @@ def check(config: Settings) -> None:
         if not (_real(value) and value > 0):
             raise ValueError(f"{name} must be a positive number, not {value!r}")
     _sampling(config)
+    _flow(config)
     _training(config)
     _ours(config)
     _batches(config)
@@ -78,12 +83,16 @@ def _sampling(config: Settings) -> None:
             f"sample_num_steps must be at least 2, not {steps}: a single denoising step would start at the "
             f"schedule's last, almost noise-free timestep"
         )
-    if not _real(eta) or not 0 <= eta <= 1:
-        raise ValueError(f"sample_eta must lie in (0, 1], not {eta!r}")
-    if eta == 0:
+    most = math.inf if config.sample_kernel.endswith("-sde") else 1
+    if not _real(eta) or not 0 <= eta <= most:
+        upper = "be a positive number" if most > 1 else "lie in (0, 1]"
+        raise ValueError(f"sample_eta must {upper}, not {eta!r}")
+    if eta == 0 or config.sample_kernel == ODE:
+        what = f"sample_eta {eta:g}" if eta == 0 else f"sample_kernel '{ODE}'"
+        instead = "use eta 1.0" if config.sample_kernel == DDIM else "use 'flow-sde' with eta 0.7"
         raise ValueError(
-            "sample_eta 0 makes DDIM deterministic, and the log-probability of a deterministic step is "
-            "undefined; use eta 1.0"
+            f"{what} makes sampling deterministic, and the log-probability of a deterministic step is "
+            f"undefined; {instead}"
         )
     if not _real(scale) or scale < 1:
         raise ValueError(f"sample_guidance_scale must be at least 1 (1 = no guidance), not {scale!r}")
@@ -91,6 +100,32 @@ def _sampling(config: Settings) -> None:
         raise ValueError(
             f"train_cfg false under sample_guidance_scale {scale:g} learns from another policy than the one "
             f"that drew the samples, so no importance ratio is right; use train_cfg true, or guidance 1"
+        )
+
+
+def _flow(config: Settings) -> None:
+    """What flow models are told: kernel, times and window."""
+    kernel, window, shift = config.sample_kernel, config.sample_sde_window, config.sample_shift
+    if kernel == DDIM:
+        for name in ("sample_shift", "sample_sde_window"):
+            if getattr(config, name) is not None:
+                raise ValueError(f"{name} is of flow models; sample_kernel '{DDIM}' knows none")
+        return
+    if config.engine == "trl":
+        raise ValueError(f"TRL's engine knows no sample_kernel '{kernel}': use engine 'native'")
+    if shift is not None and not (_real(shift) and shift > 0):
+        raise ValueError(f"sample_shift must be a positive number, not {shift!r}")
+    if config.max_sequence_length is not None:
+        _whole("max_sequence_length", config.max_sequence_length, 0)
+    if window is None:
+        return
+    _whole("sample_sde_window", window, 1)
+    if window > config.noisy_steps > 0:
+        left = config.sample_num_steps - config.noisy_steps
+        last = f" of which the last {left} {'has' if left == 1 else 'have'} no part in it" if left else ""
+        raise ValueError(
+            f"sample_sde_window {window} is beyond the {config.sample_num_steps} denoising steps{last}; "
+            f"use at most {config.noisy_steps}"
         )
 
 

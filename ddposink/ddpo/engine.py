@@ -9,13 +9,20 @@ from typing import Any
 from ddposink.ddpo import checks
 from ddposink.ddpo.config import DDPOConfig
 from ddposink.ddpo.protocol import Engine, Pipeline, Prompts, RewardFunction
-from ddposink.models.pipeline_kinds import TRAINED, refused_class, refused_scheduler, refused_unet
+from ddposink.ddpo.window import DDIM
+from ddposink.models.pipeline_kinds import (
+    KINDS,
+    refused_class,
+    refused_kernel,
+    refused_parts,
+    refused_scheduler,
+)
 
 
 def make_engine(config: DDPOConfig, pipeline: Pipeline, reward: RewardFunction, prompts: Prompts) -> Engine:
     """The engine ``config.engine`` names, at step 0.
 
-    ``pipeline`` is a StableDiffusionPipeline on its device. A list of prompts is drawn from evenly, within a
+    ``pipeline`` is one of `KINDS` on its device. A list of prompts is drawn from evenly, within a
     step without replacement while it lasts; a function is called once a group, and resumes where it stopped
     if it draws from the global generators. Warns of prompts between which the model cannot tell.
     Raises ValueError for what cannot be trained on, Unavailable for what cannot be had here.
@@ -24,7 +31,11 @@ def make_engine(config: DDPOConfig, pipeline: Pipeline, reward: RewardFunction, 
 
     checks.check_prompts(prompts)
     check_pipeline(pipeline)
-    check_signal(pipeline.scheduler, config.sample_num_steps)
+    kind = kind_of(pipeline)
+    if kind is not None and (why := refused_kernel(kind, config.sample_kernel, config.engine)):
+        raise ValueError(f"the pipeline: {why}")
+    if config.sample_kernel == DDIM:
+        check_signal(pipeline.scheduler, config.sample_num_steps)
     prompts = prompts if callable(prompts) else list(prompts)
     if not callable(prompts):
         _warn_of_prompts_alike(pipeline.tokenizer, prompts)
@@ -49,18 +60,29 @@ def _warn_of_prompts_alike(tokenizer: Any, prompts: Sequence[str]) -> None:
         )
 
 
+def kind_of(pipeline: Pipeline) -> str | None:
+    """Which of `KINDS` ``pipeline`` is or is derived from; None for a stand-in that is no library's class."""
+    names = [kind.__name__ for kind in type(pipeline).__mro__]
+    return next((name for name in names if name in KINDS), None)
+
+
 def check_pipeline(pipeline: Pipeline) -> None:
     """Raise ValueError, naming what it is, unless ``pipeline`` is one that the engines train."""
-    kinds = [kind.__name__ for kind in type(pipeline).__mro__]
-    if "DiffusionPipeline" in kinds and TRAINED not in kinds:
-        raise ValueError(f"the pipeline is {refused_class(kinds[0])}")
-    for part in ("unet", "vae", "text_encoder", "tokenizer", "scheduler"):
-        if getattr(pipeline, part, None) is None:
-            raise ValueError(
-                f"the pipeline has no {part}; DDPO needs a text-conditioned Stable Diffusion pipeline"
-            )
-    unet, vae, scheduler = (dict(getattr(pipeline, part).config) for part in ("unet", "vae", "scheduler"))
-    why = refused_unet(unet, vae, pipeline.text_encoder.config.to_dict())
-    why = why or refused_scheduler(scheduler, type(pipeline.scheduler).__name__)
-    if why:
+    names = [kind.__name__ for kind in type(pipeline).__mro__]
+    name = kind_of(pipeline)
+    if "DiffusionPipeline" in names and name is None:
+        raise ValueError(f"the pipeline is {refused_class(names[0])}")
+    name = name or "StableDiffusionPipeline"
+    kind = KINDS[name]
+    parts: dict[str, Any] = {part: getattr(pipeline, part, None) for part in kind.parts}
+    for part, found in parts.items():
+        if found is None and part not in kind.optional:
+            raise ValueError(f"the pipeline has no {part}; DDPO needs a whole text-conditioned {name}")
+    settings = {
+        part: parts[part].config.to_dict() if part.startswith("text_encoder") else dict(parts[part].config)
+        for part in (*kind.networks, "scheduler")
+        if parts[part] is not None
+    }
+    scheduler = type(pipeline.scheduler).__name__
+    if why := refused_parts(name, settings) or refused_scheduler(settings["scheduler"], scheduler, kind.flow):
         raise ValueError(f"the pipeline has {why}")

@@ -11,7 +11,6 @@ TRL takes. Stable Diffusion's 64x64 latents are beyond that by themselves.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
@@ -29,13 +28,6 @@ class BatchLayout:
 
     sampling: int
     learning: int
-
-
-def latent_shape(unet: Any) -> tuple[int, int, int]:
-    """(channels, height, width) of the latents that ``unet`` denoises."""
-    size = unet.config.sample_size
-    height, width = (size, size) if isinstance(size, int) else size
-    return unet.config.in_channels, height, width
 
 
 def decoded_at_once(latents: Tensor, blocks: int) -> int:

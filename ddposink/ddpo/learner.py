@@ -42,15 +42,16 @@ class Pairs:
         return Pairs(self.sample.to(device), self.step.to(device))
 
 
-def updates(config: DDPOConfig, device: torch.device) -> Iterator[Pairs]:
+def updates(config: DDPOConfig, device: torch.device, first: int = 0) -> Iterator[Pairs]:
     """The pairs of every update of one training step, in TRL's order, drawn from the global generator.
 
     Samples are shuffled anew in each inner epoch, and the denoising steps of each sample on their own; the
-    first ``num_train_timesteps`` of them are learnt from. Lazily: an inner epoch draws when it begins.
+    first ``num_train_timesteps`` of them are learnt from. ``first``: the first denoising step that has a
+    density in this training step. Lazily: an inner epoch draws when it begins.
     """
     count, learnt = config.samples_per_epoch, config.num_train_timesteps
-    steps = config.sample_num_steps - config.train_skip_last_steps
-    samples, order = torch.arange(count), torch.arange(steps).repeat(count, 1)
+    steps = config.window.size
+    samples, order = torch.arange(count), first + torch.arange(steps).repeat(count, 1)
     per_update = config.train_batch_size * config.train_gradient_accumulation_steps
     for _ in range(config.train_num_inner_epochs):
         shuffled = torch.randperm(count, device=device).cpu()
@@ -63,13 +64,15 @@ def updates(config: DDPOConfig, device: torch.device) -> Iterator[Pairs]:
             yield Pairs(samples[rows, None].expand_as(chosen).flatten(), chosen.flatten())
 
 
-def forwards(pairs: Pairs, source: Tensor, rows: int) -> Iterator[tuple[Pairs, Pairs, Tensor]]:
+def forwards(
+    pairs: Pairs, source: Tensor, rows: int, together: int = 0
+) -> Iterator[tuple[Pairs, Pairs, Tensor]]:
     """Cut ``pairs`` so that the UNet sees at most ``rows`` inputs at once, each once.
 
-    ``source``: see `Trajectories`. Yields some pairs (M,), the inputs they need, named by pairs (U,), and
-    which of these each needs (M,).
+    ``source``, ``together``: see `Trajectories`. Yields some pairs (M,), the inputs they need, named by pairs
+    (U,), and which of these each needs (M,).
     """
-    first = torch.where(pairs.step == 0, source[pairs.sample], pairs.sample)
+    first = torch.where(pairs.step <= together, source[pairs.sample], pairs.sample)
     inputs, which = Pairs(first, pairs.step), torch.arange(len(pairs))
     if not torch.equal(first, pairs.sample):
         distinct, which = torch.unique(torch.stack([first, pairs.step]), dim=1, return_inverse=True)
@@ -101,7 +104,7 @@ class Learner:
             total += self._backward(self._kept(found, advantages), len(pairs))
         else:
             device = advantages.device
-            for some, inputs, which in forwards(pairs, found.source, rows):
+            for some, inputs, which in forwards(pairs, found.source, rows, found.together):
                 terms = self._terms(found, advantages, some.to(device), inputs.to(device), which.to(device))
                 total += self._backward(terms, len(pairs))
         return torch.cat([total, self._apply()[None]])
@@ -109,7 +112,7 @@ class Learner:
     def _terms(
         self, found: Trajectories, advantages: Tensor, pairs: Pairs, inputs: Pairs, which: Tensor
     ) -> LossTerms:
-        text = found.text.take(inputs.sample).rows(self.config.train_cfg)
+        text = found.text.take(inputs.sample).rows(self.policy.learns_guided)
         mean = self.policy.mean(inputs.step, found.latents[inputs.step, inputs.sample], text)[which]
         step, sample = pairs.step, pairs.sample
         log_prob = self.policy.log_prob(step, mean, found.latents[step + 1, sample])

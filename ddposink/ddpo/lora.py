@@ -1,4 +1,4 @@
-"""What is learnt: LoRA layers on the UNet's attention, or all of the UNet; and how it leaves the training."""
+"""What is learnt: LoRA layers on the network's attention, or all of it; and how it leaves the training."""
 
 from __future__ import annotations
 
@@ -15,18 +15,21 @@ from torch import Tensor
 
 from ddposink.ddpo.config import DDPOConfig
 from ddposink.errors import suggest
+from ddposink.models.denoiser import denoiser, denoiser_name
 
+# First and last layer: of a UNet, of Flux' transformer, of SD3's (whose patches are embedded with places).
+ENDS = (("conv_in", "conv_out"), ("x_embedder", "proj_out"), ("pos_embed", "proj_out"))
 ADAPTER = "default"  # what a fresh adapter is called
 WEIGHTS = "pytorch_lora_weights.safetensors"  # the file as diffusers names it
 
 
 def freeze(pipeline: Any, half: torch.dtype, lora_only: bool) -> None:
     """Nothing but the policy has gradients, and what is only used for inference may be in half precision."""
-    for part, dtype in (
-        (pipeline.vae, half),
-        (pipeline.text_encoder, half),
-        (pipeline.unet, half if lora_only else torch.float32),
-    ):
+    network = denoiser(pipeline)
+    for part in pipeline.components.values():
+        if not isinstance(part, torch.nn.Module):
+            continue
+        dtype = half if lora_only or part is not network else torch.float32
         part.requires_grad_(False).eval()
         if part.dtype != dtype:
             part.to(dtype=dtype)
@@ -136,12 +139,11 @@ def export(pipeline: Any, config: DDPOConfig, folder: Path) -> None:
     """Write ``pytorch_lora_weights.safetensors`` (diffusers format, with rank and alpha) or ``unet/``.
 
     The first loads with ``pipeline.load_lora_weights(folder)``, the second with
-    ``UNet2DConditionModel.from_pretrained(folder / "unet")``.
+    ``UNet2DConditionModel.from_pretrained(folder / "unet")``; a transformer's folder is ``transformer/``.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    unet = pipeline.unet
     if not config.use_lora:
-        unet.save_pretrained(folder / "unet", safe_serialization=True)
+        denoiser(pipeline).save_pretrained(folder / denoiser_name(pipeline), safe_serialization=True)
         return
     export_layers(pipeline, folder)
 
@@ -150,16 +152,46 @@ def export_layers(pipeline: Any, folder: Path) -> None:
     """Write the LoRA layers alone, ``pytorch_lora_weights.safetensors``."""
     from peft.utils import get_peft_model_state_dict
 
-    name = adapter(pipeline.unet)
-    settings = pipeline.unet.peft_config[name].to_dict()
-    pipeline.save_lora_weights(
-        folder,
-        unet_lora_layers=get_peft_model_state_dict(pipeline.unet, adapter_name=name),
+    network, part = denoiser(pipeline), denoiser_name(pipeline)
+    name = adapter(network)
+    settings = network.peft_config[name].to_dict()
+    own = {
+        f"{part}_lora_layers": get_peft_model_state_dict(network, adapter_name=name),
         # Sorted, as the order of a set differs from process to process and with it the file.
-        unet_lora_adapter_metadata={k: sorted(v) if isinstance(v, set) else v for k, v in settings.items()},
-        safe_serialization=True,
-    )
+        f"{part}_lora_adapter_metadata": {
+            k: sorted(v) if isinstance(v, set) else v for k, v in settings.items()
+        },
+    }
+    pipeline.save_lora_weights(folder, **own, safe_serialization=True)
     sort_header(folder / WEIGHTS)
+
+
+def check_lora(pipeline: Any, file: Path) -> None:
+    """Raise ValueError, before any weights are read, if the LoRA layers in ``file`` are of another base.
+
+    The file says only names and shapes: a base of the same shape is not told from it.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    part = denoiser_name(pipeline)
+    layers = {name.replace(".base_layer", ""): m for name, m in denoiser(pipeline).named_modules()}
+    try:
+        with safe_open(file, framework="pt") as opened:
+            shapes = {name: opened.get_slice(name).get_shape() for name in opened.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"'{file}' cannot be read: {error}") from error
+    for name, shape in shapes.items():
+        stem, _, side = name.removesuffix(".weight").rpartition(".lora_")
+        layer = layers.get(stem.removeprefix(f"{part}."))
+        kernel = getattr(layer, "weight", None)
+        wanted = None if kernel is None else kernel.shape[1 if side == "A" else 0]
+        has = shape[1 if side == "A" else 0]
+        if not stem.startswith(f"{part}.") or wanted is None:
+            raise ValueError(f"'{file}' holds LoRA layers of another base: this one has no layer '{stem}'")
+        if wanted != has:
+            raise ValueError(
+                f"'{file}' holds LoRA layers of another base: '{stem}' is {has} wide there and {wanted} here"
+            )
 
 
 def sort_header(path: Path) -> None:
@@ -225,7 +257,8 @@ def _put(unet: Any, values: dict[str, Tensor]) -> None:
 def fingerprint(unet: Any) -> str:
     """What tells one base from another, cheaply: a hash of the first and the last layer in half precision."""
     digest = hashlib.sha256()
-    for layer in (unet.conv_in, unet.conv_out):
-        weight = layer.weight.detach().to("cpu", torch.bfloat16).view(torch.int16).numpy()
-        digest.update(weight.tobytes())
+    for name in next(names for names in ENDS if hasattr(unet, names[0])):
+        layer = getattr(unet, name)
+        weight = getattr(layer, "proj", layer).weight.detach().to("cpu", torch.bfloat16)
+        digest.update(weight.view(torch.int16).numpy().tobytes())
     return digest.hexdigest()[:16]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ddposink.ddpo.config import DDPOConfig
-from ddposink.ddpo.layout import latent_shape
+from ddposink.models.denoiser import latent_shape
 
 RATIO_LIMIT = 1e-5  # |ratio - 1| that rounding explains in fp32, of a log-probability per latent dimension
 
@@ -52,4 +52,4 @@ def ratio_limit(config: DDPOConfig, pipeline: Any) -> float:
     """|ratio − 1| that rounding explains in fp32: `RATIO_LIMIT`, for summed ones × dimensions."""
     if config.log_prob_reduction == "mean":
         return RATIO_LIMIT
-    return RATIO_LIMIT * math.prod(latent_shape(pipeline.unet))
+    return RATIO_LIMIT * math.prod(latent_shape(pipeline))

@@ -1,4 +1,4 @@
-"""The policy of DDPO's Markov decision process: one denoising step of the guided UNet, a Gaussian.
+"""The policy of DDPO's Markov decision process: one denoising step of the guided network, a Gaussian.
 
 Sampling and learning go through the same few lines, so that before an update their log-probabilities are
 the same numbers.
@@ -8,59 +8,70 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ddposink.ddpo.networks import Network, Rows, StableDiffusion, Text, tokens
 from ddposink.ddpo.schedule import DenoisingSchedule
 
 
 @dataclass(frozen=True)
 class Conditions:
-    """Text of some rows, by reference: embeddings (P, L, D) and for each row which of them (B,)."""
+    """Text of some rows, by reference: embeddings (P, L, D) and for each row which of them (B,).
+
+    ``pooled`` (P, E) is there where the network wants it.
+    """
 
     embeddings: Tensor
     prompt: Tensor
     negative: Tensor
+    pooled: Tensor | None = None
 
     def take(self, rows: Tensor | slice) -> Conditions:
         """The same for fewer, or repeated, rows."""
-        return Conditions(self.embeddings, self.prompt[rows], self.negative[rows])
+        return Conditions(self.embeddings, self.prompt[rows], self.negative[rows], self.pooled)
 
-    def rows(self, guided: bool) -> Tensor:
-        """Embeddings for the UNet: (B, L, D), or under guidance (2B, L, D) with the negative ones first."""
+    def rows(self, guided: bool) -> Rows:
+        """What the network reads: B rows, or under guidance 2B with the negative ones first."""
         which = torch.cat([self.negative, self.prompt]) if guided else self.prompt
-        return self.embeddings[which]
+        return Rows(self.embeddings[which], None if self.pooled is None else self.pooled[which])
 
 
 @dataclass
 class DenoisingPolicy:
-    """``unet`` may be a compiled module; ``scale`` is the guidance scale; ``precision`` that of autocast."""
+    """``unet``, the network, may be a compiled module; ``scale`` is the guidance scale.
+
+    ``guided`` and ``learns_guided``: whether sampling and learning ask it twice, with and without the text.
+    """
 
     unet: Any
     schedule: DenoisingSchedule
     scale: float
-    dtype: torch.dtype  # what the UNet is fed
+    dtype: torch.dtype  # what the network is fed
     autocast: torch.dtype | None = None
     reduction: str = "mean"
+    network: Network = field(default_factory=StableDiffusion)
+    guided: bool = True
+    learns_guided: bool = True
 
-    def output(self, latents: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
-        """Guided UNet output (B,C,H,W). ``text`` has B rows, or 2B if guidance is wanted."""
+    def output(self, latents: Tensor, timesteps: Tensor, text: Rows) -> Tensor:
+        """Guided output (B,C,H,W). ``text`` has B rows, or 2B if guidance is wanted."""
         guided = len(text) > len(latents)
         x = latents.to(self.dtype)
         if guided:
             x = torch.cat([x, x])
             timesteps = torch.cat([timesteps, timesteps]) if timesteps.ndim else timesteps
         with self._autocast(latents.device.type):
-            output = self.unet(x, timesteps, encoder_hidden_states=text.to(self.dtype), return_dict=False)[0]
+            output = self.network.ask(self.unet, x, timesteps, text.to(self.dtype))
         if not guided:
             return output
         negative, positive = output.float().chunk(2)
         return torch.add(negative, positive - negative, alpha=self.scale)
 
-    def mean(self, step: int | Tensor, latents: Tensor, text: Tensor) -> Tensor:
+    def mean(self, step: int | Tensor, latents: Tensor, text: Rows) -> Tensor:
         """Mean (B,C,H,W) of the latents that follow ``latents``, differentiable. ``step``: one, or (B,)."""
         return self.schedule.mean(step, latents, self.output(latents, self.schedule.timesteps[step], text))
 
@@ -77,25 +88,28 @@ class Texts:
 
     KEPT = 4096
 
-    def __init__(self, pipeline: Any, negatives: Sequence[str]) -> None:
-        self._pipeline = pipeline
-        self._known: dict[str, Tensor] = {}
+    def __init__(self, pipeline: Any, negatives: Sequence[str], network: Network | None = None) -> None:
+        self._pipeline, self._network = pipeline, network or StableDiffusion()
+        self._known: dict[str, Text] = {}
         self._negatives = [self._encode(text) for text in negatives]
 
     def conditions(self, prompts: Sequence[str], batch: int, group: int = 1) -> Conditions:
         """For ``prompts`` in batches of ``batch``; groups of ``group`` take the negative prompts in turn."""
         distinct = list(dict.fromkeys(prompts))
         place = {prompt: i + len(self._negatives) for i, prompt in enumerate(distinct)}
-        embeddings = torch.stack([*self._negatives, *(self._get(prompt) for prompt in distinct)])
+        texts = [*self._negatives, *(self._get(prompt) for prompt in distinct)]
+        embeddings = torch.stack([text.tokens for text in texts])
+        pooled = [text.pooled for text in texts if text.pooled is not None]
         negative = [i % batch // group % len(self._negatives) for i in range(len(prompts))]
         device = embeddings.device
         return Conditions(
             embeddings,
             torch.tensor([place[prompt] for prompt in prompts], device=device),
             torch.tensor(negative, device=device),
+            torch.stack(pooled) if pooled else None,
         )
 
-    def _get(self, prompt: str) -> Tensor:
+    def _get(self, prompt: str) -> Text:
         if prompt not in self._known:
             if len(self._known) >= self.KEPT:
                 self._known.pop(next(iter(self._known)))
@@ -103,18 +117,8 @@ class Texts:
         return self._known[prompt]
 
     @torch.no_grad()
-    def _encode(self, prompt: str) -> Tensor:
-        encoder = self._pipeline.text_encoder
-        ids = tokens(self._pipeline.tokenizer, [prompt])
-        return encoder(ids.to(encoder.device))[0][0]
-
-
-def tokens(tokenizer: Any, prompts: Sequence[str]) -> Tensor:
-    """(B, L) ids as the text encoder sees them: padded, and cut off at L tokens."""
-    length = tokenizer.model_max_length
-    return tokenizer(
-        list(prompts), return_tensors="pt", padding="max_length", truncation=True, max_length=length
-    ).input_ids
+    def _encode(self, prompt: str) -> Text:
+        return self._network.encode(self._pipeline, prompt)
 
 
 def same_to_the_model(tokenizer: Any, prompts: Sequence[str]) -> list[list[str]]:

@@ -1,7 +1,8 @@
 """What a DDPO engine is to its users, whichever it is.
 
-An engine trains ``pipeline.unet`` in place on a reward. It draws all its random numbers from a state of
-its own (`ddposink.ddpo.randomness`), so that whatever a caller does between two steps changes nothing.
+An engine trains a pipeline's network (``unet`` or ``transformer``) in place on a reward. It draws all its
+random numbers from a state of its own (`ddposink.ddpo.randomness`), so that whatever a caller does between
+two steps changes nothing.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 RewardFunction = Callable[["Tensor", list[str]], "Tensor"]  # (B,3,H,W) in [0,1], prompts -> (B,) float32
 Prompts = Sequence[str] | Callable[[], str]  # to draw from, or a function that draws one
-Pipeline = Any  # diffusers.StableDiffusionPipeline
+Pipeline = Any  # of diffusers, one of `ddposink.models.pipeline_kinds.KINDS`
 
 
 class DivergedError(RuntimeError):
@@ -51,7 +52,7 @@ class Engine(Protocol):
     """A DDPO training in progress."""
 
     config: DDPOConfig
-    pipeline: Pipeline  # pipeline.unet carries the trained weights live
+    pipeline: Pipeline  # its network carries the trained weights live
     step: int
 
     def run(self, until: int) -> Iterator[StepLog]:
@@ -67,7 +68,7 @@ class Engine(Protocol):
         """Largest |ratio − 1| (T,) between sampling and learning, without learning; changes nothing."""
 
     def base(self) -> AbstractContextManager[None]:
-        """Inside, ``pipeline.unet`` acts as before training."""
+        """Inside, the network acts as before training."""
 
     def export(self, folder: Path) -> None:
-        """Write what a stock pipeline loads: LoRA in diffusers format, or a ``unet`` folder."""
+        """Write what a stock pipeline loads: LoRA in diffusers format, or a folder of the whole network."""

@@ -26,9 +26,10 @@ class Trajectories:
     prompts: list[str]
     text: Conditions
     latents: Tensor  # (T+1, N, C, H, W) float32
-    log_probs: Tensor  # (T, N) float32
+    log_probs: Tensor  # (T, N) float32, 0 where a step has no density
     graph: list[tuple[slice, Tensor]]  # rows, and their (T, rows) log-probabilities
     source: Tensor  # (N,) on the CPU: the first sample that starts from the same latents, prompt and negative
+    together: int = 0  # the denoising step up to which samples that start alike have the same latents
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,13 @@ def sample(
             )
     latents[0] = shared_noise(latents[0], draw.shared)
     found = Trajectories(
-        prompts, text, latents, torch.empty((steps, count), device=device), [], sources(text, draw.shared)
+        prompts,
+        text,
+        latents,
+        torch.zeros((steps, count), device=device),
+        [],
+        sources(text, draw.shared),
+        policy.schedule.noisy.start,
     )
     for start in range(0, count, draw.rows):
         rows = slice(start, min(start + draw.rows, count))
@@ -82,18 +89,19 @@ def sources(text: Conditions, shared: int) -> Tensor:
 
 
 def _denoise(policy: DenoisingPolicy, found: Trajectories, rows: slice, guided: bool) -> Tensor:
-    """Fill in the latents of ``rows``, and return their log-probabilities (T, rows)."""
+    """Fill in the latents of ``rows``, and return the log-probabilities (noisy steps, rows)."""
     schedule, embeddings = policy.schedule, found.text.take(rows).rows(guided)
     first, which = torch.unique(found.source[rows], return_inverse=True)
     log_probs = []
     for step in range(len(schedule)):
-        if not step and len(first) < len(which):  # the first step's input is the same for many samples
-            mean = policy.mean(0, found.latents[0, first], found.text.take(first).rows(guided))[which]
+        if step <= found.together and len(first) < len(which):  # the same input for many samples
+            mean = policy.mean(step, found.latents[step, first], found.text.take(first).rows(guided))[which]
         else:
             mean = policy.mean(step, found.latents[step, rows], embeddings)
         following = found.latents[step + 1, rows].mul_(schedule.sigma[step]).add_(mean.detach())
-        log_probs.append(policy.log_prob(step, mean, following))
-        found.log_probs[step, rows] = log_probs[-1].detach()
+        if step in schedule.noisy:
+            log_probs.append(policy.log_prob(step, mean, following))
+            found.log_probs[step, rows] = log_probs[-1].detach()
     return torch.stack(log_probs)
 
 
@@ -103,7 +111,8 @@ def pictures(pipeline: Any, latents: Tensor) -> Tensor:
     vae = pipeline.vae
     rows = decoded_at_once(latents, len(vae.config.block_out_channels))
     found = []
-    for some in (latents / vae.config.scaling_factor).to(vae.dtype).split(rows):
+    scaled = latents / vae.config.scaling_factor + (vae.config.get("shift_factor") or 0.0)
+    for some in scaled.to(vae.dtype).split(rows):
         decoded = vae.decode(some, return_dict=False)[0]
         found.append((decoded.float() * 0.5 + 0.5).clamp(0, 1))
     return torch.cat(found)

@@ -1,12 +1,13 @@
-"""One DDIM step as numbers: per denoising step a few coefficients, computed once in float64.
+"""One denoising step as numbers: per step a few coefficients, computed once in float64.
 
 DDIM with η > 0 (Song et al. 2021, arXiv 2010.02502, eq. 12 and 16) is a Gaussian whose mean is linear in the
 current latents and the UNet's output,
 
     x_{t-1} ~ N(a_t x_t + b_t u_t, σ_t²),
 
-whatever the UNet predicts (noise, velocity or the clean latents). Tables of a, b and σ replace the
-scheduler's arithmetic and its gathers in every step. Only clipped latents are not linear.
+whatever the UNet predicts (noise, velocity or the clean latents). So are the steps of flow models, see
+`ddposink.ddpo.table`. Tables of a, b and σ replace the scheduler's arithmetic and its gathers in every step.
+Only clipped latents are not linear.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ddposink.ddpo.table import Table
+
 NO_SIGNAL = 1e-7  # ᾱ below which dividing by its root is dividing by nothing
 
 
@@ -25,21 +28,23 @@ NO_SIGNAL = 1e-7  # ᾱ below which dividing by its root is dividing by nothing
 class DenoisingSchedule:
     """Coefficients (T,) of every denoising step, first to last, float32 on ``timesteps``' device.
 
-    ``clip`` is None, or the range to which the predicted clean latents are clipped; then mean =
+    Steps of ``noisy`` have a density; the others' σ is 0. ``clip`` is None, or the range to which the
+    predicted clean latents are clipped; then mean =
     ``of_clean`` · clip(``clean_latents`` x + ``clean_output`` u) + ``noise_latents`` x + ``noise_output`` u.
     """
 
-    timesteps: Tensor  # (T,) int64
+    timesteps: Tensor  # (T,) what the network is told: int64, of flow models float32 in (0, 1000]
     latents: Tensor  # a
     output: Tensor  # b
     sigma: Tensor
     log_scale: Tensor  # log σ + ½ log 2π
-    clip: float | None
-    clean_latents: Tensor
-    clean_output: Tensor
-    noise_latents: Tensor
-    noise_output: Tensor
-    of_clean: Tensor
+    noisy: range
+    clip: float | None = None
+    clean_latents: Tensor | None = None
+    clean_output: Tensor | None = None
+    noise_latents: Tensor | None = None
+    noise_output: Tensor | None = None
+    of_clean: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.timesteps)
@@ -47,7 +52,7 @@ class DenoisingSchedule:
     def mean(self, step: int | Tensor, latents: Tensor, output: Tensor) -> Tensor:
         """Mean of the next latents, float32. ``step``: one for all rows, or (B,); the others (B,C,H,W)."""
         x, u = latents.float(), output.float()
-        if self.clip is None:
+        if self.clip is None or self.of_clean is None:
             return _row(self.latents, step) * x + _row(self.output, step) * u
         clean = _row(self.clean_latents, step) * x + _row(self.clean_output, step) * u
         noise = _row(self.noise_latents, step) * x + _row(self.noise_output, step) * u
@@ -104,7 +109,8 @@ def make_schedule(scheduler: Any, steps: int, eta: float, device: torch.device) 
         latents=table(of_clean * clean[0] + direction * noise[0]),
         output=table(of_clean * clean[1] + direction * noise[1]),
         sigma=table(sigma),
-        log_scale=table(sigma.log() + 0.5 * math.log(2 * math.pi)),
+        log_scale=table(_log_scale(sigma)),
+        noisy=range(steps),
         clip=float(ddim.config.clip_sample_range) if ddim.config.clip_sample else None,
         clean_latents=table(clean[0]),
         clean_output=table(clean[1]),
@@ -112,6 +118,22 @@ def make_schedule(scheduler: Any, steps: int, eta: float, device: torch.device) 
         noise_output=table(direction * noise[1]),
         of_clean=table(of_clean),
     )
+
+
+def flow_schedule(table: Table, noisy: range, device: torch.device) -> DenoisingSchedule:
+    """The steps of a flow model's ``table``, of which those of ``noisy`` have a density."""
+    return DenoisingSchedule(
+        timesteps=(1000 * table.times[:-1]).to(device, torch.float32),
+        latents=table.a.to(device, torch.float32),
+        output=table.b.to(device, torch.float32),
+        sigma=table.s.to(device, torch.float32),
+        log_scale=_log_scale(table.s).to(device, torch.float32),
+        noisy=noisy,
+    )
+
+
+def _log_scale(sigma: Tensor) -> Tensor:
+    return sigma.log() + 0.5 * math.log(2 * math.pi)
 
 
 def float32_eta(scheduler: Any, eta: float) -> float:
@@ -157,6 +179,7 @@ def _predicted(
     raise ValueError(f"prediction_type '{prediction}' is unknown: epsilon, v_prediction, sample")
 
 
-def _row(table: Tensor, step: int | Tensor) -> Tensor:
+def _row(table: Tensor | None, step: int | Tensor) -> Tensor:
+    assert table is not None
     value = table[step]
     return value.view(-1, 1, 1, 1) if value.ndim else value

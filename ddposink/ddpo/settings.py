@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from ddposink.ddpo.window import Window
+
 
 @dataclass
 class Settings:
@@ -57,6 +59,13 @@ class Settings:
 
     # -- ours --------------------------------------------------------------------------------------------
     engine: Literal["native", "trl"] = "native"
+    sample_kernel: Literal["ddim", "ode", "flow-sde", "dance-sde", "cps"] = "ddim"  # see `ddpo.table`
+    sample_shift: float | None = None  # of a flow model's times; None: as its scheduler says
+    sample_sde_window: int | None = None  # denoising steps in a row that are noisy; None: all that can be
+    sample_sde_window_stride: int = 1  # denoising steps by which it moves on, or whose multiples it begins at
+    sample_sde_window_every: int = 1  # training steps after which it moves
+    sample_sde_window_moves: Literal["fixed", "progressive", "random"] = "fixed"
+    max_sequence_length: int | None = None  # tokens of T5; None: the library's, none where there is no T5
     loss: Literal["is", "sf"] = "is"  # clipped importance sampling, or plain policy gradient
     use_lora: bool = True  # False: full fine-tuning of the UNet
     lora_rank: int = 4
@@ -104,14 +113,37 @@ class Settings:
         return "prompt" if self.per_prompt_stat_tracking else "batch"
 
     @property
+    def noisy_steps(self) -> int:
+        """Denoising steps, from the first on, that may be noisy and learnt from; CPS' last is never noisy."""
+        return self.sample_num_steps - max(self.train_skip_last_steps, int(self.sample_kernel == "cps"))
+
+    @property
+    def window(self) -> Window:
+        """Which of them are, in each training step."""
+        steps = self.noisy_steps
+        return Window(
+            steps,
+            steps if self.sample_sde_window is None else self.sample_sde_window,
+            self.sample_sde_window_stride,
+            self.sample_sde_window_every,
+            self.sample_sde_window_moves,
+            self.seed,
+        )
+
+    @property
     def num_train_timesteps(self) -> int:
         """Denoising steps of each sample that are learnt from."""
-        return int((self.sample_num_steps - self.train_skip_last_steps) * self.train_timestep_fraction)
+        return int(self.window.size * self.train_timestep_fraction)
 
     @property
     def guided(self) -> bool:
         """Whether sampling uses classifier-free guidance."""
         return self.sample_guidance_scale > 1.0
+
+    @property
+    def learns_guided(self) -> bool:
+        """Whether learning asks the network twice. DDIM's does as TRL has it, also at guidance 1."""
+        return self.train_cfg and (self.guided or self.sample_kernel == "ddim")
 
     @property
     def negatives(self) -> list[str]:

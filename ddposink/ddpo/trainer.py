@@ -19,23 +19,27 @@ from torch import Tensor
 from ddposink.ddpo import lora
 from ddposink.ddpo.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from ddposink.ddpo.config import DDPOConfig
-from ddposink.ddpo.layout import latent_shape, make_layout
+from ddposink.ddpo.layout import make_layout
 from ddposink.ddpo.learner import Learner, updates
 from ddposink.ddpo.merged import MergedLora
+from ddposink.ddpo.networks import network_of
 from ddposink.ddpo.policy import DenoisingPolicy, Texts
 from ddposink.ddpo.protocol import DivergedError, Pipeline, Prompts, RewardFunction, StepLog
 from ddposink.ddpo.randomness import PromptSource, Randomness
 from ddposink.ddpo.ranks import Ranks
 from ddposink.ddpo.sampler import Draw, Trajectories, rewards, sample
-from ddposink.ddpo.schedule import make_schedule
+from ddposink.ddpo.schedule import DenoisingSchedule, flow_schedule, make_schedule
 from ddposink.ddpo.stats import make_comparison
+from ddposink.ddpo.table import flow_table, grid, shift_of
+from ddposink.ddpo.window import DDIM
 from ddposink.devices import keep_freed_pages
+from ddposink.models.denoiser import denoiser, latent_shape, tokens_of
 
 HALVES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 class NativeEngine:
-    """A DDPO training of ``pipeline.unet`` in place. See `ddposink.ddpo.protocol.Engine`."""
+    """A DDPO training of a pipeline's denoising network in place. See `ddposink.ddpo.protocol.Engine`."""
 
     def __init__(
         self, config: DDPOConfig, pipeline: Pipeline, reward: RewardFunction, prompts: Prompts
@@ -43,7 +47,7 @@ class NativeEngine:
         """ValueError, Unavailable: see `make_engine`."""
         self.config, self.pipeline, self.step = config, pipeline, 0
         self._reward, self._prompts = reward, PromptSource(prompts, config.samples_per_prompt)
-        unet = pipeline.unet
+        unet = denoiser(pipeline)
         self._device = unet.device
         self._ranks = Ranks(self._device)
         self._randomness = Randomness(config.seed + self._ranks.rank, self._device)
@@ -58,20 +62,22 @@ class NativeEngine:
         unet.eval()
         if config.gradient_checkpointing:
             unet.enable_gradient_checkpointing()
+        network = network_of(pipeline, config.max_sequence_length, config.sample_guidance_scale)
+        self._shape = latent_shape(pipeline)
         self._policy = DenoisingPolicy(
             unet=torch.compile(unet, dynamic=False) if config.compile else unet,
-            schedule=make_schedule(
-                pipeline.scheduler, config.sample_num_steps, config.sample_eta, self._device
-            ),
+            schedule=self._schedule(),
             scale=config.sample_guidance_scale,
             dtype=half if config.use_lora else torch.float32,
             autocast=None if config.use_lora or half == torch.float32 else half,
             reduction=config.log_prob_reduction,
+            network=network,
+            guided=config.guided and not network.embeds_guidance,
+            learns_guided=config.learns_guided and not network.embeds_guidance,
         )
-        self._texts = Texts(pipeline, config.negatives)
+        self._texts = Texts(pipeline, config.negatives, network)
         self._learner = Learner(config, self._policy, weights, self._ranks)
         self._comparison = make_comparison(config)
-        self._shape = latent_shape(unet)
         self._layout = make_layout(config, self._shape[1] * self._shape[2])
         on_cpu = self._device.type == "cpu"
         if on_cpu:
@@ -80,6 +86,17 @@ class NativeEngine:
         merge = config.use_lora and (on_cpu if config.merge_lora is None else config.merge_lora)
         if merge:
             self._merged = MergedLora(unet, lora.adapter(unet) or lora.ADAPTER).active
+
+    def _schedule(self) -> DenoisingSchedule:
+        """The denoising steps of the training step that comes next."""
+        config, scheduler = self.config, self.pipeline.scheduler
+        if config.sample_kernel == DDIM:
+            return make_schedule(scheduler, config.sample_num_steps, config.sample_eta, self._device)
+        shift = config.sample_shift or shift_of(scheduler, tokens_of(self.pipeline))
+        times, noisy = grid(config.sample_num_steps, shift), config.window.at(self.step)
+        return flow_schedule(
+            flow_table(config.sample_kernel, times, config.sample_eta, noisy), noisy, self._device
+        )
 
     def run(self, until: int) -> Iterator[StepLog]:
         """Train until ``step == until``, yielding after each step. Raises DivergedError."""
@@ -104,8 +121,8 @@ class NativeEngine:
         self.step = saved.step
 
     def base(self) -> AbstractContextManager[None]:
-        """Inside, ``pipeline.unet`` acts as before training."""
-        return lora.without(self.pipeline.unet, self._original)
+        """Inside, the network acts as before training."""
+        return lora.without(denoiser(self.pipeline), self._original)
 
     def export(self, folder: Path) -> None:
         """Write what a stock pipeline loads: LoRA in diffusers format, or a ``unet`` folder."""
@@ -122,9 +139,9 @@ class NativeEngine:
         with randomness.active(), self._merged(), torch.no_grad():
             found = self._sample(batches=1, keep_graph=False)
             deviation = []
-            for step in range(len(self._policy.schedule)):
+            for step in self._policy.schedule.noisy:
                 which = torch.full((len(found.prompts),), step, device=self._device)
-                text = found.text.rows(self.config.train_cfg)
+                text = found.text.rows(self._policy.learns_guided)
                 mean = self._policy.mean(which, found.latents[step], text)
                 log_prob = self._policy.log_prob(which, mean, found.latents[step + 1])
                 deviation.append(((log_prob - found.log_probs[step]).exp() - 1).abs().max())
@@ -147,14 +164,16 @@ class NativeEngine:
             clip_fraction=values[2],
             flat_share=self._comparison.flat_share,
             samples=samples,
-            unet_forwards=samples * forwards_of_a_sample(self.config),
+            unet_forwards=samples * forwards_of_a_sample(self.config, self._policy),
             sampling_s=sampled - begun,
             training_s=time.perf_counter() - sampled,
         )
 
     def _sample(self, batches: int, keep_graph: bool) -> Trajectories:
         config = self.config
-        self.pipeline.unet.eval()
+        denoiser(self.pipeline).eval()
+        if config.sample_kernel != DDIM:
+            self._policy.schedule = self._schedule()  # its window may have moved
         self._prompts.begin()
         prompts = [self._prompts.draw() for _ in range(config.sample_batch_size * batches)]
         text = self._texts.conditions(prompts, config.sample_batch_size, config.samples_per_prompt)
@@ -162,7 +181,7 @@ class NativeEngine:
             config.sample_batch_size,
             batches,
             self._layout.sampling,
-            config.guided,
+            self._policy.guided,
             keep_graph,
             config.samples_per_prompt if config.share_initial_noise else 1,
         )
@@ -170,7 +189,7 @@ class NativeEngine:
 
     def _judge(self, found: Trajectories) -> tuple[Any, Any]:
         """Rewards of all processes, and this one's advantages; both (N,) float32 arrays."""
-        if not bool(torch.isfinite(found.log_probs).all()):
+        if not bool(torch.isfinite(found.log_probs).all() & torch.isfinite(found.latents[-1]).all()):
             raise DivergedError("the sampled latents are not finite", self.step + 1)
         mine = rewards(self.pipeline, found, self._reward, self.config.sample_batch_size)
         everybodys = torch.cat(self._ranks.gather(mine.cpu())).numpy()
@@ -180,14 +199,14 @@ class NativeEngine:
 
     def _learn(self, found: Trajectories, mine: Tensor) -> Tensor:
         """All updates of the step; mean loss, approximate KL and clip fraction (3,)."""
-        self.pipeline.unet.train()
+        network = denoiser(self.pipeline).train()
         values = torch.stack(
             [
                 self._learner.update(found, mine, pairs, self._layout.learning)
-                for pairs in updates(self.config, self._device)
+                for pairs in updates(self.config, self._device, self._policy.schedule.noisy.start)
             ]
         )
-        self.pipeline.unet.eval()
+        network.eval()
         # A scaled half-precision gradient may overflow; the scaler then leaves the update out.
         watched = values[:, :3] if self._learner.scaler.is_enabled() else values
         if not bool(torch.isfinite(watched).all()):
@@ -222,8 +241,8 @@ class NativeEngine:
             matmul.allow_tf32 = tf32
 
 
-def forwards_of_a_sample(config: DDPOConfig) -> int:
-    """UNet forwards of one sample, drawn and learnt from; a backward counts as two."""
-    drawn = config.sample_num_steps * (2 if config.guided else 1)
-    learnt = config.num_train_timesteps * (2 if config.train_cfg else 1) * config.train_num_inner_epochs
+def forwards_of_a_sample(config: DDPOConfig, policy: DenoisingPolicy) -> int:
+    """Forwards of the network for one sample, drawn and learnt from; a backward counts as two."""
+    drawn = config.sample_num_steps * (2 if policy.guided else 1)
+    learnt = config.num_train_timesteps * (2 if policy.learns_guided else 1) * config.train_num_inner_epochs
     return drawn + (2 if config.keep_sampling_graph else 3) * learnt

@@ -1,8 +1,8 @@
-"""Train the embedded pipeline `emoji-sd` on captioned emoji: ``python -m ddposink.train_tiny all``.
+"""Train the embedded pipelines on captioned emoji: ``python -m ddposink.train_tiny all`` makes `emoji-sd`.
 
 Three trainings, each cut off and gone on with at will: the autoencoder, its decoder further, and the UNet
 with its text encoder. The last two need the first only and may run side by side. ``export`` writes the
-pipeline.
+pipeline. ``flow`` and ``export-flow`` make `emoji-sd3`, on the latents and words of the shipped `emoji-sd`.
 """
 
 from __future__ import annotations
@@ -21,17 +21,21 @@ from ddposink.errors import Unavailable, suggest
 
 STAGES = ("vae", "decoder", "unet")
 FLOW = "flow"  # another pipeline, on what the first left: not part of ``all``
-EXPORT = "export"
+EXPORT, EXPORT_FLOW = "export", "export-flow"
 REPORT_EVERY = 250  # steps, where the output is no terminal
 
 
 def main(
-    what: Annotated[str, typer.Argument(help="vae, decoder, unet, export, or all of them in this order")],
+    what: Annotated[
+        str,
+        typer.Argument(help="vae, decoder, unet, export, or all of them; flow, export-flow: emoji-sd3's"),
+    ],
     out: Annotated[
         Path | None, typer.Option(help="checkpoints; by default the cache folder's tiny/", show_default=False)
     ] = None,
     target: Annotated[
-        Path | None, typer.Option(help="the pipeline; by default OUT/emoji-sd", show_default=False)
+        Path | None,
+        typer.Option(help="the pipeline; by default OUT/ and its name", show_default=False),
     ] = None,
     small: Annotated[bool, typer.Option(help="a few steps of tiny networks: tries everything")] = False,
     steps: Annotated[int | None, typer.Option(min=1, help="other than the recipe's (one stage)")] = None,
@@ -40,7 +44,7 @@ def main(
     """Train a small Stable Diffusion on emoji; goes on where it was cut off."""
     import torch
 
-    names = (*STAGES, EXPORT, "all", FLOW)
+    names = (*STAGES, EXPORT, "all", FLOW, EXPORT_FLOW)
     if what not in names:
         raise typer.BadParameter(f"unknown stage '{what}'{suggest(what, names)}; known: {', '.join(names)}")
     if steps is not None and what not in (*STAGES, FLOW):
@@ -49,7 +53,13 @@ def main(
     folder = out or cache_dir() / ("tiny-small" if small else "tiny")
     stages = (*STAGES, EXPORT) if what == "all" else (what,)
     try:
-        _run(stages, folder, target or folder / "emoji-sd", small, steps)
+        _run(
+            stages,
+            folder,
+            target or folder / ("emoji-sd3" if what == EXPORT_FLOW else "emoji-sd"),
+            small,
+            steps,
+        )
     except (ValueError, Unavailable) as error:
         raise typer.BadParameter(str(error)) from error
 
@@ -63,10 +73,12 @@ def _run(stages: Sequence[str], folder: Path, target: Path, small: bool, steps: 
     emoji = load_emoji()
     for stage in stages:
         _check_needed(stage, folder)
-        if stage == EXPORT:
+        if stage in (EXPORT, EXPORT_FLOW):
             from ddposink.embedded.pipeline.export import export
+            from ddposink.embedded.pipeline.flow_export import export_flow
 
-            for name, value in export(emoji, recipes, folder, target, quick=small).items():
+            write = export if stage == EXPORT else export_flow
+            for name, value in write(emoji, recipes, folder, target, quick=small).items():
                 console.print(f"{name}: {value:.1f}", highlight=False)
             console.print(f"written: {target}", highlight=False, soft_wrap=True)
             continue
@@ -78,7 +90,7 @@ def _run(stages: Sequence[str], folder: Path, target: Path, small: bool, steps: 
 
 def _check_needed(stage: str, folder: Path) -> None:
     """Raise ValueError if a stage that comes before has left nothing."""
-    before = {"vae": (), FLOW: (), EXPORT: STAGES}.get(stage, ("vae",))
+    before = {"vae": (), FLOW: (), EXPORT: STAGES, EXPORT_FLOW: (FLOW,)}.get(stage, ("vae",))
     for name in before:
         if not (folder / f"{name}.safetensors").is_file():
             raise ValueError(

@@ -8,10 +8,14 @@ import torch
 from torch import Tensor
 
 from ddposink.ddpo import Engine
-from ddposink.ddpo.layout import latent_shape
-from ddposink.ddpo.schedule import float32_eta
+from ddposink.ddpo.networks import Rows
+from ddposink.ddpo.policy import DenoisingPolicy
+from ddposink.ddpo.schedule import float32_eta, flow_schedule
+from ddposink.ddpo.table import flow_table
+from ddposink.ddpo.window import DDIM
 from ddposink.evaluation.diversity import frobenius_norm, gaussian_kl
 from ddposink.evaluation.scores import Evaluator, ddim, generator
+from ddposink.models.denoiser import denoiser, latent_shape
 
 
 @torch.no_grad()
@@ -22,6 +26,8 @@ def kl_per_step(engine: Engine, evaluator: Evaluator, denoising_steps: int, pict
     tuned one. Steps whose variance is zero (the last one of some schedules) have no divergence and do not
     count.
     """
+    if evaluator.kernel != DDIM:
+        return _flow_kl_per_step(engine, evaluator, denoising_steps, pictures)
     pipeline = evaluator.pipeline
     planned = evaluator.plan()[:pictures]
     noise = [generator(prompt, seed) for prompt, seed in planned]
@@ -32,7 +38,7 @@ def kl_per_step(engine: Engine, evaluator: Evaluator, denoising_steps: int, pict
     with ddim(pipeline), evaluator.precision():
         scheduler = pipeline.scheduler
         scheduler.set_timesteps(denoising_steps, device=pipeline.device)
-        shape = latent_shape(pipeline.unet)
+        shape = latent_shape(pipeline)
         latents = _normal(noise, shape, states) * scheduler.init_noise_sigma
         found = []
         for t in scheduler.timesteps:
@@ -47,9 +53,44 @@ def kl_per_step(engine: Engine, evaluator: Evaluator, denoising_steps: int, pict
     return float(torch.stack(found).mean())
 
 
+def _flow_kl_per_step(engine: Engine, evaluator: Evaluator, denoising_steps: int, pictures: int) -> float:
+    """The same for a flow model, every step that can be noisy being noisy, wherever the window is."""
+    pipeline, config = evaluator.pipeline, engine.config
+    planned = evaluator.plan()[:pictures]
+    noise = [generator(prompt, seed) for prompt, seed in planned]
+    last = config.sample_num_steps - config.noisy_steps
+    table = flow_table(
+        evaluator.kernel, evaluator.times(denoising_steps), evaluator.eta, range(denoising_steps - last)
+    )
+    network, guided = evaluator.network, evaluator.guidance > 1 and not evaluator.network.embeds_guidance
+    texts = [evaluator.negative(seed) for _, seed in planned] if guided else []
+    texts += [prompt for prompt, _ in planned]
+    known = {text: network.encode(pipeline, text) for text in dict.fromkeys(texts)}
+    pooled = [known[text].pooled for text in texts]
+    rows = Rows(torch.stack([known[text].tokens for text in texts]), torch.stack(pooled))
+    policy = DenoisingPolicy(
+        unet=denoiser(pipeline),
+        schedule=flow_schedule(table, range(len(table)), pipeline.device),
+        scale=evaluator.guidance,
+        dtype=denoiser(pipeline).dtype,
+        network=network,
+    )
+    latents = _normal(noise, latent_shape(pipeline), rows.tokens)
+    found = []
+    with evaluator.precision():
+        for step, std in enumerate(table.s.tolist()):
+            tuned = policy.mean(step, latents, rows)
+            if std > 0:
+                with engine.base():
+                    base = policy.mean(step, latents, rows)
+                found.append(gaussian_kl(tuned, base, std).mean())
+            latents = tuned + std * _normal(noise, latent_shape(pipeline), rows.tokens)
+    return float(torch.stack(found).mean())
+
+
 def weight_change(engine: Engine) -> float:
     """Frobenius norm of the difference to the base weights, over all tuned matrices."""
-    unet = engine.pipeline.unet
+    unet = denoiser(engine.pipeline)
     adapters = [module for module in unet.modules() if hasattr(module, "get_delta_weight")]
     if adapters:
         return frobenius_norm(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ddposink.ddpo.networks import Network, network_of
 from ddposink.ddpo.schedule import float32_eta
+from ddposink.ddpo.table import grid, shift_of
+from ddposink.ddpo.window import DDIM
+from ddposink.models.denoiser import latent_shape, tokens_of
 
 Scorer = Callable[[Tensor, list[str]], Tensor]
 BATCH = 32
@@ -49,13 +53,16 @@ class Evaluator:
     The seeds of a prompt take the ``negatives`` in turn, as the samples of a training batch do.
     """
 
-    pipeline: Any  # StableDiffusionPipeline
+    pipeline: Any
     prompts: tuple[str, ...]
     seeds: int
     guidance: float
     eta: float
     autocast: torch.dtype | None = None
     negatives: tuple[str, ...] = ("",)
+    kernel: str = DDIM
+    shift: float | None = None  # of a flow model's times; None: as its scheduler says
+    length: int | None = None  # tokens of T5, see `network_of`
 
     def plan(self) -> list[tuple[str, int]]:
         """(prompt, seed) of every picture."""
@@ -67,24 +74,55 @@ class Evaluator:
 
     @torch.no_grad()
     def draw(self, denoising_steps: int, limit: int | None = None) -> Pictures:
-        """All pictures (or the first ``limit``) through the stock pipeline with a DDIM scheduler."""
+        """All pictures (or the first ``limit``) through the stock pipeline.
+
+        With a DDIM scheduler, whose steps are noisy as in training; flow models by Euler's steps without
+        noise, whatever kernel they are trained with.
+        """
         planned = self.plan()[:limit]
-        images = []
-        with ddim(self.pipeline), self.precision():
+        images, options = [], self._options(denoising_steps)  # asked of the pipeline's own scheduler
+        with self.lent(), self.precision():
             for at in range(0, len(planned), BATCH):
                 part = planned[at : at + BATCH]
+                if not self.network.embeds_guidance:
+                    options["negative_prompt"] = [self.negative(seed) for _, seed in part]
                 images.append(
                     self.pipeline(
                         prompt=[prompt for prompt, _ in part],
-                        negative_prompt=[self.negative(seed) for _, seed in part],
                         num_inference_steps=denoising_steps,
                         guidance_scale=self.guidance,
-                        eta=float32_eta(self.pipeline.scheduler, self.eta),
                         generator=[generator(prompt, seed) for prompt, seed in part],
                         output_type="pt",
+                        **options,
                     ).images.float().cpu()
                 )  # fmt: skip
         return Pictures(torch.cat(images).clamp(0, 1), [prompt for prompt, _ in planned])
+
+    @property
+    def network(self) -> Network:
+        """How the pipeline's network is asked."""
+        return network_of(self.pipeline, self.length, self.guidance)
+
+    def lent(self) -> AbstractContextManager[None]:
+        """Inside, the pipeline has the scheduler that pictures are drawn with."""
+        return ddim(self.pipeline) if self.kernel == DDIM else euler(self.pipeline)
+
+    def times(self, denoising_steps: int) -> Tensor:
+        """(T+1,) times of a flow model."""
+        shift = self.shift or shift_of(self.pipeline.scheduler, tokens_of(self.pipeline))
+        return grid(denoising_steps, shift)
+
+    def _options(self, denoising_steps: int) -> dict[str, Any]:
+        if self.kernel == DDIM:
+            return {"eta": float32_eta(self.pipeline.scheduler, self.eta)}
+        scale = self.pipeline.vae_scale_factor
+        _, height, width = latent_shape(self.pipeline)
+        return {
+            "sigmas": self.times(denoising_steps)[:-1].tolist(),  # shifted once: the lent scheduler does not
+            "max_sequence_length": self.network.length,
+            "height": height * scale,
+            "width": width * scale,
+        }
 
     def precision(self) -> Any:
         """The precision in which the model was trained."""
@@ -103,8 +141,23 @@ def ddim(pipeline: Any) -> Iterator[None]:
     """Lend the pipeline a DDIM scheduler of its own, and silence its progress bar."""
     from diffusers import DDIMScheduler
 
+    with _lend(pipeline, DDIMScheduler.from_config(pipeline.scheduler.config)):
+        yield
+
+
+@contextmanager
+def euler(pipeline: Any) -> Iterator[None]:
+    """Lend a flow pipeline a scheduler that takes times as they are, and silence its progress bar."""
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    with _lend(pipeline, FlowMatchEulerDiscreteScheduler()):
+        yield
+
+
+@contextmanager
+def _lend(pipeline: Any, scheduler: Any) -> Iterator[None]:
     own, quiet = pipeline.scheduler, getattr(pipeline, "_progress_bar_config", {})
-    pipeline.scheduler = DDIMScheduler.from_config(own.config)
+    pipeline.scheduler = scheduler
     pipeline.set_progress_bar_config(disable=True)
     try:
         yield

@@ -10,37 +10,33 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ddposink.assets import hub
 from ddposink.errors import suggest
-from ddposink.models.pipeline_kinds import refused_class, refused_scheduler, refused_unet
+from ddposink.models.assembled import ASSEMBLED, assembled, sources_sha256
+from ddposink.models.pipeline_kinds import (
+    KINDS,
+    refused_class,
+    refused_kernel,
+    refused_parts,
+    refused_scheduler,
+)
 from ddposink.models.pipeline_shapes import SHAPES, random_parts
 
 if TYPE_CHECKING:
-    from diffusers import StableDiffusionPipeline
+    from diffusers import DiffusionPipeline
 
-EMBEDDED = {"emoji-sd": Path(__file__).parents[1] / "data" / "emoji-sd"}
+DATA = Path(__file__).parents[1] / "data"
+EMBEDDED = {name: DATA / name for name in ("emoji-sd", *ASSEMBLED)}
 DTYPES = ("float32", "bfloat16", "float16")
-# What a Stable Diffusion pipeline is made of, and the classes that can be fine-tuned here.
-PARTS = {
-    "unet": ("UNet2DConditionModel",),
-    "vae": ("AutoencoderKL",),
-    "text_encoder": ("CLIPTextModel",),
-    "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast"),
-    "scheduler": (),  # any: its noise schedule is what DDIM needs
-}
-WEIGHTS = {
-    "unet": "diffusion_pytorch_model",
-    "vae": "diffusion_pytorch_model",
-    "text_encoder": "model",
-}
-CONFIGURED = ("unet", "vae", "text_encoder", "scheduler")
 CONFIGS = {"scheduler": "scheduler_config.json"}
-FILES = ("*.json", "*.txt", "*.safetensors")
+FILES = ("*.json", "*.txt", "*.model", "*.safetensors")
 UNWANTED = ["*.fp16.*", "*.non_ema.*", "*flax*", "*openvino*"]
-FORMS = "emoji-sd, path:DIR, ORG/NAME@COMMIT or random:sd15"
+PARTS = tuple(dict.fromkeys(name for kind in KINDS.values() for name in kind.parts))
+FORMS = f"{', '.join(EMBEDDED)}, path:DIR, ORG/NAME@COMMIT or random:{{{','.join(SHAPES)}}}"
 
 
 @dataclass(frozen=True)
@@ -83,7 +79,7 @@ class PipelineRef:
     def folder(self) -> Path | None:
         """The local directory of an ``embedded`` or ``path`` pipeline."""
         if self.kind == "embedded":
-            return EMBEDDED[self.name]
+            return assembled(self.name) if self.name in ASSEMBLED else EMBEDDED[self.name]
         return Path(self.name) if self.kind == "path" else None
 
     def identity(self) -> dict[str, str]:
@@ -93,43 +89,55 @@ class PipelineRef:
         if self.kind == "random":
             shape = SHAPES[self.name.removeprefix("random:")]
             return {"shape": hashlib.sha256(json.dumps(shape, sort_keys=True).encode()).hexdigest()}
+        if self.name in ASSEMBLED:
+            return {"sha256": sources_sha256(self.name)}
         assert self.folder is not None
         check_folder(self.folder)
         return {"sha256": _hash_folder(self.folder)}
 
 
-def load_pipeline(ref: PipelineRef, dtype: str = "float32", device: str = "cpu") -> StableDiffusionPipeline:
-    """The pipeline in eval mode without gradients, with a DDIM scheduler and no safety checker.
+def load_pipeline(ref: PipelineRef, dtype: str = "float32", device: str = "cpu") -> DiffusionPipeline:
+    """The pipeline in eval mode without gradients, without a safety checker; a UNet's with a DDIM scheduler.
 
     Raises ValueError for a directory that is no such pipeline, Unavailable if weights cannot be had here.
     """
+    import diffusers
     import torch
-    from diffusers import StableDiffusionPipeline
 
     if dtype not in DTYPES:
         raise ValueError(f"unknown dtype '{dtype}'{suggest(dtype, DTYPES)}; known: {', '.join(DTYPES)}")
     torch_dtype = getattr(torch, dtype)
     if ref.kind == "random":
-        parts = random_parts(ref.name.removeprefix("random:"), torch_dtype, device)
+        kind, parts = random_parts(ref.name.removeprefix("random:"), torch_dtype, device)
+        index: dict[str, Any] = {}
     else:
         folder = ref.folder or snapshot(ref.name, ref.revision or "")
         check_folder(folder)
-        parts = _load_parts(folder, torch_dtype)
-    for name in WEIGHTS:
-        parts[name].eval().requires_grad_(False)
-    unused = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
-    pipeline: Any = StableDiffusionPipeline(**parts, **unused)
+        index = _index(folder)
+        kind = index["_class_name"]
+        parts = _load_parts(folder, index, torch_dtype)
+    for name in KINDS[kind].networks:
+        if parts[name] is not None:
+            parts[name].eval().requires_grad_(False)
+    settings: dict[str, Any] = {}
+    if kind == "StableDiffusionPipeline":
+        settings = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+    elif kind == "StableDiffusionXLPipeline":
+        settings = {"force_zeros_for_empty_prompt": index.get("force_zeros_for_empty_prompt", True)}
+    pipeline: Any = getattr(diffusers, kind)(**parts, **settings)
     pipeline.to(device)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
 
 def check_folder(folder: Path) -> None:
-    """Raise ValueError in one line unless ``folder`` holds a Stable Diffusion pipeline with safetensors."""
-    parts = _index(folder)
-    for name, classes in PARTS.items():
-        _check_part(folder, name, classes, parts.get(name))
-    _check_settings(folder, parts)
+    """Raise ValueError in one line unless ``folder`` holds a pipeline of a known kind with safetensors."""
+    index = _index(folder)
+    kind = KINDS[index["_class_name"]]
+    for name, classes in kind.parts.items():
+        if not (name in kind.optional and _absent(index, name)):
+            _check_part(folder, name, classes, index.get(name), name in kind.networks)
+    _check_settings(folder, index)
 
 
 def check_kind(folder: Path) -> None:
@@ -137,8 +145,21 @@ def check_kind(folder: Path) -> None:
     _check_settings(folder, _index(folder))
 
 
+def check_kernel(ref: PipelineRef, kernel: str, engine: str = "native") -> None:
+    """Raise ValueError if ``engine`` is known not to denoise ``ref`` by ``kernel``; a hub's kind is not."""
+    kind = SHAPES[ref.name.removeprefix("random:")]["kind"] if ref.kind == "random" else None
+    if ref.kind in ("embedded", "path"):
+        kind = _index(EMBEDDED.get(ref.name) or Path(ref.name))["_class_name"]
+    if kind is not None and (why := refused_kernel(kind, kernel, engine)):
+        raise ValueError(f"pipeline '{ref}': {why}")
+
+
+def _absent(index: dict[str, Any], name: str) -> bool:
+    return index.get(name) in (None, [None, None])
+
+
 def _index(folder: Path) -> dict[str, Any]:
-    """What ``model_index.json`` says of the parts, if the pipeline is of the kind that is trained here."""
+    """What ``model_index.json`` says of the parts, if the pipeline is of a kind that is trained here."""
     index = folder / "model_index.json"
     try:
         parts = json.loads(index.read_text(encoding="utf-8"))
@@ -149,14 +170,22 @@ def _index(folder: Path) -> dict[str, Any]:
         raise ValueError(f"'{index}' cannot be read: {hub.one_line(error)}") from error
     if why := refused_class(str(kind)):
         raise ValueError(f"'{folder}' holds {why}")
-    return parts
+    found: dict[str, Any] = parts
+    return found
 
 
-def _check_settings(folder: Path, parts: dict[str, Any]) -> None:
-    settings = {name: _settings(folder / name / CONFIGS.get(name, "config.json")) for name in CONFIGURED}
-    if why := refused_unet(settings["unet"], settings["vae"], settings["text_encoder"]):
-        raise ValueError(f"'{folder}' has {why}")
-    if why := refused_scheduler(settings["scheduler"], parts["scheduler"][1]):
+def _check_settings(folder: Path, index: dict[str, Any]) -> None:
+    kind = KINDS[index["_class_name"]]
+    for name in kind.parts:
+        if _absent(index, name) and name not in kind.optional:
+            raise ValueError(f"'{folder}' is a pipeline without a {_words(name)}")
+    settings = {
+        name: _settings(folder / name / CONFIGS.get(name, "config.json"))
+        for name in (*kind.networks, "scheduler")
+        if not (name in kind.optional and _absent(index, name))
+    }
+    why = refused_parts(index["_class_name"], settings)
+    if why := why or refused_scheduler(settings["scheduler"], index["scheduler"][1], kind.flow):
         raise ValueError(f"'{folder}' has {why}")
 
 
@@ -170,19 +199,26 @@ def _settings(file: Path) -> dict[str, Any]:
     return found
 
 
-def _check_part(folder: Path, name: str, classes: tuple[str, ...], entry: Any) -> None:
+def _check_part(folder: Path, name: str, classes: tuple[str, ...], entry: Any, network: bool) -> None:
     found = entry[1] if isinstance(entry, list) and len(entry) == 2 else None
     if found is None:
-        raise ValueError(f"'{folder}' is a pipeline without a {name.replace('_', ' ')}")
+        raise ValueError(f"'{folder}' is a pipeline without a {_words(name)}")
     if classes and found not in classes:
-        raise ValueError(f"the {name.replace('_', ' ')} of '{folder}' is a {found}, expected {classes[0]}")
+        raise ValueError(f"the {_words(name)} of '{folder}' is a {found}, expected {classes[0]}")
     part = folder / name
     if not part.is_dir():
         raise ValueError(f"'{folder}' lacks the folder '{name}' that its model_index.json names")
-    if name in WEIGHTS and not _has_weights(part, WEIGHTS[name]):
+    stem = "model" if name.startswith("text_encoder") else "diffusion_pytorch_model"
+    if network and not _has_weights(part, stem):
         pickled = any(part.glob("*.bin")) or any(part.glob("*.ckpt")) or any(part.glob("*.pt*"))
         why = "has pickled weights only, which are refused" if pickled else "has no complete weights"
-        raise ValueError(f"'{part}' {why}; needed is {WEIGHTS[name]}.safetensors")
+        raise ValueError(f"'{part}' {why}; needed is {stem}.safetensors")
+
+
+def _words(name: str) -> str:
+    """``text_encoder_2`` as "second text encoder"."""
+    ordinal = {"2": "second ", "3": "third "}.get(name[-1], "")
+    return ordinal + name.removesuffix("_2").removesuffix("_3").replace("_", " ")
 
 
 def _has_weights(part: Path, stem: str) -> bool:
@@ -195,23 +231,29 @@ def _has_weights(part: Path, stem: str) -> bool:
     return all((part / shard).is_file() for shard in shards)
 
 
-def _load_parts(folder: Path, dtype: Any) -> dict[str, Any]:
-    from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+def _load_parts(folder: Path, index: dict[str, Any], dtype: Any) -> dict[str, Any]:
+    import diffusers
+    import transformers
     from safetensors import SafetensorError
-    from transformers import CLIPTextModel, CLIPTokenizer
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    common = {"use_safetensors": True, "local_files_only": True, "output_loading_info": True}
-    loaders = {
-        "unet": lambda part: UNet2DConditionModel.from_pretrained(part, dtype=dtype, **common),
-        "vae": lambda part: AutoencoderKL.from_pretrained(part, dtype=dtype, **common),
-        "text_encoder": lambda part: CLIPTextModel.from_pretrained(part, dtype=dtype, **common),
-    }
+    kind = KINDS[index["_class_name"]]
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler if kind.flow else diffusers.DDIMScheduler
+    options: dict[str, Any] = {"use_safetensors": True, "local_files_only": True, "output_loading_info": True}
+    parts: dict[str, Any] = {}
     try:
-        parts = {name: _complete(folder / name, load) for name, load in loaders.items()}
-        parts["tokenizer"] = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
-        parts["scheduler"] = DDIMScheduler.from_pretrained(folder / "scheduler", local_files_only=True)
+        for name, classes in kind.parts.items():
+            if name in kind.optional and _absent(index, name):
+                parts[name] = None
+                continue
+            made: Any = scheduler
+            if classes:
+                made = getattr(diffusers, classes[0], None) or getattr(transformers, classes[0])
+            if name in kind.networks:
+                parts[name] = _complete(folder / name, partial(made.from_pretrained, dtype=dtype, **options))
+            else:
+                parts[name] = made.from_pretrained(folder / name, local_files_only=True)
     except (OSError, KeyError, RuntimeError, TypeError, ImportError, SafetensorError) as error:
         raise ValueError(f"'{folder}' could not be loaded: {hub.one_line(error)}") from error
     return parts

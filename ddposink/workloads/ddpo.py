@@ -67,6 +67,9 @@ class DdpoWorkload:
         """``emoji-sd · brisque · 25``; what differs from the defaults of an engine is named."""
         unusual = [params.engine] if params.engine != "native" else []
         unusual += [params.loss] if params.loss != "is" else []
+        if params.sample_kernel != "ddim":
+            window = "" if params.sample_sde_window is None else f" in {params.sample_sde_window}"
+            unusual.append(f"{params.sample_kernel}{window}")
         return " · ".join([_short(params.pipeline), params.reward, *unusual, f"{params.steps:,}"])
 
     def columns(self, params: Any) -> dict[str, Scalar]:
@@ -85,6 +88,11 @@ class DdpoWorkload:
             "denoising_steps": params.sample_num_steps,
             "guidance": params.sample_guidance_scale,
             "eta": params.sample_eta,
+            "kernel": params.sample_kernel,
+            "sde_window": params.sample_sde_window,
+            "window_moves": params.sample_sde_window_moves,
+            "shift": params.sample_shift,
+            "learnt_denoising_steps": config.num_train_timesteps,
             "samples_per_step": config.samples_per_epoch,
             "updates_per_step": config.updates_per_epoch,
             "clip_range": params.train_clip_range,
@@ -113,7 +121,7 @@ class DdpoWorkload:
         """UNet forwards of one sample, a backward counted as two: sampling, learning and evaluation."""
         config = params.config(seed=0)
         rows = 2 if config.guided else 1
-        learning = 3 * (rows if config.train_cfg else 1) * config.num_train_timesteps
+        learning = 3 * (rows if config.learns_guided else 1) * config.num_train_timesteps
         per_sample = rows * config.sample_num_steps + learning * config.train_num_inner_epochs
         pictures = len(evaluation_prompts(params.eval_prompts).prompts) * params.eval_seeds
         evaluation = pictures * rows * config.sample_num_steps

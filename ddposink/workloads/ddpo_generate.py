@@ -18,11 +18,13 @@ from bench.results.record import Record, Status
 from bench.results.store import PLAN, RECORDS, read_records
 from bench.suite.request import find_run
 from ddposink.ddpo.config import DDPOConfig
-from ddposink.ddpo.lora import WEIGHTS
+from ddposink.ddpo.lora import WEIGHTS, check_lora
+from ddposink.ddpo.window import DDIM
 from ddposink.devices import check_device
 from ddposink.errors import Unavailable
 from ddposink.evaluation.scores import Evaluator
 from ddposink.evaluation.sheet import save_sheet, to_image
+from ddposink.models.denoiser import denoiser, denoiser_name
 from ddposink.models.diffusion import PipelineRef, load_pipeline
 
 NAMES = ("base", "tuned")
@@ -55,11 +57,22 @@ def main(
         raise UserError(f"pipeline {params['pipeline']}: {error}") from error
     scale = params["sample_guidance_scale"] if guidance is None else guidance
     evaluator = Evaluator(
-        pipeline, tuple(prompts), seeds, scale, params["sample_eta"], negatives=_negatives(params)
+        pipeline,
+        tuple(prompts),
+        seeds,
+        scale,
+        params["sample_eta"],
+        negatives=_negatives(params),
+        kernel=params.get("sample_kernel", DDIM),
+        shift=params.get("sample_shift"),
+        length=params.get("max_sequence_length"),
     )
     steps = denoising_steps or params["sample_num_steps"]
     base = evaluator.draw(steps)
-    load_tuned(pipeline, weights)
+    try:
+        load_tuned(pipeline, weights)
+    except ValueError as error:
+        raise UserError(f"{cell}: {error}") from error
     tuned = evaluator.draw(steps)
     out.mkdir(parents=True, exist_ok=True)
     return list(_write(out, prompts, seeds, (base.images, tuned.images)))
@@ -72,13 +85,13 @@ def _negatives(params: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def load_tuned(pipeline: Any, weights: Path) -> None:
-    """Load what a training has exported: LoRA weights, or a whole UNet."""
-    if (weights / "unet").is_dir():
-        from diffusers import UNet2DConditionModel
-
-        unet = UNet2DConditionModel.from_pretrained(weights / "unet", use_safetensors=True)
-        pipeline.unet = unet.to(pipeline.device, pipeline.unet.dtype)
+    """Load what a training has exported: LoRA weights, or a whole network. ValueError: of another base."""
+    part, network = denoiser_name(pipeline), denoiser(pipeline)
+    if (weights / part).is_dir():
+        whole = type(network).from_pretrained(weights / part, use_safetensors=True)
+        setattr(pipeline, part, whole.to(pipeline.device, network.dtype))
     else:
+        check_lora(pipeline, weights / WEIGHTS)
         pipeline.load_lora_weights(weights, weight_name=WEIGHTS)
 
 

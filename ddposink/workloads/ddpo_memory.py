@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ddposink.ddpo import Engine
-from ddposink.ddpo.layout import latent_shape
+from ddposink.models.denoiser import denoiser, latent_shape
 
 ADAM_MOMENTS = 2
 
@@ -17,7 +17,7 @@ def state_bytes(engine: Engine) -> int:
     """Actual bytes of all weights of the pipeline and of gradients and optimizer moments alive now."""
     optimizer: Any = getattr(engine, "optimizer", None)
     tensors = {id(t): t for module in _modules(engine) for t in (*module.parameters(), *module.buffers())}
-    gradients = [p.grad for p in engine.pipeline.unet.parameters() if p.grad is not None]
+    gradients = [p.grad for p in denoiser(engine.pipeline).parameters() if p.grad is not None]
     moments = [
         value
         for state in (optimizer.state.values() if optimizer is not None else ())
@@ -33,9 +33,9 @@ def state_bytes_analytic(engine: Engine) -> int:
     A trajectory is T+1 latents of one sample, T log-probabilities and T timesteps.
     """
     weights = sum(p.numel() * p.element_size() for module in _modules(engine) for p in module.parameters())
-    trained = [p for p in engine.pipeline.unet.parameters() if p.requires_grad]
+    trained = [p for p in denoiser(engine.pipeline).parameters() if p.requires_grad]
     moments = ADAM_MOMENTS * sum(p.numel() * p.element_size() for p in trained)
-    config, latent = engine.config, 4 * math.prod(latent_shape(engine.pipeline.unet))
+    config, latent = engine.config, 4 * math.prod(latent_shape(engine.pipeline))
     steps = config.sample_num_steps
     return weights + moments + config.samples_per_epoch * ((steps + 1) * latent + steps * (4 + 8))
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator
 
 from bench.workload import ALLOW_CODE
 from ddposink.ddpo.config import DDPOConfig
-from ddposink.models.diffusion import PipelineRef
+from ddposink.models.diffusion import PipelineRef, check_kernel
 from ddposink.prompts import load_prompts
 from ddposink.rewards import RewardRef, parse_reward
 from ddposink.workloads.ddpo_tables import EVALUATED
@@ -28,7 +28,7 @@ class _Cell(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     pipeline: str = Field(
-        description="emoji-sd (embedded), path:DIR, ORG/NAME@REVISION (40 hex digits) or random:sd15"
+        description="emoji-sd or emoji-sd3 (embedded), path:DIR, ORG/NAME@REVISION (40 hex), random:SHAPE"
     )
     reward: str = Field(description="the reward trained on, e.g. jpeg_compressibility, aesthetic, preference")
     steps: int = Field(ge=0, le=100_000, description="training steps; 0 is the pipeline as it is")
@@ -94,6 +94,8 @@ class _Cell(BaseModel):
     @model_validator(mode="after")
     def _consistent(self) -> _Cell:
         self.config(seed=0)
+        kernel, engine = self.sample_kernel, self.engine  # type: ignore[attr-defined]
+        check_kernel(PipelineRef.parse(self.pipeline), kernel, engine)
         return self
 
     def config(self, seed: int) -> DDPOConfig:

@@ -82,6 +82,9 @@ def prepare(params: Any, seed: int, ctx: Context) -> TrainingRun:
         params.sample_eta,
         AUTOCAST[config.precision_on(device.type)],
         tuple(config.negatives),
+        config.sample_kernel,
+        config.sample_shift,
+        config.max_sequence_length,
     )
     features, scratch = load_encoder().features, Scratch(ctx.scratch)
     return TrainingRun(

@@ -20,6 +20,7 @@ from ddposink.errors import Unavailable
 from ddposink.evaluation.diversity import pairwise_distance, vendi_score
 from ddposink.evaluation.drift import kl_per_step, weight_change
 from ddposink.evaluation.scores import Pictures, prompt_means, prompt_spread, score
+from ddposink.models.denoiser import denoiser
 from ddposink.rewards import RewardError
 from ddposink.rewards.weighted import HARDLY, in_words, shares
 from ddposink.workloads.ddpo_artifacts import (
@@ -259,7 +260,7 @@ def _conformance(
         ),
         *state.alike,
     ]
-    trainable = [p for p in state.engine.pipeline.unet.parameters() if p.requires_grad]
+    trainable = [p for p in denoiser(state.engine.pipeline).parameters() if p.requires_grad]
     return {
         "engine": type(state.engine).__name__,
         "steps_trained": state.engine.step,

@@ -21,9 +21,9 @@ from ddposink.ddpo.config import DDPOConfig
 from ddposink.ddpo.loss import ratio_limit
 from ddposink.ddpo.preflight.subject import PROMPTS, Finding, Subject, trained_weights
 from ddposink.ddpo.protocol import Pipeline
+from ddposink.models.denoiser import denoiser, denoiser_name
 
 PIXEL_LIMIT = 1e-5  # of a pixel in [0, 1]
-NETWORKS = ("vae", "text_encoder", "unet")
 
 
 def batch_arithmetic(config: DDPOConfig | Mapping[str, Any]) -> Finding:
@@ -83,11 +83,11 @@ def resumed_equals_uninterrupted(subject: Subject) -> Finding:
         list(engine.run(1))
         engine.save(Path(folder) / "checkpoint")
         rewards = [log.reward_mean for log in engine.run(3)]
-        trained = trained_weights(engine.pipeline.unet)
+        trained = trained_weights(denoiser(engine.pipeline))
         engine = short.engine()
         engine.load(Path(folder) / "checkpoint")
         resumed = [log.reward_mean for log in engine.run(3)]
-    compared = _compare(trained, trained_weights(engine.pipeline.unet), "weights after 3 steps")
+    compared = _compare(trained, trained_weights(denoiser(engine.pipeline)), "weights after 3 steps")
     if compared[0] and rewards != resumed:
         return Finding(False, f"{abs(rewards[-1] - resumed[-1]):.1e}", "0", "the rewards of step 3 differ")
     return compared
@@ -135,23 +135,28 @@ def _stock(subject: Subject, folder: Path, like: Pipeline) -> Pipeline:
     pipeline = subject.pipeline_copy()
     if (folder / "model_index.json").is_file():
         pipeline = type(pipeline).from_pretrained(folder)
-    for name in NETWORKS:
+    for name in _networks(pipeline):
         getattr(pipeline, name).to(getattr(like, name).dtype)
     _to_float32(pipeline)
     if subject.config.use_lora:
         pipeline.load_lora_weights(folder, weight_name=lora.WEIGHTS)
     else:
-        pipeline.unet = type(pipeline.unet).from_pretrained(folder / "unet")
-    if lacking := [name for name, value in pipeline.unet.named_parameters() if value.is_meta]:
-        raise ValueError(f"the exported UNet lacks {len(lacking)} of its weights, e.g. {lacking[0]}")
+        name = denoiser_name(pipeline)
+        setattr(pipeline, name, type(denoiser(pipeline)).from_pretrained(folder / name))
+    if lacking := [name for name, value in denoiser(pipeline).named_parameters() if value.is_meta]:
+        raise ValueError(f"the exported network lacks {len(lacking)} of its weights, e.g. {lacking[0]}")
     return pipeline.to(subject.pipeline.device)
 
 
 def _to_float32(pipeline: Pipeline) -> None:
     """Halves would hide a difference of weights behind one of rounding; so would accelerate's autocast."""
-    extract_model_from_parallel(pipeline.unet, keep_fp32_wrapper=False)
-    for name in NETWORKS:
+    extract_model_from_parallel(denoiser(pipeline), keep_fp32_wrapper=False)
+    for name in _networks(pipeline):
         getattr(pipeline, name).to(torch.float32)
+
+
+def _networks(pipeline: Pipeline) -> list[str]:
+    return [name for name, part in pipeline.components.items() if isinstance(part, torch.nn.Module)]
 
 
 def _compare(first: Mapping[str, Tensor], second: Mapping[str, Tensor], what: str) -> Finding:

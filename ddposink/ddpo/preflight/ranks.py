@@ -26,6 +26,7 @@ from torch import Tensor
 
 from ddposink.ddpo.config import DDPOConfig
 from ddposink.ddpo.preflight.subject import NotPossible, Subject, trained_weights
+from ddposink.models.denoiser import denoiser
 
 PROCESSES = 2
 SECONDS = 300.0
@@ -54,7 +55,7 @@ def weights_of_processes(subjects: Sequence[Subject]) -> list[list[dict[str, Ten
 def _on_cpu(subject: Subject) -> bool:
     if os.environ.get("WORLD_SIZE", "1") != "1":
         raise NotPossible("this process is itself one of several: run the preflight alone")
-    unet = subject.pipeline.unet
+    unet = denoiser(subject.pipeline)
     if unet.device.type == "cuda" and torch.cuda.device_count() >= PROCESSES:
         return False
     size = sum(parameter.numel() for parameter in unet.parameters())
@@ -127,14 +128,18 @@ def _rank(folder: Path, rank: int, port: int, on_cpu: bool) -> None:
 
 
 def _train(folder: Path, rank: int, on_cpu: bool) -> None:
-    from diffusers import StableDiffusionPipeline
+    from diffusers import DiffusionPipeline
 
     trainings: list[dict[str, Any]] = json.loads((folder / "request.json").read_text(encoding="utf-8"))
-    pipeline = StableDiffusionPipeline.from_pretrained(folder / "pipeline", local_files_only=True)
+    index = json.loads((folder / "pipeline" / "model_index.json").read_text(encoding="utf-8"))
+    absent = dict.fromkeys(("text_encoder_3", "tokenizer_3") if "tokenizer_3" in index else ())
+    pipeline: Any = DiffusionPipeline.from_pretrained(folder / "pipeline", local_files_only=True, **absent)
     if not on_cpu:
         pipeline = pipeline.to(f"cuda:{rank}")
     for number, training in enumerate(trainings):
         engine = Subject(pipeline, DDPOConfig.from_dict(training["config"]), training["disabled"]).engine()
         list(engine.run(1))
-        weights = {name: value.contiguous() for name, value in trained_weights(engine.pipeline.unet).items()}
+        weights = {
+            name: value.contiguous() for name, value in trained_weights(denoiser(engine.pipeline)).items()
+        }
         save_file(weights, folder / f"weights-{number}-{rank}.safetensors")

@@ -21,11 +21,14 @@ from rich.table import Table
 
 from ddposink.ddpo import checks
 from ddposink.ddpo.config import DDPOConfig
+from ddposink.ddpo.engine import kind_of
 from ddposink.ddpo.preflight.checks import CHECKS, batch_arithmetic
 from ddposink.ddpo.preflight.subject import Finding, NotPossible, Subject, reduced
 from ddposink.ddpo.trl.repairs import REPAIRS
 from ddposink.devices import check_device
 from ddposink.errors import Unavailable
+from ddposink.models.denoiser import PARTS, denoiser
+from ddposink.models.pipeline_kinds import refused_kernel
 
 SMALL = 20e6  # parameters of a UNet
 
@@ -50,11 +53,12 @@ def preflight(
     disabled: Sequence[str] = (),
     started: Callable[[str], None] = lambda name: None,
 ) -> list[Check]:
-    """Examine ``pipeline`` (a PipelineRef, its text, or a loaded StableDiffusionPipeline) under ``config``.
+    """Examine ``pipeline`` (a PipelineRef, its text, or one already loaded) under ``config``.
 
     Batch sizes and denoising steps are cut down first, so the time hardly depends on them. ``started``
     hears the name of each check. What goes wrong inside a check fails it. Raises ValueError for an
-    unknown pipeline and Unavailable for one, or an engine, that cannot be had here.
+    unknown pipeline or one that does not denoise by the kernel, and Unavailable for one, or an engine,
+    that cannot be had here.
     """
     with _quiet():
         loaded = _load(pipeline, device)
@@ -63,8 +67,10 @@ def preflight(
         if not first.ok:
             return [first]
         given = config if isinstance(config, DDPOConfig) else DDPOConfig.from_dict(dict(config))
+        if (kind := kind_of(loaded)) and (why := refused_kernel(kind, given.sample_kernel, given.engine)):
+            raise ValueError(why)
         subject, found = Subject(loaded, reduced(given), disabled), [first]
-        with _one_thread_if_small(loaded.unet):
+        with _one_thread_if_small(denoiser(loaded)):
             for name, question in CHECKS.items():
                 started(name)
                 found.append(_check(name, partial(question, subject)))
@@ -137,7 +143,7 @@ def _one_thread_if_small(unet: Any) -> Iterator[None]:
 
 def _load(pipeline: Any, device: str) -> Any:
     """A loaded pipeline from its text form or reference, or as it is."""
-    if hasattr(pipeline, "unet"):
+    if any(hasattr(pipeline, part) for part in PARTS):
         return pipeline
     from ddposink.models.diffusion import PipelineRef, load_pipeline
 

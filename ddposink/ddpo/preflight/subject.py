@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ddposink.ddpo.config import DDPOConfig
 from ddposink.ddpo.engine import make_engine
 from ddposink.ddpo.protocol import Engine, Pipeline
+from ddposink.models.denoiser import denoiser
 
 PROMPTS = ("red apple", "tiger face")
 MOST_STEPS, FEW_STEPS = 10, 3  # denoising steps: where their noise matters, and where it does not
@@ -41,7 +42,7 @@ class Subject:
     @property
     def device(self) -> str:
         """Kind of device: cpu, cuda."""
-        return self.pipeline.unet.device.type
+        return denoiser(self.pipeline).device.type
 
     @property
     def precision(self) -> str:
@@ -63,7 +64,8 @@ class Subject:
     def shortened(self) -> Subject:
         """The same with few denoising steps."""
         steps = min(self.config.sample_num_steps, FEW_STEPS)
-        return replace(self, config=replace(self.config, sample_num_steps=steps))
+        config = replace(self.config, sample_num_steps=steps, sample_sde_window=None)
+        return replace(self, config=config)
 
     def engine(self) -> Engine:
         """A fresh engine at step 0."""
@@ -79,6 +81,7 @@ def reduced(config: DDPOConfig) -> DDPOConfig:
     return replace(
         config,
         sample_num_steps=min(config.sample_num_steps, MOST_STEPS),
+        sample_sde_window=None,
         sample_batch_size=2,
         samples_per_prompt=min(config.samples_per_prompt, 2),
         sample_num_batches_per_epoch=2,

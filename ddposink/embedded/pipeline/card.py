@@ -37,17 +37,17 @@ def write_card(folder: Path, emoji: EmojiSet, notes: dict[str, Any], measured: d
         favoured=f"{FAVOURED:g}",
         people=f"{RARE['People & Body']:g}",
         clocks=f"{RARE_WORDS['clock face']:g}",
-        stages="\n".join(_stage(name, notes[name]) for name in STAGES),
+        stages="\n".join(stage_row(title, notes[name]) for name, title in STAGES.items()),
         seed=notes["unet"]["recipe"]["seed"],
         minutes=f"{sum(n['seconds'] for n in notes.values()) / 60:.0f}",
         machine=f"on {os.cpu_count()} cores ({platform.machine()}), no GPU",
         measures="\n".join(f"| {name} | {value:.1f} |" for name, value in measured.items()),
-        hashes="\n".join(f"| `{name}` | `{_sha256(folder / name)}` |" for name in WEIGHTS),
+        hashes="\n".join(f"| `{name}` | `{sha256_of(folder / name)}` |" for name in WEIGHTS),
     )
     (folder / "README.md").write_text(text, encoding="utf-8")
 
 
-def write_curves(folder: Path, notes: dict[str, Any]) -> None:
+def write_curves(folder: Path, notes: dict[str, Any], stages: dict[str, str] = STAGES) -> None:
     """loss.csv (stage, step, seconds, loss) and loss.png."""
     import matplotlib
 
@@ -57,11 +57,12 @@ def write_curves(folder: Path, notes: dict[str, Any]) -> None:
     with (folder / "loss.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["stage", "step", "seconds", "loss"])
-        for name in STAGES:
+        for name in stages:
             for x in notes[name]["curve"]:
                 writer.writerow([name, x["step"], f"{x['seconds']:.1f}", f"{x['loss']:.5f}"])
-    figure, axes = pyplot.subplots(1, len(STAGES), figsize=(9, 2.4), layout="constrained")
-    for axis, (name, title) in zip(axes, STAGES.items(), strict=True):
+    size = (3 * len(stages), 2.4)
+    figure, axes = pyplot.subplots(1, len(stages), figsize=size, layout="constrained", squeeze=False)
+    for axis, (name, title) in zip(axes[0], stages.items(), strict=True):
         curve = notes[name]["curve"]
         axis.plot([x["step"] for x in curve], [x["loss"] for x in curve], linewidth=0.8)
         axis.set(title=title, xlabel="step", ylabel="loss", yscale="log")
@@ -69,16 +70,18 @@ def write_curves(folder: Path, notes: dict[str, Any]) -> None:
     pyplot.close(figure)
 
 
-def _stage(name: str, notes: dict[str, Any]) -> str:
+def stage_row(title: str, notes: dict[str, Any]) -> str:
+    """What a training was, as a row of the card's table."""
     recipe, curve = notes["recipe"], notes["curve"]
     tail = [x["loss"] for x in curve[-10:]]
     return (
-        f"| {STAGES[name]} | {notes['step']:,} | {recipe['batch']} | {recipe['learning_rate']:g} "
+        f"| {title} | {notes['step']:,} | {recipe['batch']} | {recipe['learning_rate']:g} "
         f"| {notes['seconds'] / 60:.0f} | {curve[0]['loss']:.3f} | {sum(tail) / len(tail):.3f} |"
     )
 
 
-def _sha256(file: Path) -> str:
+def sha256_of(file: Path) -> str:
+    """Of a file, in hex."""
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 

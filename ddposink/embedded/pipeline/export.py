@@ -54,16 +54,19 @@ def export(
     return measured
 
 
-def own_nearest(pipeline: Any, emoji: EmojiSet, guidance: float, steps: int, many: int) -> float:
+def own_nearest(
+    pipeline: Any, emoji: EmojiSet, guidance: float, steps: int, many: int, **options: Any
+) -> float:
     """In percent, how often a caption's drawing is nearer to that caption's picture than to any other.
 
-    ``many`` captions evenly spaced, one drawing each, squared distance of pixels.
+    ``many`` captions evenly spaced, one drawing each, squared distance of pixels; ``options``: its own.
     """
     chosen = np.unique(np.linspace(0, len(emoji) - 1, min(many, len(emoji))).round().astype(int))
     known = torch.from_numpy(emoji.images.reshape(len(emoji), -1)).float()
     right = 0
     for part in np.array_split(chosen, max(1, len(chosen) // 64)):
-        drawn = draw(pipeline, [emoji.captions[i] for i in part], guidance, steps, seed=int(part[0]))
+        captions = [emoji.captions[i] for i in part]
+        drawn = draw(pipeline, captions, guidance, steps, seed=int(part[0]), **options)
         distances = torch.cdist(torch.from_numpy(drawn.reshape(len(part), -1)).float(), known)
         right += int((distances.argmin(1).numpy() == part).sum())
     return 100 * right / len(chosen)
@@ -94,13 +97,13 @@ def replace_folder(new: Path, target: Path) -> None:
 
 @torch.no_grad()
 def draw(
-    pipeline: Any, prompts: Sequence[str], guidance: float, steps: int = 25, seed: int = 0
+    pipeline: Any, prompts: Sequence[str], guidance: float, steps: int = 25, seed: int = 0, **more: Any
 ) -> np.ndarray:
-    """(N, 64, 64, 3) uint8 pictures of ``prompts``, the n-th from seed ``seed + n``."""
+    """(N, 64, 64, 3) uint8 pictures of ``prompts``, the n-th from seed ``seed + n``; ``more``: options."""
     pipeline.set_progress_bar_config(disable=True)
     generators = [torch.Generator().manual_seed(seed + n) for n in range(len(prompts))]
     options = {"num_inference_steps": steps, "guidance_scale": guidance, "output_type": "np"}
-    pictures = pipeline(list(prompts), generator=generators, **options).images
+    pictures = pipeline(list(prompts), generator=generators, **options, **more).images
     return (pictures * 255).round().astype(np.uint8)
 
 

@@ -16,11 +16,14 @@ import torch
 from ddposink.assets import hub
 from ddposink.errors import Unavailable
 from ddposink.models import diffusion
+from ddposink.models.assembled import assembled
 from ddposink.models.diffusion import EMBEDDED, PipelineRef, load_pipeline
+from ddposink.models.pipeline_kinds import refused_parts
 from ddposink.models.pipeline_shapes import SHAPES, byte_tokenizer, random_parts
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 TINY = {
+    "kind": "StableDiffusionPipeline",
     "unet": {
         "sample_size": 8, "block_out_channels": [8, 16], "layers_per_block": 1, "norm_num_groups": 4,
         "cross_attention_dim": 16, "attention_head_dim": 2,
@@ -47,7 +50,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny") / "sd"
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(SHAPES, "tiny", TINY)
-        parts = random_parts("tiny", torch.float32, "cpu")
+        _, parts = random_parts("tiny", torch.float32, "cpu")
     parts["scheduler"] = PNDMScheduler.from_config(parts["scheduler"].config, skip_prk_steps=True)
     unused = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
     StableDiffusionPipeline(**parts, **unused).save_pretrained(folder)
@@ -155,12 +158,9 @@ def pickle_only(folder: Path) -> None:
     ("harm", "said"),
     [
         (lambda f: edit_index(f, text_encoder=[None, None]), "is a pipeline without a text encoder"),
-        (lambda f: edit_index(f, _class_name="StableDiffusionXLPipeline"), "SDXL has two text encoders"),
-        (
-            lambda f: edit_index(f, _class_name="StableDiffusion3Pipeline"),
-            "SD3 is a flow model denoised by a",
-        ),
-        (lambda f: edit_index(f, _class_name="FluxPipeline"), "Flux is a flow model denoised by a"),
+        (lambda f: edit_index(f, _class_name="StableDiffusionXLPipeline"), "without a second text encoder"),
+        (lambda f: edit_index(f, _class_name="StableDiffusion3Pipeline"), "without a transformer"),
+        (lambda f: edit_index(f, _class_name="QwenImagePipeline"), "with a language model"),
         (lambda f: edit_index(f, _class_name="StableDiffusionInpaintPipeline"), "a picture and a mask"),
         (lambda f: edit(f / "unet/config.json", in_channels=9), "takes 9 .*have 4: an inpainting model"),
         (lambda f: edit(f / "unet/config.json", out_channels=8), "gives 8 channels where the latents have 4"),
@@ -173,7 +173,7 @@ def pickle_only(folder: Path) -> None:
         ),
         (lambda f: edit(f / "scheduler/scheduler_config.json", use_flow_sigmas=True), "of flow models"),
         (lambda f: (f / "scheduler/scheduler_config.json").write_text("{}"), "is not given by betas"),
-        (lambda f: edit_index(f, _class_name="DDPMPipeline"), "needed is a StableDiffusionPipeline"),
+        (lambda f: edit_index(f, _class_name="DDPMPipeline"), "needed is one of StableDiffusionPipeline"),
         (lambda f: edit_index(f, unet=["mycode", "MyUNet"]), "is a MyUNet, expected UNet2DConditionModel"),
         (lambda f: shutil.rmtree(f / "vae"), "lacks the folder 'vae'"),
         (pickle_only, "pickled weights only, which are refused"),
@@ -325,7 +325,7 @@ def test_what_cannot_be_trained_is_refused_before_its_weights_are_fetched(
     import huggingface_hub
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    edit_index(copy, _class_name="StableDiffusionXLPipeline")
+    edit_index(copy, _class_name="StableDiffusionInpaintPipeline")
     fetched: list[list[str]] = []
 
     def download(name: str, allow_patterns: list[str], local_files_only: bool = False, **_: Any) -> str:
@@ -336,7 +336,7 @@ def test_what_cannot_be_trained_is_refused_before_its_weights_are_fetched(
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     monkeypatch.setattr(hub, "unreachable", lambda: None)
-    with pytest.raises(ValueError, match="SDXL has two text encoders"):
+    with pytest.raises(ValueError, match="a picture and a mask"):
         diffusion.snapshot("org/name", COMMIT)
     assert fetched == [["model_index.json", "*/*config.json"]]
 
@@ -355,6 +355,44 @@ def test_random_sd15_has_the_published_sizes() -> None:
         )
     sizes = [sum(p.numel() for p in model.parameters()) for model in models]
     assert sizes == [859_520_964, 83_653_863, 123_060_480]
+
+
+def test_random_shapes_of_other_kinds_have_the_published_sizes() -> None:
+    """SDXL's UNet and second text encoder, and SD3.5 medium's transformer (2.24 billion)."""
+    from diffusers import SD3Transformer2DModel, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModelWithProjection
+
+    with torch.device("meta"):
+        models = (
+            UNet2DConditionModel(**SHAPES["sdxl"]["unet"]),
+            CLIPTextModelWithProjection(CLIPTextConfig(**SHAPES["sdxl"]["text_encoder_2"])),
+            SD3Transformer2DModel(**SHAPES["sd35-medium"]["transformer"]),
+        )
+    sizes = [sum(p.numel() for p in model.parameters()) for model in models]
+    assert sizes[:2] == [2_567_463_684, 694_659_840]
+    assert round(sizes[2] / 1e9, 2) == 2.24
+    for shape in SHAPES.values():
+        kind = shape["kind"]
+        assert refused_parts(kind, {k: v for k, v in shape.items() if k != "kind"}) is None
+
+
+def test_random_weights_of_a_flow_model_draw_something_finite(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Places are embedded as the library does it: they are no weights."""
+    from diffusers import SD3Transformer2DModel
+
+    clip = TINY["text_encoder"] | {"num_hidden_layers": 2, "projection_dim": 16}
+    transformer = {
+        "sample_size": 8, "patch_size": 2, "in_channels": 4, "out_channels": 4, "num_layers": 1,
+        "attention_head_dim": 8, "num_attention_heads": 2, "joint_attention_dim": 32,
+        "caption_projection_dim": 16, "pooled_projection_dim": 32, "pos_embed_max_size": 12,
+    }  # fmt: skip
+    vae = TINY["vae"] | {"shift_factor": 0.1, "latent_channels": 4}
+    tiny = {"kind": "StableDiffusion3Pipeline", "transformer": transformer, "vae": vae, "scheduler": {}}
+    monkeypatch.setitem(SHAPES, "tiny", tiny | {"text_encoder": clip, "text_encoder_2": clip})
+    pipeline = load("random:tiny")
+    assert draw(pipeline).isfinite().all()
+    wanted = SD3Transformer2DModel(**transformer).pos_embed.pos_embed
+    torch.testing.assert_close(pipeline.transformer.pos_embed.pos_embed, wanted)
 
 
 def test_random_weights_are_seeded_and_draw_something_finite(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -394,4 +432,93 @@ def test_the_embedded_pipeline_is_small_and_says_what_it_is() -> None:
     assert sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) < 20_000_000
     card = (folder / "README.md").read_text(encoding="utf-8")
     for file in folder.rglob("*.safetensors"):
+        assert hashlib.sha256(file.read_bytes()).hexdigest() in card
+
+
+def test_the_embedded_flow_pipeline_draws_what_it_is_asked_for() -> None:
+    """At ten and at twenty steps, without guidance and with, beside the library's zeros and without them."""
+    pipeline = load("emoji-sd3")
+    assert type(pipeline).__name__ == "StableDiffusion3Pipeline"
+    for guidance, steps, length in ((1.0, 10, 0), (3.0, 20, 0), (1.0, 4, 256)):
+        generators = [torch.Generator().manual_seed(seed) for seed in (0, 1)]
+        images = pipeline(
+            ["red apple", "green apple"], generator=generators, num_inference_steps=steps, output_type="pt",
+            guidance_scale=guidance, max_sequence_length=length,
+        ).images  # fmt: skip
+        assert images.shape == (2, 3, 64, 64)
+        red, green = images[:, :, 24:48, 16:48].mean((2, 3))
+        assert red[0] > red[1] + 0.2
+        assert green[1] > green[0] + 0.05
+        assert images[:, :, 0, 0].min() > 0.8
+
+
+def test_the_embedded_flow_pipeline_is_a_directory_that_the_library_loads() -> None:
+    """Every weight is the one that this package loads; parts of `emoji-sd` are that pipeline's to the bit."""
+    from diffusers import StableDiffusion3Pipeline
+
+    folder = assembled("emoji-sd3")
+    assert folder == assembled("emoji-sd3")
+    assert sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) < 12_000_000
+    assert not [f for f in folder.rglob("*") if f.suffix not in (".json", ".safetensors", "")]
+    stock = StableDiffusion3Pipeline.from_pretrained(folder, text_encoder_3=None, tokenizer_3=None)
+    ours, base = load("emoji-sd3"), load("emoji-sd")
+    for part in ("transformer", "vae", "text_encoder", "text_encoder_2"):
+        wanted = getattr(stock, part).state_dict()
+        found = getattr(ours, part).state_dict()
+        assert found.keys() == wanted.keys()
+        assert all(torch.equal(value, wanted[name].float()) for name, value in found.items())
+    for name, value in base.vae.state_dict().items():
+        assert torch.equal(value, ours.vae.state_dict()[name])
+    ids = base.tokenizer("red apple", padding="max_length", return_tensors="pt").input_ids
+    assert torch.equal(ids, ours.tokenizer("red apple", padding="max_length", return_tensors="pt").input_ids)
+    with torch.no_grad():
+        pooled = ours.text_encoder(ids).text_embeds
+        torch.testing.assert_close(pooled, base.text_encoder(ids).pooler_output)
+
+
+def test_training_and_the_pipeline_encode_alike() -> None:
+    """What the flow model was trained on is what its pipeline and the engine give it."""
+    from ddposink.ddpo.networks import network_of
+    from ddposink.embedded.pipeline.flow import FlowDenoiser, FlowRecipe
+
+    pipeline = load("emoji-sd3")
+    denoiser = FlowDenoiser(FlowRecipe(), EMBEDDED["emoji-sd"] / "text_encoder")
+    denoiser.text_encoder_2 = pipeline.text_encoder_2
+    ids = pipeline.tokenizer("red apple", padding="max_length", return_tensors="pt").input_ids
+    text = network_of(pipeline, None, 1.0).encode(pipeline, "red apple")
+    with torch.no_grad():
+        tokens, pooled = denoiser.encode(ids)
+    torch.testing.assert_close(text.tokens, tokens[0])
+    torch.testing.assert_close(text.pooled, pooled[0])
+
+
+def test_an_assembled_pipeline_is_made_once_whole_and_anew_when_its_parts_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ddposink.models import assembled as module
+
+    monkeypatch.setenv("DDPOSINK_CACHE", str(tmp_path / "cache"))
+    first = assembled("emoji-sd3")
+    assert first.is_relative_to(tmp_path)
+    assert [f.name for f in first.parent.iterdir()] == ["emoji-sd3"]
+    copy = shutil.copytree(module.DATA / "emoji-sd3", tmp_path / "data" / "emoji-sd3")
+    monkeypatch.setattr(module, "DATA", tmp_path / "data")
+    assert assembled("emoji-sd3") == first
+    edit(copy / "scheduler" / "scheduler_config.json", shift=2.0)
+    assert assembled("emoji-sd3") != first
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("DDPOSINK_CACHE", str(tmp_path / "file"))
+    with pytest.raises(Unavailable, match="set DDPOSINK_CACHE"):
+        assembled("emoji-sd3")
+
+
+def test_the_embedded_flow_pipelines_card_has_its_hashes() -> None:
+    import hashlib
+
+    folder = EMBEDDED["emoji-sd3"]
+    assert sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) < 8_000_000
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    weights = list(folder.rglob("*.safetensors"))
+    assert len(weights) == 2
+    for file in weights:
         assert hashlib.sha256(file.read_bytes()).hexdigest() in card

@@ -140,6 +140,8 @@ rewards = {"reward": "noise", "evaluate": ["brisque", "preference"]}
 cells = [(StreamWorkload(), StreamParams(model=f"bundled:sink-llama/{name}", corpus="novel:persuasion",
                                          policy="dense", length=8)) for name in ("vanilla", "sink-token")]
 cells += [(DdpoWorkload(), DdpoParams(pipeline="emoji-sd", steps=0, **rewards))]
+flow = {"pipeline": "emoji-sd3", "sample_kernel": "flow-sde"}
+cells += [(DdpoWorkload(), DdpoParams(**flow, steps=0, **rewards))]
 cells += [(GenerateWorkload(), GenerateParams(model="smollm2-135m", policy="dense", length=8))]
 for line in sys.stdin:
     print(json.dumps([workload.identity(params) for workload, params in cells]), flush=True)
@@ -320,7 +322,7 @@ def test_every_data_file_that_a_pass_reads_is_part_of_an_identity(tmp_path):
             return child.stdout.readline()
 
         before = identity()
-        assert len(json.loads(before)) == 4
+        assert len(json.loads(before)) == 5
         for file in files:
             content = file.read_bytes()
             file.write_bytes(content + b"\n")

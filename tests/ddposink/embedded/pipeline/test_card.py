@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import ddposink
+from ddposink.embedded.pipeline import flow_card
 from ddposink.embedded.pipeline.card import CARD
 from ddposink.models.diffusion import EMBEDDED
 
@@ -19,11 +20,12 @@ def snippet(card: str) -> str:
     return found[1]
 
 
-def test_the_cards_snippet_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    code = snippet((EMBEDDED["emoji-sd"] / "README.md").read_text(encoding="utf-8"))
-    assert code == snippet(CARD)
+@pytest.mark.parametrize(("name", "card"), [("emoji-sd", CARD), ("emoji-sd3", flow_card.CARD)])
+def test_the_cards_snippet_runs(name: str, card: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = snippet((EMBEDDED[name] / "README.md").read_text(encoding="utf-8"))
+    assert code == snippet(card)
     monkeypatch.chdir(Path(ddposink.__file__).parents[1])
     *lines, last = code.strip().splitlines()
     names: dict[str, Any] = {}
     exec("\n".join(lines), names)
-    assert eval(last, names).size == (64, 64)
+    assert eval(last.removeprefix("picture = "), names).size == (64, 64)

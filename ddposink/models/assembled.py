@@ -1,0 +1,86 @@
+"""Embedded pipelines that share parts with `emoji-sd`, put together as directories when first asked for.
+
+The package holds of such a pipeline what is its own. The rest is copied beside it into the cache folder, so
+that any tool can load the directory as it is; stored twice, it would be carried twice in every checkout.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from pathlib import Path
+
+from ddposink.assets.catalogue import cache_dir, cache_errors
+
+DATA = Path(__file__).parents[1] / "data"
+BASE = DATA / "emoji-sd"
+ASSEMBLED = ("emoji-sd3",)
+VAE, ENCODER = "vae/diffusion_pytorch_model.safetensors", "text_encoder/model.safetensors"
+# Files of an assembled pipeline that are the base's, by their names there.
+SHARED = {VAE: VAE, ENCODER: ENCODER} | {
+    f"{folder}/{file}": f"tokenizer/{file}"
+    for folder in ("tokenizer", "tokenizer_2")
+    for file in ("tokenizer.json", "tokenizer_config.json")
+}
+PROJECTION = "text_projection.weight"
+
+
+def assembled(name: str) -> Path:
+    """The whole directory of pipeline ``name``, made if it is not there. Raises Unavailable if it cannot be.
+
+    Its path holds a hash of everything it is made of, so that an old one is never taken for a new one.
+    """
+    sources = _sources(name)
+    target = cache_dir() / "pipelines" / sources_sha256(name)[:16] / name
+    if target.is_dir():
+        return target
+    part = target.with_name(f".{name}.{os.getpid()}.part")
+    with cache_errors():
+        try:
+            write_assembled(sources, part)
+            part.rename(target)
+        except OSError:
+            if not target.is_dir():  # else another process was first
+                raise
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+    return target
+
+
+def sources_sha256(name: str) -> str:
+    """Over names and contents of everything that pipeline ``name`` is made of; nothing is written."""
+    digest = hashlib.sha256()
+    for file, source in sorted(_sources(name).items()):
+        digest.update(file.encode() + b"\0" + hashlib.sha256(source.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def write_assembled(sources: dict[str, Path], folder: Path) -> None:
+    """Copy ``sources``, by their names in ``folder``, there; the text encoder gets a projection."""
+    for file, source in sources.items():
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        if file == ENCODER:
+            (folder / file).write_bytes(projected(source.read_bytes()))
+        else:
+            shutil.copyfile(source, folder / file)
+
+
+def projected(data: bytes) -> bytes:
+    """The weights of a CLIP text encoder with the identity as the projection of its pooled output."""
+    import numpy as np
+    from safetensors.numpy import load, save
+
+    tensors = load(data)
+    name = next(name for name in tensors if name.endswith("final_layer_norm.weight"))
+    norm = tensors[name]
+    start = "" if name.startswith("text_model.") else "text_model."
+    weights = {f"{start}{name}": value for name, value in tensors.items()}
+    return save(weights | {PROJECTION: np.eye(len(norm), dtype=norm.dtype)}, metadata={"format": "pt"})
+
+
+def _sources(name: str) -> dict[str, Path]:
+    own = DATA / name
+    parts = [file for file in own.rglob("*") if file.is_file() and file.suffix in (".json", ".safetensors")]
+    found = {file.relative_to(own).as_posix(): file for file in parts}
+    return found | {name: BASE / file for name, file in SHARED.items()}
