@@ -27,6 +27,7 @@ def make_engine(config: DDPOConfig, pipeline: Pipeline, reward: RewardFunction, 
     if it draws from the global generators. Warns of prompts between which the model cannot tell.
     Raises ValueError for what cannot be trained on, Unavailable for what cannot be had here.
     """
+    from ddposink.ddpo.policy import reader
     from ddposink.ddpo.schedule import check_signal
 
     checks.check_prompts(prompts)
@@ -38,7 +39,7 @@ def make_engine(config: DDPOConfig, pipeline: Pipeline, reward: RewardFunction, 
         check_signal(pipeline.scheduler, config.sample_num_steps)
     prompts = prompts if callable(prompts) else list(prompts)
     if not callable(prompts):
-        _warn_of_prompts_alike(pipeline.tokenizer, prompts)
+        _warn_of_prompts_alike(reader(pipeline), prompts)
     if config.engine == "trl":
         from ddposink.ddpo.trl.engine import TrlEngine
 

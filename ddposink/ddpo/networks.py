@@ -14,6 +14,8 @@ from torch import Tensor
 
 from ddposink.models.denoiser import denoiser_name
 
+MOST_TOKENS = 512  # that T5 is asked to read, whose tokenizer may know no limit
+
 
 class Text(NamedTuple):
     """One prompt: ``tokens`` (L, D) and, where the network wants it, ``pooled`` (E,)."""
@@ -168,7 +170,7 @@ def network_of(pipeline: Any, length: int | None, scale: float) -> Network:
     kind = type(pipeline).__name__
     if "Flux" in kind:
         return Flux(
-            512 if length is None else length, scale if pipeline.transformer.config.guidance_embeds else None
+            MOST_TOKENS if length is None else length, scale if pipeline.transformer.config.guidance_embeds else None
         )
     if denoiser_name(pipeline) == "transformer":
         return StableDiffusion3(sd3_length(pipeline, length))
@@ -187,7 +189,7 @@ def sd3_length(pipeline: Any, length: int | None) -> int:
 
 def tokens(tokenizer: Any, prompts: list[str]) -> Tensor:
     """(B, L) ids as the text encoder sees them: padded, and cut off at L tokens."""
-    length = tokenizer.model_max_length
+    length = min(tokenizer.model_max_length, MOST_TOKENS)
     found: Tensor = tokenizer(
         prompts, return_tensors="pt", padding="max_length", truncation=True, max_length=length
     ).input_ids

@@ -121,6 +121,12 @@ class Texts:
         return self._network.encode(self._pipeline, prompt)
 
 
+def reader(pipeline: Any) -> Any:
+    """The tokenizer of the text encoder that reads the most: the last of several."""
+    names = ("tokenizer_3", "tokenizer_2", "tokenizer")
+    return next(found for name in names if (found := getattr(pipeline, name, None)) is not None)
+
+
 def same_to_the_model(tokenizer: Any, prompts: Sequence[str]) -> list[list[str]]:
     """Different prompts of which the text encoder sees the same tokens, in lists of two and more."""
     alike: dict[tuple[int, ...], list[str]] = {}

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from ddposink.ddpo import Engine
-from ddposink.ddpo.networks import Rows
+from ddposink.ddpo.networks import Rows, StableDiffusion
 from ddposink.ddpo.policy import DenoisingPolicy
-from ddposink.ddpo.schedule import float32_eta, flow_schedule
+from ddposink.ddpo.schedule import float32_eta, flow_schedule, make_schedule
 from ddposink.ddpo.table import flow_table
 from ddposink.ddpo.window import DDIM
 from ddposink.evaluation.diversity import frobenius_norm, gaussian_kl
@@ -26,8 +26,8 @@ def kl_per_step(engine: Engine, evaluator: Evaluator, denoising_steps: int, pict
     tuned one. Steps whose variance is zero (the last one of some schedules) have no divergence and do not
     count.
     """
-    if evaluator.kernel != DDIM:
-        return _flow_kl_per_step(engine, evaluator, denoising_steps, pictures)
+    if evaluator.network != StableDiffusion():
+        return _kl_by_table(engine, evaluator, denoising_steps, pictures)
     pipeline = evaluator.pipeline
     planned = evaluator.plan()[:pictures]
     noise = [generator(prompt, seed) for prompt, seed in planned]
@@ -53,15 +53,21 @@ def kl_per_step(engine: Engine, evaluator: Evaluator, denoising_steps: int, pict
     return float(torch.stack(found).mean())
 
 
-def _flow_kl_per_step(engine: Engine, evaluator: Evaluator, denoising_steps: int, pictures: int) -> float:
-    """The same for a flow model, every step that can be noisy being noisy, wherever the window is."""
+def _kl_by_table(engine: Engine, evaluator: Evaluator, denoising_steps: int, pictures: int) -> float:
+    """The same for every other kind, by the steps that are trained.
+
+    Of a flow model every step that can be noisy is, wherever the window may be.
+    """
     pipeline, config = evaluator.pipeline, engine.config
     planned = evaluator.plan()[:pictures]
     noise = [generator(prompt, seed) for prompt, seed in planned]
     last = config.sample_num_steps - config.noisy_steps
-    table = flow_table(
-        evaluator.kernel, evaluator.times(denoising_steps), evaluator.eta, range(denoising_steps - last)
-    )
+    if evaluator.kernel == DDIM:
+        schedule = make_schedule(pipeline.scheduler, denoising_steps, evaluator.eta, pipeline.device)
+    else:
+        noisy = range(denoising_steps - last)
+        table = flow_table(evaluator.kernel, evaluator.times(denoising_steps), evaluator.eta, noisy)
+        schedule = flow_schedule(table, noisy, pipeline.device)
     network, guided = evaluator.network, evaluator.guidance > 1 and not evaluator.network.embeds_guidance
     texts = [evaluator.negative(seed) for _, seed in planned] if guided else []
     texts += [prompt for prompt, _ in planned]
@@ -70,7 +76,7 @@ def _flow_kl_per_step(engine: Engine, evaluator: Evaluator, denoising_steps: int
     rows = Rows(torch.stack([known[text].tokens for text in texts]), torch.stack(pooled))
     policy = DenoisingPolicy(
         unet=denoiser(pipeline),
-        schedule=flow_schedule(table, range(len(table)), pipeline.device),
+        schedule=schedule,
         scale=evaluator.guidance,
         dtype=denoiser(pipeline).dtype,
         network=network,
@@ -78,7 +84,7 @@ def _flow_kl_per_step(engine: Engine, evaluator: Evaluator, denoising_steps: int
     latents = _normal(noise, latent_shape(pipeline), rows.tokens)
     found = []
     with evaluator.precision():
-        for step, std in enumerate(table.s.tolist()):
+        for step, std in enumerate(schedule.sigma.tolist()):
             tuned = policy.mean(step, latents, rows)
             if std > 0:
                 with engine.base():

@@ -12,7 +12,7 @@ import torch
 from bench.track.memory import MemoryTracker
 from bench.workload import Context
 from ddposink.ddpo import DDPOConfig, Engine, make_engine
-from ddposink.ddpo.policy import same_to_the_model
+from ddposink.ddpo.policy import reader, same_to_the_model
 from ddposink.devices import chosen_device
 from ddposink.errors import Unavailable
 from ddposink.evaluation.scores import Evaluator, Scorer
@@ -95,7 +95,7 @@ def prepare(params: Any, seed: int, ctx: Context) -> TrainingRun:
 
 def _alike(params: Any, pipeline: Any, which: str) -> str | None:
     """A sentence if the text encoder cannot tell some prompts apart."""
-    alike = same_to_the_model(pipeline.tokenizer, load_prompts(getattr(params, which)).prompts)
+    alike = same_to_the_model(reader(pipeline), load_prompts(getattr(params, which)).prompts)
     if not alike:
         return None
     return (

@@ -120,12 +120,14 @@ def test_every_kind_is_trained_exported_and_gone_on_with(kind: str, tmp_path: Pa
     assert rewards[0] == rewards[1]
 
 
-@pytest.mark.parametrize("kind", ["sd3", "flux"])
-def test_flow_models_are_evaluated_at_fixed_noise(kind: str) -> None:
+@pytest.mark.parametrize("kind", ["sd3", "flux", "sdxl"])
+def test_every_kind_is_evaluated_at_fixed_noise(kind: str) -> None:
     one = engine(kind)
+    kernel = one.config.sample_kernel
     evaluator = Evaluator(
-        one.pipeline, ("cat", "dog"), 2, 3.0, 0.7, negatives=("", "dog"), kernel="flow-sde", shift=2.0
-    )
+        one.pipeline, ("cat", "dog"), 2, 3.0, 0.7, negatives=("", "dog"), kernel=kernel,
+        shift=None if kernel == "ddim" else 2.0,
+    )  # fmt: skip
     scheduler = one.pipeline.scheduler
     images = evaluator.draw(3).images
     assert images.shape == (4, 3, 16, 16)
