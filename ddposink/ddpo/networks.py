@@ -169,9 +169,8 @@ def network_of(pipeline: Any, length: int | None, scale: float) -> Network:
     """
     kind = type(pipeline).__name__
     if "Flux" in kind:
-        return Flux(
-            MOST_TOKENS if length is None else length, scale if pipeline.transformer.config.guidance_embeds else None
-        )
+        embedded = pipeline.transformer.config.guidance_embeds
+        return Flux(MOST_TOKENS if length is None else length, scale if embedded else None)
     if denoiser_name(pipeline) == "transformer":
         return StableDiffusion3(sd3_length(pipeline, length))
     if "XL" in kind:
