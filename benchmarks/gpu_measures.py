@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from ddposink.ddpo.layout import latent_shape
+from ddposink.models.denoiser import latent_shape
 from ddposink.streaming import Stream
 
 
@@ -113,7 +113,7 @@ def forward_flops(pipeline: Any) -> int:
     unet = pipeline.unet
     width = unet.config.cross_attention_dim
     like: dict[str, Any] = {"device": unet.device, "dtype": unet.dtype}
-    latents = torch.zeros(1, *latent_shape(unet), **like)
+    latents = torch.zeros(1, *latent_shape(pipeline), **like)
     text = torch.zeros(1, pipeline.tokenizer.model_max_length, width, **like)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         unet(latents, torch.ones((), device=unet.device), encoder_hidden_states=text)

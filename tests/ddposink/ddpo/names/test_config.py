@@ -70,7 +70,7 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("save_freq", "x", "save_freq must be a whole number"),
     ("train_cfg", False, "learns from another policy than the one that drew"),
     ("sample_num_steps", 2.0, "sample_num_steps must be a whole number"),
-    ("sample_eta", 0.0, "sample_eta 0 makes DDIM deterministic"),
+    ("sample_eta", 0.0, "sample_eta 0 makes sampling deterministic"),
     ("train_learning_rate", "3e-4", "train_learning_rate must be a positive number, not '3e-4'"),
     ("train_learning_rate", math.inf, "train_learning_rate must be a positive number"),
     ("train_max_grad_norm", math.nan, "train_max_grad_norm must be a positive number"),
