@@ -17,18 +17,17 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from gpu_measures import ddpo_flops, matmul_rate
-from torch import Tensor
+from gpu_measures import brightness, ddpo_flops, matmul_rate
 
 from ddposink.ddpo import DDPOConfig, make_engine
 from ddposink.models.diffusion import PipelineRef, load_pipeline
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 PROMPTS = ["cat face", "red apple", "rocket", "tiger face", "sunflower", "pear"]
 EPOCH: dict[str, Any] = {
     "sample_num_steps": 10,
@@ -76,18 +75,6 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "1 update": {"train_gradient_accumulation_steps": 8},
     "1 update, sampling graph kept": {"train_gradient_accumulation_steps": 8, "keep_sampling_graph": True},
 }
-
-
-def brightness(images: Tensor, prompts: list[str]) -> Tensor:
-    return images.mean((1, 2, 3))
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def epochs(engine: str, pipeline: str, values: dict[str, Any], device: str = "cpu") -> Any:

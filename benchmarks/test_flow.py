@@ -9,32 +9,21 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
+from gpu_measures import brightness
 from torch import Tensor
 
 from ddposink.ddpo import DDPOConfig, make_engine
 from ddposink.ddpo.table import flow_table, grid
 from ddposink.models.diffusion import PipelineRef, load_pipeline
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 PROMPTS = ["red apple", "tiger face"]
 TARGETS = ["to_k", "to_q", "to_v", "to_out.0"]
 SETTINGS: dict[str, tuple[int, int]] = {"8 samples": (8, 1), "32 samples": (32, 1), "2 groups of 8": (16, 8)}
-
-
-def brightness(images: Tensor, prompts: list[str]) -> Tensor:
-    return images.float().mean((1, 2, 3))
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def ours(samples: int, group: int, steps: int = 10) -> Any:

@@ -52,11 +52,12 @@ PARTS=(
   bench-ddpo-bf16 bench-ddpo-fp32
   memory-smollm2-135m memory-mistral-7b memory-llama-3-8b memory-llama-2-7b
   ddpo-trl ddpo-native
+  policies flow
   page
 )
 
 # What headline runs, most important first, and the seconds each may take.
-HEADLINE=(headline-tests:100 headline-rates:25 headline-decode:165 headline-exact:90 headline-ddpo:85)
+HEADLINE=(headline-tests:150 headline-rates:25 headline-decode:165 headline-exact:90 headline-ddpo:85)
 DEADLINE=470 # seconds of all of them together, whatever one of them may still have had
 
 command=${1:-}
@@ -145,6 +146,8 @@ commands_of() {
     memory-*) "${suite[@]}" suites/gpu-memory.yaml --only "${1#memory-}*" ;;
     ddpo-trl) "${suite[@]}" suites/gpu-ddpo.yaml --only '* trl *' ;;
     ddpo-native) "${suite[@]}" suites/gpu-ddpo.yaml --only '*compressibility · [0-9]*' ;;
+    policies) "${suite[@]}" suites/gpu-policies.yaml ;;
+    flow) "${suite[@]}" suites/gpu-flow.yaml ;;
     page) page ;;
     headline-tests) # what proves numbers first; compiling takes the time of all the rest
       "$python" -m pytest tests/gpu/test_gpu_streaming.py tests/gpu/test_gpu_memory.py tests/gpu/test_gpu_ddpo.py \
@@ -216,7 +219,7 @@ ended_well() {
   [ "$2" -eq 3 ] || return
   case $1 in
     memory-llama-2-7b) ;;
-    memory-* | ddpo-* | headline-decode) [ -n "$cpu" ] ;;
+    memory-* | ddpo-* | policies | flow | headline-decode) [ -n "$cpu" ] ;;
     *) false ;;
   esac
 }

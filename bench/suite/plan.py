@@ -99,9 +99,10 @@ def _seeds(workload: Workload) -> Callable[[GridPoint], bool]:
 
 def _unseeded(suite: Suite, workload: Workload, kept: Sequence[tuple[GridPoint, int, int]]) -> Iterator[str]:
     """A sentence on seeds that would have measured the same number again."""
+    if len(suite.seed) == 1:
+        return
     seeded = _seeds(workload)
-    alike = {point.text for point, _, _ in kept if len(suite.seed) > 1 and not seeded(point)}
-    if alike:
+    if alike := {point.text for point, _, _ in kept if not seeded(point)}:
         yield (
             f"{suite.where(('seed',))}: a seed changes nothing in {len(alike)} of the cells, which are "
             "measured once, with the first seed; to measure a number again, write repeat"

@@ -15,12 +15,10 @@ from torch import Tensor
 
 from ddposink.ddpo.config import DDPOConfig
 from ddposink.errors import suggest
-from ddposink.models.denoiser import denoiser, denoiser_name
+from ddposink.models.denoiser import denoiser, denoiser_name, networks
 
 # First and last layer: of a UNet, of Flux' transformer, of SD3's (whose patches are embedded with places).
 ENDS = (("conv_in", "conv_out"), ("x_embedder", "proj_out"), ("pos_embed", "proj_out"))
-# By name: a pipeline may be a stand-in that has these and nothing else.
-NETWORKS = ("vae", "text_encoder", "text_encoder_2", "text_encoder_3", "unet", "transformer")
 ADAPTER = "default"  # what a fresh adapter is called
 WEIGHTS = "pytorch_lora_weights.safetensors"  # the file as diffusers names it
 
@@ -28,9 +26,7 @@ WEIGHTS = "pytorch_lora_weights.safetensors"  # the file as diffusers names it
 def freeze(pipeline: Any, half: torch.dtype, lora_only: bool) -> None:
     """Nothing but the policy has gradients, and what is only used for inference may be in half precision."""
     network = denoiser(pipeline)
-    for part in (getattr(pipeline, name, None) for name in NETWORKS):
-        if part is None:
-            continue
+    for part in (getattr(pipeline, name) for name in networks(pipeline)):
         dtype = half if lora_only or part is not network else torch.float32
         part.requires_grad_(False).eval()
         if part.dtype != dtype:

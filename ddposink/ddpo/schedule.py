@@ -25,12 +25,31 @@ NO_SIGNAL = 1e-7  # ᾱ below which dividing by its root is dividing by nothing
 
 
 @dataclass(frozen=True)
+class Clipped:
+    """Coefficients (T,) where predicted clean latents are clipped to ± ``range``: a mean that is not linear,
+
+    ``of_clean`` · clip(``clean_latents`` x + ``clean_output`` u) + ``noise_latents`` x + ``noise_output`` u.
+    """
+
+    range: float
+    clean_latents: Tensor
+    clean_output: Tensor
+    noise_latents: Tensor
+    noise_output: Tensor
+    of_clean: Tensor
+
+    def mean(self, step: int | Tensor, x: Tensor, u: Tensor) -> Tensor:
+        """Of the next latents (B,C,H,W), float32; see `DenoisingSchedule.mean`."""
+        clean = _row(self.clean_latents, step) * x + _row(self.clean_output, step) * u
+        noise = _row(self.noise_latents, step) * x + _row(self.noise_output, step) * u
+        return _row(self.of_clean, step) * clean.clamp(-self.range, self.range) + noise
+
+
+@dataclass(frozen=True)
 class DenoisingSchedule:
     """Coefficients (T,) of every denoising step, first to last, float32 on ``timesteps``' device.
 
-    Steps of ``noisy`` have a density; the others' σ is 0. ``clip`` is None, or the range to which the
-    predicted clean latents are clipped; then mean =
-    ``of_clean`` · clip(``clean_latents`` x + ``clean_output`` u) + ``noise_latents`` x + ``noise_output`` u.
+    Steps of ``noisy`` have a density; the others' σ is 0.
     """
 
     timesteps: Tensor  # (T,) what the network is told: int64, of flow models float32 in (0, 1000]
@@ -39,12 +58,7 @@ class DenoisingSchedule:
     sigma: Tensor
     log_scale: Tensor  # log σ + ½ log 2π
     noisy: range
-    clip: float | None = None
-    clean_latents: Tensor | None = None
-    clean_output: Tensor | None = None
-    noise_latents: Tensor | None = None
-    noise_output: Tensor | None = None
-    of_clean: Tensor | None = None
+    clipped: Clipped | None = None  # a and b do not tell the mean then
 
     def __len__(self) -> int:
         return len(self.timesteps)
@@ -52,11 +66,9 @@ class DenoisingSchedule:
     def mean(self, step: int | Tensor, latents: Tensor, output: Tensor) -> Tensor:
         """Mean of the next latents, float32. ``step``: one for all rows, or (B,); the others (B,C,H,W)."""
         x, u = latents.float(), output.float()
-        if self.clip is None or self.of_clean is None:
-            return _row(self.latents, step) * x + _row(self.output, step) * u
-        clean = _row(self.clean_latents, step) * x + _row(self.clean_output, step) * u
-        noise = _row(self.noise_latents, step) * x + _row(self.noise_output, step) * u
-        return _row(self.of_clean, step) * clean.clamp(-self.clip, self.clip) + noise
+        if self.clipped is not None:
+            return self.clipped.mean(step, x, u)
+        return _row(self.latents, step) * x + _row(self.output, step) * u
 
     def log_prob(
         self, step: int | Tensor, mean: Tensor, following: Tensor, reduction: str = "mean"
@@ -104,6 +116,16 @@ def make_schedule(scheduler: Any, steps: int, eta: float, device: torch.device) 
     def table(values: Tensor) -> Tensor:
         return values.to(device, torch.float32)
 
+    clipped = None
+    if ddim.config.clip_sample:
+        clipped = Clipped(
+            range=float(ddim.config.clip_sample_range),
+            clean_latents=table(clean[0]),
+            clean_output=table(clean[1]),
+            noise_latents=table(direction * noise[0]),
+            noise_output=table(direction * noise[1]),
+            of_clean=table(of_clean),
+        )
     return DenoisingSchedule(
         timesteps=times.to(device),
         latents=table(of_clean * clean[0] + direction * noise[0]),
@@ -111,12 +133,7 @@ def make_schedule(scheduler: Any, steps: int, eta: float, device: torch.device) 
         sigma=table(sigma),
         log_scale=table(_log_scale(sigma)),
         noisy=range(steps),
-        clip=float(ddim.config.clip_sample_range) if ddim.config.clip_sample else None,
-        clean_latents=table(clean[0]),
-        clean_output=table(clean[1]),
-        noise_latents=table(direction * noise[0]),
-        noise_output=table(direction * noise[1]),
-        of_clean=table(of_clean),
+        clipped=clipped,
     )
 
 
@@ -179,7 +196,6 @@ def _predicted(
     raise ValueError(f"prediction_type '{prediction}' is unknown: epsilon, v_prediction, sample")
 
 
-def _row(table: Tensor | None, step: int | Tensor) -> Tensor:
-    assert table is not None
+def _row(table: Tensor, step: int | Tensor) -> Tensor:
     value = table[step]
     return value.view(-1, 1, 1, 1) if value.ndim else value

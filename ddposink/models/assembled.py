@@ -6,12 +6,12 @@ that any tool can load the directory as it is; stored twice, it would be carried
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 from pathlib import Path
 
 from ddposink.assets.catalogue import cache_dir, cache_errors
+from ddposink.models.files import files_sha256
 
 DATA = Path(__file__).parents[1] / "data"
 BASE = DATA / "emoji-sd"
@@ -31,14 +31,13 @@ def assembled(name: str) -> Path:
 
     Its path holds a hash of everything it is made of, so that an old one is never taken for a new one.
     """
-    sources = _sources(name)
     target = cache_dir() / "pipelines" / sources_sha256(name)[:16] / name
     if target.is_dir():
         return target
     part = target.with_name(f".{name}.{os.getpid()}.part")
     with cache_errors():
         try:
-            write_assembled(sources, part)
+            write_assembled(_sources(name), part)
             part.rename(target)
         except OSError:
             if not target.is_dir():  # else another process was first
@@ -50,10 +49,7 @@ def assembled(name: str) -> Path:
 
 def sources_sha256(name: str) -> str:
     """Over names and contents of everything that pipeline ``name`` is made of; nothing is written."""
-    digest = hashlib.sha256()
-    for file, source in sorted(_sources(name).items()):
-        digest.update(file.encode() + b"\0" + hashlib.sha256(source.read_bytes()).digest())
-    return digest.hexdigest()
+    return files_sha256(sorted(_sources(name).items()))
 
 
 def write_assembled(sources: dict[str, Path], folder: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 PARTS = ("unet", "transformer")
+NETWORKS = ("vae", "text_encoder", "text_encoder_2", "text_encoder_3", *PARTS)
 
 
 def denoiser_name(pipeline: Any) -> str:
@@ -18,6 +19,11 @@ def denoiser_name(pipeline: Any) -> str:
 def denoiser(pipeline: Any) -> Any:
     """The network that denoises: ``pipeline.unet`` or ``pipeline.transformer``."""
     return getattr(pipeline, denoiser_name(pipeline))
+
+
+def networks(pipeline: Any) -> list[str]:
+    """Names of the networks that ``pipeline`` has; a stand-in may have these attributes and no others."""
+    return [name for name in NETWORKS if getattr(pipeline, name, None) is not None]
 
 
 def latent_shape(pipeline: Any) -> tuple[int, int, int]:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ddposink.assets import hub
 from ddposink.errors import suggest
 from ddposink.models.assembled import ASSEMBLED, assembled, sources_sha256
+from ddposink.models.files import files_sha256
 from ddposink.models.pipeline_kinds import (
     KINDS,
     refused_class,
@@ -282,11 +283,6 @@ def _check_cached(folder: Path, _: str) -> None:
 
 def _hash_folder(folder: Path) -> str:
     """sha256 over names and contents of the files that make the pipeline."""
-    digest = hashlib.sha256()
     files = [folder / "model_index.json"]
     files += [file for part in PARTS for pattern in FILES for file in (folder / part).glob(pattern)]
-    for file in sorted(files):
-        name = file.relative_to(folder).as_posix()
-        with file.open("rb") as opened:
-            digest.update(name.encode() + b"\0" + hashlib.file_digest(opened, "sha256").digest())
-    return digest.hexdigest()
+    return files_sha256((file.relative_to(folder).as_posix(), file) for file in sorted(files))

@@ -19,6 +19,7 @@ from ddposink.assets import hub
 from ddposink.assets.catalogue import ASSETS, cache_dir, cache_errors
 from ddposink.assets.packages import Progress
 from ddposink.errors import Unavailable, suggest
+from ddposink.models.files import files_sha256
 from ddposink.models.shapes import SHAPES, random_model
 
 if TYPE_CHECKING:
@@ -255,17 +256,6 @@ def _facts(model: Any, config: Any) -> dict[str, str | int | float | bool | None
 
 
 def _hash_folder(folder: Path) -> str:
-    """sha256 over names and contents of the files that make the model; read again if one of them changes."""
+    """sha256 over names and contents of the files that make the model."""
     made_of = (".json", ".safetensors", ".model", ".txt", ".jinja")
-    files = [file for file in sorted(folder.iterdir()) if file.suffix in made_of]
-    stamps = [(file, stat.st_mtime_ns, stat.st_size, stat.st_ino) for file in files if (stat := file.stat())]
-    return _hash_files(tuple(stamps))
-
-
-@lru_cache(maxsize=16)
-def _hash_files(stamped: tuple[tuple[Path, int, int, int], ...]) -> str:
-    digest = hashlib.sha256()
-    for file, *_ in stamped:
-        with file.open("rb") as opened:
-            digest.update(file.name.encode() + b"\0" + hashlib.file_digest(opened, "sha256").digest())
-    return digest.hexdigest()
+    return files_sha256((file.name, file) for file in sorted(folder.iterdir()) if file.suffix in made_of)

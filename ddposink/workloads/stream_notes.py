@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from ddposink.caches import CacheShape, Policy
+from ddposink.models.files import Stamped, stamped
 from ddposink.models.language import ModelRef
-
-Stamped = tuple[str, int, int, int]
 
 
 def own_window_notes(model: ModelRef, policy: Policy) -> Iterator[str]:
@@ -20,7 +18,7 @@ def own_window_notes(model: ModelRef, policy: Policy) -> Iterator[str]:
     if not policy.bounded:
         return
     if model.kind == "path":
-        windows = _windows(*_stamped(f"{model.name}/config.json"))
+        windows = _windows(*stamped(f"{model.name}/config.json"))
     else:
         windows = _windows_of(model.config_dict() or {})
     inside = [own for own in windows if own is not None and own - 1 <= policy.window]
@@ -39,7 +37,7 @@ def bos_notes(model: ModelRef, bos: bool) -> Iterator[str]:
     if folder is None:
         return
     files = (f"{folder}/tokenizer_config.json", f"{folder}/tokenizer.json")
-    if (token := _bos_of(*map(_stamped, files))) is None:
+    if (token := _bos_of(*map(stamped, files))) is None:
         return
     yield (
         f"{model.name}: its tokenizer begins every text with {token}, which `bos: false` leaves out; write "
@@ -49,7 +47,7 @@ def bos_notes(model: ModelRef, bos: bool) -> Iterator[str]:
 
 def wanted_bos(folder: Path) -> str | None:
     """The token that a model's tokenizer begins every text with; None if it adds none or says nothing."""
-    return _bos_of(_stamped(f"{folder}/tokenizer_config.json"), _stamped(f"{folder}/tokenizer.json"))
+    return _bos_of(stamped(f"{folder}/tokenizer_config.json"), stamped(f"{folder}/tokenizer.json"))
 
 
 @lru_cache(maxsize=16)
@@ -68,15 +66,6 @@ def _bos_of(config: Stamped, whole: Stamped) -> str | None:
         if special and token in (None, special):
             return str(special)
     return None
-
-
-def _stamped(file: str) -> Stamped:
-    """A file and what tells that it is still the same: plans ask for every cell, and files are read once."""
-    try:
-        stat = os.stat(file)
-    except OSError:
-        return file, 0, 0, 0
-    return file, stat.st_mtime_ns, stat.st_size, stat.st_ino
 
 
 def _json(file: str, *_: int) -> dict[str, Any]:

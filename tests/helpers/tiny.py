@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import string
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -21,46 +23,61 @@ def tiny_tokenizer() -> CLIPTokenizer:
     return CLIPTokenizer(vocab={w: i for i, w in enumerate(words)}, merges=[], model_max_length=LENGTH)
 
 
-def tiny_pipeline(seed: int = 0, *, prediction: str = "epsilon", **scheduler: Any) -> StableDiffusionPipeline:
-    """16x16 pictures from 4x8x8 latents; ``scheduler`` overrides Stable Diffusion's DDIM settings."""
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Random weights from ``seed``; the global generator is afterwards as before."""
     kept = torch.get_rng_state()
     torch.manual_seed(seed)
-    tokenizer = tiny_tokenizer()
-    encoder = CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=16,
-            intermediate_size=32,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            max_position_embeddings=LENGTH,
-            projection_dim=16,
-            bos_token_id=0,
-            eos_token_id=1,
-            pad_token_id=1,
-        )
-    )
-    unet = UNet2DConditionModel(
-        sample_size=8,
-        in_channels=4,
-        out_channels=4,
-        block_out_channels=(8, 16),
-        layers_per_block=1,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        cross_attention_dim=16,
-        attention_head_dim=2,
-        norm_num_groups=4,
-    )
-    vae = AutoencoderKL(
+    try:
+        yield
+    finally:
+        torch.set_rng_state(kept)
+
+
+def tiny_vae(**settings: Any) -> AutoencoderKL:
+    """16x16 pictures and 4x8x8 latents."""
+    return AutoencoderKL(
         block_out_channels=(4, 8),
         down_block_types=("DownEncoderBlock2D",) * 2,
         up_block_types=("UpDecoderBlock2D",) * 2,
         latent_channels=4,
         norm_num_groups=2,
         sample_size=16,
-    )
-    torch.set_rng_state(kept)
+        **settings,
+    ).eval()
+
+
+def tiny_pipeline(seed: int = 0, *, prediction: str = "epsilon", **scheduler: Any) -> StableDiffusionPipeline:
+    """16x16 pictures from 4x8x8 latents; ``scheduler`` overrides Stable Diffusion's DDIM settings."""
+    tokenizer = tiny_tokenizer()
+    with seeded(seed):
+        encoder = CLIPTextModel(
+            CLIPTextConfig(
+                vocab_size=len(tokenizer),
+                hidden_size=16,
+                intermediate_size=32,
+                num_hidden_layers=1,
+                num_attention_heads=2,
+                max_position_embeddings=LENGTH,
+                projection_dim=16,
+                bos_token_id=0,
+                eos_token_id=1,
+                pad_token_id=1,
+            )
+        )
+        unet = UNet2DConditionModel(
+            sample_size=8,
+            in_channels=4,
+            out_channels=4,
+            block_out_channels=(8, 16),
+            layers_per_block=1,
+            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+            cross_attention_dim=16,
+            attention_head_dim=2,
+            norm_num_groups=4,
+        )
+        vae = tiny_vae()
     settings: dict[str, Any] = {
         "num_train_timesteps": 1000,
         "beta_start": 0.00085,
@@ -72,7 +89,7 @@ def tiny_pipeline(seed: int = 0, *, prediction: str = "epsilon", **scheduler: An
         "prediction_type": prediction,
     }
     pipeline = StableDiffusionPipeline(
-        vae=vae.eval(),
+        vae=vae,
         text_encoder=encoder.eval(),
         tokenizer=tokenizer,
         unet=unet.eval(),

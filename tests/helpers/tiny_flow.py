@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from diffusers import (
-    AutoencoderKL,
     FlowMatchEulerDiscreteScheduler,
     FluxPipeline,
     FluxTransformer2DModel,
@@ -25,20 +24,9 @@ from transformers import (
     T5TokenizerFast,
 )
 
-from helpers.tiny import LENGTH, tiny_pipeline, tiny_tokenizer
+from helpers.tiny import LENGTH, seeded, tiny_pipeline, tiny_tokenizer, tiny_vae
 
-
-def tiny_vae() -> AutoencoderKL:
-    return AutoencoderKL(
-        block_out_channels=(4, 8),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        latent_channels=4,
-        norm_num_groups=2,
-        sample_size=16,
-        scaling_factor=1.5,
-        shift_factor=0.1,
-    )
+SHIFTED = {"scaling_factor": 1.5, "shift_factor": 0.1}  # of a flow model's autoencoder
 
 
 def tiny_clip(width: int, kind: Any = CLIPTextModelWithProjection, layers: int = 2) -> Any:
@@ -52,27 +40,26 @@ def tiny_clip(width: int, kind: Any = CLIPTextModelWithProjection, layers: int =
 
 def tiny_sd3(seed: int = 0, **scheduler: Any) -> StableDiffusion3Pipeline:
     """16x16 pictures from 4x8x8 latents; ``scheduler``: settings of the flow scheduler."""
-    kept = torch.get_rng_state()
-    torch.manual_seed(seed)
-    transformer = SD3Transformer2DModel(
-        sample_size=8, patch_size=2, in_channels=4, out_channels=4, num_layers=2, attention_head_dim=8,
-        num_attention_heads=2, joint_attention_dim=32, caption_projection_dim=16, pooled_projection_dim=24,
-        pos_embed_max_size=8, qk_norm="rms_norm",
-    )  # fmt: skip
-    for parameter in transformer.proj_out.parameters():  # some initialisations draw the same for every input
-        torch.nn.init.normal_(parameter, std=0.3)
-    pipeline = StableDiffusion3Pipeline(
-        transformer=transformer.eval(),
-        scheduler=FlowMatchEulerDiscreteScheduler(**scheduler),
-        vae=tiny_vae().eval(),
-        text_encoder=tiny_clip(16),
-        text_encoder_2=tiny_clip(8),
-        text_encoder_3=None,
-        tokenizer=tiny_tokenizer(),
-        tokenizer_2=tiny_tokenizer(),
-        tokenizer_3=None,
-    )
-    torch.set_rng_state(kept)
+    with seeded(seed):
+        transformer = SD3Transformer2DModel(
+            sample_size=8, patch_size=2, in_channels=4, out_channels=4, num_layers=2, attention_head_dim=8,
+            num_attention_heads=2, joint_attention_dim=32, caption_projection_dim=16,
+            pooled_projection_dim=24, pos_embed_max_size=8, qk_norm="rms_norm",
+        )  # fmt: skip
+        # As initialised it might draw the same for every input.
+        for parameter in transformer.proj_out.parameters():
+            torch.nn.init.normal_(parameter, std=0.3)
+        pipeline = StableDiffusion3Pipeline(
+            transformer=transformer.eval(),
+            scheduler=FlowMatchEulerDiscreteScheduler(**scheduler),
+            vae=tiny_vae(**SHIFTED),
+            text_encoder=tiny_clip(16),
+            text_encoder_2=tiny_clip(8),
+            text_encoder_3=None,
+            tokenizer=tiny_tokenizer(),
+            tokenizer_2=tiny_tokenizer(),
+            tokenizer_3=None,
+        )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
@@ -85,56 +72,50 @@ def tiny_t5_tokenizer() -> Any:
 
 def tiny_flux(seed: int = 0, guidance_embeds: bool = True, **scheduler: Any) -> FluxPipeline:
     """16x16 pictures from 4x8x8 latents, of which the transformer sees 4x4 squares."""
-    kept = torch.get_rng_state()
-    torch.manual_seed(seed)
-    transformer = FluxTransformer2DModel(
-        patch_size=1, in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16,
-        num_attention_heads=2, joint_attention_dim=8, pooled_projection_dim=16,
-        axes_dims_rope=(4, 6, 6), guidance_embeds=guidance_embeds,
-    )  # fmt: skip
-    torch.nn.init.normal_(transformer.proj_out.weight, std=0.3)
-    tokenizer = tiny_t5_tokenizer()
-    t5 = T5Config(
-        vocab_size=len(tokenizer), d_model=8, d_kv=4, d_ff=16, num_layers=1, num_heads=2,
-        feed_forward_proj="gated-gelu",
-    )  # fmt: skip
-    pipeline = FluxPipeline(
-        transformer=transformer.eval(),
-        scheduler=FlowMatchEulerDiscreteScheduler(**scheduler),
-        vae=tiny_vae().eval(),
-        text_encoder=tiny_clip(16, CLIPTextModel),
-        text_encoder_2=T5EncoderModel(t5).eval(),
-        tokenizer=tiny_tokenizer(),
-        tokenizer_2=tokenizer,
-    )
-    torch.set_rng_state(kept)
+    with seeded(seed):
+        transformer = FluxTransformer2DModel(
+            patch_size=1, in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16,
+            num_attention_heads=2, joint_attention_dim=8, pooled_projection_dim=16,
+            axes_dims_rope=(4, 6, 6), guidance_embeds=guidance_embeds,
+        )  # fmt: skip
+        torch.nn.init.normal_(transformer.proj_out.weight, std=0.3)
+        tokenizer = tiny_t5_tokenizer()
+        t5 = T5Config(
+            vocab_size=len(tokenizer), d_model=8, d_kv=4, d_ff=16, num_layers=1, num_heads=2,
+            feed_forward_proj="gated-gelu",
+        )  # fmt: skip
+        pipeline = FluxPipeline(
+            transformer=transformer.eval(),
+            scheduler=FlowMatchEulerDiscreteScheduler(**scheduler),
+            vae=tiny_vae(**SHIFTED),
+            text_encoder=tiny_clip(16, CLIPTextModel),
+            text_encoder_2=T5EncoderModel(t5).eval(),
+            tokenizer=tiny_tokenizer(),
+            tokenizer_2=tokenizer,
+        )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
 
 def tiny_sdxl(seed: int = 0) -> StableDiffusionXLPipeline:
     """16x16 pictures from 4x8x8 latents, with SDXL's conditions."""
-    kept = torch.get_rng_state()
-    torch.manual_seed(seed)
-    unet = UNet2DConditionModel(
-        sample_size=8, in_channels=4, out_channels=4, block_out_channels=(8, 16), layers_per_block=1,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), norm_num_groups=4, attention_head_dim=2,
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"), cross_attention_dim=24,
-        addition_embed_type="text_time", addition_time_embed_dim=8,
-        projection_class_embeddings_input_dim=6 * 8 + 8, use_linear_projection=True,
-    )  # fmt: skip
-    vae = tiny_vae()
-    vae.register_to_config(shift_factor=None)
-    pipeline = StableDiffusionXLPipeline(
-        unet=unet.eval(),
-        scheduler=tiny_pipeline().scheduler,
-        vae=vae.eval(),
-        text_encoder=tiny_clip(16, CLIPTextModel),
-        text_encoder_2=tiny_clip(8),
-        tokenizer=tiny_tokenizer(),
-        tokenizer_2=tiny_tokenizer(),
-        add_watermarker=False,
-    )
-    torch.set_rng_state(kept)
+    with seeded(seed):
+        unet = UNet2DConditionModel(
+            sample_size=8, in_channels=4, out_channels=4, block_out_channels=(8, 16), layers_per_block=1,
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), norm_num_groups=4, attention_head_dim=2,
+            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"), cross_attention_dim=24,
+            addition_embed_type="text_time", addition_time_embed_dim=8,
+            projection_class_embeddings_input_dim=6 * 8 + 8, use_linear_projection=True,
+        )  # fmt: skip
+        pipeline = StableDiffusionXLPipeline(
+            unet=unet.eval(),
+            scheduler=tiny_pipeline().scheduler,
+            vae=tiny_vae(scaling_factor=1.5),
+            text_encoder=tiny_clip(16, CLIPTextModel),
+            text_encoder_2=tiny_clip(8),
+            tokenizer=tiny_tokenizer(),
+            tokenizer_2=tiny_tokenizer(),
+            add_watermarker=False,
+        )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline

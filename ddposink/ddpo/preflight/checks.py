@@ -21,7 +21,7 @@ from ddposink.ddpo.config import DDPOConfig
 from ddposink.ddpo.loss import ratio_limit
 from ddposink.ddpo.preflight.subject import PROMPTS, Finding, Subject, trained_weights
 from ddposink.ddpo.protocol import Pipeline
-from ddposink.models.denoiser import denoiser, denoiser_name
+from ddposink.models.denoiser import denoiser, denoiser_name, networks
 
 PIXEL_LIMIT = 1e-5  # of a pixel in [0, 1]
 
@@ -135,7 +135,7 @@ def _stock(subject: Subject, folder: Path, like: Pipeline) -> Pipeline:
     pipeline = subject.pipeline_copy()
     if (folder / "model_index.json").is_file():
         pipeline = type(pipeline).from_pretrained(folder)
-    for name in _networks(pipeline):
+    for name in networks(pipeline):
         getattr(pipeline, name).to(getattr(like, name).dtype)
     _to_float32(pipeline)
     if subject.config.use_lora:
@@ -151,12 +151,8 @@ def _stock(subject: Subject, folder: Path, like: Pipeline) -> Pipeline:
 def _to_float32(pipeline: Pipeline) -> None:
     """Halves would hide a difference of weights behind one of rounding; so would accelerate's autocast."""
     extract_model_from_parallel(denoiser(pipeline), keep_fp32_wrapper=False)
-    for name in _networks(pipeline):
+    for name in networks(pipeline):
         getattr(pipeline, name).to(torch.float32)
-
-
-def _networks(pipeline: Pipeline) -> list[str]:
-    return [name for name, part in pipeline.components.items() if isinstance(part, torch.nn.Module)]
 
 
 def _compare(first: Mapping[str, Tensor], second: Mapping[str, Tensor], what: str) -> Finding:

@@ -6,6 +6,7 @@ import csv
 import hashlib
 import os
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,22 +28,14 @@ def write_card(folder: Path, emoji: EmojiSet, notes: dict[str, Any], measured: d
     ``notes`` holds step, seconds, recipe and loss curve of each stage.
     """
     write_curves(folder, notes)
-    asset = ASSETS["emoji"]
     text = CARD.format(
-        package=asset.package,
-        version=asset.version,
-        package_sha256=asset.sha256,
-        pictures=f"{len(emoji):,}",
+        **data_facts(emoji),
         rewordings=sum(a != b for a, b in zip(emoji.captions, emoji.others, strict=True)),
-        favoured=f"{FAVOURED:g}",
-        people=f"{RARE['People & Body']:g}",
-        clocks=f"{RARE_WORDS['clock face']:g}",
         stages="\n".join(stage_row(title, notes[name]) for name, title in STAGES.items()),
         seed=notes["unet"]["recipe"]["seed"],
         minutes=f"{sum(n['seconds'] for n in notes.values()) / 60:.0f}",
         machine=f"on {os.cpu_count()} cores ({platform.machine()}), no GPU",
-        measures="\n".join(f"| {name} | {value:.1f} |" for name, value in measured.items()),
-        hashes="\n".join(f"| `{name}` | `{sha256_of(folder / name)}` |" for name in WEIGHTS),
+        **found_facts(folder, WEIGHTS, measured),
     )
     (folder / "README.md").write_text(text, encoding="utf-8")
 
@@ -70,6 +63,28 @@ def write_curves(folder: Path, notes: dict[str, Any], stages: dict[str, str] = S
     pyplot.close(figure)
 
 
+def data_facts(emoji: EmojiSet) -> dict[str, str]:
+    """What a card says of the pictures."""
+    asset = ASSETS["emoji"]
+    return {
+        "package": asset.package,
+        "version": asset.version,
+        "package_sha256": asset.sha256,
+        "pictures": f"{len(emoji):,}",
+        "favoured": f"{FAVOURED:g}",
+        "people": f"{RARE['People & Body']:g}",
+        "clocks": f"{RARE_WORDS['clock face']:g}",
+    }
+
+
+def found_facts(folder: Path, weights: Sequence[str], measured: dict[str, float]) -> dict[str, str]:
+    """What a card says of what was measured, and of the ``weights`` in ``folder``."""
+    return {
+        "measures": "\n".join(f"| {name} | {value:.1f} |" for name, value in measured.items()),
+        "hashes": "\n".join(f"| `{name}` | `{_sha256(folder / name)}` |" for name in weights),
+    }
+
+
 def stage_row(title: str, notes: dict[str, Any]) -> str:
     """What a training was, as a row of the card's table."""
     recipe, curve = notes["recipe"], notes["curve"]
@@ -80,8 +95,7 @@ def stage_row(title: str, notes: dict[str, Any]) -> str:
     )
 
 
-def sha256_of(file: Path) -> str:
-    """Of a file, in hex."""
+def _sha256(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 

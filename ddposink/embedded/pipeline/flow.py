@@ -15,31 +15,29 @@ from typing import Any
 
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
+from safetensors.torch import load
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
-from ddposink.embedded.pipeline.training import PipelineRecipe
-from ddposink.embedded.pipeline.unet import Examples
+from ddposink.embedded.pipeline.unet import CaptionedRecipe, Examples
+from ddposink.models.assembled import projected
 
 ABSENT_TOKENS = 256  # zeros that the pipeline puts in the place of T5's tokens
 
 
 @dataclass(frozen=True)
-class FlowRecipe(PipelineRecipe):
+class FlowRecipe(CaptionedRecipe):
     """Everything that decides transformer and second text encoder, given latents and captions."""
 
     steps: int = 2_400
     learning_rate: float = 1e-3
-    batch: int = 48
     width: int = 128
     layers: int = 6
     heads: int = 4
     text_width: int = 64
     time_shift: float = 0.3  # of the logit-normal that t is drawn from
     absent_every: int = 12  # steps
-    dropped: float = 0.1  # captions replaced by the empty one
-    reworded: float = 0.1  # captions replaced by the other wording
 
 
 class FlowDenoiser(nn.Module):
@@ -48,7 +46,7 @@ class FlowDenoiser(nn.Module):
     def __init__(self, recipe: FlowRecipe, first: Path) -> None:
         super().__init__()
         torch.manual_seed(recipe.seed)
-        self.text_encoder = projected(first).requires_grad_(False)
+        self.text_encoder = first_encoder(first).requires_grad_(False)
         known = self.text_encoder.config
         self.text_encoder_2 = CLIPTextModelWithProjection(
             CLIPTextConfig.from_dict(known.to_dict() | {
@@ -90,17 +88,14 @@ class FlowDenoiser(nn.Module):
         return predicted
 
 
-def projected(folder: Path) -> CLIPTextModelWithProjection:
+def first_encoder(folder: Path) -> CLIPTextModelWithProjection:
     """The text encoder in ``folder`` with the identity as its projection, float32."""
-    plain = CLIPTextModel.from_pretrained(folder, dtype=torch.float32)
-    encoder = CLIPTextModelWithProjection(plain.config)
-    missing, unexpected = encoder.load_state_dict(
-        {name if name.startswith("text_model.") else f"text_model.{name}": value
-         for name, value in plain.state_dict().items()}, strict=False)  # fmt: skip
-    if unexpected or missing != ["text_projection.weight"]:
-        raise ValueError(f"'{folder}' is no CLIP text encoder: missing {missing}, unexpected {unexpected}")
-    nn.init.eye_(encoder.text_projection.weight)
-    return encoder
+    encoder = CLIPTextModelWithProjection(CLIPTextConfig.from_pretrained(folder))
+    try:
+        encoder.load_state_dict(load(projected((folder / "model.safetensors").read_bytes())))
+    except (RuntimeError, StopIteration) as error:
+        raise ValueError(f"'{folder}' is no CLIP text encoder: {error}") from error
+    return encoder.float()
 
 
 def make_flow_scheduler() -> FlowMatchEulerDiscreteScheduler:
@@ -112,17 +107,10 @@ def flow_loss(
     model: FlowDenoiser, recipe: FlowRecipe, data: Examples, step: int, random: torch.Generator
 ) -> Tensor:
     """Mean squared error of v on one batch drawn by weight; t from a shifted logit-normal, one a slice."""
-    size = recipe.batch
-    chosen = torch.multinomial(data.weights, size, replacement=True, generator=random)
-    reworded = torch.rand(size, 1, generator=random) < recipe.reworded
-    dropped = torch.rand(size, 1, generator=random) < recipe.dropped
-    ids = torch.where(reworded, data.other_ids[chosen], data.ids[chosen])
-    ids = torch.where(dropped, data.empty_ids, ids)
-    latents = data.latents[chosen]
-    noise = torch.randn(latents.shape, generator=random)
-    slices = (torch.arange(size) + torch.rand(size, generator=random)) / size
-    normal = torch.special.ndtri(slices.double().clamp(1e-6, 1 - 1e-6)).float()
+    batch = data.draw(recipe, random)
+    normal = torch.special.ndtri(batch.slices.double().clamp(1e-6, 1 - 1e-6)).float()
     times = torch.sigmoid(normal + recipe.time_shift)
     at = times.view(-1, 1, 1, 1)
     absent = ABSENT_TOKENS if step % recipe.absent_every == recipe.absent_every - 1 else 0
-    return functional.mse_loss(model((1 - at) * latents + at * noise, times, ids, absent), noise - latents)
+    noisy = (1 - at) * batch.latents + at * batch.noise
+    return functional.mse_loss(model(noisy, times, batch.ids, absent), batch.noise - batch.latents)

@@ -7,10 +7,8 @@ import platform
 from pathlib import Path
 from typing import Any
 
-from ddposink.assets.catalogue import ASSETS
 from ddposink.assets.emoji import EmojiSet
-from ddposink.embedded.pipeline.card import sha256_of, stage_row, write_curves
-from ddposink.embedded.pipeline.latents import FAVOURED, RARE, RARE_WORDS
+from ddposink.embedded.pipeline.card import data_facts, found_facts, stage_row, write_curves
 
 WEIGHTS = ("transformer/diffusion_pytorch_model.safetensors", "text_encoder_2/model.safetensors")
 STAGES = {"flow": "transformer and second text encoder"}
@@ -19,23 +17,16 @@ STAGES = {"flow": "transformer and second text encoder"}
 def write_flow_card(folder: Path, emoji: EmojiSet, notes: dict[str, Any], measured: dict[str, float]) -> None:
     """README.md, loss.csv and loss.png in ``folder``. ``notes``: step, seconds, recipe and loss curve."""
     write_curves(folder, {"flow": notes}, STAGES)
-    asset, recipe = ASSETS["emoji"], notes["recipe"]
+    recipe = notes["recipe"]
     text = CARD.format(
-        package=asset.package,
-        version=asset.version,
-        package_sha256=asset.sha256,
-        pictures=f"{len(emoji):,}",
-        favoured=f"{FAVOURED:g}",
-        people=f"{RARE['People & Body']:g}",
-        clocks=f"{RARE_WORDS['clock face']:g}",
+        **data_facts(emoji),
         stages=stage_row(STAGES["flow"], notes),
         shift=f"{recipe['time_shift']:g}",
         every=recipe["absent_every"],
         seed=recipe["seed"],
         minutes=f"{notes['seconds'] / 60:.0f}",
         machine=f"on one of {os.cpu_count()} cores ({platform.machine()}), no GPU",
-        measures="\n".join(f"| {name} | {value:.1f} |" for name, value in measured.items()),
-        hashes="\n".join(f"| `{name}` | `{sha256_of(folder / name)}` |" for name in WEIGHTS),
+        **found_facts(folder, WEIGHTS, measured),
     )
     (folder / "README.md").write_text(text, encoding="utf-8")
 

@@ -70,7 +70,8 @@ def assemble_flow(denoiser: FlowDenoiser) -> Any:
     dtype = denoiser.transformer.dtype
     tokenizer = CLIPTokenizer.from_pretrained(SHIPPED / "tokenizer")
     vae: Any = AutoencoderKL.from_pretrained(SHIPPED / "vae", dtype=dtype)
-    vae.register_to_config(shift_factor=0.0)  # SD3's pipeline adds it
+    # SD3's pipeline adds the shift; where the weights were read from is nobody's business.
+    vae.register_to_config(shift_factor=0.0, _name_or_path="")
     return StableDiffusion3Pipeline(
         transformer=denoiser.transformer,
         scheduler=make_flow_scheduler(),

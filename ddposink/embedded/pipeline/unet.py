@@ -20,17 +20,23 @@ from ddposink.embedded.pipeline.training import PipelineRecipe
 
 
 @dataclass(frozen=True)
-class UnetRecipe(PipelineRecipe):
+class CaptionedRecipe(PipelineRecipe):
+    """What every training on captioned latents has."""
+
+    batch: int = 48
+    dropped: float = 0.1  # captions replaced by the empty one
+    reworded: float = 0.1  # captions replaced by the other wording
+
+
+@dataclass(frozen=True)
+class UnetRecipe(CaptionedRecipe):
     """Everything that decides UNet and text encoder, given latents and captions."""
 
     steps: int = 5_000
     learning_rate: float = 1.5e-3
-    batch: int = 48
     channels: tuple[int, ...] = (64, 128)
     text_width: int = 128
     text_layers: int = 2
-    dropped: float = 0.1  # captions replaced by the empty one
-    reworded: float = 0.1  # captions replaced by the other wording
 
 
 class Denoiser(nn.Module):
@@ -92,22 +98,37 @@ class Examples:
         empty = encode(tokenizer, [""])[0]
         return cls(latents, encode(tokenizer, captions), encode(tokenizer, others), empty, weights)
 
+    def draw(self, recipe: CaptionedRecipe, random: torch.Generator) -> Batch:
+        """A batch drawn by weight, some captions dropped or reworded."""
+        size = recipe.batch
+        chosen = torch.multinomial(self.weights, size, replacement=True, generator=random)
+        reworded = torch.rand(size, 1, generator=random) < recipe.reworded
+        dropped = torch.rand(size, 1, generator=random) < recipe.dropped
+        ids = torch.where(reworded, self.other_ids[chosen], self.ids[chosen])
+        ids = torch.where(dropped, self.empty_ids, ids)
+        latents = self.latents[chosen]
+        noise = torch.randn(latents.shape, generator=random)
+        # One from each of equal slices of the range: less variance than independent ones.
+        slices = (torch.arange(size) + torch.rand(size, generator=random)) / size
+        return Batch(latents, ids, noise, slices)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """``latents`` and ``noise`` (B, 8, 8, 8), ``ids`` (B, tokens), ``slices`` (B,) of time, in [0, 1)."""
+
+    latents: Tensor
+    ids: Tensor
+    noise: Tensor
+    slices: Tensor
+
 
 def unet_loss(
     model: Denoiser, recipe: UnetRecipe, scheduler: Any, data: Examples, random: torch.Generator
 ) -> Tensor:
     """Mean squared error of v on one batch drawn by weight."""
-    size = recipe.batch
-    chosen = torch.multinomial(data.weights, size, replacement=True, generator=random)
-    reworded = torch.rand(size, 1, generator=random) < recipe.reworded
-    dropped = torch.rand(size, 1, generator=random) < recipe.dropped
-    ids = torch.where(reworded, data.other_ids[chosen], data.ids[chosen])
-    ids = torch.where(dropped, data.empty_ids, ids)
-    latents = data.latents[chosen]
-    noise = torch.randn(latents.shape, generator=random)
-    # One timestep from each of equal slices of the range: less variance than independent ones.
-    slices = (torch.arange(size) + torch.rand(size, generator=random)) / size
-    timesteps = (slices * scheduler.config.num_train_timesteps).long()
-    noisy = scheduler.add_noise(latents, noise, timesteps)
-    wanted = scheduler.get_velocity(latents, noise, timesteps)
-    return functional.mse_loss(model(noisy, timesteps, ids), wanted)
+    batch = data.draw(recipe, random)
+    timesteps = (batch.slices * scheduler.config.num_train_timesteps).long()
+    noisy = scheduler.add_noise(batch.latents, batch.noise, timesteps)
+    wanted = scheduler.get_velocity(batch.latents, batch.noise, timesteps)
+    return functional.mse_loss(model(noisy, timesteps, batch.ids), wanted)
