@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,7 @@ def test_help_and_mistakes() -> None:
         (["run", "--fast"], "unknown option --fast"),
         (["run", "--seconds", "soon"], "--seconds should be a number of seconds, not 'soon'"),
         (["run", "--out"], "--out needs a value"),
+        (["pack", "--out", "/nowhere"], "there is no folder /nowhere: run something first"),
         (["install", "--wheels", "/nowhere"], "there is no folder /nowhere"),
     ):
         ended = script(*words)
@@ -93,6 +95,14 @@ def test_the_flow_ends_with_everything_skipped_and_resumes(tmp_path: Path) -> No
     assert (records.parent / "index.html").stat().st_size > 10_000
     status = script("status", "--out", str(out)).stdout.splitlines()
     assert {line.split()[1] for line in status if line.startswith("done")} == set(chosen)
+
+    (records.parent / "artifacts" / "cell").mkdir(parents=True)
+    (records.parent / "artifacts" / "cell" / "weights").touch()
+    assert script("pack", "--out", str(out)).returncode == 0
+    with tarfile.open(tmp_path / "evidence.tgz") as packed:
+        names = packed.getnames()
+    assert f"./{records.relative_to(out)}" in names
+    assert not any("artifacts" in name for name in names)
 
     more = script("run", "memory-mistral-7b", "--cpu", "--out", str(out))
     assert more.returncode == 0

@@ -9,7 +9,7 @@ Usage: tools/gpu_evidence.sh collect [--wheels DIR]          on a machine with n
        tools/gpu_evidence.sh install [--wheels DIR]          on the machine with the GPU, no network needed
        tools/gpu_evidence.sh run [PART...] [--out DIR] [--cpu]
        tools/gpu_evidence.sh headline [--out DIR] [--shapes tiny --cpu]
-       tools/gpu_evidence.sh parts | status [--out DIR]
+       tools/gpu_evidence.sh parts | status [--out DIR] | pack [--out DIR]
 
   collect   Download wheels of the locked dependencies, with a CUDA build of torch, into a folder.
   install   Make a virtual environment of those wheels alone (--no-index); --system keeps the torch that
@@ -23,6 +23,7 @@ Usage: tools/gpu_evidence.sh collect [--wheels DIR]          on a machine with n
             rehearses the same commands on small models, with --cpu where there is no GPU.
   parts     Print the names of the parts.
   status    Say which parts are done.
+  pack      Put the evidence into DIR.tgz, to be taken along: all but artifacts, such as trained weights.
 
 Options:
   --wheels DIR   folder of wheels (default: wheels)
@@ -283,6 +284,12 @@ status() {
   done
 }
 
+pack() {
+  [ -d "$out" ] || fail "there is no folder $out: run something first"
+  tar --create --gzip --file "${out%/}.tgz" --exclude '*/artifacts' --directory "$out" .
+  echo "${out%/}.tgz, $(du -h "${out%/}.tgz" | cut -f1)"
+}
+
 python=$(python_of_run)
 case $command in
   collect) collect ;;
@@ -292,6 +299,7 @@ case $command in
   _part) commands_of "${asked[0]}" ;;
   parts) printf '%s\n' "${PARTS[@]}" ;;
   status) status ;;
+  pack) pack ;;
   '' | -h | --help | help) usage ;;
   *) fail "unknown command '$command'; see --help" ;;
 esac
