@@ -51,6 +51,17 @@ def best(dtype, n=1024):
     return 2 * n**3 / min(times) / 1e9
 print(json.dumps({"float32": best(torch.float32), "bfloat16": best(torch.bfloat16)}))
 """
+# Many small products, as in a decode step: what waiting threads win or lose is between them.
+_WAITING = """
+import statistics, time, torch
+weights, x, times = torch.randn(1536, 576), torch.randn(1, 576), []
+for _ in range(40):
+    start = time.perf_counter()
+    for _ in range(50):
+        torch.nn.functional.linear(x, weights)
+    times.append((time.perf_counter() - start) / 50)
+print(statistics.median(times) * 1e6)
+"""
 
 
 @dataclass(frozen=True)
@@ -68,6 +79,7 @@ def examine(results: Path, *, probe: bool = False, network: bool = True) -> Iter
     yield from machine(results)
     if probe:
         yield measured_probe()
+        yield waiting_probe()
     yield from gpus()
     yield from engines()
     yield from assets()
@@ -183,17 +195,49 @@ def hub() -> Diagnosis:
 
 def measured_probe() -> Diagnosis:
     """Matrix products per second in float32 and bfloat16 on this CPU, measured now."""
-    done = subprocess.run([sys.executable, "-c", _PROBE], capture_output=True, text=True, timeout=300)
-    if done.returncode != 0:
-        last = (done.stderr.strip().splitlines() or ["no output"])[-1]
-        return Diagnosis("measured", "missing", f"the probe failed: {last}", "pip install ddposink")
-    speed = json.loads(done.stdout.splitlines()[-1])
+    text = _printed(_PROBE, {})
+    if isinstance(text, Diagnosis):
+        return text
+    speed = json.loads(text)
     ratio = speed["bfloat16"] / speed["float32"]
     advice = "bfloat16 is worth using" if ratio > 1.05 else "use dtype: float32 on this CPU"
     text = (
         f"float32 {speed['float32']:.0f}, bfloat16 {speed['bfloat16']:.0f} GFLOP/s ({ratio:.2f}×): {advice}"
     )
     return Diagnosis("measured", "ok", text)
+
+
+def waiting_probe() -> Diagnosis:
+    """Microseconds of a small product when threads wait passively and when they spin; see `bench.waiting`."""
+    taken = []
+    for policy in ("PASSIVE", "ACTIVE"):
+        text = _printed(_WAITING, {"OMP_WAIT_POLICY": policy})
+        if isinstance(text, Diagnosis):
+            return text
+        taken.append(float(text))
+    passive, active = taken
+    text = (
+        f"a small product takes {passive:.0f} µs when threads wait passively, {active:.0f} µs when they spin"
+    )
+    if passive <= 1.2 * active:
+        return Diagnosis("waiting", "ok", text)
+    fix = "on a machine that runs nothing else set OMP_WAIT_POLICY=ACTIVE; beside others it costs more"
+    return Diagnosis("waiting", "note", text, fix)
+
+
+def _printed(code: str, variables: dict[str, str]) -> str | Diagnosis:
+    """The last line that ``code`` prints in a process of its own, or what became of it."""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | variables,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    if done.returncode != 0:
+        last = (done.stderr.strip().splitlines() or ["no output"])[-1]
+        return Diagnosis("measured", "missing", f"the probe failed: {last}", "pip install ddposink")
+    return done.stdout.splitlines()[-1]
 
 
 def _version(distribution: str) -> str | None:

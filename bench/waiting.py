@@ -1,11 +1,14 @@
 """Children on a CPU wait without spinning, unless the user has said otherwise.
 
-Between two parallel pieces of work the threads of OpenMP spin, ready to go on at once. On a quiet machine
-that wins up to a tenth of a decode step, or nothing that shows; beside one busy process a thread that spins
-holds the core that another one needs, and everything takes 1.3 to 2.3 times as long. Spinning for a while
-(``GOMP_SPINCOUNT=5000``) wins most of the tenth and loses most of the rest: 43 ms quiet and 66 ms beside
-one process, where passive waiting has 46 and 44 and active waiting 42 and 83. A time should depend on the
-neighbours as little as it can.
+Between two parallel pieces of work the threads of OpenMP spin, ready to go on at once. Beside one busy
+process a thread that spins holds the core that another one needs, and everything takes 1.3 to 2.3 times as
+long. What passive waiting costs on a quiet machine depends on how long that machine takes to wake a
+sleeping core: a decode step of SmolLM2-135M on two cores took as long on one, a tenth longer on another (46
+ms against 42), and twice as long on a third (65 ms against 33), where beside a busy process it took 55 ms
+against 68. Spinning for a while (``GOMP_SPINCOUNT``) is no way between: on the third 5,000 rounds took 39
+ms quiet and 106 ms beside one process, 1,000 rounds 58 ms quiet. A time should depend on the neighbours as
+little as it can, so passive it is; ``bench doctor --probe`` measures what that costs, and who has the
+machine alone can say otherwise.
 """
 
 from __future__ import annotations

@@ -13,7 +13,8 @@ from bench.commands.options import ResultsOption, console
 def doctor(
     results: ResultsOption = Path("results"),
     probe: Annotated[
-        bool, typer.Option("--probe", help="Also measure float32 against bfloat16 here.")
+        bool,
+        typer.Option("--probe", help="Also measure float32 against bfloat16, and what waiting threads cost."),
     ] = False,
     offline: Annotated[
         bool, typer.Option("--offline", help="Do not ask whether the hub can be reached.")

@@ -1,3 +1,4 @@
+import re
 import socket
 import subprocess
 import sys
@@ -104,6 +105,18 @@ def test_the_probe_measures_in_a_process_of_its_own():
     code = "import sys; from bench import doctor; doctor.measured_probe(); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+def test_what_waiting_costs_is_measured_and_said_where_it_is_much(monkeypatch):
+    assert re.search(
+        r"\d µs when threads wait passively, \d+ µs when they spin", doctor.waiting_probe().detail
+    )
+    told = "import os; print({'PASSIVE': 30, 'ACTIVE': 20}[os.environ['OMP_WAIT_POLICY']])"
+    monkeypatch.setattr(doctor, "_WAITING", told)
+    assert doctor.waiting_probe().state == "note"
+    assert "OMP_WAIT_POLICY=ACTIVE" in doctor.waiting_probe().fix
+    monkeypatch.setattr(doctor, "_WAITING", told.replace("30", "24"))
+    assert (doctor.waiting_probe().state, doctor.waiting_probe().fix) == ("ok", "")
 
 
 def test_a_probe_that_fails_is_a_finding(monkeypatch):
