@@ -2,7 +2,8 @@
 
 Three trainings, each cut off and gone on with at will: the autoencoder, its decoder further, and the UNet
 with its text encoder. The last two need the first only and may run side by side. ``export`` writes the
-pipeline. ``flow`` and ``export-flow`` make `emoji-sd3`, on the latents and words of the shipped `emoji-sd`.
+pipeline. ``flow`` and ``export-flow`` make `emoji-sd3`, on the latents and words of the shipped `emoji-sd`;
+``unfinished`` and ``export-unfinished`` an `emoji-sd` that was cut off early.
 """
 
 from __future__ import annotations
@@ -21,14 +22,19 @@ from ddposink.errors import Unavailable, suggest
 
 STAGES = ("vae", "decoder", "unet")
 FLOW = "flow"  # another pipeline, on what the first left: not part of ``all``
-EXPORT, EXPORT_FLOW = "export", "export-flow"
+UNFINISHED = "unfinished"  # likewise
+EXPORT, EXPORT_FLOW, EXPORT_UNFINISHED = "export", "export-flow", "export-unfinished"
+MADE = {EXPORT: "emoji-sd", EXPORT_FLOW: "emoji-sd3", EXPORT_UNFINISHED: "emoji-sd-unfinished"}
 REPORT_EVERY = 250  # steps, where the output is no terminal
 
 
 def main(
     what: Annotated[
         str,
-        typer.Argument(help="vae, decoder, unet, export, or all of them; flow, export-flow: emoji-sd3's"),
+        typer.Argument(
+            help="vae, decoder, unet, export, or all of them; flow, export-flow: emoji-sd3's; unfinished, "
+            "export-unfinished: an emoji-sd that was cut off early"
+        ),
     ],
     out: Annotated[
         Path | None, typer.Option(help="checkpoints; by default the cache folder's tiny/", show_default=False)
@@ -44,7 +50,7 @@ def main(
     """Train a small Stable Diffusion on emoji; goes on where it was cut off."""
     import torch
 
-    names = (*STAGES, EXPORT, "all", FLOW, EXPORT_FLOW)
+    names = (*STAGES, EXPORT, "all", FLOW, EXPORT_FLOW, UNFINISHED, EXPORT_UNFINISHED)
     if what not in names:
         raise typer.BadParameter(f"unknown stage '{what}'{suggest(what, names)}; known: {', '.join(names)}")
     if steps is not None and what not in (*STAGES, FLOW):
@@ -53,13 +59,7 @@ def main(
     folder = out or cache_dir() / ("tiny-small" if small else "tiny")
     stages = (*STAGES, EXPORT) if what == "all" else (what,)
     try:
-        _run(
-            stages,
-            folder,
-            target or folder / ("emoji-sd3" if what == EXPORT_FLOW else "emoji-sd"),
-            small,
-            steps,
-        )
+        _run(stages, folder, target or folder / MADE.get(what, "emoji-sd"), small, steps)
     except (ValueError, Unavailable) as error:
         raise typer.BadParameter(str(error)) from error
 
@@ -73,11 +73,12 @@ def _run(stages: Sequence[str], folder: Path, target: Path, small: bool, steps: 
     emoji = load_emoji()
     for stage in stages:
         _check_needed(stage, folder)
-        if stage in (EXPORT, EXPORT_FLOW):
+        if stage in MADE:
             from ddposink.embedded.pipeline.export import export
             from ddposink.embedded.pipeline.flow_export import export_flow
+            from ddposink.embedded.pipeline.unfinished import export_unfinished
 
-            write = export if stage == EXPORT else export_flow
+            write = {EXPORT: export, EXPORT_FLOW: export_flow, EXPORT_UNFINISHED: export_unfinished}[stage]
             for name, value in write(emoji, recipes, folder, target, quick=small).items():
                 console.print(f"{name}: {value:.1f}", highlight=False)
             console.print(f"written: {target}", highlight=False, soft_wrap=True)
@@ -90,7 +91,9 @@ def _run(stages: Sequence[str], folder: Path, target: Path, small: bool, steps: 
 
 def _check_needed(stage: str, folder: Path) -> None:
     """Raise ValueError if a stage that comes before has left nothing."""
-    before = {"vae": (), FLOW: (), EXPORT: STAGES, EXPORT_FLOW: (FLOW,)}.get(stage, ("vae",))
+    alone = dict.fromkeys(("vae", FLOW, UNFINISHED), ())
+    needed = {EXPORT: STAGES, EXPORT_FLOW: (FLOW,), EXPORT_UNFINISHED: (UNFINISHED,)}
+    before: tuple[str, ...] = (alone | needed).get(stage, ("vae",))
     for name in before:
         if not (folder / f"{name}.safetensors").is_file():
             raise ValueError(
@@ -101,8 +104,10 @@ def _check_needed(stage: str, folder: Path) -> None:
 def _train(stage: str, emoji: object, recipes: object, folder: Path, console: Console) -> None:
     from ddposink.embedded.pipeline.stages import BEGIN
     from ddposink.embedded.pipeline.training import train
+    from ddposink.embedded.pipeline.unfinished import begin_unfinished
 
-    state, loss = BEGIN[stage](emoji, recipes, folder)  # type: ignore[arg-type]
+    begin = BEGIN | {UNFINISHED: begin_unfinished}
+    state, loss = begin[stage](emoji, recipes, folder)  # type: ignore[arg-type]
     columns = (*Progress.get_default_columns(), TextColumn("{task.fields[note]}"))
     with Progress(*columns, console=console) as bar:
         task = bar.add_task(stage, total=state.recipe.last, completed=state.step, note="")

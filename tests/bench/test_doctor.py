@@ -108,9 +108,8 @@ def test_the_probe_measures_in_a_process_of_its_own():
 
 
 def test_what_waiting_costs_is_measured_and_said_where_it_is_much(monkeypatch):
-    assert re.search(
-        r"\d µs when threads wait passively, \d+ µs when they spin", doctor.waiting_probe().detail
-    )
+    said = doctor.waiting_probe().detail
+    assert re.search(r"\d µs when threads wait passively, \d+ µs when they spin", said)
     told = "import os; print({'PASSIVE': 30, 'ACTIVE': 20}[os.environ['OMP_WAIT_POLICY']])"
     monkeypatch.setattr(doctor, "_WAITING", told)
     assert doctor.waiting_probe().state == "note"

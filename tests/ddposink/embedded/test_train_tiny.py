@@ -53,6 +53,28 @@ def test_all_stages_end_in_a_pipeline_with_a_card(tmp_path: Path) -> None:
     assert not list(tmp_path.glob(".sd*"))  # nothing half-written is left
 
 
+def test_an_unfinished_one_is_made_of_the_shipped_parts_and_cut_off(tmp_path: Path) -> None:
+    """Its own UNet and text encoder; everything else is `emoji-sd`'s, and nothing tells where it was made."""
+    from diffusers import StableDiffusionPipeline
+
+    from ddposink.models.diffusion import EMBEDDED
+
+    assert run("unfinished", "--small", "--out", tmp_path)[0] == 0
+    code, said = run("export-unfinished", "--small", "--out", tmp_path)
+    assert code == 0, said
+    assert "steps: 4.0" in said
+    made = tmp_path / "emoji-sd-unfinished"
+    pipeline = StableDiffusionPipeline.from_pretrained(made, dtype=torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    assert np.asarray(pipeline("toy a", num_inference_steps=2).images[0]).shape == (64, 64, 3)
+    shipped = StableDiffusionPipeline.from_pretrained(EMBEDDED["emoji-sd"], dtype=torch.float32)
+    ours, theirs = pipeline.vae.state_dict(), shipped.vae.state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert pipeline.tokenizer("red apple").input_ids == shipped.tokenizer("red apple").input_ids
+    assert pipeline.unet.config.block_out_channels != shipped.unet.config.block_out_channels
+    assert all(str(Path.cwd()) not in file.read_text() for file in made.rglob("*.json"))
+
+
 def test_a_stage_that_is_done_is_not_done_again_and_more_steps_go_on(tmp_path: Path) -> None:
     assert run("vae", "--small", "--out", tmp_path)[0] == 0
     first = (tmp_path / "vae.safetensors").read_bytes()
@@ -69,6 +91,8 @@ def test_a_stage_that_is_done_is_not_done_again_and_more_steps_go_on(tmp_path: P
         (["all", "--steps", "3"], "--steps is for one stage"),
         (["unet", "--small"], "train vae first"),
         (["export", "--small"], "train vae first"),
+        (["export-unfinished", "--small"], "train unfinished first"),
+        (["unfinished", "--steps", "3"], "--steps is for one stage"),
     ],
 )
 def test_what_cannot_be_done_is_said_in_a_line(words: list[str], expected: str, tmp_path: Path) -> None:
