@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ddposink.assets import hub
-from ddposink.errors import suggest
+from ddposink.assets.catalogue import cache_dir
+from ddposink.errors import Unavailable, suggest
 from ddposink.models.assembled import ASSEMBLED, assembled, sources_sha256
 from ddposink.models.files import files_sha256
 from ddposink.models.pipeline_kinds import (
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 DATA = Path(__file__).parents[1] / "data"
 EMBEDDED = {name: DATA / name for name in ("emoji-sd", *ASSEMBLED)}
+# Pipelines too large to be shipped that a command makes, into the cache folder.
+MADE = {"emoji-sd-unfinished": "python -m ddposink.train_tiny unfinished, then export-unfinished (20 min)"}
 DTYPES = ("float32", "bfloat16", "float16")
 CONFIGS = {"scheduler": "scheduler_config.json"}
 FILES = ("*.json", "*.txt", "*.model", "*.safetensors")
@@ -42,7 +45,7 @@ FORMS = f"{', '.join(EMBEDDED)}, path:DIR, ORG/NAME@COMMIT or random:{{{','.join
 
 @dataclass(frozen=True)
 class PipelineRef:
-    """``kind``: embedded | path | hub | random. ``revision`` is a commit of the hub."""
+    """``kind``: embedded | made | path | hub | random. ``revision`` is a commit of the hub."""
 
     kind: str
     name: str
@@ -53,6 +56,8 @@ class PipelineRef:
         """Read a pipeline's text form; raises ValueError naming what would have been right."""
         if text in EMBEDDED:
             return cls("embedded", text)
+        if text in MADE:
+            return cls("made", text)
         if text.startswith("random:"):
             shape = text.removeprefix("random:")
             if shape not in SHAPES:
@@ -71,14 +76,17 @@ class PipelineRef:
                 f"pipeline '{text}': {what}; write {match[1]}@COMMIT with the 40 hex digits shown on the "
                 f"model's 'Files' page"
             )
-        raise ValueError(f"unknown pipeline '{text}'{suggest(text, EMBEDDED)}; pipelines are written {FORMS}")
+        names = (*EMBEDDED, *MADE)
+        raise ValueError(f"unknown pipeline '{text}'{suggest(text, names)}; pipelines are written {FORMS}")
 
     def __str__(self) -> str:
         return self.name
 
     @property
     def folder(self) -> Path | None:
-        """The local directory of an ``embedded`` or ``path`` pipeline."""
+        """The local directory, unless on a hub or random. Raises Unavailable if it should be made first."""
+        if self.kind == "made":
+            return _made(self.name)
         if self.kind == "embedded":
             return assembled(self.name) if self.name in ASSEMBLED else EMBEDDED[self.name]
         return Path(self.name) if self.kind == "path" else None
@@ -95,6 +103,14 @@ class PipelineRef:
         assert self.folder is not None
         check_folder(self.folder)
         return {"sha256": _hash_folder(self.folder)}
+
+
+def _made(name: str) -> Path:
+    """Where ``name`` lies, or Unavailable with the command that makes it."""
+    folder = cache_dir() / "tiny" / name
+    if not folder.is_dir():
+        raise Unavailable(f"pipeline '{name}' has not been made on this machine: {MADE[name]}")
+    return folder
 
 
 def load_pipeline(ref: PipelineRef, dtype: str = "float32", device: str = "cpu") -> DiffusionPipeline:
@@ -149,6 +165,8 @@ def check_kind(folder: Path) -> None:
 def check_kernel(ref: PipelineRef, kernel: str, engine: str = "native") -> None:
     """Raise ValueError if ``engine`` is known not to denoise ``ref`` by ``kernel``; a hub's kind is not."""
     kind = SHAPES[ref.name.removeprefix("random:")]["kind"] if ref.kind == "random" else None
+    if ref.kind == "made":
+        kind = "StableDiffusionPipeline"
     if ref.kind in ("embedded", "path"):
         kind = _index(EMBEDDED.get(ref.name) or Path(ref.name))["_class_name"]
     if kind is not None and (why := refused_kernel(kind, kernel, engine)):

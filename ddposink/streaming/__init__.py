@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ddposink.caches import Policy
 from ddposink.streaming.base import Stream
+from ddposink.streaming.contrast import contrasted, key_tokens
 from ddposink.streaming.decode import MODES, DecodeStream
 from ddposink.streaming.dense import DenseStream
 from ddposink.streaming.divergence import Divergence
@@ -98,8 +99,10 @@ __all__ = [
     "Stream",
     "UnsupportedModelError",
     "UnsupportedPolicyError",
+    "contrasted",
     "evaluate",
     "inspect",
+    "key_tokens",
     "length_limit",
     "open_stream",
     "refuse_by_configuration",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, ClassVar
 
 import torch
@@ -19,6 +19,7 @@ from ddposink.devices import keep_freed_pages
 from ddposink.streaming.head import Head
 from ddposink.streaming.hook import Hook, attention_hook
 from ddposink.streaming.positions import Layout
+from ddposink.streaming.refusals import UnsupportedPolicyError
 from ddposink.streaming.trunk import Trunk
 
 
@@ -103,6 +104,16 @@ class Stream(ABC):
         ``eager`` refuses recordings (see `captured`): every operator is started by Python and can be counted.
         """
         return self
+
+    def widened(self, count: int) -> AbstractContextManager[None]:
+        """Inside, this is ``count`` streams in step, each of which holds what this one held; feed (count, 1).
+
+        Afterwards it is the first of them alone. Raises UnsupportedPolicyError if streams of this kind go one
+        at a time.
+        """
+        raise UnsupportedPolicyError(
+            f"'{self.policy}' on this model is read one stream at a time: use batch 1"
+        )
 
     @contextmanager
     def attached(self) -> Iterator[Stream]:

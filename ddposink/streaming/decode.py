@@ -9,6 +9,8 @@ the same shapes at every step: what a CUDA graph or `torch.compile` wants.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -76,6 +78,17 @@ class DecodeStream(RingStream):
         if not eager or self.mode == "eager":
             return self
         return DecodeStream(self.model, self.policy, self.layout, self.state, "eager")
+
+    @contextmanager
+    def widened(self, count: int) -> Iterator[None]:
+        """See `Stream.widened`. What was recorded is forgotten: the ring lies elsewhere."""
+        self.captured.clear()
+        self.state.widen(count)
+        try:
+            yield
+        finally:
+            self.captured.clear()
+            self.state.narrow()
 
     def _forward(self, hook: Hook, ids: Tensor) -> Tensor:
         state, ids = self.state, torch.atleast_2d(ids)

@@ -8,6 +8,8 @@ positions use `library`.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -36,10 +38,10 @@ class DenseStream(CountedStream):
         return min(left, self.chunk)
 
     def _forward(self, hook: Hook, ids: Tensor) -> Tensor:
-        hook.attend = self._attend
-        positions = torch.arange(self.seen, self.seen + len(ids), device=ids.device)
-        hidden = hook.forward(ids[None], positions[None])
-        self.seen += len(ids)
+        hook.attend, rows = self._attend, torch.atleast_2d(ids)
+        positions = torch.arange(self.seen, self.seen + rows.shape[1], device=ids.device)
+        hidden = hook.forward(rows, positions[None])
+        self.seen += rows.shape[1]
         self.held, self.largest_position = self.seen, self.seen - 1
         return hidden
 
@@ -71,7 +73,7 @@ class DenseStream(CountedStream):
             return self.layers[layer]
         have = self.layers[layer][0].shape[2] if layer in self.layers else 0
         capacity = self.capacity if self.capacity >= needed else max(needed, 2 * have)
-        grown = tuple(x.new_empty(1, x.shape[1], capacity, x.shape[3]) for x in (k, v))
+        grown = tuple(x.new_empty(*x.shape[:2], capacity, x.shape[3]) for x in (k, v))
         if have:
             for new, old in zip(grown, self.layers[layer], strict=True):
                 new[:, :, :have] = old
@@ -81,6 +83,31 @@ class DenseStream(CountedStream):
     def reserve(self, tokens: int) -> None:
         """The buffer's size when it next grows: so that it holds no more than is about to be needed."""
         self.capacity = tokens
+
+    @contextmanager
+    def widened(self, count: int) -> Iterator[None]:
+        """See `Stream.widened`; a layer at a time, old buffers are freed."""
+        for index, (k, v) in self.layers.items():
+            self.layers[index] = k.repeat(count, 1, 1, 1), v.repeat(count, 1, 1, 1)
+        try:
+            yield
+        finally:
+            for index, (k, v) in self.layers.items():
+                self.layers[index] = k[:1].clone(), v[:1].clone()
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Inside, keys and values lie on the host: while another stream's memory is looked at."""
+        device = self.trunk.device
+        self._move(torch.device("cpu"))
+        try:
+            yield
+        finally:
+            self._move(device)
+
+    def _move(self, device: torch.device) -> None:
+        for index, (k, v) in self.layers.items():
+            self.layers[index] = k.to(device), v.to(device)
 
     def mark(self, steps: int) -> int:
         """How many tokens are held: later ones are simply forgotten."""
@@ -93,7 +120,7 @@ class DenseStream(CountedStream):
     def nbytes(self) -> int:
         """Measured bytes of the keys and values of the tokens held."""
         return sum(
-            self.seen * x.shape[1] * x.shape[3] * x.element_size()
+            self.seen * x.shape[0] * x.shape[1] * x.shape[3] * x.element_size()
             for pair in self.layers.values()
             for x in pair
         )

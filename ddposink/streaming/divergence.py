@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddposink.streaming.base import Stream
+from ddposink.streaming.dense import DenseStream
 
 ROWS = 128  # positions whose logits exist at a time, twice
 
@@ -22,7 +22,7 @@ class Divergence:
     first, else 0; ``lost`` the NLL of the next token under the policy less that under ``dense``, in nats.
     """
 
-    def __init__(self, dense: Stream, ids: Tensor) -> None:
+    def __init__(self, dense: DenseStream, ids: Tensor) -> None:
         self.dense, self.ids = dense, ids
         self.kl, self.agree, self.lost = (np.full(len(ids) - 1, np.nan, np.float32) for _ in range(3))
         self._waiting: list[Tensor] = []  # hidden states of the policy that dense has not reached

@@ -135,6 +135,16 @@ class StreamState:
         layers = {i: LayerState(s.k.clone(), s.v.clone()) for i, s in self.layers.items()}
         return replace(self, layers=layers)
 
+    def widen(self, count: int) -> None:
+        """From one stream to ``count`` in step that hold the same; old buffers are freed layer by layer."""
+        for index, one in self.layers.items():
+            self.layers[index] = LayerState(one.k.repeat(count, 1, 1, 1), one.v.repeat(count, 1, 1, 1))
+
+    def narrow(self) -> None:
+        """Back to the first of the streams."""
+        for index, one in self.layers.items():
+            self.layers[index] = LayerState(one.k[:1].clone(), one.v[:1].clone())
+
 
 def tail_of(own: int | None, window: int) -> int | None:
     """Tokens that a layer with the model's ``own`` window needs beside its query; None: all of the policy's.

@@ -43,7 +43,8 @@ class StreamWorkload:
 
     def label(self, params: StreamParams) -> str:
         """``smollm2-135m · sink 4+1020 · 16,384``."""
-        return f"{ModelRef.parse(params.model).name} · {params.policy} · {params.length:,}"
+        several = f" · {params.batch} streams" if params.batch > 1 else ""
+        return f"{ModelRef.parse(params.model).name} · {params.policy}{several} · {params.length:,}"
 
     def seeded(self, params: StreamParams) -> bool:
         """Only random tokens are drawn; what is read from a text is the same under every seed."""
@@ -61,6 +62,7 @@ class StreamWorkload:
             "device": params.device,
             "evaluator": params.evaluator,
             "chunk": params.chunk,
+            "batch": params.batch,
             "decode": params.decode,
             "bos": params.bos,
             "series_end": params.length - 1,

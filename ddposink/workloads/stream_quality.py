@@ -10,6 +10,8 @@ from ddposink.corpora import TokenStream
 
 BLOCK = 128  # tokens
 LOST = 1.0  # nats
+FEW_KEYS = 16  # fewer key tokens say nothing
+KEYS = ("key_tokens", "nll_key", "longppl")
 DIVERGENCE = ("kl_dense", "top1_agreement", "lost_tokens")
 Measured = dict[str, float | int | Missing | Samples | None]
 REFUSED = (
@@ -58,6 +60,24 @@ def divergence(kl: np.ndarray, agree: np.ndarray, lost: np.ndarray, target: np.n
     """Means over the second half of the text: the same tokens for every policy. ``target`` (L-1,) bool."""
     values = (kl, agree, lost > LOST)
     return {name: of_second_half(x, target) for name, x in zip(DIVERGENCE, values, strict=True)}
+
+
+def of_key_tokens(nll: np.ndarray, key: np.ndarray, target: np.ndarray) -> Measured:
+    """LongPPL: perplexity over the key tokens (L-1,) bool alone, and how many of the text's tokens are some.
+
+    The samples are means of `FEW_KEYS` key tokens in a row; the rest of them counts in the mean alone.
+    """
+    chosen = nll[key & target].astype(np.float64)
+    if len(chosen) < FEW_KEYS:
+        why = Missing(f"only {len(chosen)} key tokens in the text")
+        return {"key_tokens": len(chosen), "nll_key": why, "longppl": why}
+    if not np.isfinite(chosen).all():
+        why = Missing("not finite at some key token")
+        return {"key_tokens": len(chosen), "nll_key": why, "longppl": why}
+    blocks = len(chosen) // FEW_KEYS
+    means = chosen[: blocks * FEW_KEYS].reshape(blocks, FEW_KEYS).mean(1)
+    mean = float(chosen.mean())
+    return {"key_tokens": len(chosen), "nll_key": Samples(mean, tuple(means.tolist())), "longppl": exp(mean)}
 
 
 def of_second_half(values: np.ndarray, target: np.ndarray) -> Samples | Missing:

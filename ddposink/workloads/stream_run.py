@@ -18,14 +18,12 @@ import torch
 
 from bench.track.memory import MemoryTracker
 from bench.workload import Cell, Context, Missing, Scalar, Skip
-from ddposink.caches import Dense
 from ddposink.corpora import CorpusRef, load_stream
 from ddposink.devices import chosen_device
 from ddposink.errors import Unavailable
 from ddposink.models.language import LoadedModel
 from ddposink.streaming import (
     Choice,
-    DenseStream,
     Divergence,
     length_limit,
     open_stream,
@@ -34,17 +32,18 @@ from ddposink.streaming import (
 from ddposink.turns import turn_ends
 from ddposink.workloads.common_params import RANDOM_TOKENS
 from ddposink.workloads.policy_child import applied, facts_of, load_under
+from ddposink.workloads.stream_beside import against_dense, divergence_of, key_tokens_of, on_key_tokens
 from ddposink.workloads.stream_decoding import DecodeRun, Text, decode_repetitions
 from ddposink.workloads.stream_params import WARM_UP, StreamParams
 from ddposink.workloads.stream_quality import (
-    DIVERGENCE,
     Measured,
     collapse,
-    divergence,
     quality,
     refusals,
     running,
 )
+
+Cells = Sequence[tuple[Cell, StreamParams]]
 
 
 def run(cells: Sequence[tuple[Cell, StreamParams]], ctx: Context, stops: Sequence[int] = ()) -> None:
@@ -62,9 +61,6 @@ def run(cells: Sequence[tuple[Cell, StreamParams]], ctx: Context, stops: Sequenc
     limit = length_limit(state.loaded.model)
     for group in _readings(cells, limit):
         _read(group, state, ctx, () if _alone(group[-1][1], limit) else stops)
-
-
-Cells = Sequence[tuple[Cell, StreamParams]]
 
 
 def _readings(cells: Cells, limit: int | None) -> list[Cells]:
@@ -90,8 +86,9 @@ def _read(cells: Cells, state: DecodeRun, ctx: Context, stops: Sequence[int]) ->
     total, at = longest.length, {params.length: (cell, params) for cell, params in cells}
     state.choice, state.feed_seconds = _open(longest, state), 0.0
     state.saved, state.saved_to = [], 0
+    state.keys = key_tokens_of(longest, state)
     stream = state.choice.stream
-    state.divergence = _beside(longest, state)
+    state.divergence = divergence_of(longest, state)
     watch = state.divergence.watch if isinstance(state.divergence, Divergence) else None
     ahead = iter([*at, total])
     stream.reserve(_room(next(ahead), longest))
@@ -134,20 +131,6 @@ def _open(params: StreamParams, state: DecodeRun) -> Choice:
     return replace(choice, reason=why)
 
 
-def _beside(params: StreamParams, state: DecodeRun) -> Divergence | Missing | None:
-    """Dense attention that reads the same text, or why there is none to compare with."""
-    if "divergence" not in params.measure:
-        return None
-    if state.text.corpus is None:
-        return Missing("random weights: their predictions say nothing")
-    if params.parsed_policy == Dense():
-        return Missing("dense is the reference itself")
-    dense = open_stream(state.loaded.model, Dense(), chunk=params.chunk).stream
-    if not isinstance(dense, DenseStream):
-        return Missing("dense attention on the library's own cache is not read beside another stream")
-    return Divergence(dense, state.text.ids[: params.length])
-
-
 def _prepare(params: StreamParams, device: torch.device, seed: int) -> DecodeRun:
     tracker = MemoryTracker(device)  # before the model, so that the device figure counts all we take
     loaded = load_under(params.parsed_policy, params.model, params.dtype, device)
@@ -177,16 +160,16 @@ def _emit(cell: Cell, params: StreamParams, state: DecodeRun, ctx: Context) -> N
     """Everything that is known at this length goes into one record."""
     stream = state.choice.stream
     conformance = _conformance(params, state)
-    metrics: Measured = {"kv_bytes": stream.nbytes(), "kv_bytes_allocated": stream.allocated_bytes()}
-    metrics["kv_bytes_analytic"] = stream.predicted_bytes()
-    metrics["state_bytes"] = stream.state_bytes() or Missing("this model carries keys and values only")
+    metrics: Measured = {
+        "state_bytes": stream.state_bytes() or Missing("this model carries keys and values only")
+    }
     corpus, nll = state.text.corpus, state.nll[: params.length - 1]
     if corpus is not None:  # what is no target has no NLL, in the series as in the means
         nll = np.where(corpus.target[1 : params.length], nll, np.float32(np.nan))
     metrics |= (
         refusals() if corpus is None else quality(nll, stream.missing_from, params.parsed_policy, corpus)
     )
-    metrics |= _divergence(params, state)
+    metrics |= against_dense(params, state) | on_key_tokens(params, state)
     metrics["eval_tokens_per_s"] = params.length / state.feed_seconds
     metrics |= decode_repetitions(params, state)
     if corpus is not None:
@@ -201,28 +184,11 @@ def _emit(cell: Cell, params: StreamParams, state: DecodeRun, ctx: Context) -> N
         facts=state.facts | {"path": stream.path, "collapse_at": collapsed},
         conformance=conformance
         | {
-            "decoded_as": getattr(stream.decoder(), "running", stream.decoder().path),
+            "decoded_as": state.decoded_as or getattr(stream.decoder(), "running", stream.decoder().path),
             "latency_cpu_share": state.latency_share,
         },
         artifacts=list(state.saved),
     )
-
-
-def _divergence(params: StreamParams, state: DecodeRun) -> Measured:
-    """Figures against dense, as far as dense is a reference."""
-    beside = state.divergence
-    if beside is None:
-        return {}
-    if isinstance(beside, Missing):
-        return dict.fromkeys(DIVERGENCE, beside)
-    beside.catch_up()
-    limit = state.loaded.train_length
-    if limit is not None and params.length > limit:
-        why = f"dense, the reference, is beyond its training length of {limit:,} tokens"
-        return dict.fromkeys(DIVERGENCE, Missing(why))
-    assert state.text.corpus is not None
-    target = state.text.corpus.target[1 : params.length]
-    return divergence(beside.kl, beside.agree, beside.lost, target)
 
 
 def _conformance(params: StreamParams, state: DecodeRun) -> dict[str, Scalar]:

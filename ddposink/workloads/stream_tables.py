@@ -27,6 +27,10 @@ METRICS = (
            "share of tokens in the second half of the text at which dense and the policy rank the same token first"),
     Metric("lost_tokens", "tokens that lost more than a nat", "", "lower", "near", 0.002,
            "share of tokens in the second half of the text whose NLL is more than 1 nat above dense's"),
+    Metric("longppl", "LongPPL", "", "lower", "near", 0.05, "perplexity over the key tokens alone: those that the whole text "
+           "makes much likelier than a short context does, under dense (Fang et al. 2025)"),
+    Metric("nll_key", "NLL of key tokens", "nats/token", "lower", "near", 0.005, "samples are means of 16 key tokens in a row"),
+    Metric("key_tokens", "key tokens", "", "none", "near", 1, "of the tokens scored"),
     Metric("scored_tokens", "tokens scored", "", "none", "exact"),
     Metric("nonfinite_tokens", "tokens with NaN or infinite NLL", "", "lower", "exact"),
     Metric("kv_bytes", "KV cache", "B", "lower", "exact", help="measured bytes of the keys and values held", headline=True),

@@ -45,7 +45,7 @@ def begin_unfinished(emoji: EmojiSet, recipes: Recipes, folder: Path) -> tuple[P
 def export_unfinished(
     emoji: EmojiSet, recipes: Recipes, folder: Path, target: Path, quick: bool = False
 ) -> dict[str, float]:
-    """Write the pipeline to ``target`` as float16; returns its steps and how often a caption's picture is drawn.
+    """Write the pipeline to ``target`` as float16; returns its steps, and how often a caption is followed.
 
     ``target`` is the old directory or the whole new one. ``quick`` measures with two steps on few captions.
     """

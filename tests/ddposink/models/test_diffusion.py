@@ -75,6 +75,7 @@ def draw(pipeline: Any) -> torch.Tensor:
     ("text", "kind", "name", "revision"),
     [
         ("emoji-sd", "embedded", "emoji-sd", None),
+        ("emoji-sd-unfinished", "made", "emoji-sd-unfinished", None),
         ("random:sd15", "random", "random:sd15", None),
         (f"stabilityai/sd-turbo@{COMMIT}", "hub", "stabilityai/sd-turbo", COMMIT),
     ],
@@ -490,6 +491,18 @@ def test_training_and_the_pipeline_encode_alike() -> None:
         tokens, pooled = denoiser.encode(ids)
     torch.testing.assert_close(text.tokens, tokens[0])
     torch.testing.assert_close(text.pooled, pooled[0])
+
+
+def test_a_pipeline_that_has_to_be_made_says_by_which_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DDPOSINK_CACHE", str(tmp_path))
+    ref = PipelineRef.parse("emoji-sd-unfinished")
+    with pytest.raises(Unavailable, match="has not been made on this machine: python -m"):
+        ref.identity()
+    shutil.copytree(EMBEDDED["emoji-sd"], tmp_path / "tiny" / "emoji-sd-unfinished")
+    assert ref.identity() == PipelineRef.parse("emoji-sd").identity()
+    assert type(load_pipeline(ref)).__name__ == "StableDiffusionPipeline"
 
 
 def test_an_assembled_pipeline_is_made_once_whole_and_anew_when_its_parts_change(

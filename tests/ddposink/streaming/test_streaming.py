@@ -101,6 +101,38 @@ def test_decode_goes_on_where_parallel_evaluation_stopped(switch: int) -> None:
     assert third.seen == 149
 
 
+@pytest.mark.parametrize("family", ["llama", "gpt-neox", "mpt"])
+@pytest.mark.parametrize("name", ["dense", "window 32", "sink 4+28"])
+def test_streams_in_step_give_what_each_gives_alone(family: str, name: str) -> None:
+    """Three go on from one text with tokens of their own; afterwards the first stands where it stood."""
+    model, ids = build(family), tokens(150)
+    stream = open_stream(model, parse_policy(name), chunk=50).stream
+    evaluate(stream, ids[:100])
+    fed, decoder = ids[100:112].view(3, 4), stream.decoder()
+    alone = []
+    for row in fed:
+        mark = stream.mark(4)
+        with decoder.attached():
+            alone.append(torch.cat([decoder.feed(one[None]) for one in row]))
+        stream.rewind(mark)
+    before, mark = stream.nbytes(), stream.mark(4)
+    with decoder.widened(3), decoder.attached():
+        assert decoder.nbytes() == 3 * before
+        together = torch.stack([decoder.feed(column[:, None]) for column in fed.T], 1)
+    stream.rewind(mark)
+    assert worst(together.numpy(), torch.stack(alone).numpy()) <= TOLERANCE
+    assert stream.nbytes() == before
+    with decoder.attached():
+        again = torch.cat([decoder.feed(one[None]) for one in fed[1]])
+    assert worst(again.numpy(), alone[1].numpy()) <= TOLERANCE
+
+
+def test_a_stream_of_a_kept_set_goes_alone() -> None:
+    stream = open_stream(build("llama"), parse_policy("h2o 32 recent=4")).stream
+    with pytest.raises(UnsupportedPolicyError, match="one stream at a time"):
+        stream.widened(2)
+
+
 def test_positions_above_two_million_give_the_same_numbers() -> None:
     """The carried state, moved 2^21 tokens along the text, evaluates the same text to the same NLL."""
     model, ids, policy = build("llama"), tokens(400), parse_policy("sink 4+28")

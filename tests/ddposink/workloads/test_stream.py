@@ -90,6 +90,75 @@ def test_every_metric_is_declared_and_present(folder: Path, tmp_path: Path) -> N
     assert metrics["kv_bytes"] == metrics["kv_bytes_analytic"] == 32 * 2 * 2 * 8 * 4 * 2
 
 
+@pytest.mark.parametrize("policy", ["dense", "sink 4+28"])
+def test_a_batch_holds_so_many_caches_and_reads_the_text_once(
+    folder: Path, tmp_path: Path, policy: str
+) -> None:
+    """Bytes and FLOPs add up; NLLs are those of one stream, also beyond where the batch was looked at."""
+    parts = ("quality", "memory", "latency", "work")
+    one = measure(folder, tmp_path, (120, 300), policy=policy, measure=parts)
+    four = measure(folder, tmp_path, (120, 300), policy=policy, measure=parts, batch=4)
+    for length in (120, 300):
+        a, b = one.cells[length]["metrics"], four.cells[length]["metrics"]
+        assert b["nll"] == pytest.approx(a["nll"], abs=1e-6)
+        for name in ("kv_bytes", "kv_bytes_analytic"):
+            assert b[name] == 4 * a[name]
+        assert b["flops_per_token"] == a["flops_per_token"]
+        assert b["calls_per_token"] < a["calls_per_token"] / 2
+        steps = b["latency_median_ms"].values
+        assert b["tokens_per_s"] == pytest.approx(4 * len(steps) / (sum(steps) / 1e3), rel=1e-3)
+    label = StreamWorkload().label(StreamParams(model="random:tiny", policy=policy, length=64, batch=4))
+    assert label == f"tiny · {policy} · 4 streams · 64"
+
+
+@pytest.mark.parametrize(
+    ("policy", "parts", "why"),
+    [
+        ("h2o 48", ("memory",), "'h2o 48' is read one stream at a time; batch 8 is for dense"),
+        ("sink 4+28 evict=chunk:8", ("memory",), "one stream at a time"),
+        ("quantized 4", ("memory",), "one stream at a time"),
+        ("sink 4+28 positions=library", ("memory",), "one stream at a time"),
+        ("dense", ("quality",), "batch 8 changes nothing that is measured: add memory or latency"),
+    ],
+)
+def test_a_batch_that_cannot_be_is_refused(policy: str, parts: tuple[str, ...], why: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(why)):
+        StreamParams(model="random:tiny", policy=policy, length=64, batch=8, measure=parts)
+
+
+def test_longppl_is_the_perplexity_of_key_tokens_alone(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which they are is dense attention's affair: the same under every policy, however the text is cut."""
+    monkeypatch.setattr("ddposink.streaming.contrast.ALPHA", 0.02)
+    monkeypatch.setattr("ddposink.streaming.contrast.BETA", -100.0)
+    settings: dict[str, Any] = {"measure": ("quality", "key_tokens", "memory"), "key_context": 8}
+    found = {
+        policy: measure(folder, tmp_path, (40, 64), policy=policy, **settings).cells
+        for policy in ("dense", "window 16")
+    }
+    dense, window = (found[policy][64]["metrics"] for policy in ("dense", "window 16"))
+    assert dense["key_tokens"] == window["key_tokens"] >= 16
+    assert dense["longppl"] == pytest.approx(np.exp(dense["nll_key"].value))
+    assert dense["longppl"] != pytest.approx(window["longppl"], rel=1e-3)
+    alone = measure(folder, tmp_path, (64,), policy="window 16", **settings).cells[64]["metrics"]
+    assert alone["longppl"] == pytest.approx(window["longppl"], rel=1e-5)
+    beyond = measure(folder, tmp_path, (300,), policy="window 16", **settings).cells[300]["metrics"]
+    assert "beyond its training length of 64 tokens" in beyond["longppl"].reason
+
+
+def test_memory_beside_a_reference_is_not_the_policys(folder: Path, tmp_path: Path) -> None:
+    parts = ("quality", "divergence", "memory")
+    metrics = measure(folder, tmp_path, (64,), policy="window 16", measure=parts).cells[64]["metrics"]
+    assert "dense attention reads the same text beside" in metrics["rss_peak_bytes"].reason
+
+
+def test_few_key_tokens_are_no_longppl(folder: Path, tmp_path: Path) -> None:
+    metrics = measure(folder, tmp_path, (64,), measure=("quality", "key_tokens")).cells[64]["metrics"]
+    assert metrics["key_tokens"] < 16
+    assert metrics["longppl"].reason == f"only {metrics['key_tokens']} key tokens in the text"
+
+
 HALF = 2e-4  # what half precision leaves of a mean
 
 
