@@ -164,13 +164,25 @@ def check_kind(folder: Path) -> None:
 
 def check_kernel(ref: PipelineRef, kernel: str, engine: str = "native") -> None:
     """Raise ValueError if ``engine`` is known not to denoise ``ref`` by ``kernel``; a hub's kind is not."""
-    kind = SHAPES[ref.name.removeprefix("random:")]["kind"] if ref.kind == "random" else None
-    if ref.kind == "made":
-        kind = "StableDiffusionPipeline"
-    if ref.kind in ("embedded", "path"):
-        kind = _index(EMBEDDED.get(ref.name) or Path(ref.name))["_class_name"]
+    kind = class_of(ref)
     if kind is not None and (why := refused_kernel(kind, kernel, engine)):
         raise ValueError(f"pipeline '{ref}': {why}")
+
+
+def class_of(ref: PipelineRef) -> str | None:
+    """The class of the pipeline, one of `KINDS`; None for one on a hub, of which nothing is known here."""
+    if ref.kind == "hub":
+        return None
+    if ref.kind == "random":
+        return str(SHAPES[ref.name.removeprefix("random:")]["kind"])
+    if ref.kind == "made":
+        return "StableDiffusionPipeline"
+    return str(_index(EMBEDDED.get(ref.name) or Path(ref.name))["_class_name"])
+
+
+def embeds_guidance(ref: PipelineRef) -> bool:
+    """Whether guidance is known to be an input of the network, and so costs no second forward (Flux)."""
+    return class_of(ref) == "FluxPipeline"
 
 
 def _absent(index: dict[str, Any], name: str) -> bool:

@@ -20,6 +20,10 @@ CLIP_G = CLIP_L | {
     "hidden_size": 1280, "intermediate_size": 5120, "projection_dim": 1280, "num_hidden_layers": 32,
     "num_attention_heads": 20, "hidden_act": "gelu",
 }  # fmt: skip
+T5_XXL: dict[str, Any] = {
+    "vocab_size": 32128, "d_model": 4096, "d_kv": 64, "d_ff": 10240, "num_layers": 24, "num_heads": 64,
+    "feed_forward_proj": "gated-gelu", "is_encoder_decoder": False,
+}  # fmt: skip
 SD_VAE: dict[str, Any] = {
     "sample_size": 512, "latent_channels": 4, "layers_per_block": 2,
     "block_out_channels": [128, 256, 512, 512],
@@ -74,6 +78,24 @@ SHAPES: dict[str, dict[str, Any]] = {
         "text_encoder_2": CLIP_G,
         "scheduler": {"shift": 3.0},
     },
+    "flux-dev": {
+        "kind": "FluxPipeline",
+        "transformer": {
+            "patch_size": 1, "in_channels": 64, "num_layers": 19, "num_single_layers": 38,
+            "attention_head_dim": 128, "num_attention_heads": 24, "joint_attention_dim": 4096,
+            "pooled_projection_dim": 768, "guidance_embeds": True, "axes_dims_rope": [16, 56, 56],
+        },
+        "vae": SD_VAE | {
+            "sample_size": 1024, "latent_channels": 16, "scaling_factor": 0.3611, "shift_factor": 0.1159,
+            "use_quant_conv": False, "use_post_quant_conv": False,
+        },
+        "text_encoder": CLIP_L,
+        "text_encoder_2": T5_XXL,
+        "scheduler": {
+            "shift": 3.0, "use_dynamic_shifting": True, "base_shift": 0.5, "max_shift": 1.15,
+            "base_image_seq_len": 256, "max_image_seq_len": 4096,
+        },
+    },
 }  # fmt: skip
 
 
@@ -99,7 +121,9 @@ def random_parts(name: str, dtype: Any, device: str) -> tuple[str, dict[str, Any
             parts[label] = _fill(model.to(dtype).to_empty(device=device), device)
         elif label.startswith("tokenizer"):
             encoder = shape[label.replace("tokenizer", "text_encoder")]
-            parts[label] = byte_tokenizer(encoder["bos_token_id"], encoder["max_position_embeddings"])
+            # T5 has no token to begin with and no longest text; Flux has it read 512 tokens.
+            start = encoder.get("bos_token_id", encoder["vocab_size"] - 2)
+            parts[label] = byte_tokenizer(start, encoder.get("max_position_embeddings", 512))
         elif label == "scheduler":
             made = diffusers.FlowMatchEulerDiscreteScheduler if kind.flow else diffusers.DDIMScheduler
             parts[label] = made(**shape[label])

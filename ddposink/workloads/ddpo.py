@@ -16,7 +16,7 @@ from bench.workload import Context, Cost, Pass, Scalar, Skip
 from ddposink import plugins
 from ddposink.errors import Unavailable
 from ddposink.models.contrastive import encoder_sha256
-from ddposink.models.diffusion import PipelineRef
+from ddposink.models.diffusion import PipelineRef, embeds_guidance
 from ddposink.prompts import evaluation_prompts, load_prompts
 from ddposink.rewards.weighted import HARDLY, SPREADS, in_words, shares, weighted
 from ddposink.workloads.ddpo_params import DdpoParams, reward_ref
@@ -120,7 +120,7 @@ class DdpoWorkload:
     def cost(self, params: Any) -> Cost:
         """UNet forwards of one sample, a backward counted as two: sampling, learning and evaluation."""
         config = params.config(seed=0)
-        rows = 2 if config.guided else 1
+        rows = 2 if config.guided and not embeds_guidance(PipelineRef.parse(params.pipeline)) else 1
         learning = 3 * (rows if config.learns_guided else 1) * config.num_train_timesteps
         per_sample = rows * config.sample_num_steps + learning * config.train_num_inner_epochs
         pictures = len(evaluation_prompts(params.eval_prompts).prompts) * params.eval_seeds

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -359,19 +360,21 @@ def test_random_sd15_has_the_published_sizes() -> None:
 
 
 def test_random_shapes_of_other_kinds_have_the_published_sizes() -> None:
-    """SDXL's UNet and second text encoder, and SD3.5 medium's transformer (2.24 billion)."""
-    from diffusers import SD3Transformer2DModel, UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModelWithProjection
+    """SDXL's UNet and second text encoder; transformers of SD3.5 medium and Flux; Flux' T5."""
+    from diffusers import FluxTransformer2DModel, SD3Transformer2DModel, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModelWithProjection, T5Config, T5EncoderModel
 
     with torch.device("meta"):
         models = (
             UNet2DConditionModel(**SHAPES["sdxl"]["unet"]),
             CLIPTextModelWithProjection(CLIPTextConfig(**SHAPES["sdxl"]["text_encoder_2"])),
             SD3Transformer2DModel(**SHAPES["sd35-medium"]["transformer"]),
+            FluxTransformer2DModel(**SHAPES["flux-dev"]["transformer"]),
+            T5EncoderModel(T5Config(**SHAPES["flux-dev"]["text_encoder_2"])),
         )
     sizes = [sum(p.numel() for p in model.parameters()) for model in models]
     assert sizes[:2] == [2_567_463_684, 694_659_840]
-    assert round(sizes[2] / 1e9, 2) == 2.24
+    assert [round(size / 1e9, 2) for size in sizes[2:]] == [2.24, 11.90, 4.76]
     for shape in SHAPES.values():
         kind = shape["kind"]
         assert refused_parts(kind, {k: v for k, v in shape.items() if k != "kind"}) is None
@@ -394,6 +397,39 @@ def test_random_weights_of_a_flow_model_draw_something_finite(monkeypatch: pytes
     assert draw(pipeline).isfinite().all()
     wanted = SD3Transformer2DModel(**transformer).pos_embed.pos_embed
     torch.testing.assert_close(pipeline.transformer.pos_embed.pos_embed, wanted)
+
+
+def test_random_weights_of_flux_are_trained_by_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its shape made small: two text encoders, 2x2 squares, guidance that is an input."""
+    from ddposink.ddpo import DDPOConfig, make_engine
+    from ddposink.workloads.ddpo import DdpoWorkload
+
+    transformer = SHAPES["flux-dev"]["transformer"] | {
+        "in_channels": 16, "num_layers": 1, "num_single_layers": 1, "attention_head_dim": 16,
+        "num_attention_heads": 2, "joint_attention_dim": 8, "axes_dims_rope": [4, 6, 6],
+        "pooled_projection_dim": TINY["text_encoder"]["hidden_size"],
+    }  # fmt: skip
+    t5 = SHAPES["flux-dev"]["text_encoder_2"] | {
+        "vocab_size": 600, "d_model": 8, "d_kv": 4, "d_ff": 16, "num_layers": 1, "num_heads": 2,
+    }  # fmt: skip
+    tiny = SHAPES["flux-dev"] | {
+        "transformer": transformer, "text_encoder": TINY["text_encoder"], "text_encoder_2": t5,
+        "vae": TINY["vae"] | {"sample_size": 16, "shift_factor": 0.1, "latent_channels": 4},
+    }  # fmt: skip
+    monkeypatch.setitem(SHAPES, "tiny", tiny)
+    settings: dict[str, Any] = {
+        "sample_kernel": "flow-sde", "sample_eta": 0.7, "sample_num_steps": 2, "sample_guidance_scale": 3.5,
+        "sample_batch_size": 2, "train_batch_size": 2,
+    }  # fmt: skip
+    config = DDPOConfig(mixed_precision="no", max_sequence_length=8, **settings)
+    engine = make_engine(config, load("random:tiny"), lambda images, _: images.mean((1, 2, 3)), ["a", "b"])
+    (log,) = engine.run(1)
+    assert math.isfinite(log.loss)
+    assert log.unet_forwards == 4 * (2 + 3 * 2)  # one forward a step, although guided
+    workload = DdpoWorkload()
+    params = {name: workload.Params(pipeline=pipeline, reward="jpeg_compressibility", steps=1, **settings)
+              for name, pipeline in (("flux", "random:tiny"), ("sd3", "random:sd35-medium"))}  # fmt: skip
+    assert workload.cost(params["flux"]).amount < workload.cost(params["sd3"]).amount
 
 
 def test_random_weights_are_seeded_and_draw_something_finite(monkeypatch: pytest.MonkeyPatch) -> None:
