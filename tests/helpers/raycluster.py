@@ -34,9 +34,8 @@ class RayCluster:
         self.address = f"127.0.0.1:{free_port()}"
         self.raylets: list[subprocess.Popen[bytes]] = []
         try:
-            self._await(self._start())
-            for number in [self._start() for _ in range(nodes - 1)]:
-                self._await(number)
+            for _ in range(nodes):  # one after the other: those of one address trip over each other
+                self.add()
         except BaseException:
             self.close()
             raise
@@ -56,11 +55,6 @@ class RayCluster:
 
     def add(self) -> int:
         """Start a node and wait for it; its number."""
-        number = self._start()
-        self._await(number)
-        return number
-
-    def _start(self) -> int:
         where = ["--address", self.address]
         if not self.raylets:
             where = ["--head", "--port", self.address.rpartition(":")[2], "--include-dashboard=false"]
@@ -73,14 +67,13 @@ class RayCluster:
                 command, env=self.environment(), stdout=log, stderr=log, stdin=subprocess.DEVNULL
             )
         self.raylets.append(started)
-        return len(self.raylets) - 1
-
-    def _await(self, number: int) -> None:
+        number = len(self.raylets) - 1
         deadline = time.monotonic() + START_SECONDS
         while b"Ray runtime started" not in (self.folder / f"node{number}.log").read_bytes():
             assert self.raylets[number].poll() is None, "a node ended while it started"
             assert time.monotonic() < deadline, "a node does not start"
             time.sleep(0.1)
+        return number
 
     def family(self) -> list[psutil.Process]:
         """Everything that was started for this cluster and is alive."""

@@ -24,7 +24,10 @@ from bench.run.worker import Job
 from bench.suite.model import Resources
 
 LOOK_SECONDS = 2.0  # how often the cluster is asked which nodes there are
+GIVE_UP = 4  # workers that may go away unasked before a place is used no more
 CLOSE_SECONDS = 10.0  # for agents to tidy up in
+
+Say = Callable[[str], None]
 
 
 @dataclass
@@ -64,7 +67,7 @@ class RayLauncher:
         variables: Variables,
         preload: tuple[str, ...],
         folder: Path,
-        say: Callable[[str], None],
+        say: Say,
     ) -> None:
         self._slots: list[Slot] = []
         for node in nodes:
@@ -161,10 +164,12 @@ class RayLauncher:
             return
         self._looked = time.monotonic()
         there = {node.id for node in alive(ray.nodes())}
-        for slot in [slot for slot in self._slots if slot.node.id not in there]:
-            if slot.free:
+        for slot in [slot for slot in self._slots if slot.free]:
+            gone = slot.node.id not in there
+            if gone or slot.losses >= GIVE_UP:
                 self._slots.remove(slot)
-                self._say(f"node {slot.node.name} has gone away")
+                why = "has gone away" if gone else f"is given up: {slot.losses} of its workers went away"
+                self._say(f"node {slot.node.name} {why}")
 
     def _tell(self, slot: Slot) -> None:
         if not slot.told:

@@ -20,7 +20,7 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Node:
-    """A node and all that it has, free or not, by Ray's names: ``CPU``, ``GPU``, ``memory`` (bytes), own ones."""
+    """A node and all that it has, free or not, by Ray's names (``CPU``, ``GPU``, ``memory`` in bytes)."""
 
     id: str
     host: str

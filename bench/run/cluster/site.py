@@ -20,10 +20,9 @@ from bench import registry
 from bench.errors import UserError, listed
 from bench.results.environment import THREAD_VARIABLES
 from bench.run.cluster.agent import Description, describe
-from bench.run.cluster.launcher import RayLauncher
+from bench.run.cluster.launcher import RayLauncher, Say
 from bench.run.cluster.nodes import Node, alike, alive, fitting
 from bench.run.launch import Launcher
-from bench.run.site import Say
 from bench.suite.request import Options, Request
 from bench.workload import ALLOW_CODE
 

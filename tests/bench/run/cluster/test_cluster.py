@@ -6,16 +6,19 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
 
+from bench import registry
 from bench.results.record import Status
 from bench.results.store import ENV, RECORDS, read_records
 
 pytest.importorskip("ray", reason="ray is not installed (pip install 'ddposink[ray]')")
-from helpers.raycluster import RayCluster, passes_left  # noqa: E402
+from helpers.raycluster import RayCluster, passes_left
 
+ROOT = Path(__file__).parents[4]
 pytestmark = pytest.mark.timeout(240)
 START = """
 from bench import registry
@@ -127,32 +130,33 @@ def test_a_run_on_the_cluster_gives_what_a_local_one_gives(runs):
         assert (folder / kept.path).stat().st_size == kept.bytes
     for record in there:
         assert "toy begins" in (folder / "logs" / f"{record.pass_id}.log").read_text()
+    check_places(folder, there)
     runs.check_nothing_left()
     assert list(runs.cluster.temporary.glob("bench-agent-*")) == []
 
 
-def test_every_record_says_where_it_was_measured_and_no_two_passes_shared_a_node(runs):
-    runs.run()
-    records = runs.records()
+def check_places(folder, records):
+    """Every record says where it was measured, and no two passes shared a node."""
     assert len({record.conformance["node"] for record in records}) == 3
-    (folder,) = (runs.folder / "results" / "toys").glob("2*")
     kept = json.loads((folder / ENV).read_text())
     assert {record.env for record in records} <= {kept["id"], *kept.get("earlier", {})}
-    passes = {
-        (r.conformance["node"], r.pass_id): (r.started, max(s.finished for s in records if s.pass_id == r.pass_id))
-        for r in records
-    }
-    for (node, name), (started, finished) in passes.items():
-        for (other, another), (begun, _) in passes.items():
-            assert (node, name) == (other, another) or node != other or not started < begun < finished
+    passes = {}
+    for r in records:
+        last = max(s.finished for s in records if s.pass_id == r.pass_id)
+        passes[r.pass_id] = (r.conformance["node"], r.started, last)
+    for one in passes.values():
+        for another in passes.values():
+            node, started, finished = one
+            assert one == another or node != another[0] or not started < another[1] < finished
 
 
 def test_a_node_that_goes_away_in_the_middle_costs_only_its_pass(runs):
+    runs.write(defaults={"speed": 0.1})
     added = runs.cluster.add()
     process = runs.start()
-    runs.await_records(1)
     busy = eventually(lambda: agents_below(runs.cluster.raylets[added].pid), 60)
     assert busy, "the node has begun nothing"
+    runs.await_records(8)  # the two short cells of each of the four passes; the long ones take ten seconds
     runs.cluster.raylet(added).kill()
     said = runs.end(process)
     assert "went away; its pass is measured again" in said
@@ -192,21 +196,23 @@ def test_ctrl_c_keeps_what_is_answered_and_leaves_nothing(runs):
     runs.check_all_there_once()
 
 
-@pytest.mark.parametrize(
-    ("mode", "limit", "status", "reason"),
-    [
-        ("memory", {"memory_limit": "512MiB"}, Status.OOM, "MemoryError"),
-        ("hang", {"timeout": 2}, Status.TIMEOUT, "timed out after 2 s"),
-        ("segfault", {}, Status.ERROR, "crashed with SIGSEGV"),
-    ],
-)
-def test_ends_of_a_pass_are_those_of_a_local_one(runs, mode, limit, status, reason):
-    runs.write(defaults={"mode": mode, "at": 20}, grid={"length": [2, 20, 30]}, **limit)
+ENDS = {
+    "memory": (Status.OOM, "MemoryError"),
+    "hang": (Status.TIMEOUT, "timed out after 3 s"),
+    "segfault": (Status.ERROR, "crashed with SIGSEGV"),
+}
+
+
+def test_ends_of_a_pass_are_those_of_a_local_one(runs):
+    grid = {"mode": [*ENDS], "length": [2, 20, 30]}
+    runs.write(defaults={"at": 20}, grid=grid, timeout=3, memory_limit="512MiB")
     runs.run(code=3)
-    two, twenty, thirty = sorted(runs.records(), key=lambda record: record.params["length"])
-    assert two.status is Status.OK
-    assert (twenty.status, twenty.reason) == (status, reason)
-    assert (thirty.status, thirty.reason) == (status, f"not reached: {reason}")
+    found = {(record.params["mode"], record.params["length"]): record for record in runs.records()}
+    assert len(found) == 9
+    for mode, (status, reason) in ENDS.items():
+        assert found[mode, 2].status is Status.OK
+        assert (found[mode, 20].status, found[mode, 20].reason) == (status, reason)
+        assert (found[mode, 30].status, found[mode, 30].reason) == (status, f"not reached: {reason}")
     runs.check_nothing_left()
 
 
@@ -234,3 +240,23 @@ def agents_below(pid):
         and (parent := process.parent()) is not None
         and "multiprocessing.forkserver" not in " ".join(parent.cmdline())
     ]
+
+
+@pytest.mark.assets
+def test_a_suite_of_a_model_gives_the_table_of_a_local_run(runs):
+    suite = str(ROOT / "suites" / "smoke.yaml")
+    for words in ([], ["--launcher", "ray", "--address", runs.cluster.address, "--new"]):
+        command = [sys.executable, "-m", "bench", suite, "--only", "*256", *words]
+        env = runs.cluster.environment() | {"OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, cwd=runs.folder, env=env, capture_output=True, text=True, timeout=200)
+        assert done.returncode == 0, done.stdout + done.stderr
+    here, there = runs.records()[:3], runs.records()[3:]
+    assert {record.cell for record in here} == {record.cell for record in there}
+    classes = {metric.name: metric.klass for metric in registry.load("stream").metrics}
+    others = {record.cell: record for record in there}
+    for record in here:
+        other = others[record.cell]
+        assert other.columns == record.columns
+        for name, value in record.metrics.items():
+            if classes[name] in ("exact", "near"):
+                assert other.metrics[name].value == value.value, name
