@@ -12,7 +12,6 @@ import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import psutil
 
@@ -104,16 +103,17 @@ class RayCluster:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def passes_left(cluster: RayCluster) -> list[Any]:
-    """Children of passes that are still there: their fork servers have no other reason to be."""
-    return [p for p in cluster.family() if "multiprocessing.forkserver" in " ".join(_words(p))]
+def passes_left(cluster: RayCluster) -> list[psutil.Process]:
+    """Children of passes that are still there, and their fork servers."""
+    return [process for process in cluster.family() if "multiprocessing.forkserver" in words(process)]
 
 
-def _words(process: psutil.Process) -> list[str]:
+def words(process: psutil.Process) -> str:
+    """Its command line; empty for one that is gone."""
     try:
-        return process.cmdline()
+        return " ".join(process.cmdline())
     except psutil.Error:
-        return []
+        return ""
 
 
 def free_port() -> int:

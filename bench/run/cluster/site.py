@@ -74,8 +74,9 @@ class RaySite:
 @contextmanager
 def connected(request: Request, options: Options, say: Say) -> Iterator[RaySite]:
     """A cluster, connected to until the end. Raises UserError if it cannot be had or cannot do the work."""
-    address = options.address or os.environ.get("RAY_ADDRESS") or "auto"
-    _check_answers(address)
+    address = options.address if options.address is not None else os.environ.get("RAY_ADDRESS") or "auto"
+    check_answers(address)
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")  # else it warns across the live view
     try:
         ray.init(address, log_to_driver=False, logging_level="ERROR")
         yield RaySite(request, options, say)
@@ -83,7 +84,7 @@ def connected(request: Request, options: Options, say: Say) -> Iterator[RaySite]
         ray.shutdown()
 
 
-def _check_answers(address: str) -> None:
+def check_answers(address: str) -> None:
     """Raises UserError if no cluster answers at ``address``."""
     if address != "auto":
         found = re.fullmatch(r"\[?([^\s/\]]+)\]?:([0-9]{1,5})", address)

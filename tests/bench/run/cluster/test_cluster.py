@@ -16,7 +16,7 @@ from bench.results.record import Status
 from bench.results.store import ENV, RECORDS, read_records
 
 pytest.importorskip("ray", reason="ray is not installed (pip install 'ddposink[ray]')")
-from helpers.raycluster import RayCluster, passes_left
+from helpers.raycluster import RayCluster, passes_left, words
 
 ROOT = Path(__file__).parents[4]
 pytestmark = pytest.mark.timeout(240)
@@ -50,6 +50,7 @@ class Runs:
 
     def __init__(self, folder, cluster):
         self.folder, self.cluster = folder, cluster
+        self.started = []
         self.write()
 
     def write(self, **more):
@@ -57,7 +58,7 @@ class Runs:
 
     def start(self, *words, local=False, **environment):
         where = [] if local else ["--launcher", "ray", "--address", self.cluster.address]
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-c", START, "toys.yaml", *where, *words],
             cwd=self.folder,
             env=self.cluster.environment() | {"COLUMNS": "200"} | environment,
@@ -66,6 +67,8 @@ class Runs:
             text=True,
             start_new_session=True,
         )
+        self.started.append(process)
+        return process
 
     def run(self, *words, code=0, **rest):
         return self.end(self.start(*words, **rest), code)
@@ -101,7 +104,10 @@ class Runs:
 
 @pytest.fixture
 def runs(tmp_path, cluster):
-    return Runs(tmp_path, cluster)
+    made = Runs(tmp_path, cluster)
+    yield made
+    for process in made.started:  # if the test has failed
+        process.kill()
 
 
 def eventually(condition, seconds):
@@ -233,20 +239,24 @@ def test_other_code_on_a_node_is_one_sentence_and_no_record(runs):
 
 def agents_below(pid):
     """Ray workers of a node that have started a fork server."""
-    return [
-        parent
-        for process in psutil.Process(pid).children(recursive=True)
-        if "multiprocessing.forkserver" in " ".join(process.cmdline())
-        and (parent := process.parent()) is not None
-        and "multiprocessing.forkserver" not in " ".join(parent.cmdline())
-    ]
+    below = psutil.Process(pid).children(recursive=True)
+    servers = [process.pid for process in below if "multiprocessing.forkserver" in words(process)]
+    parents = {parent_of(pid) for pid in servers} - {None, *servers}
+    return [process for process in below if process.pid in parents]
+
+
+def parent_of(pid):
+    try:
+        return psutil.Process(pid).ppid()
+    except psutil.Error:
+        return None
 
 
 @pytest.mark.assets
 def test_a_suite_of_a_model_gives_the_table_of_a_local_run(runs):
     suite = str(ROOT / "suites" / "smoke.yaml")
-    for words in ([], ["--launcher", "ray", "--address", runs.cluster.address, "--new"]):
-        command = [sys.executable, "-m", "bench", suite, "--only", "*256", *words]
+    for where in ([], ["--launcher", "ray", "--address", runs.cluster.address, "--new"]):
+        command = [sys.executable, "-m", "bench", suite, "--only", "*256", *where]
         env = runs.cluster.environment() | {"OMP_NUM_THREADS": "1"}
         done = subprocess.run(command, cwd=runs.folder, env=env, capture_output=True, text=True, timeout=200)
         assert done.returncode == 0, done.stdout + done.stderr
