@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -41,10 +41,25 @@ def run(
     jobs: Annotated[
         int | None,
         typer.Option(
-            min=1, max=1000, help="Passes side by side; they disturb each other's times.", show_default=False
+            min=1,
+            max=1000,
+            help="Passes side by side on a machine; they disturb each other's times.",
+            show_default=False,
         ),
     ] = None,
     allow_code: CodeOption = False,
+    launcher: Annotated[
+        Literal["local", "ray"],
+        typer.Option(help="Where passes run: here, or on the nodes of a Ray cluster."),
+    ] = "local",
+    address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="Of a cluster's head; without it RAY_ADDRESS, or the cluster of this machine.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Measure a suite, or go on where the last run of it stopped.
 
@@ -60,6 +75,7 @@ def run(
     options = run_options(
         suite, set_, device, allow_code,
         results=results, new=new, wait=wait, only=only, retry_failed=retry_failed, plain=plain, jobs=jobs,
+        launcher=launcher, address=address,
     )  # fmt: skip
     raise typer.Exit(session.run(options, console(), readable))
 

@@ -76,7 +76,7 @@ CPU_FLAGS = (
     "sve",
 )
 # Found in the fingerprint, but no measured number depends on them (our own code is in the cell ids).
-_REPORTING = ("ddposink", "pandas", "scipy", "pyarrow", "nvidia-ml-py", "huggingface-hub", "datasets")
+_REPORTING = ("ddposink", "pandas", "scipy", "pyarrow", "nvidia-ml-py", "huggingface-hub", "datasets", "ray")
 # Fields of the fingerprint that move numbers: sections, compared item by item, and dotted paths.
 _MEASURED = ("packages", "gpus", "threads", "cpu")
 _COMPARED = ("python", "os.system", "os.machine")

@@ -121,6 +121,14 @@ def _write_fingerprint(folder: Path, fingerprint: Fingerprint, known: dict[str, 
     write_atomic(folder / ENV, json.dumps(data, indent=2) + "\n")
 
 
+def keep_fingerprint(folder: Path, fingerprint: Fingerprint) -> None:
+    """Keep a fingerprint that records of this run will name, below the one of the run."""
+    known = _load(folder / ENV)
+    if known.get("id") != fingerprint["id"]:
+        known["earlier"] = known.get("earlier", {}) | {fingerprint["id"]: fingerprint}
+        write_atomic(folder / ENV, json.dumps(known, indent=2) + "\n")
+
+
 def _load(path: Path) -> dict[str, Any]:
     """A JSON object from a run folder; empty if it is not there or not whole."""
     try:

@@ -11,8 +11,9 @@ import os
 import selectors
 import signal
 import time
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ import psutil
 from bench.results.record import Status
 from bench.run.worker import DUMP_SIGNAL, Job
 from bench.track import nvml
-from bench.workload import Missing
+from bench.workload import Missing, Scalar
 
 LAST_WORDS_SECONDS = 5.0  # how long a child that has said its last word may take to leave
 LOG_LIMIT = 32 * 2**20  # bytes of output kept per pass
@@ -32,14 +33,28 @@ Event = dict[str, Any]  # as sent by bench.run.worker: ready | progress | cell |
 
 @dataclass(frozen=True)
 class End:
-    """How a child ended. ``status`` is None when the workload ran to its end, else ``reason`` says why."""
+    """How a child ended. ``status`` is None when the workload ran to its end, else ``reason`` says why.
+
+    ``lost``: the machine under it went away, which says nothing of the pass.
+    """
 
     status: Status | None = None
     reason: str | None = None
+    lost: bool = False
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a pass is measured, if not here: id of the fingerprint there, and facts for its records."""
+
+    env: str
+    facts: Mapping[str, Scalar] = field(default_factory=dict)
 
 
 class LocalRunning:
     """A child process of this machine; see ``bench.run.launch.Running``."""
+
+    place: Place | None = None  # this machine
 
     def __init__(self, child: Any, reader: Any, job: Job) -> None:
         self.end: End | None = None
@@ -76,7 +91,7 @@ class LocalRunning:
             self._dump_stacks()
             events += self._read()
             self._finish(End(Status.TIMEOUT, f"timed out after {self._job.timeout:g} s"))
-        _shorten(self._job.log)
+        shorten(self._job.log)
         return events
 
     def usage(self) -> dict[str, float]:
@@ -170,7 +185,7 @@ def _oom_kills() -> int:
     return total
 
 
-def _shorten(log: Path) -> None:
+def shorten(log: Path) -> None:
     """Keep only the end of a log that grows without bound. The child appends, so it may be cut meanwhile."""
     with suppress(OSError):
         if log.stat().st_size <= LOG_LIMIT:

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 
 from bench import temporary
 from bench.errors import UserError
-from bench.run.child import End, Event, LocalRunning
+from bench.run.child import End, Event, LocalRunning, Place
 from bench.run.worker import Job, main, resource
 from bench.waiting import waiting_variables
 
@@ -33,6 +33,7 @@ class Running(Protocol):
     """A pass being measured."""
 
     end: End | None  # set once nothing more will come
+    place: Place | None  # known before the first event; None: this machine
 
     def poll(self, timeout: float) -> list[Event]:
         """Events since the last call; waits up to ``timeout`` seconds for the first one."""
@@ -50,6 +51,9 @@ class Launcher(Protocol):
     def await_ready(self) -> None:
         """Wait until passes can be started. Raises UserError if they never can."""
 
+    def places(self) -> int:
+        """How many passes may be on their way now. Raises UserError if none ever may again."""
+
     def launch(self, job: Job) -> Running:
         """Start a pass; quick once ready. Raises UserError only if no pass could ever be started."""
 
@@ -58,12 +62,13 @@ class LocalLauncher:
     """Children on this machine, forked from a pre-imported server.
 
     The server starts at once, in the background; ``preload`` are the modules it imports and ``log``
-    receives what they print. ``server_s`` is how long the first pass had to wait for it, in seconds;
-    None until then.
+    receives what they print; ``jobs`` passes run side by side. ``server_s`` is how long
+    the first pass had to wait for it, in seconds; None until then.
     """
 
-    def __init__(self, preload: tuple[str, ...], log: Path) -> None:
+    def __init__(self, preload: tuple[str, ...], log: Path, jobs: int = 1) -> None:
         check_system()
+        self._jobs = jobs
         self.server_s: float | None = None
         self._preload = ("bench.run.worker", *preload)
         self._log = log
@@ -86,6 +91,10 @@ class LocalLauncher:
                 self._start(child)
             child.join()
             self.server_s = time.monotonic() - started
+
+    def places(self) -> int:
+        """How many passes may run side by side."""
+        return self._jobs
 
     def launch(self, job: Job) -> LocalRunning:
         """Start ``job`` in a child."""

@@ -45,7 +45,7 @@ def measure(
     observer: Observer,
     held: Held = nullcontext,
 ) -> None:
-    """Measure ``passes``, ``session.jobs`` of them side by side, and record every cell of them.
+    """Measure ``passes``, as many side by side as ``launcher`` has places, and record every cell of them.
 
     ``held`` guards what an interruption must not cut (see ``bench.run.interrupt``). Raises
     KeyboardInterrupt (the children are stopped, their answers so far are kept) and UserError when
@@ -57,7 +57,7 @@ def measure(
     active: list[PassRun] = []
     try:
         while waiting or active:
-            while waiting and len(active) < session.jobs:
+            while waiting and len(active) < launcher.places():
                 observer.pass_started(waiting[0].work)
                 active.append(waiting.pop(0))
                 active[-1].begin(launcher)
@@ -65,7 +65,13 @@ def measure(
                 one.advance(POLL_SECONDS / len(active))
             for one in [one for one in active if one.ended]:
                 active.remove(one)
-                observer.pass_ended(one.work, one.close())
+                if (again := one.again()) is not None:
+                    assert one.running is not None
+                    assert one.running.end is not None
+                    observer.message(f"{one.running.end.reason}; its pass is measured again")
+                    waiting.insert(0, again)
+                else:
+                    observer.pass_ended(one.work, one.close())
     except KeyboardInterrupt:
         for one in active:  # answers on their way are answers
             one.drain()

@@ -6,6 +6,7 @@ the child ended becomes the outcome of the cells it did not answer.
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -25,6 +26,7 @@ from bench.run.launch import Launcher, Running
 from bench.run.worker import Job
 from bench.workload import Cell, Pass, Workload
 
+LOSSES = 2  # machines that may go away under a pass before it counts as its own fault
 NOT_REACHED = "not reached: "  # begins the reason of cells that lay behind the one that failed
 
 Held = Callable[[], AbstractContextManager[None]]
@@ -88,6 +90,7 @@ class PassRun:
     begun: float = 0.0  # by a clock that only goes on
     startup_s: float | None = None
     preloaded: bool | None = None  # whether the child had its modules from the fork server
+    losses: int = 0  # how often the machine under it went away
 
     def begin(self, launcher: Launcher) -> None:
         """Start the child."""
@@ -109,6 +112,23 @@ class PassRun:
     def ended(self) -> bool:
         """Whether the child is gone."""
         return self.running is not None and self.running.end is not None
+
+    def again(self) -> PassRun | None:
+        """The same pass for what it has not answered, if the machine under it went away; None if it did not.
+
+        A pass that loses one machine after the other may be the reason: then it is given an outcome.
+        """
+        assert self.running is not None
+        end, losses = self.running.end, self.losses
+        if end is None or not end.lost or not self.open:
+            return None
+        losses += self.running.place is not None  # else it had not begun
+        if losses > LOSSES:
+            return None
+        rest = dataclasses.replace(self.work, cells=tuple(self.open.values()))
+        return dataclasses.replace(
+            self, work=rest, open={}, running=None, startup_s=None, preloaded=None, losses=losses
+        )
 
     def close(self) -> End:
         """The child is gone: give the cells it did not answer their outcome.
@@ -189,6 +209,7 @@ class PassRun:
 
     def _record(self, cell: Cell, answer: Mapping[str, Any]) -> Record:
         session, finished = self.session, answer.get("finished", time.time())
+        place = self.running.place if self.running else None
         columns = session.workload.columns(session.workload.Params.model_validate(dict(cell.params)))
         common: dict[str, Any] = {
             "suite": session.suite,
@@ -200,7 +221,7 @@ class PassRun:
             "params": dict(cell.params),
             "seed": cell.seed,
             "repeat": cell.repeat,
-            "env": session.env,
+            "env": place.env if place else session.env,
             "started": _iso(self.started),
             "finished": _iso(finished),
             "duration_s": round(time.monotonic() - self.begun, 6),
@@ -217,12 +238,15 @@ class PassRun:
             )
         except ValidationError as error:
             wrong = error.errors()[0]
-            place = ".".join(map(str, wrong["loc"]))
-            reason = f"the workload's answer is no valid record: {place}: {wrong['msg']}"
+            where = ".".join(map(str, wrong["loc"]))
+            reason = f"the workload's answer is no valid record: {where}: {wrong['msg']}"
             return Record(**common, columns=columns, status=Status.ERROR, reason=reason)
 
     def _circumstances(self) -> dict[str, Any]:
-        side_by_side = {"passes_side_by_side": self.session.jobs} if self.session.jobs > 1 else {}
+        many = self.session.jobs > 1
+        side_by_side: dict[str, Any] = {"passes_side_by_side": self.session.jobs} if many else {}
+        place = self.running.place if self.running else None
+        side_by_side |= place.facts if place else {}
         return {"child_startup_s": self.startup_s, "preloaded": self.preloaded} | side_by_side
 
 

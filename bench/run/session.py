@@ -15,13 +15,11 @@ from rich.console import Console
 from rich.markup import escape
 
 from bench import registry
-from bench.results import environment
 from bench.results.folder import choose_run, locked, remove_partial
 from bench.results.record import Status
 from bench.results.store import DAMAGED, PLAN, SUITE, Store, write_atomic
-from bench.run import live, terminal
+from bench.run import live, site, terminal
 from bench.run.interrupt import Interrupts
-from bench.run.launch import LocalLauncher, check_system
 from bench.run.loop import RETRIED, RunSession, exit_code, found_no_room, measure, remaining, tally
 from bench.run.one_pass import NOT_REACHED
 from bench.suite.request import Options, Request, prepare
@@ -40,14 +38,18 @@ def run(options: Options, console: Console, draw: Draw) -> int:
     Raises UserError, and KeyboardInterrupt after having said how to go on.
     """
     request = prepare(options)
-    check_system()  # before anything is written
+    with site.open_site(request, options, lambda text: _say(console, escape(text))) as place:
+        return _run(request, options, console, draw, place)
+
+
+def _run(request: Request, options: Options, console: Console, draw: Draw, place: site.Site) -> int:
     folder = options.results / request.suite.suite
 
     def waiting(who: str) -> None:
         console.print(f"waiting for {escape(who)} to finish in {escape(str(folder))}", highlight=False)
 
     with locked(folder, wait=options.wait, on_wait=waiting):
-        fingerprint = environment.fingerprint()
+        fingerprint = place.fingerprint
         choice = choose_run(
             options.results,
             request.suite.suite,
@@ -66,7 +68,7 @@ def run(options: Options, console: Console, draw: Draw) -> int:
             _say_what_was_found(console, store, request)
             todo = remaining(request.passes, store, retry_failed=options.retry_failed)
             if todo:
-                _measure(todo, request, options, store, fingerprint["id"], console)
+                _measure(todo, request, options, store, place, console)
             _sum_up(console, store, request, options, measured=bool(todo))
             readme = store.folder / README
             if changed or not readme.exists() or readme.stat().st_mtime < store.path.stat().st_mtime:
@@ -110,7 +112,7 @@ def _say_what_was_found(console: Console, store: Store, request: Request) -> Non
 
 
 def _measure(
-    todo: list[Pass], request: Request, options: Options, store: Store, env_id: str, console: Console
+    todo: list[Pass], request: Request, options: Options, store: Store, place: site.Site, console: Console
 ) -> None:
     count = sum(len(work.cells) for work in todo)
     kept = len(request.cells) - count
@@ -122,15 +124,14 @@ def _measure(
         workload=request.workload,
         target=registry.targets()[request.suite.workload],
         folder=store.folder,
-        env=env_id,
+        env=place.fingerprint["id"],
         timeout=request.suite.timeout,
         memory_limit=request.suite.memory_limit,
-        jobs=options.jobs or request.suite.jobs,
+        jobs=place.jobs,
     )
     watcher = live.observer(console, request.workload.metrics, plain=options.plain)
     try:
-        with Interrupts() as interrupts:
-            launcher = LocalLauncher(tuple(request.workload.preload), store.folder / "logs" / "server.log")
+        with Interrupts() as interrupts, place.launcher(store.folder, watcher.message) as launcher:
             watcher.run_started(todo, kept)
             measure(todo, session, launcher, store, watcher, interrupts.held)
     except KeyboardInterrupt:

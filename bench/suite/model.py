@@ -92,6 +92,17 @@ class Compare(_Strict):
     )
 
 
+class Resources(_Strict):
+    """What a pass needs of a node of a cluster; without ``jobs`` it takes the whole node all the same."""
+
+    cpus: Annotated[int, Field(ge=1, le=100_000), _NotBool] = Field(1, description="CPUs")
+    gpus: Annotated[int, Field(ge=0, le=1000), _NotBool] = Field(0, description="GPUs; no pass shares one")
+    memory: _Bytes | None = Field(None, description="Host memory that a node must have, e.g. 16GiB")
+    custom: dict[_Name, Annotated[float, Field(gt=0, allow_inf_nan=False), _NotBool]] = Field(
+        {}, description="Resources that nodes were started with (ray start --resources), e.g. {h100: 1}"
+    )
+
+
 class Suite(_Strict):
     """One suite file. `where` tells the place of a value in it."""
 
@@ -118,6 +129,10 @@ class Suite(_Strict):
     jobs: _Repeat = Field(1, description="Passes side by side; for work that does not measure time itself")
     timeout: _Seconds | None = Field(None, description="Seconds after which a pass is stopped")
     memory_limit: _Bytes | None = Field(None, description="Host memory of a pass, e.g. 16GiB")
+    resources: Resources = Field(
+        default_factory=lambda: Resources.model_validate({}),
+        description="What a pass needs of a node of a cluster (--launcher ray)",
+    )
     compare: Compare | None = Field(None, description="Report paired differences along an axis")
     tolerances: Annotated[dict[_Name, _Tolerance], _none_is(dict)] = Field(
         {}, description="Overrides of the metrics' own tolerances"

@@ -37,6 +37,8 @@ class Options:
     plain: bool = False
     jobs: int | None = None  # None: as the suite says
     allow_code: bool = False
+    launcher: str = "local"
+    address: str | None = None  # of a cluster
 
     def command(self, *more: str) -> str:
         """The command line that goes on where this run stopped."""
@@ -49,6 +51,10 @@ class Options:
             words += ["--set", as_setting(name, value)]
         if self.jobs is not None:
             words += ["--jobs", str(self.jobs)]
+        if self.launcher != "local":
+            words += ["--launcher", self.launcher]
+        if self.address is not None:
+            words += ["--address", self.address]
         if self.allow_code:
             words.append("--allow-code")
         return shlex.join([*words, *more])

@@ -138,7 +138,8 @@ def test_a_finished_suite_needs_no_child_and_nothing_heavy(place):
     assert place.bench(suite).returncode == 0
     watched = TOY.replace("main()\n", "") + (
         "import atexit\n"
-        "heavy = {'torch', 'pandas', 'numpy', 'pyarrow', 'matplotlib', 'multiprocessing.popen_forkserver'}\n"
+        "heavy = {'torch', 'pandas', 'numpy', 'pyarrow', 'matplotlib', 'ray'}\n"
+        "heavy |= {'multiprocessing.popen_forkserver'}\n"
         "atexit.register(lambda: print('heavy:', sorted(heavy & set(sys.modules))))\n"
         "main()\n"
     )
@@ -464,7 +465,7 @@ try:
     from bench.__main__ import main
     main()
 finally:
-    heavy = {"torch", "numpy", "pandas", "scipy", "pyarrow", "matplotlib", "pydantic", "jinja2"}
+    heavy = {"torch", "numpy", "pandas", "scipy", "pyarrow", "matplotlib", "pydantic", "jinja2", "ray"}
     print("heavy:", sorted(heavy & set(sys.modules)))
 """
     done = subprocess.run(

@@ -8,7 +8,7 @@ import pytest
 from bench.errors import UserError
 from bench.results.record import Status
 from bench.results.store import Store
-from bench.run.child import End
+from bench.run.child import End, Place
 from bench.run.launch import LocalLauncher
 from bench.run.loop import RunSession, exit_code, measure, remaining, tally
 from helpers.passes import make_pass
@@ -210,6 +210,9 @@ class Spy:
     def await_ready(self):
         self.inner.await_ready()
 
+    def places(self):
+        return self.inner.places()
+
     def launch(self, job):
         self.started.append(self.inner.launch(job))
         return self.started[-1]
@@ -271,10 +274,11 @@ def test_tally_counts_only_the_given_cells(run, tmp_path):
     assert tally(work.cells, Store(tmp_path)) == {Status.OK: 1, Status.ERROR: 2}
 
 
-def test_passes_run_side_by_side_and_each_keeps_its_own_outcome(run):
+def test_passes_run_side_by_side_and_each_keeps_its_own_outcome(run, tmp_path):
+    two = LocalLauncher(("json",), tmp_path / "server.log", jobs=2)
     watched = Witness()
     passes = [make_pass(number=0), make_pass("segfault", number=1), make_pass(number=2)]
-    records = run(*passes, watched_by=watched, jobs=2)
+    records = run(*passes, watched_by=watched, jobs=2, starts=two)
     assert [entry[0] for entry in watched.seen if entry[0] in ("pass_started", "pass_ended")][:2] == [
         "pass_started",
         "pass_started",
@@ -283,3 +287,57 @@ def test_passes_run_side_by_side_and_each_keeps_its_own_outcome(run):
     assert [str(records[f"{n}-ok-16"].status) for n in (0, 2)] == ["ok", "ok"]
     assert records["1-segfault-16"].reason.endswith("crashed with SIGSEGV")
     assert records["0-ok-4"].conformance["passes_side_by_side"] == 2
+
+
+class Leaving(Spy):
+    """A launcher under whose first ``times`` passes the machine goes away once a cell is answered."""
+
+    def __init__(self, launcher, times, begun=True):
+        super().__init__(launcher)
+        self.times, self.begun = times, begun
+
+    def launch(self, job):
+        running = super().launch(job)
+        if len(self.started) > self.times:
+            return running
+        poll = running.poll
+
+        def leave(timeout):
+            events = poll(timeout)
+            told = [n for n, event in enumerate(events) if event["event"] == "cell"]
+            if not told and self.begun:
+                return events
+            running.stop()
+            running.end = End(Status.ERROR, "the machine went away", lost=True)
+            return events[: told[0] + 1] if self.begun else []
+
+        running.poll = leave
+        running.place = Place("env2", {"node": "n1"}) if self.begun else None
+        return running
+
+
+def test_a_pass_whose_machine_goes_away_is_measured_again_for_what_is_left(run, launcher, tmp_path):
+    leaving, witness = Leaving(launcher, 1), Witness()
+    records = run(make_pass(speed=0.01), make_pass(number=1), starts=leaving, watched_by=witness)
+    assert [str(record.status) for record in records.values()] == ["ok"] * 6
+    assert witness.of("message") == [("the machine went away; its pass is measured again",)]
+    first, later = records["0-ok-4"], records["0-ok-16"]
+    assert (first.env, first.conformance["node"]) == ("env2", "n1")
+    assert (later.env, "node" in later.conformance) == ("env1", False)
+    assert len((tmp_path / "records.jsonl").read_text().splitlines()) == 6  # nothing twice
+    assert [len(witness.of(name)) for name in ("pass_started", "pass_ended")] == [3, 2]
+
+
+def test_a_pass_that_loses_every_machine_is_given_an_outcome(run, launcher):
+    leaving = Leaving(launcher, 100)
+    records = run(make_pass(lengths=(2, 20, 40, 60, 80), speed=0.01), starts=leaving)
+    assert len(leaving.started) == 3
+    assert [str(record.status) for record in records.values()] == ["ok"] * 3 + ["error"] * 2
+    assert records["0-ok-60"].reason == "the machine went away"
+
+
+def test_a_machine_that_goes_away_before_the_pass_has_begun_does_not_count(run, launcher):
+    leaving = Leaving(launcher, 5, begun=False)
+    records = run(make_pass(), starts=leaving)
+    assert len(leaving.started) == 6
+    assert [str(record.status) for record in records.values()] == ["ok"] * 3

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import copy
 from typing import Any
 
 import numpy as np
@@ -12,13 +12,13 @@ from diffusers import DDIMScheduler
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ddposink.ddpo import DDPOConfig, DivergedError, make_engine
+from ddposink.ddpo import DDPOConfig, DivergedError, make_engine, trainer
 from ddposink.ddpo.learner import Pairs, forwards
 from ddposink.ddpo.loss import loss_terms
 from ddposink.ddpo.policy import Conditions
 from ddposink.ddpo.randomness import PromptSource
 from ddposink.ddpo.ranks import Ranks
-from ddposink.ddpo.sampler import sources
+from ddposink.ddpo.sampler import Trajectories, sources
 from ddposink.ddpo.schedule import make_schedule
 from ddposink.ddpo.stats import Batch, Prompts
 from ddposink.errors import Unavailable
@@ -320,13 +320,76 @@ RANK = """
 """
 
 
-def test_two_processes_stay_one_model_and_resume(tmp_path: Path) -> None:
-    first, second = two_ranks(RANK, tmp_path)
+@pytest.fixture(scope="module")
+def in_two_processes(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return two_ranks(RANK, tmp_path_factory.mktemp("ranks"))
+
+
+def test_two_processes_stay_one_model_and_resume(in_two_processes: Any) -> None:
+    first, second = in_two_processes
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert first["seen"][2] == 2 * 2 * 2 * 2  # two steps of two batches of two, in two processes
     alone = make_engine(DDPOConfig(**VALUES), tiny_pipeline(0), brightness, PROMPTS)
     assert any(not torch.equal(w, first[n]) for n, w in alone._learner.weights.items())
+
+
+def drawing_as_two(one: Any, seed: int, half: DDPOConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let ``one`` process draw what two with the configuration ``half`` each would draw, side by side."""
+    other = make_engine(DDPOConfig(**half_values(seed + 1)), tiny_pipeline(0), brightness, PROMPTS)
+    streams = [copy.deepcopy(engine._randomness) for engine in (one, other)]
+    whole, draw, order = one.config, one._sample, trainer.updates
+
+    def sample(batches: int, keep_graph: bool) -> Any:
+        parts = []
+        one.config = half
+        for stream in streams:
+            with stream.active():
+                parts.append(draw(batches, keep_graph))
+        one.config = whole
+        prompts = [prompt for part in parts for prompt in part.prompts]
+        text = one._texts.conditions(prompts, len(prompts), 1)
+        latents, probs = (torch.cat([getattr(p, n) for p in parts], 1) for n in ("latents", "log_probs"))
+        return Trajectories(prompts, text, latents, probs, [], torch.arange(len(prompts)))
+
+    def updates(*_: Any) -> Any:
+        drawn = []
+        for stream in streams:
+            with stream.active():
+                drawn.append(list(order(half, torch.device("cpu"))))
+        for first, second in zip(*drawn, strict=True):
+            samples = torch.cat([first.sample, second.sample + half.samples_per_epoch])
+            yield Pairs(samples, torch.cat([first.step, second.step]))
+
+    monkeypatch.setattr(one, "_sample", sample)
+    monkeypatch.setattr(trainer, "updates", updates)
+
+
+def half_values(seed: int) -> dict[str, Any]:
+    """What each of the two processes of ``RANK`` is told."""
+    per_prompt = {"per_prompt_stat_tracking": True, "per_prompt_stat_tracking_min_count": 2}
+    sizes = {"sample_num_steps": 3, "sample_batch_size": 2, "train_batch_size": 2}
+    return {**sizes, **per_prompt, "train_learning_rate": 3e-3, "seed": seed}
+
+
+def test_two_processes_learn_what_one_with_twice_the_batch_learns(
+    in_two_processes: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seed = DDPOConfig().seed
+    half = DDPOConfig(**half_values(seed))
+    double = {"sample_batch_size": 4, "train_batch_size": 4}
+    one = make_engine(DDPOConfig(**half_values(seed) | double), tiny_pipeline(0), brightness, PROMPTS)
+    start = {name: weight.detach().clone() for name, weight in one._learner.weights.items()}
+    drawing_as_two(one, seed, half, monkeypatch)
+    log = list(one.run(2))[-1]
+    first, _ = in_two_processes
+    reward, loss, _ = first["seen"].tolist()
+    assert log.reward_mean == pytest.approx(reward, abs=1e-6)
+    assert log.loss == pytest.approx(loss, abs=1e-5)
+    for name, weight in one._learner.weights.items():
+        moved = (weight - start[name]).abs().max()
+        assert moved > 1e-3
+        assert (weight - first[name]).abs().max() < 0.02 * moved, name
 
 
 def test_one_process_needs_no_group() -> None:

@@ -1,0 +1,272 @@
+"""Runs on a real cluster of three raylets: equal to a local one, and nothing lost however it is cut off."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from bench import registry
+from bench.results.record import Status
+from bench.results.store import ENV, RECORDS, read_records
+
+pytest.importorskip("ray", reason="ray is not installed (pip install 'ddposink[ray]')")
+from helpers.raycluster import RayCluster, passes_left, words
+
+ROOT = Path(__file__).parents[4]
+pytestmark = pytest.mark.timeout(240)
+START = """
+from bench import registry
+registry.register("toy", "helpers.toy:Toy")
+from bench.cli import main
+main()
+"""
+SUITE = {
+    "suite": "toys",
+    "workload": "toy",
+    "defaults": {"speed": 0.01},
+    "grid": {"at": [0, 1, 2, 3], "length": [2, 20, 100]},  # a pass for each `at`, which changes nothing
+}
+CELLS = 12
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    made = RayCluster()
+    try:
+        yield made
+    finally:
+        made.close()
+        assert made.family() == []
+
+
+class Runs:
+    """Runs of one suite in one folder, on the cluster unless told otherwise."""
+
+    def __init__(self, folder, cluster):
+        self.folder, self.cluster = folder, cluster
+        self.started = []
+        self.write()
+
+    def write(self, **more):
+        (self.folder / "toys.yaml").write_text(json.dumps(SUITE | more))
+
+    def start(self, *words, local=False, **environment):
+        where = [] if local else ["--launcher", "ray", "--address", self.cluster.address]
+        process = subprocess.Popen(
+            [sys.executable, "-c", START, "toys.yaml", *where, *words],
+            cwd=self.folder,
+            env=self.cluster.environment() | {"COLUMNS": "200"} | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        self.started.append(process)
+        return process
+
+    def run(self, *words, code=0, **rest):
+        return self.end(self.start(*words, **rest), code)
+
+    def end(self, process, code=0):
+        out, err = process.communicate(timeout=150)
+        assert "Traceback" not in err, err
+        assert process.returncode == code, (process.returncode, out, err)
+        return out + err
+
+    def records(self):
+        found = []
+        for path in sorted(self.folder.glob(f"results/*/*/{RECORDS}")):
+            records, damaged = read_records(path)
+            assert not damaged
+            found += records
+        return found
+
+    def await_records(self, count):
+        assert eventually(lambda: len(self.records()) >= count, 90)
+
+    def check_all_there_once(self):
+        records = self.records()
+        assert len(records) == len({record.cell for record in records}) == CELLS
+        for record in records:
+            assert record.status is Status.OK, record.reason
+            length = record.params["length"]
+            assert record.metrics["total"].value == length * (length - 1) // 2
+
+    def check_nothing_left(self):
+        assert eventually(lambda: not passes_left(self.cluster), 10), passes_left(self.cluster)
+
+
+@pytest.fixture
+def runs(tmp_path, cluster):
+    made = Runs(tmp_path, cluster)
+    yield made
+    for process in made.started:  # if the test has failed
+        process.kill()
+
+
+def eventually(condition, seconds):
+    deadline = time.monotonic() + seconds
+    while not (found := condition()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return found
+
+
+def test_a_run_on_the_cluster_gives_what_a_local_one_gives(runs):
+    runs.run(local=True)
+    here = {record.cell: record for record in runs.records()}
+    runs.run("--new")
+    there = [record for record in runs.records() if record.run not in {r.run for r in here.values()}]
+    assert {record.cell for record in there} == here.keys()
+    for record in there:
+        local = here[record.cell]
+        assert (record.status, record.columns) == (local.status, local.columns)
+        assert record.metrics == local.metrics
+        assert [(a.sha256, a.bytes) for a in record.artifacts] == [
+            (a.sha256, a.bytes) for a in local.artifacts
+        ]
+        assert record.conformance["preloaded"] is True
+    (folder,) = {runs.folder / "results" / "toys" / record.run for record in there}
+    for kept in (artifact for record in there for artifact in record.artifacts):
+        assert (folder / kept.path).stat().st_size == kept.bytes
+    for record in there:
+        assert "toy begins" in (folder / "logs" / f"{record.pass_id}.log").read_text()
+    check_places(folder, there)
+    runs.check_nothing_left()
+    assert list(runs.cluster.temporary.glob("bench-agent-*")) == []
+
+
+def check_places(folder, records):
+    """Every record says where it was measured, and no two passes shared a node."""
+    assert len({record.conformance["node"] for record in records}) == 3
+    kept = json.loads((folder / ENV).read_text())
+    assert {record.env for record in records} <= {kept["id"], *kept.get("earlier", {})}
+    passes = {}
+    for r in records:
+        last = max(s.finished for s in records if s.pass_id == r.pass_id)
+        passes[r.pass_id] = (r.conformance["node"], r.started, last)
+    for one in passes.values():
+        for another in passes.values():
+            node, started, finished = one
+            assert one == another or node != another[0] or not started < another[1] < finished
+
+
+def test_a_node_that_goes_away_in_the_middle_costs_only_its_pass(runs):
+    runs.write(defaults={"speed": 0.1})
+    added = runs.cluster.add()
+    process = runs.start()
+    busy = eventually(lambda: agents_below(runs.cluster.raylets[added].pid), 60)
+    assert busy, "the node has begun nothing"
+    runs.await_records(8)  # the two short cells of each of the four passes; the long ones take ten seconds
+    runs.cluster.raylet(added).kill()
+    said = runs.end(process)
+    assert "went away; its pass is measured again" in said
+    runs.check_all_there_once()
+    runs.check_nothing_left()
+
+
+def test_a_worker_that_is_killed_costs_only_its_pass(runs):
+    process = runs.start()
+    runs.await_records(1)
+    agents_below(runs.cluster.raylets[0].pid)[0].kill()
+    said = runs.end(process)
+    assert "its pass is measured again" in said
+    runs.check_all_there_once()
+    runs.check_nothing_left()
+
+
+def test_a_driver_that_is_killed_leaves_nothing_and_is_gone_on_from(runs):
+    process = runs.start()
+    runs.await_records(2)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    runs.check_nothing_left()
+    known = len(runs.records())
+    assert f"({known} answered before)" in runs.run()
+    runs.check_all_there_once()
+
+
+def test_ctrl_c_keeps_what_is_answered_and_leaves_nothing(runs):
+    process = runs.start()
+    runs.await_records(2)
+    process.send_signal(signal.SIGINT)
+    said = runs.end(process, code=130)
+    assert f"--launcher ray --address {runs.cluster.address}" in said
+    runs.check_nothing_left()
+    runs.run()
+    runs.check_all_there_once()
+
+
+ENDS = {
+    "memory": (Status.OOM, "MemoryError"),
+    "hang": (Status.TIMEOUT, "timed out after 3 s"),
+    "segfault": (Status.ERROR, "crashed with SIGSEGV"),
+}
+
+
+def test_ends_of_a_pass_are_those_of_a_local_one(runs):
+    grid = {"mode": [*ENDS], "length": [2, 20, 30]}
+    runs.write(defaults={"at": 20}, grid=grid, timeout=3, memory_limit="512MiB")
+    runs.run(code=3)
+    found = {(record.params["mode"], record.params["length"]): record for record in runs.records()}
+    assert len(found) == 9
+    for mode, (status, reason) in ENDS.items():
+        assert found[mode, 2].status is Status.OK
+        assert (found[mode, 20].status, found[mode, 20].reason) == (status, reason)
+        assert (found[mode, 30].status, found[mode, 30].reason) == (status, f"not reached: {reason}")
+    runs.check_nothing_left()
+
+
+def test_needs_that_no_node_meets_are_one_sentence(runs):
+    runs.write(resources={"gpus": 2})
+    said = runs.run(code=2)
+    assert "no node of the cluster has what a pass needs (1 CPU, 2 GPU)" in said
+    assert "none has more than 1 CPU, 0 GPU" in said
+    assert not (runs.folder / "results").exists()
+
+
+def test_other_code_on_a_node_is_one_sentence_and_no_record(runs):
+    said = runs.run(code=2, TOY_VERSION="2")
+    assert "the code of the workload on node" in said
+    assert "is 1, here it is 2" in said
+    assert not (runs.folder / "results").exists()
+
+
+def agents_below(pid):
+    """Ray workers of a node that have started a fork server."""
+    below = psutil.Process(pid).children(recursive=True)
+    servers = [process.pid for process in below if "multiprocessing.forkserver" in words(process)]
+    parents = {parent_of(pid) for pid in servers} - {None, *servers}
+    return [process for process in below if process.pid in parents]
+
+
+def parent_of(pid):
+    try:
+        return psutil.Process(pid).ppid()
+    except psutil.Error:
+        return None
+
+
+@pytest.mark.assets
+def test_a_suite_of_a_model_gives_the_table_of_a_local_run(runs):
+    suite = str(ROOT / "suites" / "smoke.yaml")
+    for where in ([], ["--launcher", "ray", "--address", runs.cluster.address, "--new"]):
+        command = [sys.executable, "-m", "bench", suite, "--only", "*256", *where]
+        env = runs.cluster.environment() | {"OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, cwd=runs.folder, env=env, capture_output=True, text=True, timeout=200)
+        assert done.returncode == 0, done.stdout + done.stderr
+    here, there = runs.records()[:3], runs.records()[3:]
+    assert {record.cell for record in here} == {record.cell for record in there}
+    classes = {metric.name: metric.klass for metric in registry.load("stream").metrics}
+    others = {record.cell: record for record in there}
+    for record in here:
+        other = others[record.cell]
+        assert other.columns == record.columns
+        for name, value in record.metrics.items():
+            if classes[name] in ("exact", "near"):
+                assert other.metrics[name].value == value.value, name
