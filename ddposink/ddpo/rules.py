@@ -59,8 +59,8 @@ def _dpo(config: Settings) -> None:
     update = config.train_batch_size * config.train_gradient_accumulation_steps
     if update % size:
         raise ValueError(
-            f"algorithm 'dpo' learns from whole groups: samples_per_prompt {size} does not divide an update of "
-            f"{update} samples (train_batch_size x train_gradient_accumulation_steps); use an update of "
+            f"algorithm 'dpo' learns from whole groups: samples_per_prompt {size} does not divide an update "
+            f"of {update} samples (train_batch_size x train_gradient_accumulation_steps); use an update of "
             f"{max(1, update // size) * size} or {(update // size + 1) * size}"
         )
 

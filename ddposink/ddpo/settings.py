@@ -141,7 +141,7 @@ class Settings:
 
     @property
     def num_train_timesteps(self) -> int:
-        """Denoising steps of each sample that are learnt from, or times at which it is noised and learnt from."""
+        """Denoising steps of each sample that are learnt from, or times at which it is noised for it."""
         if self.algorithm != rules.DDPO:
             return rules.times_learnt(self)
         return int(self.window.size * self.train_timestep_fraction)

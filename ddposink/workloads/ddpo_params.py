@@ -99,8 +99,8 @@ class _Cell(BaseModel):
         if self.algorithm == "draft" and not reward_ref(self.reward).differentiable:  # type: ignore[attr-defined]
             names = ", ".join(name for name, info in reward_infos().items() if info.differentiable)
             raise ValueError(
-                f"algorithm 'draft' learns from the reward's gradient, and '{self.reward}' has none; those that "
-                f"have: {names}; or use ddpo, nft or dpo"
+                f"algorithm 'draft' learns from the reward's gradient, and '{self.reward}' has none; these "
+                f"have one: {names}; or use ddpo, nft or dpo"
             )
         return self
 

@@ -2,8 +2,8 @@
 
 Samples are drawn without a gradient up to the last K = ``draft_steps`` denoising steps. Those, the
 autoencoder's decoder and the reward are differentiated, and minus the mean reward is the loss. The noise of
-noisy steps is drawn before and held fixed, so that x_0 is a function of the weights. A sample is drawn, judged
-and learnt from once, so it costs T − K forwards, K more and their backwards, and one reward query.
+noisy steps is drawn before and held fixed, so that x_0 is a function of the weights. A sample is drawn,
+judged and learnt from once, so it costs T forwards, K backwards and one reward query.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
     x_t = α_t x_0 + σ_t ε,    ε ~ N(0, 1)
 
 Flow models: α = 1 − t, σ = t, and the output is the velocity ε − x_0. DDIM models: α² = ᾱ, σ² = 1 − ᾱ, and
-the output is ε, the velocity α ε − σ x_0 or x_0. At a given x_t these outputs are affine functions of each other,
-x̂_0 = c(t) x_t + d(t) u; so mixtures of outputs whose weights add up to one mean the same in all of them, and
+the output is ε, the velocity α ε − σ x_0 or x_0. At a given x_t these outputs are affine functions of each
+other, x̂_0 = c(t) x_t + d(t) u; so mixtures of outputs whose weights add up to one mean the same in all, and
 errors differ by the factor d(t) alone: x̂_0 − x_0 = d(t) (u − u*), with u* the output that is right.
 """
 

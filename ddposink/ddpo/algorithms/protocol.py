@@ -39,9 +39,7 @@ class Workshop:
     layout: BatchLayout
     flow: bool
     reward: Callable[[Tensor, list[str]], Tensor]
-    sample: Callable[
-        [int, int | None], Trajectories
-    ]  # batches, and how many of the denoising steps (None: all)
+    sample: Callable[[int, int | None], Trajectories]  # batches; denoising steps to take, None: all
     judge: Callable[[Trajectories], Judged]
     base: Callable[[], AbstractContextManager[None]]  # inside, the network acts as before training
 
@@ -75,7 +73,7 @@ class Learnt(NamedTuple):
 
 
 class Invariant(NamedTuple):
-    """Something that must hold before training: ``off`` by how much it does not, and at most how much it may."""
+    """What must hold before training: by how much it does not (``off``), and by how much it may not."""
 
     name: str
     off: float
