@@ -61,7 +61,7 @@ def _dpo(config: Settings) -> None:
         raise ValueError(
             f"algorithm 'dpo' learns from whole groups: samples_per_prompt {size} does not divide an update "
             f"of {update} samples (train_batch_size x train_gradient_accumulation_steps); use an update of "
-            f"{max(1, update // size) * size} or {(update // size + 1) * size}"
+            f"{max(1, round(update / size)) * size} samples"
         )
 
 
