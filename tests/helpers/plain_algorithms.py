@@ -6,8 +6,8 @@ global generator in the order in which the engine draws them.
 
 from __future__ import annotations
 
-import copy
 import math
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -58,7 +58,7 @@ def _samples(pipeline: Any, config: DDPOConfig, velocity: Any) -> tuple[list[tor
     with torch.no_grad():
         for n in range(count):
             x = noise[0, n : n + 1]
-            for t, later in zip(times[:-1], times[1:], strict=True):
+            for t, later in pairwise(times):
                 x = x + (later - t) * velocity(x, t)
             scaled = x / pipeline.vae.config.scaling_factor + pipeline.vae.config.shift_factor
             picture = (pipeline.vae.decode(scaled).sample * 0.5 + 0.5).clamp(0, 1)
@@ -111,8 +111,3 @@ def _dpo(config: DDPOConfig, clean: Any, rewards: Any, velocity: Any, base: Any)
             gained.append(((velocity(noised, t) - target) ** 2).mean() - before)
         inside = -0.5 * config.dpo_beta * (gained[0] - gained[1])
         yield torch.log1p(torch.exp(-inside)) / noise.shape[0]
-
-
-def twin(pipeline: Any) -> Any:
-    """A copy with networks of its own."""
-    return copy.deepcopy(pipeline)

@@ -1,4 +1,4 @@
-"""`nft`, `dpo` and `draft` by the native engine: plain references, invariants, resuming, counting, learning."""
+"""`nft`, `dpo` and `draft` by the native engine: plain references, invariants, resuming, costs, learning."""
 
 from __future__ import annotations
 
@@ -262,7 +262,7 @@ def test_the_old_policy_follows() -> None:
 
 def test_a_reward_without_gradient_is_refused_by_draft() -> None:
     for reward in (lambda images, prompts: brightness(images.detach(), prompts), lambda *_: torch.zeros(4)):
-        with pytest.raises(ValueError, match="has no gradient .* use ddpo, nft or dpo"):
+        with pytest.raises(ValueError, match=r"has no gradient .* use ddpo, nft or dpo"):
             list(engine(reward=reward, algorithm="draft").run(1))
 
 

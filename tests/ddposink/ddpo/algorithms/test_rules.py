@@ -21,7 +21,7 @@ VALUES: dict[str, Any] = {
     ("values", "said"),
     [
         ({"algorithm": "nfd"}, r"algorithm 'nfd' is unknown \(did you mean 'nft'\?\)"),
-        ({"sample_eta": 0.0}, "sample_eta 0 makes sampling deterministic.*or an algorithm without likelihood"),
+        ({"sample_eta": 0.0}, "sample_eta 0 makes sampling deterministic.*or an algorithm without"),
         ({"algorithm": "nft", "engine": "trl"}, "TRL's engine knows no algorithm 'nft'"),
         ({"algorithm": "nft", "loss": "sf"}, "loss 'sf' is about the likelihood of samples"),
         ({"algorithm": "draft", "keep_sampling_graph": True}, "keep_sampling_graph True is about"),
