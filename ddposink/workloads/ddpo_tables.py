@@ -85,7 +85,7 @@ VIEWS = (
     *(
         View(f"algorithms-by-{x}", "line", f"Algorithms at equal {words}: what is beyond training on noise", x, "effect",
              label, "effect beyond that of training on noise (SD)", hue="algorithm", where={"engine": "native"},
-             control=("reward", "noise"), compares=True, headline=True)
+             control=("reward", "noise"), against="effect_{reward}", compares=True, headline=True)
         for x, words, label in (
             ("queries", "reward queries", "reward queries"),
             ("forwards", "model forwards", "UNet forwards (a backward counts as two)"),
