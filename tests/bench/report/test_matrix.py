@@ -174,13 +174,13 @@ def test_a_control_may_have_another_metric(data):
     view = dataclasses.replace(VIEW["steps"], control=("reward", REWARDS[-1]), against="effect_{reward}")
     assert controls_metric(view, "effect", {"reward": "brisque"}) == "effect_brisque"
     assert controls_metric(view, "vendi", {"reward": "brisque"}) == "vendi"
-    other = dataclasses.replace(view, against="others_effect")
+    other = dataclasses.replace(view, against="effect_small_files")
     line = contents(other, data).panels[0].lines[REWARDS[0]]
     cells = {r.cell: r.metrics for r in data.records}
     last = f"-{STEPS[-1]}"
     gap = np.subtract(
         cells["ours-0" + last]["effect"].samples,
-        cells[f"ours-{len(REWARDS) - 1}{last}"]["others_effect"].samples,
+        cells[f"ours-{len(REWARDS) - 1}{last}"]["effect_small_files"].samples,
     )
     assert line.y[-1] == pytest.approx(gap.mean())
     with pytest.raises(NothingToDraw, match="the control has no value"):
