@@ -65,13 +65,15 @@ class View:
                      else differs) beside the others; lines that begin with ``───`` are headings, and those
                      with ``━━━`` say what is wrong
 
-    ``transform="exp"`` turns a mean NLL into a perplexity. ``marks`` names facts drawn as vertical
-    lines (e.g. ``train_length``). ``where`` keeps the records whose column equals the value, or one
-    of a tuple of values. ``control`` = (column, value) shows a matrix as paired differences, sample by
-    sample, to the cell that has this value there and is otherwise equal. ``front`` draws in a line view the
-    front of the points: those that no other beats or equals on both axes (less of x, and the better y).
-    ``paired`` says that entry t of a series is about the same thing in every cell (a token of one text), so
-    that cells may be compared entry by entry.
+    ``transform="exp"`` turns a mean NLL into a perplexity. ``marks`` names facts drawn as vertical lines
+    (e.g. ``train_length``). ``where`` keeps the records whose column equals the value, or one of a tuple
+    of values. ``control`` = (column, value) shows a matrix or lines as paired differences, sample by
+    sample, to the cell that has this value there and is otherwise equal; ``against`` names the control's
+    metric where that is not ``y``, with columns of the cell in braces (``effect_{reward}``: what the
+    control does to what the cell was trained on). ``compares`` draws lines only where the hue has more
+    than one value. ``front`` draws in a line view the front of the points: those that no other beats or
+    equals on both axes (less of x, and the better y). ``paired`` says that entry t of a series is about
+    the same thing in every cell (a token of one text), so that cells may be compared entry by entry.
     """
 
     name: str
@@ -90,5 +92,7 @@ class View:
     where: Mapping[str, Scalar | tuple[Scalar, ...]] = field(default_factory=dict)
     headline: bool = False  # the picture shown first
     control: tuple[str, Scalar] | None = None
+    against: str = ""
+    compares: bool = False
     front: bool = False
     paired: bool = True

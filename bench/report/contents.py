@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from bench.report.control import control_note, over_control
 from bench.report.curves import curve_panels
 from bench.report.frames import RunData
 from bench.report.front import FRONT, front
-from bench.report.panels import NothingToDraw, Panels, line_panels
+from bench.report.panels import NothingToDraw, Panels, line_panels, view_rows
 from bench.report.paths import scatter_panels, trace_panels
+from bench.report.select import token
 from bench.workload import View
 
 _PANELS = {"curve": curve_panels, "line": line_panels, "scatter": scatter_panels, "trace": trace_panels}
@@ -30,12 +32,20 @@ def with_front(content: Panels, data: RunData, view: View) -> Panels:
     return replace(content, notes=[*content.notes, said])
 
 
+def _shown(view: View, data: RunData) -> RunData:
+    """What of ``data`` is drawn; raises NothingToDraw where a comparison has nothing to compare."""
+    if view.compares and len({token(hue) for hue in view_rows(data, view)[view.hue]}) < 2:
+        raise NothingToDraw(f"there is only one {view.hue}")
+    return over_control(view, data)
+
+
 def contents(view: View, data: RunData) -> Panels:
     """Panels of a view of kind curve, line, scatter or trace; raises NothingToDraw."""
     key = repr(view)  # not its name alone: the same view may be narrowed by another ``where``
     if key not in data.contents:
         try:
-            found = _PANELS[view.kind](data, view)
+            found = _PANELS[view.kind](_shown(view, data), view)
+            found.notes.extend(control_note(view, data))
             data.contents[key] = with_front(found, data, view) if view.front else found
         except NothingToDraw as reason:
             data.contents[key] = reason

@@ -6,7 +6,9 @@ control shows what is left of it when the control's change is taken away.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -33,11 +35,21 @@ def over_control(view: View, data: RunData) -> RunData:
     records, frame = list(data.records), data.frame.loc[[pair.cell for pair in found]].copy()
     for cell, control in found:
         metrics, others = records[cell].metrics, data.records[control].metrics
-        new = {name: difference(metrics[name], others.get(name)) for name in names if name in metrics}
+        facts = dict(records[cell].columns)
+        new = {
+            name: difference(metrics[name], others.get(controls_metric(view, name, facts)))
+            for name in names
+            if name in metrics
+        }
         records[cell] = records[cell].model_copy(update={"metrics": metrics | new})
         for name, value in new.items():
             frame.at[cell, name] = value.value
     return replace(data, records=records, frame=frame)
+
+
+def controls_metric(view: View, name: str, columns: Mapping[str, Any]) -> str:
+    """The control's metric that is taken from metric ``name`` of a cell with these ``columns``."""
+    return view.against.format_map(columns) if view.against and name == view.y else name
 
 
 def control_note(view: View, data: RunData) -> list[str]:

@@ -6,12 +6,14 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from ddposink.ddpo import rules
 from ddposink.ddpo.settings import Settings
 from ddposink.ddpo.window import DDIM, KERNELS, MOVES, ODE
 from ddposink.errors import suggest
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "engine": ("native", "trl"),
+    "algorithm": rules.ALGORITHMS,
     "loss": ("is", "sf"),
     "advantages": ("auto", "group", "prompt", "batch"),
     "log_prob_reduction": ("mean", "sum"),
@@ -44,6 +46,7 @@ def check(config: Settings) -> None:
         if not (_real(value) and value > 0):
             raise ValueError(f"{name} must be a positive number, not {value!r}")
     _sampling(config)
+    rules.check(config)
     _flow(config)
     _training(config)
     _ours(config)
@@ -87,16 +90,16 @@ def _sampling(config: Settings) -> None:
     if not _real(eta) or not 0 <= eta <= most:
         upper = "be a positive number" if most > 1 else "lie in (0, 1]"
         raise ValueError(f"sample_eta must {upper}, not {eta!r}")
-    if eta == 0 or config.sample_kernel == ODE:
+    if config.algorithm == rules.DDPO and rules.deterministic(config):
         what = f"sample_eta {eta:g}" if eta == 0 else f"sample_kernel '{ODE}'"
         instead = "use eta 1.0" if config.sample_kernel == DDIM else "use 'flow-sde' with eta 0.7"
         raise ValueError(
             f"{what} makes sampling deterministic, and the log-probability of a deterministic step is "
-            f"undefined; {instead}"
+            f"undefined; {instead}, or an algorithm without likelihood: nft, dpo, draft"
         )
     if not _real(scale) or scale < 1:
         raise ValueError(f"sample_guidance_scale must be at least 1 (1 = no guidance), not {scale!r}")
-    if config.guided and not config.train_cfg:
+    if config.algorithm == rules.DDPO and config.guided and not config.train_cfg:
         raise ValueError(
             f"train_cfg false under sample_guidance_scale {scale:g} learns from another policy than the one "
             f"that drew the samples, so no importance ratio is right; use train_cfg true, or guidance 1"

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from ddposink.ddpo import checks
+from ddposink.ddpo import checks, rules
 from ddposink.ddpo.config import DDPOConfig
 from ddposink.ddpo.protocol import Engine, Pipeline, Prompts, RewardFunction
 from ddposink.ddpo.window import DDIM
@@ -44,6 +44,10 @@ def make_engine(config: DDPOConfig, pipeline: Pipeline, reward: RewardFunction, 
         from ddposink.ddpo.trl.engine import TrlEngine
 
         return TrlEngine(config, pipeline, reward, prompts)
+    if config.algorithm != rules.DDPO:
+        from ddposink.ddpo.algorithms.engine import AlgorithmEngine
+
+        return AlgorithmEngine(config, pipeline, reward, prompts)
     from ddposink.ddpo.trainer import NativeEngine
 
     return NativeEngine(config, pipeline, reward, prompts)

@@ -33,6 +33,40 @@ def ask(reward: Reward, images: Tensor, prompts: list[str]) -> Tensor:
     return found
 
 
+def ask_with_gradient(reward: Reward, images: Tensor, prompts: list[str]) -> Tensor:
+    """Rewards (B,) float32 with a history that leads to ``images`` (B, 3, H, W) in [0, 1].
+
+    A reward may have a method ``with_gradient`` for it. The gradient of a picture that has none, such as
+    that of a standard deviation at a blank picture, is taken as zero. Raises ValueError, naming the
+    reward, if it has no gradient, or not one finite number a picture.
+    """
+    name = name_of(reward)
+    found = getattr(reward, "with_gradient", reward)(_finite_backwards(images), list(prompts))
+    if not isinstance(found, Tensor) or not found.requires_grad:
+        raise ValueError(
+            f"{name} has no gradient with respect to the pictures, from which algorithm 'draft' learns; use "
+            f"ddpo, nft or dpo"
+        )
+    if found.shape != (len(prompts),):
+        raise ValueError(f"{name} answered {tuple(found.shape)} for {len(prompts)} pictures, not one each")
+    if not bool(torch.isfinite(found.detach()).all()):
+        raise ValueError(f"{name} is not a finite number for some picture")
+    return found.float().to(images.device)
+
+
+def _finite_backwards(images: Tensor) -> Tensor:
+    """``images``, whose gradient is zero for every picture for which it would not be finite."""
+    passed = images.clone()
+
+    def repair(gradient: Tensor) -> Tensor:
+        fine = torch.isfinite(gradient).flatten(1).all(1)
+        return torch.where(fine.view(-1, 1, 1, 1), gradient, torch.zeros_like(gradient))
+
+    if passed.requires_grad:
+        passed.register_hook(repair)
+    return passed
+
+
 def name_of(reward: Any) -> str:
     """What to call ``reward`` in a sentence."""
     name = getattr(reward, "name", None) or getattr(reward, "__qualname__", None) or type(reward).__name__

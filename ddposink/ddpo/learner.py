@@ -107,7 +107,7 @@ class Learner:
             for some, inputs, which in forwards(pairs, found.source, rows, found.together):
                 terms = self._terms(found, advantages, some.to(device), inputs.to(device), which.to(device))
                 total += self._backward(terms, len(pairs))
-        return torch.cat([total, self._apply()[None]])
+        return torch.cat([total, self.apply()[None]])
 
     def _terms(
         self, found: Trajectories, advantages: Tensor, pairs: Pairs, inputs: Pairs, which: Tensor
@@ -141,7 +141,8 @@ class Learner:
         self.scaler.scale(loss).backward()
         return torch.stack([loss.detach(), terms.approx_kl.sum() / pairs, terms.clipped.sum() / pairs])
 
-    def _apply(self) -> Tensor:
+    def apply(self) -> Tensor:
+        """One optimizer step by the gradients that are there; their norm before clipping, a scalar."""
         parameters = list(self.weights.values())
         self.ranks.average_gradients(parameters)
         self.scaler.unscale_(self.optimizer)

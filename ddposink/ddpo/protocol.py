@@ -33,15 +33,18 @@ class DivergedError(RuntimeError):
 
 @dataclass(frozen=True)
 class StepLog:
-    """One training step: an epoch of sampling and the updates that follow."""
+    """One training step: an epoch of sampling and the updates that follow.
+
+    None where an algorithm has no such thing: a ratio without likelihoods, a comparison in `draft`.
+    """
 
     step: int  # steps finished, counted from 1
     reward_mean: float
     reward_std: float
     loss: float  # mean over the step's updates
-    approx_kl: float  # half the mean squared difference of log-probabilities, new against sampled
-    clip_fraction: float  # part of the ratios further from 1 than the clip range
-    flat_share: float  # part of the comparisons whose rewards were all equal, and taught nothing
+    approx_kl: float | None  # half the mean squared difference of log-probabilities, new against sampled
+    clip_fraction: float | None  # part of the ratios further from 1 than the clip range
+    flat_share: float | None  # part of the comparisons whose rewards were all equal, and taught nothing
     samples: int  # samples (reward queries) drawn so far, all processes
     unet_forwards: int  # of one sample, so far, a backward counted as two; those saved by sharing noise too
     sampling_s: float  # wall seconds of this step's sampling and rewards

@@ -42,6 +42,7 @@ class Draw:
     guided: bool
     keep_graph: bool = False
     shared: int = 1  # samples in a row that start from the same latents
+    steps: int | None = None  # denoising steps taken, of all; the slots of the others keep their noise
 
 
 def sample(
@@ -70,10 +71,10 @@ def sample(
     for start in range(0, count, draw.rows):
         rows = slice(start, min(start + draw.rows, count))
         if draw.keep_graph:
-            found.graph.append((rows, _denoise(policy, found, rows, draw.guided)))
+            found.graph.append((rows, _denoise(policy, found, rows, draw)))
         else:
             with torch.inference_mode():
-                _denoise(policy, found, rows, draw.guided)
+                _denoise(policy, found, rows, draw)
     return found
 
 
@@ -88,12 +89,13 @@ def sources(text: Conditions, shared: int) -> Tensor:
     return first[which]
 
 
-def _denoise(policy: DenoisingPolicy, found: Trajectories, rows: slice, guided: bool) -> Tensor:
+def _denoise(policy: DenoisingPolicy, found: Trajectories, rows: slice, draw: Draw) -> Tensor:
     """Fill in the latents of ``rows``, and return the log-probabilities (noisy steps, rows)."""
+    guided = draw.guided
     schedule, embeddings = policy.schedule, found.text.take(rows).rows(guided)
     first, which = torch.unique(found.source[rows], return_inverse=True)
     log_probs = []
-    for step in range(len(schedule)):
+    for step in range(len(schedule) if draw.steps is None else draw.steps):
         if step <= found.together and len(first) < len(which):  # the same input for many samples
             mean = policy.mean(step, found.latents[step, first], found.text.take(first).rows(guided))[which]
         else:
@@ -102,11 +104,16 @@ def _denoise(policy: DenoisingPolicy, found: Trajectories, rows: slice, guided: 
         if step in schedule.noisy:
             log_probs.append(policy.log_prob(step, mean, following))
             found.log_probs[step, rows] = log_probs[-1].detach()
-    return torch.stack(log_probs)
+    return torch.stack(log_probs) if log_probs else found.log_probs[:0, rows]
 
 
 @torch.inference_mode()
 def pictures(pipeline: Any, latents: Tensor) -> Tensor:
+    """See `decoded`; without a gradient."""
+    return decoded(pipeline, latents)
+
+
+def decoded(pipeline: Any, latents: Tensor) -> Tensor:
     """Decode latents (B,C,H,W) to pictures (B,3,H',W') in [0, 1], float32."""
     vae = pipeline.vae
     rows = decoded_at_once(latents, len(vae.config.block_out_channels))

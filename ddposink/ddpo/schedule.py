@@ -109,7 +109,7 @@ def make_schedule(scheduler: Any, steps: int, eta: float, device: torch.device) 
             f"scheduler needs steps_offset 1 (as Stable Diffusion's) or timestep_spacing 'trailing'"
         )
     sigma = eta * variance.sqrt()
-    clean, noise = _predicted(ddim.config.prediction_type, alpha, beta)
+    clean, noise = predicted(ddim.config.prediction_type, alpha, beta)
     direction = (1 - alpha_previous - sigma**2).clamp(min=0).sqrt()
     of_clean = alpha_previous.sqrt()
 
@@ -132,7 +132,7 @@ def make_schedule(scheduler: Any, steps: int, eta: float, device: torch.device) 
         output=table(of_clean * clean[1] + direction * noise[1]),
         sigma=table(sigma),
         log_scale=table(_log_scale(sigma)),
-        noisy=range(steps),
+        noisy=range(steps if eta > 0 else 0),
         clipped=clipped,
     )
 
@@ -182,10 +182,13 @@ def check_signal(scheduler: Any, steps: int) -> None:
         )
 
 
-def _predicted(
+def predicted(
     prediction: str, alpha: Tensor, beta: Tensor
 ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """Clean latents and noise, each as coefficients of (latents, UNet output)."""
+    """Clean latents and noise, each as coefficients (T,) of (latents, UNet output).
+
+    ``alpha``: ᾱ (T,), ``beta``: 1 − ᾱ. Raises ValueError for an unknown ``prediction``.
+    """
     zero, one = torch.zeros_like(alpha), torch.ones_like(alpha)
     if prediction == "epsilon":
         return (1 / alpha.sqrt(), -(beta / alpha).sqrt()), (zero, one)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from ddposink.ddpo import rules
 from ddposink.ddpo.window import Window
 
 
@@ -59,6 +60,14 @@ class Settings:
 
     # -- ours --------------------------------------------------------------------------------------------
     engine: Literal["native", "trl"] = "native"
+    algorithm: Literal["ddpo", "nft", "dpo", "draft"] = "ddpo"  # see `ddpo.algorithms`
+    nft_beta: float = 1.0  # of nft: how much of the trained policy is in v+ and v-
+    nft_decay: float = 0.5  # of nft: the most that the old policy keeps of itself after a training step
+    nft_decay_rate: float = 1e-3  # of nft: that share grows by so much a training step
+    dpo_beta: float = 2000.0  # of dpo: how hard it is to leave the base model
+    draft_steps: int = (
+        1  # of draft: denoising steps K, the last ones, that the reward's gradient goes through
+    )
     sample_kernel: Literal["ddim", "ode", "flow-sde", "dance-sde", "cps"] = "ddim"  # see `ddpo.table`
     sample_shift: float | None = None  # of a flow model's times; None: as its scheduler says
     sample_sde_window: int | None = None  # denoising steps in a row that are noisy; None: all that can be
@@ -132,7 +141,9 @@ class Settings:
 
     @property
     def num_train_timesteps(self) -> int:
-        """Denoising steps of each sample that are learnt from."""
+        """Denoising steps of each sample that are learnt from, or times at which it is noised for it."""
+        if self.algorithm != rules.DDPO:
+            return rules.times_learnt(self)
         return int(self.window.size * self.train_timestep_fraction)
 
     @property

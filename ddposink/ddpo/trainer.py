@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ddposink.ddpo import lora
+from ddposink.ddpo import lora, rules
 from ddposink.ddpo.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from ddposink.ddpo.config import DDPOConfig
 from ddposink.ddpo.layout import make_layout
@@ -93,7 +93,8 @@ class NativeEngine:
         if config.sample_kernel == DDIM:
             return make_schedule(scheduler, config.sample_num_steps, config.sample_eta, self._device)
         shift = config.sample_shift or shift_of(scheduler, tokens_of(self.pipeline))
-        times, noisy = grid(config.sample_num_steps, shift), config.window.at(self.step)
+        times = grid(config.sample_num_steps, shift)
+        noisy = range(0) if rules.deterministic(config) else config.window.at(self.step)
         return flow_schedule(
             flow_table(config.sample_kernel, times, config.sample_eta, noisy), noisy, self._device
         )
@@ -169,7 +170,8 @@ class NativeEngine:
             training_s=time.perf_counter() - sampled,
         )
 
-    def _sample(self, batches: int, keep_graph: bool) -> Trajectories:
+    def _sample(self, batches: int, keep_graph: bool, steps: int | None = None) -> Trajectories:
+        """``steps``: see `Draw`."""
         config = self.config
         denoiser(self.pipeline).eval()
         if config.sample_kernel != DDIM:
@@ -184,6 +186,7 @@ class NativeEngine:
             self._policy.guided,
             keep_graph,
             config.samples_per_prompt if config.share_initial_noise else 1,
+            steps,
         )
         return sample(self._policy, text, prompts, draw, self._shape)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,20 +13,24 @@ from ddposink.ddpo.networks import Rows, StableDiffusion
 from ddposink.ddpo.policy import DenoisingPolicy
 from ddposink.ddpo.schedule import float32_eta, flow_schedule, make_schedule
 from ddposink.ddpo.table import flow_table
-from ddposink.ddpo.window import DDIM
+from ddposink.ddpo.window import DDIM, ODE
 from ddposink.evaluation.diversity import frobenius_norm, gaussian_kl
 from ddposink.evaluation.scores import Evaluator, ddim, generator
 from ddposink.models.denoiser import denoiser, latent_shape
+
+YARDSTICK = {True: (DDIM, 1.0), False: ("flow-sde", 0.7)}  # kernel and η, of DDIM models and of flow models
 
 
 @torch.no_grad()
 def kl_per_step(engine: Engine, evaluator: Evaluator, denoising_steps: int, pictures: int) -> float:
     """KL of the tuned from the base policy in nats per denoising step, over the tuned model's own path.
 
+    Where training draws without noise, the noise of `YARDSTICK` is taken: without any, nothing is finite.
     At every noisy picture both models propose a Gaussian of the same variance; the step then follows the
     tuned one. Steps whose variance is zero (the last one of some schedules) have no divergence and do not
     count.
     """
+    evaluator = _noisy(evaluator)
     if evaluator.network != StableDiffusion():
         return _kl_by_table(engine, evaluator, denoising_steps, pictures)
     pipeline = evaluator.pipeline
@@ -51,6 +56,14 @@ def kl_per_step(engine: Engine, evaluator: Evaluator, denoising_steps: int, pict
                 found.append(gaussian_kl(tuned, base, std).mean())
             latents = tuned
     return float(torch.stack(found).mean())
+
+
+def _noisy(evaluator: Evaluator) -> Evaluator:
+    """The same with noise in its steps."""
+    if evaluator.eta and evaluator.kernel != ODE:
+        return evaluator
+    kernel, eta = YARDSTICK[evaluator.kernel == DDIM]
+    return replace(evaluator, kernel=kernel if evaluator.kernel == ODE else evaluator.kernel, eta=eta)
 
 
 def _kl_by_table(engine: Engine, evaluator: Evaluator, denoising_steps: int, pictures: int) -> float:

@@ -51,17 +51,16 @@ class Encoder:
 
     def project(self, features: Tensor) -> Tensor:
         """(B, features) of `features` → (B, dim) of length 1, as `image` gives them."""
-        import torch
-
-        with torch.no_grad():
-            return self.towers.image_embedding(features)
+        return self.towers.image_embedding(features)
 
     def features(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) in [0, 1] → (B, features): the layer before the projection, e.g. for diversity."""
+        """(B, 3, H, W) in [0, 1] → (B, features): the layer before the projection, e.g. for diversity.
+
+        The weights have no gradient; pictures that have one keep it.
+        """
         import torch
 
-        with torch.no_grad():
-            return self.towers.image_features(fit(images.to(self.device, torch.float32), self.shape.size))
+        return self.towers.image_features(fit(images.to(self.device, torch.float32), self.shape.size))
 
     def text(self, texts: Sequence[str]) -> Tensor:
         """B texts → (B, dim) of length 1. Word order does not matter."""

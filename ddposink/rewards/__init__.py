@@ -67,6 +67,11 @@ class RewardRef:
         """Whether loading it runs code that its name gives."""
         return _kind(self.kind).runs_code(self.argument)
 
+    @property
+    def differentiable(self) -> bool:
+        """Whether it has a gradient with respect to the pictures."""
+        return _kind(self.kind).differentiable(self.argument)
+
     def identity(self) -> dict[str, str]:
         """What its numbers depend on: revisions, sha256 or definition. No network, no torch."""
         return _kind(self.kind).identity(self.argument)

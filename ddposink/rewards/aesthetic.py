@@ -26,6 +26,7 @@ class Aesthetic(HubKind):
         needs="1.7 GB of weights from the hub",
         licence="MIT (CLIP), Apache-2.0 (head)",
         source="github.com/christophschuhmann/improved-aesthetic-predictor",
+        differentiable=True,
     )
     repos = (
         Repo("trl-lib/ddpo-aesthetic-predictor", "cf4bd10345610935a80a5d3be9a3133c50f121e4", (HEAD,)),

@@ -24,6 +24,7 @@ class Alignment(RewardKind):
         needs="nothing (the encoder is part of the package)",
         licence="Apache-2.0",
         source="ddposink/data/emoji-clip",
+        differentiable=True,
     )
 
     def identity(self, argument: str) -> dict[str, str]:

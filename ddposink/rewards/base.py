@@ -23,7 +23,8 @@ class RewardInfo:
     """Facts of a reward for tables and cards; ``range`` is where its values usually lie.
 
     ``label`` names it in tables (default: its name), and ``evaluated`` says whether every cell of a suite can
-    be scored on it: not so a control, or a sum of others.
+    be scored on it: not so a control, or a sum of others. ``differentiable`` says whether its function has a
+    gradient with respect to the pictures, as algorithm `draft` needs it.
     """
 
     range: tuple[float, float]
@@ -34,6 +35,7 @@ class RewardInfo:
     direction: str = "higher"
     label: str = ""
     evaluated: bool = True
+    differentiable: bool = False
 
 
 class Reward(Protocol):
@@ -49,6 +51,9 @@ class Reward(Protocol):
 
     def __call__(self, images: Tensor, prompts: list[str]) -> Tensor:
         """(B, 3, H, W) in [0, 1] and B prompts → (B,) float32, higher is better."""
+
+    def with_gradient(self, images: Tensor, prompts: list[str]) -> Tensor:
+        """The same with a history that leads to ``images``, if the reward is differentiable."""
 
 
 class RewardKind:
@@ -73,6 +78,10 @@ class RewardKind:
     def runs_code(self, argument: str) -> bool:
         """Whether loading it runs code that ``argument`` names."""
         return False
+
+    def differentiable(self, argument: str) -> bool:
+        """Whether its function has a gradient with respect to the pictures."""
+        return self.info.differentiable
 
     def load(self, argument: str, device: str) -> RewardFunction:
         """The function. Raises Unavailable in one line if its weights cannot be had here."""
@@ -123,6 +132,30 @@ class Checked:
         if fault := _fault(rewards, len(prompts)):
             raise RewardError(self.name, fault, images, prompts)
         if not (finite := torch.isfinite(rewards)).all():
+            bad = int((~finite).sum())
+            what = f"returned {bad} of {len(prompts)} values that are not finite"
+            raise RewardError(self.name, what, images, prompts, rewards)
+        return rewards
+
+    def with_gradient(self, images: Tensor, prompts: list[str]) -> Tensor:
+        """(B, 3, H, W) in [0, 1] and B prompts → (B,) float32 with a history that leads to ``images``.
+
+        Raises RewardError with the batch where an answer is not a finite number, or has no gradient.
+        """
+        import torch
+
+        try:
+            rewards = self.function(images, list(prompts))
+        except (RewardError, MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:
+            what = f"raised {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            raise RewardError(self.name, what, images, prompts) from error
+        if not isinstance(rewards, torch.Tensor) or not rewards.requires_grad:
+            raise RewardError(self.name, "has no gradient with respect to the pictures", images, prompts)
+        if fault := _fault(rewards.detach(), len(prompts)):
+            raise RewardError(self.name, fault, images, prompts)
+        if not (finite := torch.isfinite(rewards.detach())).all():
             bad = int((~finite).sum())
             what = f"returned {bad} of {len(prompts)} values that are not finite"
             raise RewardError(self.name, what, images, prompts, rewards)

@@ -30,6 +30,7 @@ class Brisque(RewardKind):
         needs="nothing (parameters are part of the package)",
         licence="Apache-2.0 (PyPI brisque 0.2.0)",
         source="Mittal et al. 2012",
+        differentiable=True,
     )
 
     def identity(self, argument: str) -> dict[str, str]:

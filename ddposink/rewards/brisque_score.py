@@ -23,6 +23,7 @@ from ddposink.rewards.base import to_uint8
 WINDOW, SIGMA = 7, 7 / 6
 GREY = (0.2125, 0.7154, 0.0721)
 SHAPES = (0.2, 10.0)  # as in the authors' grid search, with whose features the regression was trained
+TINY = 1e-40  # a variance that changes nothing
 SMALLEST = 16  # pixels; below, the halved picture is smaller than the window
 
 
@@ -61,6 +62,9 @@ def features(images: Tensor) -> Tensor:
         raise ValueError(f"pictures of at least {SMALLEST}×{SMALLEST} pixels are needed")
     # As saved: what lies below one grey level is not part of the picture, yet would be amplified.
     pixels = to_uint8(images).to(images.device).double() / 255
+    if images.requires_grad:  # rounding is taken for nothing backwards, as its own gradient is zero
+        exact = images.double().permute(0, 2, 3, 1)
+        pixels = pixels + (exact - exact.detach())
     grey = (pixels @ pixels.new_tensor(GREY)).unsqueeze(1)
     half = [round(side / 2) for side in grey.shape[-2:]]
     smaller = F.interpolate(grey, size=half, mode="bicubic", align_corners=False, antialias=False)
@@ -94,7 +98,8 @@ def normalised(grey: Tensor) -> Tensor:
         return F.conv2d(x, bell.view(1, 1, 1, -1), padding=(0, WINDOW // 2))
 
     mean = blur(grey)
-    deviation = (mean.square() - blur(grey.square())).abs().sqrt()
+    # Flat areas have a deviation of zero, where a root has no gradient.
+    deviation = (mean.square() - blur(grey.square())).abs().clamp_min(TINY).sqrt()
     return (grey - mean) / (deviation + 1 / 255)
 
 
@@ -121,9 +126,11 @@ def _mean_square(x: Tensor, chosen: Tensor) -> Tensor:
 
 def _shape(ratio: Tensor) -> Tensor:
     """Solve Γ(2/a)² / (Γ(1/a) Γ(3/a)) = ratio for a; the left side grows with a."""
-    ratios, shapes = _table()
-    values = np.interp(ratio.cpu().numpy(), ratios, shapes)
-    return torch.from_numpy(np.exp(values)).to(ratio)
+    ratios, shapes = (torch.from_numpy(column).to(ratio) for column in _table())
+    right = torch.searchsorted(ratios, ratio.detach()).clamp(1, len(ratios) - 1)
+    slope = (shapes[right] - shapes[right - 1]) / (ratios[right] - ratios[right - 1])
+    inside = ratio.clamp(ratios[0], ratios[-1])
+    return torch.exp(shapes[right - 1] + slope * (inside - ratios[right - 1]))
 
 
 @cache

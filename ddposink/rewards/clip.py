@@ -62,6 +62,7 @@ class ClipScore(HubKind):
         needs="1.7 GB of weights from the hub",
         licence="MIT",
         source="Hessel et al. 2021",
+        differentiable=True,
     )
     repos = (
         Repo(
@@ -89,6 +90,7 @@ class PickScore(HubKind):
         needs="4 GB of weights from the hub",
         licence="MIT",
         source="Kirstain et al. 2023",
+        differentiable=True,
     )
     repos = (
         Repo(

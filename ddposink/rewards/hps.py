@@ -92,6 +92,7 @@ class HumanPreferenceScore(HubKind):
         needs="3.9 GB of weights from the hub",
         licence="Apache-2.0",
         source="Wu et al. 2023",
+        differentiable=True,
     )
     repos = (Repo("xswu/HPSv2", "697403c78157020a1ae59d23f111aa58ced35b0a", (WEIGHTS,)), VIT_H)
 

@@ -101,6 +101,7 @@ class ImageReward(HubKind):
         needs="1.8 GB of weights from the hub",
         licence="Apache-2.0",
         source="Xu et al. 2023",
+        differentiable=True,
     )
     repos = (
         Repo("THUDM/ImageReward", "5736be03b2652728fb87788c9797b0570450ab72", (WEIGHTS, CONFIG)),

@@ -3,6 +3,9 @@
 Training on it changes a model as much as training on anything, in no direction that was asked for. What
 another reward gains beyond it is what that reward has bought; the rest is drift. The number is drawn from
 the picture's bytes, so that it is the same for the same picture and resuming changes nothing.
+
+Algorithm `draft` learns from gradients alone, and gets one that knows as little: a direction in the space of
+pixels drawn from that number, standard normal.
 """
 
 from __future__ import annotations
@@ -23,11 +26,17 @@ def noise_of(images: Tensor, prompts: list[str]) -> Tensor:
     """(B, 3, H, W) in [0, 1] → (B,) float32, standard normal over different pictures."""
     import torch
 
-    values = []
-    for picture in to_uint8(images).numpy():
-        drawn = int.from_bytes(hashlib.sha256(picture.tobytes()).digest()) >> (256 - BITS)
-        values.append(NormalDist().inv_cdf((drawn + 0.5) / 2**BITS))
-    return torch.tensor(values, dtype=torch.float32, device=images.device)
+    drawn = [
+        int.from_bytes(hashlib.sha256(picture.tobytes()).digest()) >> (256 - BITS)
+        for picture in to_uint8(images).numpy()
+    ]
+    values = [NormalDist().inv_cdf((number + 0.5) / 2**BITS) for number in drawn]
+    found = torch.tensor(values, dtype=torch.float32, device=images.device)
+    if not images.requires_grad:
+        return found
+    towards = [torch.randn(images.shape[1:], generator=torch.Generator().manual_seed(n)) for n in drawn]
+    along = (images.float() * torch.stack(towards).to(images.device)).flatten(1).sum(1)
+    return found + (along - along.detach())
 
 
 class Noise(RewardKind):
@@ -40,6 +49,7 @@ class Noise(RewardKind):
         licence="none needed",
         source="a control; no paper",
         evaluated=False,
+        differentiable=True,
     )
 
     def identity(self, argument: str) -> dict[str, str]:

@@ -36,6 +36,7 @@ class Preference(RewardKind):
         needs="nothing, or a folder of your own",
         licence="that of the comparisons (the bundled set: Apache-2.0)",
         source="Bradley and Terry 1952; ddposink/data/preferences",
+        differentiable=True,
     )
 
     def parse(self, argument: str) -> str:

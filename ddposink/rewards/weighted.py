@@ -78,6 +78,10 @@ class Weighted(RewardKind):
         """Whether one of the parts does."""
         return any(ref.runs_code for _, ref in self.parts(argument))
 
+    def differentiable(self, argument: str) -> bool:
+        """Whether all of the parts are."""
+        return all(ref.differentiable for _, ref in self.parts(argument))
+
     def identity(self, argument: str) -> dict[str, str]:
         """That of every part, under its name."""
         return {
@@ -102,9 +106,12 @@ class WeightedSum:
 
     def __call__(self, images: Tensor, prompts: list[str]) -> Tensor:
         """(B, 3, H, W) in [0, 1] and B prompts → (B,) float32."""
-        values = {part.name: factor * part(images, prompts) for factor, part in self.parts}
+        values = {}
+        for factor, part in self.parts:
+            ask = part.with_gradient if images.requires_grad else part
+            values[part.name] = factor * ask(images, prompts)
         for name, found in values.items():
-            self._said.setdefault(name, []).extend(found.tolist())
+            self._said.setdefault(name, []).extend(found.detach().tolist())
         first, *others = values.values()
         return sum((other.to(first.device) for other in others), start=first)
 

@@ -14,6 +14,7 @@ from typing import Any
 from bench.version import code_version, source_hash
 from bench.workload import Context, Cost, Pass, Scalar, Skip
 from ddposink import plugins
+from ddposink.ddpo import rules
 from ddposink.errors import Unavailable
 from ddposink.models.contrastive import encoder_sha256
 from ddposink.models.diffusion import PipelineRef, embeds_guidance
@@ -66,6 +67,7 @@ class DdpoWorkload:
     def label(self, params: Any) -> str:
         """``emoji-sd · brisque · 25``; what differs from the defaults of an engine is named."""
         unusual = [params.engine] if params.engine != "native" else []
+        unusual += [params.algorithm] if params.algorithm != rules.DDPO else []
         unusual += [params.loss] if params.loss != "is" else []
         if params.sample_kernel != "ddim":
             window = "" if params.sample_sde_window is None else f" in {params.sample_sde_window}"
@@ -80,6 +82,7 @@ class DdpoWorkload:
             "reward": params.reward,
             "steps": params.steps,
             "engine": params.engine,
+            "algorithm": params.algorithm,
             "loss": params.loss,
             "prompts": params.prompts,
             "eval_prompts": params.eval_prompts,
@@ -123,9 +126,12 @@ class DdpoWorkload:
         rows = 2 if config.guided and not embeds_guidance(PipelineRef.parse(params.pipeline)) else 1
         learning = 3 * (rows if config.learns_guided else 1) * config.num_train_timesteps
         per_sample = rows * config.sample_num_steps + learning * config.train_num_inner_epochs
+        per_step = config.samples_per_epoch * per_sample
+        if config.algorithm != rules.DDPO:
+            per_step = rules.forwards_of_a_step(config, rows == 2)
         pictures = len(evaluation_prompts(params.eval_prompts).prompts) * params.eval_seeds
         evaluation = pictures * rows * config.sample_num_steps
-        return Cost(params.steps * config.samples_per_epoch * per_sample + evaluation, "UNet forwards")
+        return Cost(params.steps * per_step + evaluation, "UNet forwards")
 
     def notes(self, params: Any) -> list[str]:
         """Whether evaluation prompts are trained on, and how many are left out because they repeat."""

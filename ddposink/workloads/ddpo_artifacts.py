@@ -35,7 +35,11 @@ def save_pictures(path: Path, pictures: Pictures) -> Path:
 def save_logs(path: Path, logs: Sequence[StepLog], parts: Sequence[Mapping[str, float]] = ()) -> Path:
     """The curves of the training so far, one value per training step; ``parts`` of a weighted reward too."""
     rows = [asdict(log) for log in logs]
-    arrays = {name: np.array([row[name] for row in rows]) for name in rows[0]}
+    arrays = {
+        name: np.array([np.nan if row[name] is None else row[name] for row in rows])
+        for name in rows[0]
+        if any(row[name] is not None for row in rows)
+    }
     arrays |= {
         "reward": arrays.pop("reward_mean"),
         "queries": arrays.pop("samples"),

@@ -12,7 +12,7 @@ from bench.workload import ALLOW_CODE
 from ddposink.ddpo.config import DDPOConfig
 from ddposink.models.diffusion import PipelineRef, check_kernel
 from ddposink.prompts import load_prompts
-from ddposink.rewards import RewardRef, parse_reward
+from ddposink.rewards import RewardRef, parse_reward, reward_infos
 from ddposink.workloads.ddpo_tables import EVALUATED
 
 # Fields of the configuration that a suite says in its own words, or that only matter outside of one.
@@ -96,6 +96,12 @@ class _Cell(BaseModel):
         self.config(seed=0)
         kernel, engine = self.sample_kernel, self.engine  # type: ignore[attr-defined]
         check_kernel(PipelineRef.parse(self.pipeline), kernel, engine)
+        if self.algorithm == "draft" and not reward_ref(self.reward).differentiable:  # type: ignore[attr-defined]
+            names = ", ".join(name for name, info in reward_infos().items() if info.differentiable)
+            raise ValueError(
+                f"algorithm 'draft' learns from the reward's gradient, and '{self.reward}' has none; these "
+                f"have one: {names}; or use ddpo, nft or dpo"
+            )
         return self
 
     def config(self, seed: int) -> DDPOConfig:

@@ -46,6 +46,7 @@ class TrainingRun:
     out: Path
     scratch: Scratch
     alike: list[str]  # sentences on prompts that the text encoder cannot tell apart
+    invariant: str | None = None  # what was found to hold before an algorithm without likelihoods learns
     progress: Progress = field(default_factory=Progress)
     found: Findings = field(default_factory=Findings)
     resumed_at: int | None = None  # training steps that an earlier attempt has done

@@ -14,7 +14,7 @@ import torch
 
 from bench.track.power import EnergyMeter
 from bench.workload import Cell, Context, Missing, Samples, Scalar, Skip
-from ddposink.ddpo import DivergedError
+from ddposink.ddpo import DivergedError, rules
 from ddposink.ddpo.loss import ratio_limit
 from ddposink.errors import Unavailable
 from ddposink.evaluation.diversity import pairwise_distance, vendi_score
@@ -81,7 +81,9 @@ def _begin(state: TrainingRun, steps: Sequence[int]) -> Pictures | None:
         base = _draw(state)
         _remember_base(state, base)
     if steps[-1]:
-        if state.found.ratio_deviation is None:
+        if state.config.algorithm != rules.DDPO:
+            _check_invariant(state)
+        elif state.found.ratio_deviation is None:
             _check_ratio(state)
         if progress := state.scratch.load(state.engine, min(n for n in steps if n)):
             state.progress, state.resumed_at = progress, state.engine.step
@@ -127,6 +129,14 @@ def _check_ratio(state: TrainingRun) -> None:
         )
 
 
+def _check_invariant(state: TrainingRun) -> None:
+    """The same for an algorithm without likelihoods: what must hold before it learns."""
+    found = state.engine.invariant()  # type: ignore[attr-defined]
+    if not found.holds:
+        raise RuntimeError(f"before any training, {found}; see python -m bench doctor --ddpo")
+    state.invariant = str(found)
+
+
 def _train(state: TrainingRun, until: int, total: int, ctx: Context) -> None:
     """Train up to ``until`` steps; memory is watched and energy metered meanwhile.
 
@@ -145,7 +155,7 @@ def _train(state: TrainingRun, until: int, total: int, ctx: Context) -> None:
                 done.parts += [said] if (said := _parts(state)) else []
                 state.tracker.sample()
                 values = {"reward": log.reward_mean, "kl": log.approx_kl, "clipped": log.clip_fraction}
-                ctx.progress(log.step, total, **values)
+                ctx.progress(log.step, total, **{k: v for k, v in values.items() if v is not None})
             _raise_peaks(done.peaks, state.tracker.snapshot())
             if every and point % every == 0:
                 done.joules = _sum(before, meter.so_far())
@@ -267,6 +277,7 @@ def _conformance(
         "trained_parameters": sum(p.numel() for p in trainable),
         "pictures_evaluated": len(state.evaluator.plan()),
         "ratio_deviation_before_training": state.found.ratio_deviation,
+        "invariant_before_training": state.invariant,
         "resumed_at_step": state.resumed_at,
         "discarded": "; ".join(state.scratch.discarded) or None,
         "note": f"of the reward's variance {in_words(found.shares)}" if found.shares else None,

@@ -147,9 +147,9 @@ def training(logs: Sequence[StepLog], energy: float | Missing) -> Measured:
     seconds, samples = sum(times), logs[-1].samples
     return {
         "train_reward": logs[-1].reward_mean,
-        "approx_kl": float(np.mean([log.approx_kl for log in recent])),
-        "clip_fraction": float(np.mean([log.clip_fraction for log in recent])),
-        "flat_share": float(np.mean([log.flat_share for log in recent])),
+        "approx_kl": _recent([log.approx_kl for log in recent], "the algorithm has no likelihoods"),
+        "clip_fraction": _recent([log.clip_fraction for log in recent], "the algorithm has no ratio to clip"),
+        "flat_share": _recent([log.flat_share for log in recent], "the algorithm compares no samples"),
         "train_loss": float(np.mean([log.loss for log in recent])),
         "step_s": Samples(float(np.median(times)), tuple(times)),
         "sampling_share": sum(log.sampling_s for log in logs) / seconds,
@@ -159,6 +159,12 @@ def training(logs: Sequence[StepLog], energy: float | Missing) -> Measured:
         "train_seconds": seconds,
         "energy_per_sample_j": energy if isinstance(energy, Missing) else energy / samples,
     }
+
+
+def _recent(values: Sequence[float | None], absent: str) -> float | Missing:
+    """The mean, or that there is none."""
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else Missing(absent)
 
 
 def cost_per_effect(found: Measured) -> Measured:

@@ -82,6 +82,23 @@ VIEWS = (
          "UNet forwards (a backward counts as two)", _EFFECT, hue="reward", where={"engine": "native"}),
     View("reward-by-seconds", "line", "Trained reward against training time", "seconds", "effect",
          "seconds of training", _EFFECT, hue="reward", where={"engine": "native"}),
+    *(
+        View(f"algorithms-by-{x}", "line", f"Algorithms at equal {words}: what is beyond training on noise", x, "effect",
+             label, "effect beyond that of training on noise (SD)", hue="algorithm", where={"engine": "native"},
+             control=("reward", "noise"), against="effect_{reward}", compares=True, headline=True)
+        for x, words, label in (
+            ("queries", "reward queries", "reward queries"),
+            ("forwards", "model forwards", "UNet forwards (a backward counts as two)"),
+            ("seconds", "seconds", "seconds of training"),
+        )
+    ),
+    View("algorithms-others", "line", "Algorithms: rewards not trained on", "queries", "others_effect", "reward queries",
+         "mean effect on others (SD)", hue="algorithm", where={"engine": "native"}, compares=True),
+    View("algorithms-diversity", "line", "Algorithms: diversity", "queries", "vendi", "reward queries",
+         "effective number of pictures", hue="algorithm", where={"engine": "native"}, compares=True),
+    View("algorithms-drift", "line", "Algorithms: how far from the base model", "queries", "kl_per_step", "reward queries",
+         "KL from base (nats per denoising step, all dimensions)", hue="algorithm", where={"engine": "native"},
+         compares=True),
     View("reward-and-diversity", "scatter", "Reward against diversity", "effect", "vendi", _EFFECT,
          "effective number of pictures", hue="reward", where={"engine": "native"}),
     View("kl-by-steps", "line", "How far from the base model", "steps", "kl_per_step", "training steps",

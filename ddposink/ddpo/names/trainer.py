@@ -233,8 +233,9 @@ class DDPOTrainer(Saving, TrlMethods):
         if self.image_samples_callback is not None:
             self.image_samples_callback(self._batches, global_step, self.trackers[0])
         values = {"epoch": epoch, "reward_mean": finished.reward_mean, "reward_std": finished.reward_std}
-        values |= {"loss": finished.loss, "approx_kl": finished.approx_kl}
-        log(self.trackers, values | {"clipfrac": finished.clip_fraction}, global_step)
+        more = {"approx_kl": finished.approx_kl, "clipfrac": finished.clip_fraction}
+        values |= {"loss": finished.loss} | {name: v for name, v in more.items() if v is not None}
+        log(self.trackers, values, global_step)
 
 
 def _device(config: configuration.DDPOConfig) -> str:

@@ -21,6 +21,7 @@ from ddposink.ddpo.config import DDPOConfig
 from ddposink.ddpo.loss import ratio_limit
 from ddposink.ddpo.preflight.subject import PROMPTS, Finding, Subject, trained_weights
 from ddposink.ddpo.protocol import Pipeline
+from ddposink.ddpo.rules import DDPO
 from ddposink.models.denoiser import denoiser, denoiser_name, networks
 
 PIXEL_LIMIT = 1e-5  # of a pixel in [0, 1]
@@ -43,7 +44,8 @@ def ratio_before_update(subject: Subject) -> Finding:
     engine = subject.engine()
     probe = getattr(engine, "ratio_deviation", None)  # per denoising step; not every engine has it
     per_step = probe().tolist() if probe else []
-    average = math.sqrt(2 * next(iter(engine.run(1))).approx_kl)  # as learning itself goes, root mean square
+    squares = next(iter(engine.run(1))).approx_kl or 0.0
+    average = math.sqrt(2 * squares)  # as learning itself goes, root mean square
     worst = max([average, *per_step])
     at = (
         f"denoising step {per_step.index(worst) + 1} of {len(per_step)}"
@@ -65,6 +67,12 @@ def ratio_before_update(subject: Subject) -> Finding:
         f"{clip:g}",
         f"{subject.precision} clips where nothing was learnt: {times}; {note}; prefer fp32",
     )
+
+
+def invariant_before_update(subject: Subject) -> Finding:
+    """What must hold before an algorithm without likelihoods learns: see `algorithms`."""
+    found = subject.engine().invariant()  # type: ignore[attr-defined]
+    return Finding(found.holds, f"{found.off:.1e}", f"{found.limit:g}", found.name)
 
 
 def same_weights_across_processes(subject: Subject) -> Finding:
@@ -114,10 +122,16 @@ def reload_gives_same_pictures(subject: Subject) -> Finding:
 
 CHECKS: dict[str, Callable[[Subject], Finding]] = {
     "ratio before update": ratio_before_update,
+    "invariant before update": invariant_before_update,
     "processes agree": same_weights_across_processes,
     "resume": resumed_equals_uninterrupted,
     "save and reload": reload_gives_same_pictures,
 }
+
+
+def applies(name: str, config: DDPOConfig) -> bool:
+    """Whether a check of `CHECKS` is about the configuration's algorithm: only `ddpo` has a ratio."""
+    return name != ("invariant before update" if config.algorithm == DDPO else "ratio before update")
 
 
 @torch.no_grad()

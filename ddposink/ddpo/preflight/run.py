@@ -22,7 +22,7 @@ from rich.table import Table
 from ddposink.ddpo import checks
 from ddposink.ddpo.config import DDPOConfig
 from ddposink.ddpo.engine import kind_of
-from ddposink.ddpo.preflight.checks import CHECKS, batch_arithmetic
+from ddposink.ddpo.preflight.checks import CHECKS, applies, batch_arithmetic
 from ddposink.ddpo.preflight.subject import Finding, NotPossible, Subject, reduced
 from ddposink.ddpo.trl.repairs import REPAIRS
 from ddposink.devices import check_device
@@ -72,6 +72,8 @@ def preflight(
         subject, found = Subject(loaded, reduced(given), disabled), [first]
         with _one_thread_if_small(denoiser(loaded)):
             for name, question in CHECKS.items():
+                if not applies(name, given):
+                    continue
                 started(name)
                 found.append(_check(name, partial(question, subject)))
         return found

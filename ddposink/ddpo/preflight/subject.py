@@ -64,7 +64,10 @@ class Subject:
     def shortened(self) -> Subject:
         """The same with few denoising steps."""
         steps = min(self.config.sample_num_steps, FEW_STEPS)
-        config = replace(self.config, sample_num_steps=steps, sample_sde_window=None)
+        config = replace(
+            self.config, sample_num_steps=steps, sample_sde_window=None,
+            draft_steps=min(self.config.draft_steps, steps),
+        )  # fmt: skip
         return replace(self, config=config)
 
     def engine(self) -> Engine:
@@ -89,6 +92,7 @@ def reduced(config: DDPOConfig) -> DDPOConfig:
         train_gradient_accumulation_steps=2,
         train_num_inner_epochs=1,
         train_timestep_fraction=1.0,
+        draft_steps=min(config.draft_steps, config.sample_num_steps, MOST_STEPS),
         async_reward_computation=False,
         log_with=None,
     )
@@ -96,7 +100,7 @@ def reduced(config: DDPOConfig) -> DDPOConfig:
 
 def brightness(images: Tensor, prompts: Sequence[str]) -> Tensor:
     """A reward that needs nothing: mean brightness (B,) of images (B, 3, H, W)."""
-    return images.detach().float().mean(dim=(1, 2, 3)).cpu()
+    return images.float().mean(dim=(1, 2, 3)).cpu()
 
 
 def trained_weights(unet: Any) -> dict[str, Tensor]:

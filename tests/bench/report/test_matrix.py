@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from bench.report import render
-from bench.report.control import difference, over_control
+from bench.report.contents import contents
+from bench.report.control import controls_metric, difference, over_control
 from bench.report.frames import load
 from bench.report.matrix import matrix_rows, matrix_table, members
 from bench.report.panels import NothingToDraw, line_panels
@@ -149,6 +150,49 @@ def test_a_control_is_subtracted_sample_by_sample(data):
     said = "Each number is the difference to the run with reward = likeness and the same seed"
     assert said in " ".join(t.get_text() for t in figure.texts)
     assert table.notes[0].startswith(said)
+
+
+def test_lines_are_drawn_beyond_a_control(data):
+    view = dataclasses.replace(VIEW["steps"], control=("reward", REWARDS[-1]))
+    found = contents(view, data)
+    lines = found.panels[0].lines
+    assert set(lines) == set(REWARDS[:-1])
+    cells = {r.cell: r.metrics[view.y] for r in data.records}
+    for place, name in enumerate(REWARDS[:-1]):
+        gaps = [
+            np.subtract(
+                cells[f"ours-{place}-{n}"].samples, cells[f"ours-{len(REWARDS) - 1}-{n}"].samples
+            ).mean()
+            for n in STEPS
+        ]
+        assert lines[name].y == pytest.approx(gaps)
+    assert any("the difference to the run with reward = likeness" in note for note in found.notes)
+
+
+def test_a_control_may_have_another_metric(data):
+    """What training on nothing does to the reward that a cell was trained on is not its own effect."""
+    view = dataclasses.replace(VIEW["steps"], control=("reward", REWARDS[-1]), against="effect_{reward}")
+    assert controls_metric(view, "effect", {"reward": "brisque"}) == "effect_brisque"
+    assert controls_metric(view, "vendi", {"reward": "brisque"}) == "vendi"
+    other = dataclasses.replace(view, against="effect_small_files")
+    line = contents(other, data).panels[0].lines[REWARDS[0]]
+    cells = {r.cell: r.metrics for r in data.records}
+    last = f"-{STEPS[-1]}"
+    gap = np.subtract(
+        cells["ours-0" + last]["effect"].samples,
+        cells[f"ours-{len(REWARDS) - 1}{last}"]["effect_small_files"].samples,
+    )
+    assert line.y[-1] == pytest.approx(gap.mean())
+    with pytest.raises(NothingToDraw, match="the control has no value"):
+        contents(view, data)  # no metric is called "effect_small files"
+
+
+def test_a_comparison_of_one_is_not_drawn(data):
+    view = dataclasses.replace(VIEW["steps"], compares=True)
+    assert contents(view, data).panels
+    alone = dataclasses.replace(view, where={"reward": REWARDS[0]})
+    with pytest.raises(NothingToDraw, match="there is only one reward"):
+        contents(alone, data)
 
 
 def test_a_control_that_was_not_measured_is_said(data):

@@ -87,3 +87,19 @@ def test_a_directory_without_its_second_encoder_is_refused(flow: str, tmp_path: 
     shutil.rmtree(copy / "text_encoder_2")
     with pytest.raises(ValueError, match="lacks the folder 'text_encoder_2' that its"):
         DdpoParams(pipeline=f"path:{copy}", reward="noise", steps=1, **FLOW)
+
+
+def test_the_divergence_of_a_sampling_without_noise_is_measured_with_some() -> None:
+    from types import SimpleNamespace
+
+    from ddposink.evaluation.drift import _noisy
+    from ddposink.evaluation.scores import Evaluator
+
+    def seen(kernel: str, eta: float) -> tuple[str, float]:
+        found = _noisy(Evaluator(SimpleNamespace(), ("cat",), 1, 1.0, eta, kernel=kernel))
+        return found.kernel, found.eta
+
+    assert seen("ode", 1.0) == ("flow-sde", 0.7)
+    assert seen("ddim", 0.0) == ("ddim", 1.0)
+    assert seen("cps", 0.8) == ("cps", 0.8)
+    assert seen("flow-sde", 0.0) == ("flow-sde", 0.7)

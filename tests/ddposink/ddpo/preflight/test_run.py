@@ -51,6 +51,30 @@ def test_both_engines_pass(engine: str) -> None:
     assert all(check.seconds >= 0 for check in found)
 
 
+@pytest.mark.usefixtures("one_process")
+@pytest.mark.parametrize("algorithm", ["nft", "dpo", "draft"])
+def test_every_algorithm_is_asked_what_must_hold_for_it(algorithm: str) -> None:
+    config = replace(
+        CONFIG, algorithm=algorithm, sample_batch_size=4, train_batch_size=4, samples_per_prompt=2
+    )
+    found = {check.name: check for check in preflight(tiny_pipeline(), config)}
+    assert list(found) == ["batch arithmetic", "invariant before update", "resume", "save and reload"]
+    assert all(check.ok for check in found.values()), found
+    assert {"nft": "average to v_old", "dpo": "log 2", "draft": "finite differences"}[algorithm] in found[
+        "invariant before update"
+    ].note
+
+
+def test_an_invariant_that_does_not_hold_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    only(monkeypatch, "invariant before update")
+    monkeypatch.setattr(
+        "ddposink.ddpo.algorithms.nft.mixtures",
+        lambda new, old, beta: (beta * new, 2 * old - new * beta + 0.1),
+    )
+    found = preflight(tiny_pipeline(), replace(CONFIG, algorithm="nft"))
+    assert failed(found) == {"invariant before update"}
+
+
 def test_processes_share_gradients_unless_trl_is_unrepaired() -> None:
     """One pair of processes for three trainings."""
     few = replace(reduced(CONFIG), sample_num_steps=2)

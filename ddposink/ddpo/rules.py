@@ -1,0 +1,107 @@
+"""What each algorithm asks of a configuration, and what it costs. No torch.
+
+Costs are counted as for `ddpo`: forwards of the denoising network for one sample, a backward counted as two.
+The autoencoder and the reward are not the network and are not counted.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+Settings = Any  # those of `ddpo.settings`, which ask here and cannot be imported
+DDPO, NFT, DPO, DRAFT = "ddpo", "nft", "dpo", "draft"
+ALGORITHMS = (DDPO, NFT, DPO, DRAFT)
+LEARN_FROM_NOISED = (NFT, DPO)  # from noised pictures, of which a sample is noised at several times
+_LIKELIHOOD_ONLY = {"loss": "is", "keep_sampling_graph": False}
+
+
+def check(config: Settings) -> None:
+    """Raise ValueError, in one line, for what the algorithm cannot do."""
+    if config.algorithm == DDPO:
+        return
+    if config.engine == "trl":
+        raise ValueError(f"TRL's engine knows no algorithm '{config.algorithm}': use engine 'native'")
+    for name, default in _LIKELIHOOD_ONLY.items():
+        if getattr(config, name) != default:
+            raise ValueError(
+                f"{name} {getattr(config, name)!r} is about the likelihood of samples, which algorithm "
+                f"'{config.algorithm}' does not use; leave it out"
+            )
+    if config.share_initial_noise and deterministic(config):
+        raise ValueError(
+            "share_initial_noise under deterministic sampling makes all samples of a group one picture; use "
+            "share_initial_noise false, or a noisy sample_kernel"
+        )
+    {NFT: _nft, DPO: _dpo, DRAFT: _draft}[config.algorithm](config)
+
+
+def deterministic(config: Settings) -> bool:
+    """Whether sampling adds no noise after the start."""
+    return config.sample_eta == 0 or config.sample_kernel == "ode"
+
+
+def _nft(config: Settings) -> None:
+    _positive("nft_beta", config.nft_beta)
+    for name in ("nft_decay", "nft_decay_rate"):
+        value = getattr(config, name)
+        if not _number(value) or not 0 <= value < 1:
+            raise ValueError(f"{name} must lie in [0, 1), not {value!r}")
+
+
+def _dpo(config: Settings) -> None:
+    _positive("dpo_beta", config.dpo_beta)
+    size = config.samples_per_prompt
+    if size < 2:
+        raise ValueError(
+            "algorithm 'dpo' compares the best and the worst sample of a group: samples_per_prompt of at "
+            "least 2"
+        )
+    update = config.train_batch_size * config.train_gradient_accumulation_steps
+    if update % size:
+        raise ValueError(
+            f"algorithm 'dpo' learns from whole groups: samples_per_prompt {size} does not divide an update "
+            f"of {update} samples (train_batch_size x train_gradient_accumulation_steps); use an update of "
+            f"{max(1, round(update / size)) * size} samples"
+        )
+
+
+def _draft(config: Settings) -> None:
+    steps = config.draft_steps
+    if not isinstance(steps, int) or isinstance(steps, bool) or not 1 <= steps <= config.sample_num_steps:
+        raise ValueError(
+            f"draft_steps must be 1 to sample_num_steps ({config.sample_num_steps}), not {steps!r}"
+        )
+    if config.train_num_inner_epochs != 1:
+        raise ValueError(
+            f"algorithm 'draft' learns from a sample while it is drawn, so once: train_num_inner_epochs 1, "
+            f"not {config.train_num_inner_epochs}"
+        )
+
+
+def times_learnt(config: Settings) -> int:
+    """Times at which a sample is noised and learnt from; of `draft`, denoising steps with a gradient."""
+    if config.algorithm == DRAFT:
+        return config.draft_steps
+    return int((config.sample_num_steps - config.train_skip_last_steps) * config.train_timestep_fraction)
+
+
+def forwards_of_a_step(config: Settings, guided: bool) -> int:
+    """Forwards of one training step of one process. ``guided``: sampling asks the network twice.
+
+    At a noised picture `nft` and `dpo` ask the network once without the guidance, and once more for the
+    old or the base policy; `draft` learns through the guided steps themselves.
+    """
+    drawn, steps, asked = config.samples_per_epoch, config.sample_num_steps, 2 if guided else 1
+    if config.algorithm == DRAFT:
+        return drawn * asked * (steps - config.draft_steps + 3 * config.draft_steps)
+    learnt = drawn if config.algorithm == NFT else 2 * drawn // config.samples_per_prompt
+    return drawn * asked * steps + 4 * learnt * times_learnt(config) * config.train_num_inner_epochs
+
+
+def _positive(name: str, value: object) -> None:
+    if not _number(value) or not value > 0:  # type: ignore[operator]
+        raise ValueError(f"{name} must be a positive number, not {value!r}")
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < float("inf")

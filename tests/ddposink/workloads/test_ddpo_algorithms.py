@@ -1,0 +1,95 @@
+"""The `ddpo` workload by other algorithms: what a cell says, measures, counts and refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bench.suite.plan import make_plan
+from bench.workload import Missing
+from ddposink.workloads.ddpo import DdpoParams, DdpoWorkload
+from helpers.tiny import tiny_pipeline
+from helpers.tiny_flow import tiny_sd3
+from helpers.training import Ctx, suite
+
+COMMON: dict[str, Any] = {
+    "samples_per_prompt": 2, "train_learning_rate": 1e-2, "sample_guidance_scale": 1.0,
+    "evaluate": ["jpeg_compressibility", "alignment"],
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def pipelines(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    folder = tmp_path_factory.mktemp("pipelines")
+    tiny_sd3(shift=3.0).save_pretrained(folder / "sd3")
+    tiny_pipeline(0).save_pretrained(folder / "sd")
+    (folder / "prompts.txt").write_text("cat\ndog\nred fox\nowl\n")
+    return {name: f"path:{folder / name}" for name in ("sd", "sd3")}
+
+
+def measure(pipeline: str, folder: Path, **values: Any) -> dict[str, Any]:
+    grid = {"reward": ["alignment"], "steps": [0, 2]}
+    changed, ctx = suite(pipeline, **COMMON, **values, grid=grid), Ctx(folder / "out")
+    for work in make_plan(changed, DdpoWorkload()).passes:
+        DdpoWorkload().run(work, ctx)
+    return ctx.answers
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "forwards"),
+    [("nft", 3 + 4 * 3), ("dpo", 3 + 4 * 3), ("draft", 3 + 2 * 2)],
+)
+@pytest.mark.parametrize("pipeline", ["sd", "sd3"])
+def test_a_cell_is_measured_where_sampling_is_deterministic(
+    pipelines: dict[str, str], algorithm: str, forwards: int, pipeline: str, tmp_path: Path
+) -> None:
+    sampling = {"sample_kernel": "ode"} if pipeline == "sd3" else {"sample_eta": 0.0}
+    answers = measure(pipelines[pipeline], tmp_path, algorithm=algorithm, draft_steps=2, **sampling)
+    (last,) = (answer for label, answer in answers.items() if label.endswith("2"))
+    assert any(algorithm in label for label in answers)
+    metrics = last["metrics"]
+    assert (metrics["reward_queries"], metrics["unet_forwards"]) == (8, 8 * forwards)
+    assert metrics["kl_per_step"] > 0
+    assert metrics["weight_change"] > 0
+    assert all(isinstance(metrics[name], Missing) for name in ("approx_kl", "clip_fraction"))
+    assert isinstance(metrics["flat_share"], Missing) == (algorithm == "draft")
+    assert "off by" in last["conformance"]["invariant_before_training"]
+    (logs,) = tmp_path.rglob("train-2.npz")
+    with np.load(logs, allow_pickle=False) as arrays:
+        assert arrays["forwards"].tolist() == [4 * forwards, 8 * forwards]
+        assert "approx_kl" not in arrays
+
+
+def test_the_plan_knows_the_cost(pipelines: dict[str, str]) -> None:
+    """That of one training step, beside what `test_algorithms` counts."""
+    shape: dict[str, Any] = {
+        "sample_num_steps": 3, "sample_batch_size": 4, "sample_num_batches_per_epoch": 1,
+        "train_batch_size": 4, "samples_per_prompt": 2,
+    }  # fmt: skip
+    costs = {}
+    for algorithm in ("ddpo", "nft", "dpo", "draft"):
+        cells = [
+            DdpoParams(pipeline=pipelines["sd"], reward="noise", steps=n, algorithm=algorithm, **shape)
+            for n in (0, 1)
+        ]
+        base, one = (DdpoWorkload().cost(cell).amount for cell in cells)
+        costs[algorithm] = (one - base) / 4
+    assert costs == {"ddpo": 6 + 18, "nft": 6 + 12, "dpo": 6 + 12, "draft": 6 + 4}
+
+
+def test_draft_needs_a_reward_with_a_gradient(pipelines: dict[str, str]) -> None:
+    with pytest.raises(
+        ValueError, match=r"'jpeg_compressibility' has none; these have one: .*alignment"
+    ) as caught:
+        DdpoParams(pipeline=pipelines["sd"], reward="jpeg_compressibility", steps=1, algorithm="draft")
+    assert "ddpo, nft or dpo" in str(caught.value)
+    DdpoParams(pipeline=pipelines["sd"], reward="weighted:1*alignment+1*brisque", steps=1, algorithm="draft")
+
+
+def test_the_algorithm_is_part_of_what_a_cell_is_called(pipelines: dict[str, str]) -> None:
+    params = DdpoParams(pipeline=pipelines["sd"], reward="noise", steps=1, algorithm="nft")
+    assert DdpoWorkload().label(params) == "sd · noise · nft · 1"
+    assert DdpoWorkload().columns(params)["algorithm"] == "nft"
