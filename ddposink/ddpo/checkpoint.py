@@ -32,7 +32,7 @@ class Checkpoint:
     """What a training needs to go on. ``random``: one state a process. ``identity``: what must agree."""
 
     step: int
-    tensors: dict[str, Tensor]  # "weights.NAME", "optimizer.INDEX.NAME", "scaler.NAME"
+    tensors: dict[str, Tensor]  # "weights.NAME", "optimizer.INDEX.NAME", "scaler.NAME", "ema.NAME"
     random: list[dict[str, Tensor]]
     statistics: dict[str, list[float]]
     identity: dict[str, Any]
@@ -49,7 +49,7 @@ class Checkpoint:
 
     def restore_learner(self, learner: Learner) -> None:
         """The reverse of `of`, in place. ValueError, before any change, if the weights do not fit."""
-        saved = self._part("weights")
+        saved = self.part("weights")
         shapes = {name: tuple(p.shape) for name, p in learner.weights.items()}
         if (found := {name: tuple(value.shape) for name, value in saved.items()}) != shapes:
             odd = sorted(name for name in found.keys() | shapes.keys() if found.get(name) != shapes.get(name))
@@ -60,17 +60,18 @@ class Checkpoint:
             for name, parameter in learner.weights.items():
                 parameter.copy_(saved[name])
         slots: dict[int, dict[str, Tensor]] = {}
-        for key, value in self._part("optimizer").items():
+        for key, value in self.part("optimizer").items():
             index, name = key.split(".", 1)
             slots.setdefault(int(index), {})[name] = value
         learner.optimizer.load_state_dict(learner.optimizer.state_dict() | {"state": slots})
-        if scaler := self._part("scaler"):
+        if scaler := self.part("scaler"):
             kinds = learner.scaler.state_dict()
             learner.scaler.load_state_dict(
                 {n: type(kinds[n])(v.item()) for n, v in scaler.items() if n in kinds}
             )
 
-    def _part(self, name: str) -> dict[str, Tensor]:
+    def part(self, name: str) -> dict[str, Tensor]:
+        """The tensors called ``NAME.…``, without that beginning."""
         start = f"{name}."
         return {key.removeprefix(start): v for key, v in self.tensors.items() if key.startswith(start)}
 

@@ -55,6 +55,8 @@ def _forward(layer: Any, adapter: str) -> Callable[[Tensor], Tensor]:
     scale = layer.scaling[adapter]
 
     def forward(x: Tensor, *_: Any, **__: Any) -> Tensor:
+        if layer.disable_adapters:  # the base model is asked
+            return functional.linear(x, base.weight, base.bias)
         return functional.linear(x, torch.addmm(base.weight, b, a, alpha=scale), base.bias)
 
     return forward

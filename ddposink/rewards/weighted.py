@@ -102,11 +102,20 @@ class WeightedSum:
 
     def __call__(self, images: Tensor, prompts: list[str]) -> Tensor:
         """(B, 3, H, W) in [0, 1] and B prompts → (B,) float32."""
+        first, *others = self.each(images, prompts).values()
+        return sum((other.to(first.device) for other in others), start=first)
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The factor of every part."""
+        return {part.name: factor for factor, part in self.parts}
+
+    def each(self, images: Tensor, prompts: list[str]) -> dict[str, Tensor]:
+        """(B,) float32 of every part, times its factor; adding them up gives the sum."""
         values = {part.name: factor * part(images, prompts) for factor, part in self.parts}
         for name, found in values.items():
             self._said.setdefault(name, []).extend(found.tolist())
-        first, *others = values.values()
-        return sum((other.to(first.device) for other in others), start=first)
+        return values
 
     def take(self) -> dict[str, float]:
         """Mean of every weighted part over the pictures since last asked; empty if there were none."""
