@@ -86,6 +86,11 @@ class Weighted(RewardKind):
             for key, value in ref.identity().items()
         }
 
+    def unanswered(self, argument: str, prompts: tuple[str, ...]) -> str | None:
+        """That of the first part that has none."""
+        said = (ref.unanswered(prompts) for _, ref in self.parts(argument))
+        return next(filter(None, said), None)
+
     def load(self, argument: str, device: str) -> RewardFunction:
         """All parts. Raises Unavailable if one of them cannot be had."""
         from ddposink.rewards import load_reward

@@ -61,8 +61,9 @@ def run(cells: Sequence[tuple[Cell, Any]], ctx: Context) -> None:
         base = _begin(state, [params.steps for _, params in cells])
         for cell, params in cells:
             _train(state, params.steps, longest.steps, ctx)
-            pictures = base if base and not params.steps else _draw(state)
-            _emit(cell, params, state, pictures, ctx, last=params.steps == longest.steps)
+            with state.engine.evaluated():
+                pictures = base if base and not params.steps else _draw(state)
+                _emit(cell, params, state, pictures, ctx, last=params.steps == longest.steps)
             left.pop(0)
     except (DivergedError, RewardError) as error:
         _give_up(left, error, ctx)
@@ -145,7 +146,8 @@ def _train(state: TrainingRun, until: int, total: int, ctx: Context) -> None:
                 done.parts += [said] if (said := _parts(state)) else []
                 state.tracker.sample()
                 values = {"reward": log.reward_mean, "kl": log.approx_kl, "clipped": log.clip_fraction}
-                ctx.progress(log.step, total, **values)
+                values |= {"gradient": log.gradient_norm, "kl to base": log.kl_base}
+                ctx.progress(log.step, total, **{k: v for k, v in values.items() if v is not None})
             _raise_peaks(done.peaks, state.tracker.snapshot())
             if every and point % every == 0:
                 done.joules = _sum(before, meter.so_far())
@@ -197,7 +199,8 @@ def _emit(
     ]
     if params.steps:
         progress = state.progress
-        artifacts.append(save_logs(out / f"train-{params.steps}.npz", progress.logs, progress.parts))
+        file = out / f"train-{params.steps}.npz"
+        artifacts.append(save_logs(file, progress.logs, progress.parts, by_step=last))
         artifacts += save_weights(out / f"weights-{params.steps}", engine)
     if last and params.eval_denoising_steps and params.steps:
         counts = sorted({*params.eval_denoising_steps, state.config.sample_num_steps})

@@ -234,7 +234,18 @@ class DDPOTrainer(Saving, TrlMethods):
             self.image_samples_callback(self._batches, global_step, self.trackers[0])
         values = {"epoch": epoch, "reward_mean": finished.reward_mean, "reward_std": finished.reward_std}
         values |= {"loss": finished.loss, "approx_kl": finished.approx_kl}
-        log(self.trackers, values | {"clipfrac": finished.clip_fraction}, global_step)
+        log(self.trackers, values | {"clipfrac": finished.clip_fraction} | _told(finished), global_step)
+
+
+def _told(finished: StepLog) -> dict[str, float]:
+    """What the engine tells beyond TRL's own numbers, for the trackers."""
+    names = "reward_s sampling_s training_s gradient_norm ratio_mean ratio_std clipped_above clipped_below kl_base"
+    found = {name: getattr(finished, name) for name in names.split()}
+    found |= {f"reward/{name}": value for name, value in finished.parts.items()}
+    found |= {f"variance_share/{name}": value for name, value in finished.shares.items()}
+    for name, row in finished.by_step.items():
+        found |= {f"{name}/denoising_step_{step + 1}": value for step, value in enumerate(row)}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _device(config: configuration.DDPOConfig) -> str:
