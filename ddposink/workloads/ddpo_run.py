@@ -14,7 +14,7 @@ import torch
 
 from bench.track.power import EnergyMeter
 from bench.workload import Cell, Context, Missing, Samples, Scalar, Skip
-from ddposink.ddpo import DivergedError
+from ddposink.ddpo import DivergedError, StepLog
 from ddposink.ddpo.loss import ratio_limit
 from ddposink.errors import Unavailable
 from ddposink.evaluation.diversity import pairwise_distance, vendi_score
@@ -145,14 +145,19 @@ def _train(state: TrainingRun, until: int, total: int, ctx: Context) -> None:
                 done.logs.append(log)
                 done.parts += [said] if (said := _parts(state)) else []
                 state.tracker.sample()
-                values = {"reward": log.reward_mean, "kl": log.approx_kl, "clipped": log.clip_fraction}
-                values |= {"gradient": log.gradient_norm, "kl to base": log.kl_base}
-                ctx.progress(log.step, total, **{k: v for k, v in values.items() if v is not None})
+                ctx.progress(log.step, total, **_shown(log))
             _raise_peaks(done.peaks, state.tracker.snapshot())
             if every and point % every == 0:
                 done.joules = _sum(before, meter.so_far())
                 state.scratch.save(state.engine, done)
     done.joules = _sum(before, meter.joules)
+
+
+def _shown(log: StepLog) -> dict[str, float]:
+    """What is shown while it trains."""
+    values = {"reward": log.reward_mean, "kl": log.approx_kl, "clipped": log.clip_fraction}
+    more = {"gradient": log.gradient_norm, "kl_base": log.kl_base}
+    return values | {name: value for name, value in more.items() if value is not None}
 
 
 def _parts(state: TrainingRun) -> dict[str, float]:

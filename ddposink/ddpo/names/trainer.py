@@ -237,10 +237,15 @@ class DDPOTrainer(Saving, TrlMethods):
         log(self.trackers, values | {"clipfrac": finished.clip_fraction} | _told(finished), global_step)
 
 
+_TOLD = (
+    "sampling_s", "reward_s", "training_s", "gradient_norm", "ratio_mean", "ratio_std", "clipped_above",
+    "clipped_below", "kl_base", "flat_share",
+)  # fmt: skip
+
+
 def _told(finished: StepLog) -> dict[str, float]:
     """What the engine tells beyond TRL's own numbers, for the trackers."""
-    names = "reward_s sampling_s training_s gradient_norm ratio_mean ratio_std clipped_above clipped_below kl_base"
-    found = {name: getattr(finished, name) for name in names.split()}
+    found = {name: getattr(finished, name) for name in _TOLD}
     found |= {f"reward/{name}": value for name, value in finished.parts.items()}
     found |= {f"variance_share/{name}": value for name, value in finished.shares.items()}
     for name, row in finished.by_step.items():

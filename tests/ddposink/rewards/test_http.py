@@ -6,10 +6,9 @@ import base64
 import io
 import json
 import socket
-import threading
 import time
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 import numpy as np
@@ -19,48 +18,10 @@ from PIL import Image
 
 from ddposink.rewards import RewardError, load_reward, parse_reward
 from ddposink.rewards.http import BYTES, HOSTS, RETRIES, TIMEOUT, loopback
+from helpers.reward_server import Server, serving, text
 
 IMAGES = torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 PROMPTS = ["red apple", "Grüße ☃", "cat"]
-Answer = Callable[[BaseHTTPRequestHandler, dict[str, Any]], None]
-
-
-class Server(ThreadingHTTPServer):
-    """Answers as ``answer`` does; ``asked``: what has come in."""
-
-    daemon_threads = True
-    answer: Answer
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.asked: list[tuple[str, dict[str, Any]]] = []
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Server
-
-    def do_POST(self) -> None:
-        content = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.server.asked.append((self.path, content))
-        self.server.answer(self, content)
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-
-def text(body: str, status: int = 200, **headers: str) -> Answer:
-    def answer(to: BaseHTTPRequestHandler, _: dict[str, Any]) -> None:
-        to.send_response(status)
-        for name, value in headers.items():
-            to.send_header(name, value)
-        to.end_headers()
-        to.wfile.write(body.encode())
-
-    return answer
 
 
 def sleepy(to: BaseHTTPRequestHandler, _: dict[str, Any]) -> None:
@@ -93,13 +54,8 @@ def endless(to: BaseHTTPRequestHandler, _: dict[str, Any]) -> None:
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setenv(TIMEOUT, "0.5")
     monkeypatch.setenv(RETRIES, "0")
-    found = Server()
-    thread = threading.Thread(target=found.serve_forever, args=(0.02,), daemon=True)
-    thread.start()
-    yield found
-    found.shutdown()
-    found.server_close()
-    thread.join()
+    with serving() as found:
+        yield found
 
 
 def test_pictures_and_prompts_go_out_and_numbers_come_back(server: Server) -> None:
