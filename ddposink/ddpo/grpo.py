@@ -49,6 +49,11 @@ def check(config: Settings) -> None:
                     f"{name} needs the means of denoising steps, which keep_sampling_graph does not keep; "
                     f"use keep_sampling_graph false"
                 )
+    if config.combine_rewards == "gdpo" and config.advantage_deviation == "none":
+        raise ValueError(
+            "combine_rewards 'gdpo' brings every reward to one width, which advantage_deviation 'none' does "
+            "not; use 'own' or 'batch'"
+        )
     if config.combine_rewards == "gdpo" and config.compares == "prompt":
         raise ValueError(
             "combine_rewards 'gdpo' compares within groups or a step, not with earlier rewards of a prompt; "

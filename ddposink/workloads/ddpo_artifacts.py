@@ -75,8 +75,8 @@ def maps(logs: Sequence[StepLog]) -> dict[str, np.ndarray]:
     names = list(told[0].by_step)
     count = len(told[0].by_step[names[0]])
     found = {
-        "training_step": np.repeat([log.step for log in told], count),
-        "denoising_step": np.tile(np.arange(1, count + 1), len(told)),
+        "training step": np.repeat([log.step for log in told], count),
+        "denoising step": np.tile(np.arange(1, count + 1), len(told)),
     }
     for name in names:
         values = [np.nan if v is None else v for log in told for v in log.by_step[name]]

@@ -389,6 +389,10 @@ REFUSED = [
         {"combine_rewards": "gdpo", "per_prompt_stat_tracking": True},
         r"'gdpo' compares within groups or a step, not with earlier rewards",
     ),
+    (
+        {"combine_rewards": "gdpo", "advantage_deviation": "none"},
+        r"'gdpo' brings every reward to one width, which advantage_deviation 'none' does not",
+    ),
     *(
         ({"engine": "trl", name: value}, rf"TRL's engine knows no {name}")
         for name, value in [

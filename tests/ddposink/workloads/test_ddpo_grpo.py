@@ -58,14 +58,14 @@ def test_everything_told_is_recorded(ctx: Ctx) -> None:
     parts = curves["part jpeg_compressibility"] + curves["part noise"]
     assert np.allclose(parts, curves["reward"], rtol=1e-4)
     assert np.allclose(curves["share jpeg_compressibility"] + curves["share noise"], 1)
-    assert curves["training_step"].tolist() == [1, 1, 1, 2, 2, 2, 3, 3, 3]
-    assert curves["denoising_step"].tolist() == [1, 2, 3] * 3
+    assert curves["training step"].tolist() == [1, 1, 1, 2, 2, 2, 3, 3, 3]
+    assert curves["denoising step"].tolist() == [1, 2, 3] * 3
     for name in ("ratio_mean", "ratio_std", "clipped_above", "clipped_below", "kl_base"):
         rows = curves[f"{name}_by_step"].reshape(3, 3)
         assert np.isfinite(rows).all()
         if name != "ratio_std":
             assert np.allclose(rows.mean(1), curves[name], atol=1e-6)  # every step as often
-    assert "training_step" not in arrays(ctx.answers[f"{SUM} · {SAID} · 2"], "train-2.npz")
+    assert "training step" not in arrays(ctx.answers[f"{SUM} · {SAID} · 2"], "train-2.npz")
     assert {"gradient", "kl_base"} <= ctx.shown[-1][2].keys()
 
 
