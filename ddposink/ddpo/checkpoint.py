@@ -32,7 +32,7 @@ class Checkpoint:
     """What a training needs to go on. ``random``: one state a process. ``identity``: what must agree."""
 
     step: int
-    tensors: dict[str, Tensor]  # "weights.NAME", "optimizer.INDEX.NAME", "scaler.NAME", "algorithm.NAME"
+    tensors: dict[str, Tensor]  # "weights.NAME", "optimizer.INDEX.NAME", "scaler.", "ema.", "algorithm.NAME"
     random: list[dict[str, Tensor]]
     statistics: dict[str, list[float]]
     identity: dict[str, Any]

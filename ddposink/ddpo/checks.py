@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from ddposink.ddpo import rules
+from ddposink.ddpo import grpo, rules
 from ddposink.ddpo.settings import Settings
 from ddposink.ddpo.window import DDIM, KERNELS, MOVES, ODE
 from ddposink.errors import suggest
@@ -16,6 +16,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "algorithm": rules.ALGORITHMS,
     "loss": ("is", "sf"),
     "advantages": ("auto", "group", "prompt", "batch"),
+    "advantage_deviation": ("own", "batch", "none"),
+    "combine_rewards": ("sum", "gdpo"),
     "log_prob_reduction": ("mean", "sum"),
     "mixed_precision": ("no", "fp16", "bf16"),
     "sample_kernel": KERNELS,
@@ -50,6 +52,7 @@ def check(config: Settings) -> None:
     _flow(config)
     _training(config)
     _ours(config)
+    grpo.check(config)
     _batches(config)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import FrozenInstanceError, dataclass, fields
 from typing import Any
 
-from ddposink.ddpo import checks
+from ddposink.ddpo import checks, grpo
 from ddposink.ddpo.settings import Settings
 
 # Bookkeeping: scripts written for TRL assign it after the rest has been parsed.
@@ -76,8 +76,12 @@ class DDPOConfig(Settings):
         return values | {"lora_targets": list(self.lora_targets)}
 
     def decisive(self) -> dict[str, Any]:
-        """The fields that a checkpoint must share with whoever resumes it."""
-        return {name: value for name, value in self.to_dict().items() if name not in FREE}
+        """The fields that a checkpoint must share with whoever resumes it.
+
+        Options of `grpo` that are not used are left out, so that checkpoints from before them go on.
+        """
+        fixed = {name: value for name, value in self.to_dict().items() if name not in FREE}
+        return {n: v for n, v in fixed.items() if n not in grpo.OPTIONS or v != grpo.OPTIONS[n]}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> DDPOConfig:

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ddposink.ddpo.several import Several
+
 Reward = Callable[[Tensor, list[str]], Tensor]
 
 
@@ -20,6 +22,10 @@ def ask(reward: Reward, images: Tensor, prompts: list[str]) -> Tensor:
     name = name_of(reward)
     with torch.no_grad():
         answer = reward(images.clone(), list(prompts))
+    return _answered(name, answer, images, prompts)
+
+
+def _answered(name: str, answer: Any, images: Tensor, prompts: list[str]) -> Tensor:
     if isinstance(answer, Tensor) and answer.requires_grad:
         raise ValueError(f"{name} answered a tensor with gradients; return it detached")
     try:
@@ -65,6 +71,13 @@ def _finite_backwards(images: Tensor) -> Tensor:
     if passed.requires_grad:
         passed.register_hook(repair)
     return passed
+
+
+def ask_each(reward: Several, images: Tensor, prompts: list[str]) -> dict[str, Tensor]:
+    """Rewards (B,) of every part of a sum, see `ask`."""
+    with torch.no_grad():
+        found = reward.each(images.clone(), list(prompts))
+    return {name: _answered(f"the reward '{name}'", v, images, prompts) for name, v in found.items()}
 
 
 def name_of(reward: Any) -> str:

@@ -17,7 +17,9 @@ import torch
 from torch import Tensor
 
 from ddposink.ddpo.config import DDPOConfig
-from ddposink.ddpo.loss import LossTerms, loss_terms
+from ddposink.ddpo.diagnostics import Tally
+from ddposink.ddpo.ema import MovingAverage
+from ddposink.ddpo.loss import LossTerms, loss_terms, normalised
 from ddposink.ddpo.policy import DenoisingPolicy
 from ddposink.ddpo.ranks import Ranks
 from ddposink.ddpo.sampler import Trajectories
@@ -93,6 +95,8 @@ class Learner:
         device = next(iter(weights.values())).device
         half = config.precision_on(device.type) == "fp16"
         self.scaler = torch.amp.GradScaler(device.type, enabled=half)
+        self.tally = Tally(config.sample_num_steps, device)
+        self.average = MovingAverage(weights, config.ema_decay) if config.ema_decay else None
 
     def update(self, found: Trajectories, advantages: Tensor, pairs: Pairs, rows: int) -> Tensor:
         """One update from ``pairs`` (on the CPU), at most ``rows`` UNet inputs in a forward.
@@ -114,18 +118,31 @@ class Learner:
     ) -> LossTerms:
         text = found.text.take(inputs.sample).rows(self.policy.learns_guided)
         mean = self.policy.mean(inputs.step, found.latents[inputs.step, inputs.sample], text)[which]
-        step, sample = pairs.step, pairs.sample
+        step, sample, schedule = pairs.step, pairs.sample, self.policy.schedule
         log_prob = self.policy.log_prob(step, mean, found.latents[step + 1, sample])
-        return self._loss(log_prob, found.log_probs[step, sample], advantages[sample])
+        sampled = found.log_probs[step, sample]
+        more: dict[str, Tensor] = {}
+        if found.means is not None:
+            bias = schedule.divergence(step, mean, found.means[step, sample], self.policy.reduction)
+            more["log_ratio"] = normalised(log_prob - sampled, bias, schedule.sigma[step])
+        if found.base is not None:
+            more["divergence"] = schedule.divergence(step, mean, found.base[step, sample])
+        terms = self._loss(log_prob, sampled, advantages[sample], **more)
+        self.tally.add(step, terms)
+        return terms
 
     def _kept(self, found: Trajectories, advantages: Tensor) -> LossTerms:
         """From the sampling forwards themselves: every log-probability is its own old one."""
         log_prob = torch.cat([kept.flatten() for _, kept in found.graph])
         advantage = torch.cat([advantages[rows].expand_as(kept).flatten() for rows, kept in found.graph])
+        steps = torch.arange(len(found.log_probs), device=advantage.device)
+        step = torch.cat([steps[:, None].expand_as(kept).flatten() for _, kept in found.graph])
         found.graph.clear()
-        return self._loss(log_prob, log_prob.detach(), advantage)
+        terms = self._loss(log_prob, log_prob.detach(), advantage)
+        self.tally.add(step, terms)
+        return terms
 
-    def _loss(self, log_prob: Tensor, sampled: Tensor, advantage: Tensor) -> LossTerms:
+    def _loss(self, log_prob: Tensor, sampled: Tensor, advantage: Tensor, **more: Tensor) -> LossTerms:
         config = self.config
         return loss_terms(
             log_prob,
@@ -134,6 +151,9 @@ class Learner:
             kind=config.loss,
             clip_range=config.train_clip_range,
             advantage_max=config.train_adv_clip_max,
+            clip_high=config.train_clip_range_high,
+            beta=config.kl_beta,
+            **more,
         )
 
     def _backward(self, terms: LossTerms, pairs: int) -> Tensor:
@@ -150,6 +170,8 @@ class Learner:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
+        if self.average is not None:
+            self.average.update()
         return norm.detach()
 
 

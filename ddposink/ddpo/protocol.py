@@ -7,9 +7,9 @@ two steps changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 RewardFunction = Callable[["Tensor", list[str]], "Tensor"]  # (B,3,H,W) in [0,1], prompts -> (B,) float32
+Row = list[float | None]  # (T,) one a denoising step; None where nothing was learnt from it
 Prompts = Sequence[str] | Callable[[], str]  # to draw from, or a function that draws one
 Pipeline = Any  # of diffusers, one of `ddposink.models.pipeline_kinds.KINDS`
 
@@ -49,6 +50,17 @@ class StepLog:
     unet_forwards: int  # of one sample, so far, a backward counted as two; those saved by sharing noise too
     sampling_s: float  # wall seconds of this step's sampling and rewards
     training_s: float  # wall seconds of this step's updates
+    # None, or empty, where an engine does not tell
+    reward_s: float | None = None  # of `sampling_s`, what the reward took
+    gradient_norm: float | None = None  # before it is clipped, mean over the step's updates
+    ratio_mean: float | None = None  # importance ratios of all (sample, denoising step) pairs
+    ratio_std: float | None = None
+    clipped_above: float | None = None  # part of the ratios above the clip range, and below it
+    clipped_below: float | None = None
+    kl_base: float | None = None  # nats per denoising step, all dimensions; where the loss has a KL term
+    by_step: Mapping[str, Row] = field(default_factory=dict)  # the last five, per denoising step
+    parts: Mapping[str, float] = field(default_factory=dict)  # mean of each part of a weighted reward
+    shares: Mapping[str, float] = field(default_factory=dict)  # of its variance within what is compared
 
 
 class Engine(Protocol):
@@ -72,6 +84,9 @@ class Engine(Protocol):
 
     def base(self) -> AbstractContextManager[None]:
         """Inside, the network acts as before training."""
+
+    def evaluated(self) -> AbstractContextManager[None]:
+        """Inside, the network has the weights that are evaluated and exported: see `ddposink.ddpo.ema`."""
 
     def export(self, folder: Path) -> None:
         """Write what a stock pipeline loads: LoRA in diffusers format, or a folder of the whole network."""

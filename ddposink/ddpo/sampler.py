@@ -6,6 +6,7 @@ TRL would), and a denoising step turns the noise of its slot into latents in pla
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,10 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ddposink.ddpo.judge import Reward, ask
+from ddposink.ddpo.judge import Reward, ask, ask_each
 from ddposink.ddpo.layout import decoded_at_once
 from ddposink.ddpo.policy import Conditions, DenoisingPolicy
 from ddposink.ddpo.randomness import shared_noise
+from ddposink.ddpo.several import several
 
 
 @dataclass
@@ -30,6 +32,8 @@ class Trajectories:
     graph: list[tuple[slice, Tensor]]  # rows, and their (T, rows) log-probabilities
     source: Tensor  # (N,) on the CPU: the first sample that starts from the same latents, prompt and negative
     together: int = 0  # the denoising step up to which samples that start alike have the same latents
+    means: Tensor | None = None  # (T, N, C, H, W) of the policy that drew them, where it is asked for
+    base: Tensor | None = None  # the same of the base model, see `ddposink.ddpo.reference`
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,7 @@ class Draw:
     keep_graph: bool = False
     shared: int = 1  # samples in a row that start from the same latents
     steps: int | None = None  # denoising steps taken, of all; the slots of the others keep their noise
+    keep_means: bool = False  # of noisy steps
 
 
 def sample(
@@ -67,6 +72,7 @@ def sample(
         [],
         sources(text, draw.shared),
         policy.schedule.noisy.start,
+        torch.zeros_like(latents[1:]) if draw.keep_means else None,
     )
     for start in range(0, count, draw.rows):
         rows = slice(start, min(start + draw.rows, count))
@@ -101,6 +107,8 @@ def _denoise(policy: DenoisingPolicy, found: Trajectories, rows: slice, draw: Dr
         else:
             mean = policy.mean(step, found.latents[step, rows], embeddings)
         following = found.latents[step + 1, rows].mul_(schedule.sigma[step]).add_(mean.detach())
+        if step in schedule.noisy and found.means is not None:
+            found.means[step, rows] = mean.detach()
         if step in schedule.noisy:
             log_probs.append(policy.log_prob(step, mean, following))
             found.log_probs[step, rows] = log_probs[-1].detach()
@@ -125,12 +133,33 @@ def decoded(pipeline: Any, latents: Tensor) -> Tensor:
     return torch.cat(found)
 
 
-def rewards(pipeline: Any, found: Trajectories, reward: Reward, batch: int) -> Tensor:
-    """Rewards (N,) float32 of the finished samples, asked for a sampling batch at a time as TRL does.
+@dataclass(frozen=True)
+class Judged:
+    """``rewards`` (N,) float32; of a sum of rewards also its ``parts`` by name; seconds in the reward."""
 
-    Raises ValueError: see `ask`.
-    """
-    parts = [slice(start, start + batch) for start in range(0, len(found.prompts), batch)]
-    return torch.cat(
-        [ask(reward, pictures(pipeline, found.latents[-1, rows]), found.prompts[rows]) for rows in parts]
-    )
+    rewards: Tensor
+    parts: dict[str, Tensor]
+    seconds: float
+
+    def cpu_parts(self) -> dict[str, Tensor]:
+        """``parts`` on the CPU."""
+        return {name: values.cpu() for name, values in self.parts.items()}
+
+
+def judged(pipeline: Any, found: Trajectories, reward: Reward, batch: int) -> Judged:
+    """The finished samples, judged a sampling batch at a time as TRL does. Raises ValueError: see `ask`."""
+    whole, each, seconds, sum_of = [], [], 0.0, several(reward)
+    for start in range(0, len(found.prompts), batch):
+        rows = slice(start, start + batch)
+        images, prompts = pictures(pipeline, found.latents[-1, rows]), found.prompts[rows]
+        if images.is_cuda:
+            torch.cuda.synchronize(images.device)  # the reward waits for the pictures, and is not their time
+        begun = time.perf_counter()
+        if sum_of is None:
+            whole.append(ask(reward, images, prompts))
+        else:
+            each.append(ask_each(sum_of, images, prompts))
+            whole.append(torch.stack(list(each[-1].values())).sum(0))
+        seconds += time.perf_counter() - begun
+    parts = {name: torch.cat([some[name] for some in each]) for name in (each[0] if each else ())}
+    return Judged(torch.cat(whole), parts, seconds)

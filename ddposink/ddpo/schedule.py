@@ -80,6 +80,14 @@ class DenoisingSchedule:
             return -0.5 * squares.sum(1) - squares.shape[1] * self.log_scale[step]
         return -0.5 * squares.mean(1) - self.log_scale[step]
 
+    def divergence(self, step: int | Tensor, mean: Tensor, other: Tensor, reduction: str = "sum") -> Tensor:
+        """KL (B,) between Gaussians of this step with two means (B,C,H,W): ‖Δμ‖²/(2σ²), in nats.
+
+        Over all dimensions, or per dimension on average; differentiable. Exact, as the variances are equal.
+        """
+        squares = ((mean - other) / _row(self.sigma, step)).flatten(1).square()
+        return 0.5 * (squares.sum(1) if reduction == "sum" else squares.mean(1))
+
 
 def make_schedule(scheduler: Any, steps: int, eta: float, device: torch.device) -> DenoisingSchedule:
     """The DDIM schedule of ``steps`` denoising steps with a pipeline's scheduler settings, as TRL runs it.

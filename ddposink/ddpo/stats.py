@@ -4,6 +4,12 @@ Three ways (`DDPOConfig.compares`): with all samples of the step ("batch", TRL's
 rewards of its prompt ("prompt", TRL's per-prompt statistics), or with the samples drawn together with it
 ("group": one prompt and, with shared noise, one start; Shao et al. 2024, arXiv 2402.03300, eq. 1).
 
+What is left above the mean is divided (`DDPOConfig.advantage_deviation`) by the deviation of those it is
+compared with ("own"), by that of the whole step ("batch", Flow-GRPO's ``global_std``: a group that hardly
+differs then hardly counts), or by nothing ("none": Dr. GRPO, Liu et al. 2025, arXiv 2503.20783, section 3,
+as the division favours prompts on which rewards hardly differ; advantages then are in the reward's unit,
+and `train_adv_clip_max` and the learning rate are to be chosen for it).
+
 Means and deviations are float64. In float32 the mean of equal rewards is off by a rounding, and that
 rounding divided by the same rounding is an advantage of one: a reward without any preference would teach at
 the full rate. Rewards that differ by no more than a float32 computation may leave are equal here, and among
@@ -44,36 +50,48 @@ class Advantages(Protocol):
 
 def make_comparison(config: DDPOConfig) -> Advantages:
     """The comparison that ``config`` asks for."""
-    epsilon = config.advantage_epsilon
+    epsilon, by = config.advantage_epsilon, config.advantage_deviation
     if config.compares == "group":
-        return Groups(config.samples_per_prompt, PROMPT_EPSILON if epsilon is None else epsilon)
+        return Groups(config.samples_per_prompt, PROMPT_EPSILON if epsilon is None else epsilon, by)
     if config.compares == "batch":
-        return Batch(BATCH_EPSILON if epsilon is None else epsilon)
+        return Batch(BATCH_EPSILON if epsilon is None else epsilon, by)
     return Prompts(
         config.per_prompt_stat_tracking_buffer_size,
         config.per_prompt_stat_tracking_min_count,
         PROMPT_EPSILON if epsilon is None else epsilon,
+        by,
     )
 
 
-def advantages(rewards: Floats, among: Floats, epsilon: float) -> Floats | None:
-    """``rewards`` (N,) around the mean of ``among`` (M,), in its deviations; None if all are equal."""
+def divisor(rewards: Floats, by: str, epsilon: float) -> float | None:
+    """What a step's ``rewards`` (N,) above their mean are divided by; None: by each comparison's own."""
+    if by == "own":
+        return None
+    return 1.0 if by == "none" else float(np.asarray(rewards, dtype=np.float64).std()) + epsilon
+
+
+def advantages(rewards: Floats, among: Floats, epsilon: float, divided: float | None = None) -> Floats | None:
+    """``rewards`` (N,) around the mean of ``among`` (M,), in its deviations; None if all are equal.
+
+    ``divided``: by this, and not by the deviation of ``among``; see `divisor`.
+    """
     everything = np.concatenate([rewards, among]).astype(np.float64)
     if np.ptp(everything) <= ROUNDING * np.abs(everything).max():
         return None
     known = np.asarray(among, dtype=np.float64)
-    return ((rewards - known.mean()) / (known.std() + epsilon)).astype(np.float32)
+    scale = known.std() + epsilon if divided is None else divided
+    return ((rewards - known.mean()) / scale).astype(np.float32)
 
 
 class Batch:
     """All samples of a step are compared with each other."""
 
-    def __init__(self, epsilon: float = BATCH_EPSILON) -> None:
-        self._epsilon, self.flat_share = epsilon, 0.0
+    def __init__(self, epsilon: float = BATCH_EPSILON, by: str = "own") -> None:
+        self._epsilon, self._by, self.flat_share = epsilon, by, 0.0
 
     def update(self, prompts: Sequence[str], rewards: Floats) -> Floats:
         """See `Advantages`."""
-        found = advantages(rewards, rewards, self._epsilon)
+        found = advantages(rewards, rewards, self._epsilon, divisor(rewards, self._by, self._epsilon))
         self.flat_share = float(found is None)
         return np.zeros(len(rewards), np.float32) if found is None else found
 
@@ -92,13 +110,14 @@ class Groups(Batch):
     are equal once the tokenizer has cut them off.
     """
 
-    def __init__(self, size: int, epsilon: float = PROMPT_EPSILON) -> None:
-        super().__init__(epsilon)
+    def __init__(self, size: int, epsilon: float = PROMPT_EPSILON, by: str = "own") -> None:
+        super().__init__(epsilon, by)
         self._size = size
 
     def update(self, prompts: Sequence[str], rewards: Floats) -> Floats:
         """See `Advantages`. N is a multiple of the group's size."""
-        groups = [advantages(group, group, self._epsilon) for group in rewards.reshape(-1, self._size)]
+        divided, rows = divisor(rewards, self._by, self._epsilon), rewards.reshape(-1, self._size)
+        groups = [advantages(group, group, self._epsilon, divided) for group in rows]
         self.flat_share = sum(group is None for group in groups) / len(groups)
         flat = np.zeros(self._size, np.float32)
         return np.concatenate([flat if group is None else group for group in groups])
@@ -107,17 +126,17 @@ class Groups(Batch):
 class Prompts:
     """The last ``buffer`` rewards of each prompt; with fewer than ``least``, all samples' are used."""
 
-    def __init__(self, buffer: int, least: int, epsilon: float = PROMPT_EPSILON) -> None:
-        self._buffer, self._least, self._epsilon = buffer, least, epsilon
+    def __init__(self, buffer: int, least: int, epsilon: float = PROMPT_EPSILON, by: str = "own") -> None:
+        self._buffer, self._least, self._epsilon, self._by = buffer, least, epsilon, by
         self._rewards: dict[str, deque[np.float32]] = {}
         self.flat_share = 0.0
 
     def update(self, prompts: Sequence[str], rewards: Floats) -> Floats:
         """See `Advantages`."""
         found, flat = np.zeros(len(rewards), np.float32), 0
-        parts = list(self._parts(prompts, rewards))
+        parts, divided = list(self._parts(prompts, rewards)), divisor(rewards, self._by, self._epsilon)
         for mine, known in parts:
-            values = advantages(rewards[mine], known, self._epsilon)
+            values = advantages(rewards[mine], known, self._epsilon, divided)
             flat += values is None
             found[mine] = 0 if values is None else values
         self.flat_share = flat / len(parts)

@@ -7,6 +7,7 @@ between them.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -19,6 +20,7 @@ from torch import Tensor
 from ddposink.ddpo import lora, rules
 from ddposink.ddpo.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from ddposink.ddpo.config import DDPOConfig
+from ddposink.ddpo.diagnostics import told
 from ddposink.ddpo.layout import make_layout
 from ddposink.ddpo.learner import Learner, updates
 from ddposink.ddpo.merged import MergedLora
@@ -27,10 +29,11 @@ from ddposink.ddpo.policy import DenoisingPolicy, Texts
 from ddposink.ddpo.protocol import DivergedError, Pipeline, Prompts, RewardFunction, StepLog
 from ddposink.ddpo.randomness import PromptSource, Randomness
 from ddposink.ddpo.ranks import Ranks
-from ddposink.ddpo.sampler import Draw, Trajectories, rewards, sample
+from ddposink.ddpo.reference import base_means
+from ddposink.ddpo.sampler import Draw, Trajectories, sample
 from ddposink.ddpo.schedule import DenoisingSchedule, flow_schedule, make_schedule
-from ddposink.ddpo.stats import make_comparison
 from ddposink.ddpo.table import flow_table, grid, shift_of
+from ddposink.ddpo.verdict import Court
 from ddposink.ddpo.window import DDIM
 from ddposink.devices import keep_freed_pages
 from ddposink.models.denoiser import denoiser, latent_shape, tokens_of
@@ -77,7 +80,8 @@ class NativeEngine:
         )
         self._texts = Texts(pipeline, config.negatives, network)
         self._learner = Learner(config, self._policy, weights, self._ranks)
-        self._comparison = make_comparison(config)
+        self._court = Court(config, pipeline, reward, self._ranks)
+        self._comparison = self._court.comparison
         self._layout = make_layout(config, self._shape[1] * self._shape[2])
         on_cpu = self._device.type == "cpu"
         if on_cpu:
@@ -117,6 +121,8 @@ class NativeEngine:
         """Go on from ``folder``. ValueError if it is damaged or of another configuration."""
         saved = read_checkpoint(folder, like=self._checkpoint([]))
         saved.restore_learner(self._learner)
+        if self._learner.average is not None:
+            self._learner.average.restore(saved.tensors)
         self._randomness.restore(saved.random[self._ranks.rank])
         self._comparison.restore(saved.statistics)
         self.step = saved.step
@@ -125,10 +131,16 @@ class NativeEngine:
         """Inside, the network acts as before training."""
         return lora.without(denoiser(self.pipeline), self._original)
 
+    def evaluated(self) -> AbstractContextManager[None]:
+        """Inside, the network has the weights that are evaluated and exported: see `ddposink.ddpo.ema`."""
+        average = self._learner.average
+        return nullcontext() if average is None else average.active()
+
     def export(self, folder: Path) -> None:
         """Write what a stock pipeline loads: LoRA in diffusers format, or a ``unet`` folder."""
         if self._ranks.first:
-            lora.export(self.pipeline, self.config, folder)
+            with self.evaluated():
+                lora.export(self.pipeline, self.config, folder)
         self._ranks.wait()
 
     def ratio_deviation(self) -> Tensor:
@@ -153,7 +165,11 @@ class NativeEngine:
         found = self._sample(self.config.sample_num_batches_per_epoch, self.config.keep_sampling_graph)
         everybodys, mine = self._judge(found)
         sampled = time.perf_counter()
+        if self.config.kl_beta:
+            with self.base():
+                found.base = base_means(self._policy, found, self._layout.learning)
         values = self._learn(found, torch.as_tensor(mine, device=self._device)).tolist()
+        tally = told(self._ranks.mean(self._learner.tally.take()), bool(self.config.kl_beta))
         self.step += 1
         samples = self.step * self.config.samples_per_epoch * self._ranks.count
         return StepLog(
@@ -168,6 +184,11 @@ class NativeEngine:
             unet_forwards=samples * forwards_of_a_sample(self.config, self._policy),
             sampling_s=sampled - begun,
             training_s=time.perf_counter() - sampled,
+            reward_s=self._verdict.reward_s,
+            gradient_norm=values[3] if math.isfinite(values[3]) else None,
+            parts=self._verdict.parts,
+            shares=self._verdict.shares,
+            **vars(tally),
         )
 
     def _sample(self, batches: int, keep_graph: bool, steps: int | None = None) -> Trajectories:
@@ -186,7 +207,8 @@ class NativeEngine:
             self._policy.guided,
             keep_graph,
             config.samples_per_prompt if config.share_initial_noise else 1,
-            steps,
+            steps=steps,
+            keep_means=config.ratio_norm,
         )
         return sample(self._policy, text, prompts, draw, self._shape)
 
@@ -194,14 +216,11 @@ class NativeEngine:
         """Rewards of all processes, and this one's advantages; both (N,) float32 arrays."""
         if not bool(torch.isfinite(found.log_probs).all() & torch.isfinite(found.latents[-1]).all()):
             raise DivergedError("the sampled latents are not finite", self.step + 1)
-        mine = rewards(self.pipeline, found, self._reward, self.config.sample_batch_size)
-        everybodys = torch.cat(self._ranks.gather(mine.cpu())).numpy()
-        prompts = [prompt for prompts in self._ranks.gather(found.prompts) for prompt in prompts]
-        advantages = self._comparison.update(prompts, everybodys)
-        return everybodys, advantages.reshape(self._ranks.count, -1)[self._ranks.rank]
+        self._verdict = self._court.judge(found)
+        return self._verdict.rewards, self._verdict.advantages
 
     def _learn(self, found: Trajectories, mine: Tensor) -> Tensor:
-        """All updates of the step; mean loss, approximate KL and clip fraction (3,)."""
+        """All updates of the step; mean loss, approximate KL, clip fraction and gradient norm (4,)."""
         network = denoiser(self.pipeline).train()
         values = torch.stack(
             [
@@ -215,10 +234,11 @@ class NativeEngine:
         if not bool(torch.isfinite(watched).all()):
             what = "the loss" if not bool(torch.isfinite(values[:, :3]).all()) else "the gradient"
             raise DivergedError(f"{what} is not finite", self.step + 1)
-        return self._ranks.mean(values[:, :3].mean(0))
+        return self._ranks.mean(values.mean(0))
 
     def _checkpoint(self, states: list[dict[str, Tensor]]) -> Checkpoint:
-        return Checkpoint.of(
+        average = self._learner.average
+        made = Checkpoint.of(
             self._learner,
             step=self.step,
             random=states,
@@ -226,6 +246,8 @@ class NativeEngine:
             identity=self.config.decisive()
             | {"processes": self._ranks.count, "base": self._fingerprint, "prompts": self._prompts.names()},
         )
+        made.tensors |= {} if average is None else average.tensors()
+        return made
 
     @contextmanager
     def _working(self) -> Iterator[None]:
@@ -248,4 +270,5 @@ def forwards_of_a_sample(config: DDPOConfig, policy: DenoisingPolicy) -> int:
     """Forwards of the network for one sample, drawn and learnt from; a backward counts as two."""
     drawn = config.sample_num_steps * (2 if policy.guided else 1)
     learnt = config.num_train_timesteps * (2 if policy.learns_guided else 1) * config.train_num_inner_epochs
-    return drawn + (2 if config.keep_sampling_graph else 3) * learnt
+    base = config.window.size * (2 if policy.learns_guided else 1) if config.kl_beta else 0
+    return drawn + base + (2 if config.keep_sampling_graph else 3) * learnt

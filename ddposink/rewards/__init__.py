@@ -2,6 +2,7 @@
 
 Text form: ``NAME`` · ``NAME@REVISION`` (weights of the model hub at another commit) · ``NAME:path:DIR``
 (weights in a folder) · ``preference:NAME`` · ``weighted:0.5*alignment+0.5*brisque`` ·
+``http://127.0.0.1:PORT/PATH`` (a server's, see `ddposink.rewards.http`) ·
 ``python:package.module:function``, the last only where the command line allows it.
 """
 
@@ -38,6 +39,9 @@ REWARDS = {
     "image_reward": "ddposink.rewards.image_reward:image_reward",
     "weighted": "ddposink.rewards.weighted:weighted",
     "noise": "ddposink.rewards.noise:noise",
+    "named_colour": "ddposink.rewards.named_colour:named_colour",
+    "http": "ddposink.rewards.http:server",
+    "https": "ddposink.rewards.http:secure_server",
     "python": "ddposink.workloads.python_reward:python",
 }
 
@@ -71,6 +75,10 @@ class RewardRef:
     def differentiable(self) -> bool:
         """Whether it has a gradient with respect to the pictures."""
         return _kind(self.kind).differentiable(self.argument)
+
+    def unanswered(self, prompts: tuple[str, ...]) -> str | None:
+        """Why it has no number for pictures of some ``prompts``, in words; None if it has for all."""
+        return _kind(self.kind).unanswered(self.argument, prompts)
 
     def identity(self) -> dict[str, str]:
         """What its numbers depend on: revisions, sha256 or definition. No network, no torch."""

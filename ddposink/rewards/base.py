@@ -83,6 +83,10 @@ class RewardKind:
         """Whether its function has a gradient with respect to the pictures."""
         return self.info.differentiable
 
+    def unanswered(self, argument: str, prompts: tuple[str, ...]) -> str | None:
+        """Why it has no number for pictures of some ``prompts``, in words; None if it has for all."""
+        return None
+
     def load(self, argument: str, device: str) -> RewardFunction:
         """The function. Raises Unavailable in one line if its weights cannot be had here."""
         raise NotImplementedError

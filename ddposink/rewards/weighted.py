@@ -90,6 +90,11 @@ class Weighted(RewardKind):
             for key, value in ref.identity().items()
         }
 
+    def unanswered(self, argument: str, prompts: tuple[str, ...]) -> str | None:
+        """That of the first part that has none."""
+        said = (ref.unanswered(prompts) for _, ref in self.parts(argument))
+        return next(filter(None, said), None)
+
     def load(self, argument: str, device: str) -> RewardFunction:
         """All parts. Raises Unavailable if one of them cannot be had."""
         from ddposink.rewards import load_reward
@@ -106,14 +111,23 @@ class WeightedSum:
 
     def __call__(self, images: Tensor, prompts: list[str]) -> Tensor:
         """(B, 3, H, W) in [0, 1] and B prompts → (B,) float32."""
+        first, *others = self.each(images, prompts).values()
+        return sum((other.to(first.device) for other in others), start=first)
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The factor of every part."""
+        return {part.name: factor for factor, part in self.parts}
+
+    def each(self, images: Tensor, prompts: list[str]) -> dict[str, Tensor]:
+        """(B,) float32 of every part, times its factor; adding them up gives the sum."""
         values = {}
         for factor, part in self.parts:
             ask = part.with_gradient if images.requires_grad else part
             values[part.name] = factor * ask(images, prompts)
         for name, found in values.items():
             self._said.setdefault(name, []).extend(found.detach().tolist())
-        first, *others = values.values()
-        return sum((other.to(first.device) for other in others), start=first)
+        return values
 
     def take(self) -> dict[str, float]:
         """Mean of every weighted part over the pictures since last asked; empty if there were none."""

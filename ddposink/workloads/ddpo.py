@@ -43,6 +43,20 @@ def _shares(argument: str, pipeline: str) -> str:
     return f"weighted:{argument}: of its variance about {in_words(parts)}{hardly}"
 
 
+def _options(params: Any) -> list[str]:
+    """What a label says of the options of `ddposink.ddpo.grpo` that are used."""
+    high, by = params.train_clip_range_high, params.advantage_deviation
+    said = {
+        f"kl {params.kl_beta:g}": params.kl_beta,
+        f"clip to +{high or 0:g}": high is not None,
+        "ratio norm": params.ratio_norm,
+        {"batch": "batch deviation", "none": "no deviation"}.get(by, ""): by != "own",
+        params.combine_rewards: params.combine_rewards != "sum",
+        f"ema {params.ema_decay:g}": params.ema_decay,
+    }
+    return [words for words, used in said.items() if used]
+
+
 def _short(pipeline: str) -> str:
     """A pipeline's name for tables: of a path its last part."""
     ref = PipelineRef.parse(pipeline)
@@ -72,6 +86,7 @@ class DdpoWorkload:
         if params.sample_kernel != "ddim":
             window = "" if params.sample_sde_window is None else f" in {params.sample_sde_window}"
             unusual.append(f"{params.sample_kernel}{window}")
+        unusual += _options(params)
         return " · ".join([_short(params.pipeline), params.reward, *unusual, f"{params.steps:,}"])
 
     def columns(self, params: Any) -> dict[str, Scalar]:
@@ -99,6 +114,12 @@ class DdpoWorkload:
             "samples_per_step": config.samples_per_epoch,
             "updates_per_step": config.updates_per_epoch,
             "clip_range": params.train_clip_range,
+            "clip_range_high": params.train_clip_range_high,
+            "ratio_norm": params.ratio_norm,
+            "kl_beta": params.kl_beta,
+            "advantage_deviation": params.advantage_deviation,
+            "combine_rewards": params.combine_rewards,
+            "ema_decay": params.ema_decay,
             "tuned": f"LoRA r={params.lora_rank}" if params.use_lora else "full",
             "precision": params.mixed_precision,
             "device": params.device,
@@ -126,6 +147,8 @@ class DdpoWorkload:
         rows = 2 if config.guided and not embeds_guidance(PipelineRef.parse(params.pipeline)) else 1
         learning = 3 * (rows if config.learns_guided else 1) * config.num_train_timesteps
         per_sample = rows * config.sample_num_steps + learning * config.train_num_inner_epochs
+        if config.kl_beta:  # the base model is asked once
+            per_sample += (rows if config.learns_guided else 1) * config.window.size
         per_step = config.samples_per_epoch * per_sample
         if config.algorithm != rules.DDPO:
             per_step = rules.forwards_of_a_step(config, rows == 2)

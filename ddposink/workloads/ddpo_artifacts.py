@@ -32,9 +32,18 @@ def save_pictures(path: Path, pictures: Pictures) -> Path:
     return save_sheet(columns, [prompt for prompt, _ in shown], path)
 
 
-def save_logs(path: Path, logs: Sequence[StepLog], parts: Sequence[Mapping[str, float]] = ()) -> Path:
-    """The curves of the training so far, one value per training step; ``parts`` of a weighted reward too."""
-    rows = [asdict(log) for log in logs]
+def save_logs(
+    path: Path,
+    logs: Sequence[StepLog],
+    parts: Sequence[Mapping[str, float]] = (),
+    *,
+    by_step: bool = False,
+) -> Path:
+    """The curves of the training so far, one value per training step; ``parts`` of a weighted reward too.
+
+    ``by_step``: also what is told of every denoising step, as rows and columns of a map.
+    """
+    rows = [{n: v for n, v in asdict(log).items() if not isinstance(v, dict)} for log in logs]
     arrays = {
         name: np.array([np.nan if row[name] is None else row[name] for row in rows])
         for name in rows[0]
@@ -49,7 +58,30 @@ def save_logs(path: Path, logs: Sequence[StepLog], parts: Sequence[Mapping[str, 
     arrays |= {
         f"part {name}": np.array([step[name] for step in parts]) for name in (parts[0] if parts else ())
     }
-    return save_arrays(path, arrays)
+    # A step whose rewards are all equal has no shares.
+    names = dict.fromkeys(name for log in logs for name in log.shares)
+    arrays |= {f"share {name}": np.array([log.shares.get(name, np.nan) for log in logs]) for name in names}
+    return save_arrays(path, arrays | (maps(logs) if by_step else {}))
+
+
+def maps(logs: Sequence[StepLog]) -> dict[str, np.ndarray]:
+    """What is told of every denoising step: flat arrays of training step, denoising step and values.
+
+    Denoising steps count from 1; a value is NaN where nothing was learnt from the step.
+    """
+    told = [log for log in logs if log.by_step]
+    if not told:
+        return {}
+    names = list(told[0].by_step)
+    count = len(told[0].by_step[names[0]])
+    found = {
+        "training step": np.repeat([log.step for log in told], count),
+        "denoising step": np.tile(np.arange(1, count + 1), len(told)),
+    }
+    for name in names:
+        values = [np.nan if v is None else v for log in told for v in log.by_step[name]]
+        found[f"{name}_by_step"] = np.array(values)
+    return found
 
 
 def save_weights(folder: Path, engine: Engine) -> list[Path]:

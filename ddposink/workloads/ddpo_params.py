@@ -102,7 +102,20 @@ class _Cell(BaseModel):
                 f"algorithm 'draft' learns from the reward's gradient, and '{self.reward}' has none; these "
                 f"have one: {names}; or use ddpo, nft or dpo"
             )
+        self._answerable()
         return self
+
+    def _answerable(self) -> None:
+        """Raise ValueError where the reward trained on has no number for some prompt, or for GDPO."""
+        ref = reward_ref(self.reward)
+        for name in ("prompts", "eval_prompts"):
+            if why := ref.unanswered(load_prompts(getattr(self, name)).prompts):
+                raise ValueError(f"reward '{self.reward}' on {name} '{getattr(self, name)}': {why}")
+        if self.combine_rewards == "gdpo" and ref.kind != "weighted":  # type: ignore[attr-defined]
+            raise ValueError(
+                f"combine_rewards 'gdpo' needs several rewards, and '{self.reward}' is one: use a weighted "
+                f"sum, for example weighted:0.5*alignment+0.5*brisque"
+            )
 
     def config(self, seed: int) -> DDPOConfig:
         """The engines' configuration of this cell. Raises ValueError if it contradicts itself."""

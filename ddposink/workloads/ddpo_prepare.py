@@ -111,6 +111,9 @@ def _scorers(params: Any, device: str) -> tuple[dict[str, Scorer], dict[str, str
     unavailable = {}
     for text in params.evaluate:
         ref = reward_ref(text)
+        if why := ref.unanswered(evaluation_prompts(params.eval_prompts).prompts):
+            unavailable[ref.kind] = why
+            continue
         try:
             found[ref.kind] = load_reward(ref, device=device)
         except Unavailable as error:

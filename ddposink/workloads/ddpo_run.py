@@ -14,7 +14,7 @@ import torch
 
 from bench.track.power import EnergyMeter
 from bench.workload import Cell, Context, Missing, Samples, Scalar, Skip
-from ddposink.ddpo import DivergedError, rules
+from ddposink.ddpo import DivergedError, StepLog, rules
 from ddposink.ddpo.loss import ratio_limit
 from ddposink.errors import Unavailable
 from ddposink.evaluation.diversity import pairwise_distance, vendi_score
@@ -61,8 +61,9 @@ def run(cells: Sequence[tuple[Cell, Any]], ctx: Context) -> None:
         base = _begin(state, [params.steps for _, params in cells])
         for cell, params in cells:
             _train(state, params.steps, longest.steps, ctx)
-            pictures = base if base and not params.steps else _draw(state)
-            _emit(cell, params, state, pictures, ctx, last=params.steps == longest.steps)
+            with state.engine.evaluated():
+                pictures = base if base and not params.steps else _draw(state)
+                _emit(cell, params, state, pictures, ctx, last=params.steps == longest.steps)
             left.pop(0)
     except (DivergedError, RewardError) as error:
         _give_up(left, error, ctx)
@@ -154,13 +155,24 @@ def _train(state: TrainingRun, until: int, total: int, ctx: Context) -> None:
                 done.logs.append(log)
                 done.parts += [said] if (said := _parts(state)) else []
                 state.tracker.sample()
-                values = {"reward": log.reward_mean, "kl": log.approx_kl, "clipped": log.clip_fraction}
-                ctx.progress(log.step, total, **{k: v for k, v in values.items() if v is not None})
+                ctx.progress(log.step, total, **_shown(log))
             _raise_peaks(done.peaks, state.tracker.snapshot())
             if every and point % every == 0:
                 done.joules = _sum(before, meter.so_far())
                 state.scratch.save(state.engine, done)
     done.joules = _sum(before, meter.joules)
+
+
+def _shown(log: StepLog) -> dict[str, float]:
+    """What is shown while it trains."""
+    values = {
+        "reward": log.reward_mean,
+        "kl": log.approx_kl,
+        "clipped": log.clip_fraction,
+        "gradient": log.gradient_norm,
+        "kl_base": log.kl_base,
+    }
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _parts(state: TrainingRun) -> dict[str, float]:
@@ -207,7 +219,8 @@ def _emit(
     ]
     if params.steps:
         progress = state.progress
-        artifacts.append(save_logs(out / f"train-{params.steps}.npz", progress.logs, progress.parts))
+        file = out / f"train-{params.steps}.npz"
+        artifacts.append(save_logs(file, progress.logs, progress.parts, by_step=last))
         artifacts += save_weights(out / f"weights-{params.steps}", engine)
     if last and params.eval_denoising_steps and params.steps:
         counts = sorted({*params.eval_denoising_steps, state.config.sample_num_steps})

@@ -17,6 +17,15 @@ Scores = Mapping[str, np.ndarray]  # reward → (prompts,) mean scores, prompts 
 TRAINED = "trained"
 COLLAPSED = 0.1  # part of the base model's diversity (effective pictures beyond one) that is left
 RECENT = 5  # training steps; few enough to be of the model as it is, enough to be no accident
+_UNTOLD = "this engine or algorithm does not tell it"
+# Metrics of the last training steps: the field of their logs, and why there may be none.
+TOLD = {
+    "ratio_std": ("ratio_std", _UNTOLD),
+    "clipped_above": ("clipped_above", _UNTOLD),
+    "clipped_below": ("clipped_below", _UNTOLD),
+    "gradient_norm": ("gradient_norm", _UNTOLD),
+    "train_kl_base": ("kl_base", "kl_beta is 0: the base model is not asked while training"),
+}
 # What rewards the contrary of another says nothing new about side effects.
 OPPOSITE = {
     "jpeg_compressibility": "jpeg_incompressibility",
@@ -133,6 +142,7 @@ def training(logs: Sequence[StepLog], energy: float | Missing) -> Measured:
     """Figures of the training so far; those of the updates are means of the last `RECENT` steps."""
     names = (
         "train_reward", "approx_kl", "clip_fraction", "flat_share", "train_loss", "step_s", "sampling_share",
+        "reward_share", *TOLD,
     )  # fmt: skip
     if not logs:
         why = Missing("nothing has been trained yet")
@@ -153,12 +163,19 @@ def training(logs: Sequence[StepLog], energy: float | Missing) -> Measured:
         "train_loss": float(np.mean([log.loss for log in recent])),
         "step_s": Samples(float(np.median(times)), tuple(times)),
         "sampling_share": sum(log.sampling_s for log in logs) / seconds,
+        "reward_share": _share_of_reward(logs, seconds),
+        **{name: _recent([getattr(log, own) for log in recent], why) for name, (own, why) in TOLD.items()},
         "samples_per_s": samples / seconds,
         "reward_queries": samples,
         "unet_forwards": logs[-1].unet_forwards,
         "train_seconds": seconds,
         "energy_per_sample_j": energy if isinstance(energy, Missing) else energy / samples,
     }
+
+
+def _share_of_reward(logs: Sequence[StepLog], seconds: float) -> float | Missing:
+    known = [log.reward_s for log in logs if log.reward_s is not None]
+    return sum(known) / seconds if len(known) == len(logs) else Missing("the engine does not time its reward")
 
 
 def _recent(values: Sequence[float | None], absent: str) -> float | Missing:

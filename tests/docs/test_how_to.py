@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
 import tomllib
@@ -112,6 +113,29 @@ def test_a_reward(tmp_path: Path) -> None:
     assert last.metrics["eval_redness"].unit == "%"
     assert last.metrics["gain_redness"].value != 0
     assert "redness" in (next((tmp_path / "results" / "red").glob("2*")) / "README.md").read_text()
+
+
+def test_a_reward_server(tmp_path: Path) -> None:
+    follow("reward.md", tmp_path)
+    tiny_pipeline().save_pretrained(tmp_path / "tiny")
+    (tmp_path / "prompts.txt").write_text("cat\nred fox\n")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    suite = tmp_path / "red.yaml"
+    text = suite.read_text().replace("PIPELINE", f"path:{tmp_path}/tiny")
+    suite.write_text(text.replace("[redness]", f"['http://127.0.0.1:{port}/score']"))
+    server = subprocess.Popen(
+        [sys.executable, "server.py", str(port)], cwd=tmp_path, stderr=subprocess.DEVNULL
+    )
+    try:
+        last = max(measured(tmp_path, "red.yaml"), key=lambda record: record.params["steps"])
+    finally:
+        server.terminate()
+        server.wait()
+    trained = last.metrics["trained_reward"].value
+    assert trained is not None
+    assert 0 < trained < 255
 
 
 def test_a_workload_and_its_metrics(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -66,6 +67,8 @@ class AlgorithmEngine(NativeEngine):
         self._check_finite(learnt)
         self.step += 1
         done = self.step * self._ranks.count
+        norm = float(self._ranks.mean(learnt.norms.mean()))
+        verdict = None if self.config.algorithm == rules.DRAFT else self._verdict  # which learns as it judges
         return StepLog(
             step=self.step,
             reward_mean=float(learnt.rewards.mean()),
@@ -78,6 +81,10 @@ class AlgorithmEngine(NativeEngine):
             unet_forwards=done * rules.forwards_of_a_step(self.config, self._policy.guided),
             sampling_s=learnt.sampled - begun,
             training_s=time.perf_counter() - learnt.sampled,
+            reward_s=verdict.reward_s if verdict else None,
+            gradient_norm=norm if math.isfinite(norm) else None,
+            parts=verdict.parts if verdict else {},
+            shares=verdict.shares if verdict else {},
         )
 
     def _check_finite(self, learnt: Learnt) -> None:

@@ -235,7 +235,23 @@ class DDPOTrainer(Saving, TrlMethods):
         values = {"epoch": epoch, "reward_mean": finished.reward_mean, "reward_std": finished.reward_std}
         more = {"approx_kl": finished.approx_kl, "clipfrac": finished.clip_fraction}
         values |= {"loss": finished.loss} | {name: v for name, v in more.items() if v is not None}
-        log(self.trackers, values, global_step)
+        log(self.trackers, values | _told(finished), global_step)
+
+
+_TOLD = (
+    "sampling_s", "reward_s", "training_s", "gradient_norm", "ratio_mean", "ratio_std", "clipped_above",
+    "clipped_below", "kl_base", "flat_share",
+)  # fmt: skip
+
+
+def _told(finished: StepLog) -> dict[str, float]:
+    """What the engine tells beyond TRL's own numbers, for the trackers."""
+    found = {name: getattr(finished, name) for name in _TOLD}
+    found |= {f"reward/{name}": value for name, value in finished.parts.items()}
+    found |= {f"variance_share/{name}": value for name, value in finished.shares.items()}
+    for name, row in finished.by_step.items():
+        found |= {f"{name}/denoising_step_{step + 1}": value for step, value in enumerate(row)}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _device(config: configuration.DDPOConfig) -> str:

@@ -109,7 +109,8 @@ def reload_gives_same_pictures(subject: Subject) -> Finding:
         engine.export(Path(folder))
         reloaded = _stock(subject, Path(folder), like=engine.pipeline)
     _to_float32(engine.pipeline)
-    drawn = pictures(engine.pipeline)
+    with engine.evaluated():
+        drawn = pictures(engine.pipeline)
     with engine.base():
         change = (pictures(engine.pipeline) - drawn).abs().max().item()
     if change == 0:

@@ -11,7 +11,7 @@ import logging
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -123,6 +123,10 @@ class TrlEngine:
                 yield
         finally:
             torch.set_num_threads(threads)
+
+    def evaluated(self) -> AbstractContextManager[None]:
+        """The weights as they are: TRL's engine keeps no average."""
+        return nullcontext()
 
     def _train(self) -> StepLog:
         trainer, started = self._trainer, time.perf_counter()

@@ -204,3 +204,19 @@ def test_trls_signatures() -> None:
             for which in (ours, theirs)
         ]
         assert names[0] == names[1]
+
+
+def test_trackers_hear_what_a_step_tells() -> None:
+    """Numbers only, one a denoising step where there is one; steps that were not learnt from say nothing."""
+    from ddposink.ddpo.names.trainer import _told
+    from ddposink.ddpo.protocol import StepLog
+
+    log = StepLog(
+        1, 0.1, 0.2, 0.3, 0.0, 0.0, 0.5, 8, 8, 2.0, 1.0, reward_s=0.5, gradient_norm=3.0, ratio_mean=1.0,
+        by_step={"ratio_std": [0.1, None, 0.3]}, parts={"noise": 0.4}, shares={"noise": 1.0},
+    )  # fmt: skip
+    assert _told(log) == {
+        "sampling_s": 2.0, "reward_s": 0.5, "training_s": 1.0, "gradient_norm": 3.0, "ratio_mean": 1.0,
+        "flat_share": 0.5, "reward/noise": 0.4, "variance_share/noise": 1.0,
+        "ratio_std/denoising_step_1": 0.1, "ratio_std/denoising_step_3": 0.3,
+    }  # fmt: skip

@@ -1,0 +1,68 @@
+"""From finished samples to advantages: the reward asked, everybody's answers gathered and compared."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ddposink.ddpo.config import DDPOConfig
+from ddposink.ddpo.judge import Reward, name_of
+from ddposink.ddpo.ranks import Ranks
+from ddposink.ddpo.sampler import Trajectories, judged
+from ddposink.ddpo.several import Parts, gdpo, several, variance_shares
+from ddposink.ddpo.stats import Advantages, Floats, make_comparison
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """On the samples of one training step: of all processes, but for ``advantages``, this one's.
+
+    ``parts`` and ``shares``: mean of each part of a weighted reward, and its share of the variance.
+    """
+
+    rewards: Floats
+    advantages: Floats
+    parts: dict[str, float]
+    shares: dict[str, float]
+    reward_s: float
+
+
+class Court:
+    """Asks ``reward`` and compares. Raises ValueError if it is one where several are wanted."""
+
+    def __init__(self, config: DDPOConfig, pipeline: Any, reward: Reward, ranks: Ranks) -> None:
+        self._config, self._pipeline, self._reward, self._ranks = config, pipeline, reward, ranks
+        self.comparison: Advantages = make_comparison(config)
+        self._several = several(reward)
+        if config.combine_rewards == "gdpo" and self._several is None:
+            raise ValueError(
+                f"combine_rewards 'gdpo' needs several rewards, and {name_of(reward)} is one: use a weighted "
+                f"sum, for example weighted:0.5*alignment+0.5*brisque"
+            )
+
+    def judge(self, found: Trajectories) -> Verdict:
+        """Raises ValueError, or what the reward raises, where it does not answer."""
+        config, ranks = self._config, self._ranks
+        asked = judged(self._pipeline, found, self._reward, config.sample_batch_size)
+        everybodys = ranks.gather((found.prompts, asked.rewards.cpu(), asked.cpu_parts()))
+        prompts = [prompt for some, _, _ in everybodys for prompt in some]
+        rewards = torch.cat([some for _, some, _ in everybodys]).numpy()
+        parts = {name: torch.cat([p[name] for _, _, p in everybodys]).numpy() for name in asked.parts}
+        advantages = self._compare(prompts, rewards, parts)
+        group = config.samples_per_prompt if config.compares == "group" else 1
+        return Verdict(
+            rewards,
+            advantages.reshape(ranks.count, -1)[ranks.rank],
+            {name: float(values.mean()) for name, values in parts.items()},
+            variance_shares(parts, group),
+            asked.seconds,
+        )
+
+    def _compare(self, prompts: list[str], rewards: Floats, parts: Parts) -> Floats:
+        if self._config.combine_rewards != "gdpo" or self._several is None:
+            return self.comparison.update(prompts, rewards)
+        found, flat = gdpo(lambda: make_comparison(self._config), self._several.weights, prompts, parts)
+        self.comparison.flat_share = flat
+        return found

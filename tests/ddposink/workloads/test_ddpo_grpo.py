@@ -1,0 +1,172 @@
+"""What a cell says of a training with the options of GRPO, and what becomes of a reward server that fails."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bench.suite.plan import make_plan
+from bench.workload import Missing
+from ddposink.ddpo.protocol import StepLog
+from ddposink.rewards.http import RETRIES, TIMEOUT
+from ddposink.workloads.ddpo import DdpoParams, DdpoWorkload
+from ddposink.workloads.ddpo_artifacts import maps, save_logs
+from helpers.reward_server import serving, text
+from helpers.training import Ctx, suite
+
+SUM = "weighted:1*jpeg_compressibility+0.5*noise"
+OPTIONS: dict[str, Any] = {
+    "kl_beta": 0.01, "ema_decay": 0.9, "ratio_norm": True, "train_clip_range_high": 2e-4,
+    "advantage_deviation": "batch", "combine_rewards": "gdpo", "samples_per_prompt": 2,
+}  # fmt: skip
+SAID = "kl 0.01 · clip to +0.0002 · ratio norm · batch deviation · gdpo · ema 0.9"
+
+
+def measure(suite: Any, place: Path) -> Ctx:
+    ctx = Ctx(place / "out")
+    for work in make_plan(suite, DdpoWorkload()).passes:
+        DdpoWorkload().run(work, ctx)
+    return ctx
+
+
+@pytest.fixture(scope="module")
+def ctx(pipeline: str, tmp_path_factory: pytest.TempPathFactory) -> Ctx:
+    given = suite(pipeline, **OPTIONS, grid={"reward": [SUM], "steps": [0, 2, 3]})
+    return measure(given, tmp_path_factory.mktemp("grpo"))
+
+
+def arrays(answer: dict[str, Any], name: str) -> dict[str, np.ndarray]:
+    (file,) = [path for path in answer["artifacts"] if path.name == name]
+    with np.load(file) as found:
+        return dict(found)
+
+
+def test_everything_told_is_recorded(ctx: Ctx) -> None:
+    last = ctx.answers[f"{SUM} · {SAID} · 3"]
+    metrics = last["metrics"]
+    assert metrics["train_kl_base"] > 0
+    assert metrics["gradient_norm"] > 0
+    assert metrics["ratio_std"] > 0
+    assert 0 <= metrics["clipped_above"] + metrics["clipped_below"] <= 1
+    assert metrics["clip_fraction"] == pytest.approx(metrics["clipped_above"] + metrics["clipped_below"])
+    assert 0 < metrics["reward_share"] < metrics["sampling_share"]
+    curves = arrays(last, "train-3.npz")
+    parts = curves["part jpeg_compressibility"] + curves["part noise"]
+    assert np.allclose(parts, curves["reward"], rtol=1e-4)
+    assert np.allclose(curves["share jpeg_compressibility"] + curves["share noise"], 1)
+    assert curves["training step"].tolist() == [1, 1, 1, 2, 2, 2, 3, 3, 3]
+    assert curves["denoising step"].tolist() == [1, 2, 3] * 3
+    for name in ("ratio_mean", "ratio_std", "clipped_above", "clipped_below", "kl_base"):
+        rows = curves[f"{name}_by_step"].reshape(3, 3)
+        assert np.isfinite(rows).all()
+        if name != "ratio_std":
+            assert np.allclose(rows.mean(1), curves[name], atol=1e-6)  # every step as often
+    assert "training step" not in arrays(ctx.answers[f"{SUM} · {SAID} · 2"], "train-2.npz")
+    assert {"gradient", "kl_base"} <= ctx.shown[-1][2].keys()
+
+
+def test_the_declared_views_find_their_arrays(ctx: Ctx) -> None:
+    curves = arrays(ctx.answers[f"{SUM} · {SAID} · 3"], "train-3.npz")
+    for view in DdpoWorkload.views:
+        if view.name == "ratios-by-denoising-step":
+            assert {view.hue, view.x, view.y} <= curves.keys()
+        elif view.series == "train":
+            assert {view.x, view.y} <= curves.keys()
+
+
+def test_nothing_trained_is_nothing_told(ctx: Ctx) -> None:
+    metrics = ctx.answers[f"{SUM} · {SAID} · 0"]["metrics"]
+    for name in ("gradient_norm", "ratio_std", "clipped_above", "train_kl_base", "reward_share"):
+        assert metrics[name] == Missing("nothing has been trained yet")
+
+
+def test_the_average_is_what_is_evaluated(pipeline: str, ctx: Ctx, tmp_path: Path) -> None:
+    """The training is the same to the bit; pictures, distance and weights are of the average."""
+    given = suite(pipeline, **OPTIONS | {"ema_decay": 0.0}, grid={"reward": [SUM], "steps": [3]})
+    (plain,) = measure(given, tmp_path).answers.values()
+    mean = ctx.answers[f"{SUM} · {SAID} · 3"]
+    assert plain["metrics"]["train_reward"] == mean["metrics"]["train_reward"]
+    assert 0 < mean["metrics"]["weight_change"] < plain["metrics"]["weight_change"]
+    assert mean["metrics"]["kl_per_step"] != plain["metrics"]["kl_per_step"]
+    files = [
+        next(path for path in answer["artifacts"] if path.suffix == ".safetensors")
+        for answer in (plain, mean)
+    ]
+    assert files[0].read_bytes() != files[1].read_bytes()
+
+
+def test_a_training_without_kl_says_why_there_is_none(pipeline: str, tmp_path: Path) -> None:
+    (answer,) = measure(suite(pipeline, grid={"steps": [1]}), tmp_path).answers.values()
+    assert answer["metrics"]["train_kl_base"] == Missing(
+        "kl_beta is 0: the base model is not asked while training"
+    )
+
+
+def test_what_trls_engine_does_not_tell_is_left_out(tmp_path: Path) -> None:
+    logs = [StepLog(n, 0.1, 0.2, 1 / 3, 0.0, 0.0, 0.0, n, n, 0.1, 0.2) for n in (1, 2)]
+    assert maps(logs) == {}
+    with np.load(save_logs(tmp_path / "a.npz", logs, by_step=True)) as found:
+        assert "gradient_norm" not in found
+        assert "reward" in found
+
+
+FAILURES = {
+    "few": (text('{"rewards": [1]}'), "answered 1 numbers for 4 pictures"),
+    "text": (text("hello"), "answered text"),
+    "nan": (text('{"rewards": [1, 2, NaN, 4]}'), "answered 'nan' for picture 3"),
+    "late": (None, "is late: no answer within 0.3 s"),
+}
+
+
+@pytest.mark.parametrize("kind", FAILURES)
+def test_a_reward_server_that_fails_is_an_error_that_names_it(
+    kind: str, pipeline: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It answers the first evaluation and fails in training: step 0 keeps its numbers."""
+    import time
+
+    answer, why = FAILURES[kind]
+    monkeypatch.setenv(TIMEOUT, "0.3")
+    monkeypatch.setenv(RETRIES, "0")
+    with serving() as server:
+
+        def sometimes(to: Any, content: dict[str, Any]) -> None:
+            count = len(content["prompts"])
+            if count == 8:  # the held-out pictures at once
+                text(json.dumps({"rewards": [0.5 + n for n in range(count)]}))(to, content)
+            elif answer is None:
+                time.sleep(0.8)
+            else:
+                answer(to, content)
+
+        server.answer = sometimes
+        found = measure(
+            suite(pipeline, grid={"reward": [f"{server.url}/score"], "steps": [0, 1, 2]}), tmp_path
+        )
+        base, first, second = found.answers.values()
+    assert base["status"] == "ok"
+    assert first["status"] == second["status"] == "error"
+    assert f"the reward server 127.0.0.1:{server.server_port} {why}" in first["reason"]
+    assert second["reason"].startswith("not reached: ")
+    assert [path.name for path in first["artifacts"]] == ["reward-error.npz"]
+
+
+def test_a_rule_that_has_no_answer_for_the_prompts_is_null_with_the_reason(
+    pipeline: str, tmp_path: Path
+) -> None:
+    given = suite(pipeline, evaluate=["jpeg_compressibility", "named_colour"], grid={"steps": [0]})
+    (answer,) = measure(given, tmp_path).answers.values()
+    assert answer["metrics"]["eval_named_colour"] == Missing(
+        "3 of 4 prompts do not name exactly one colour of red, orange, yellow, green, blue, purple, pink, "
+        "brown: for example 'cat'"
+    )
+
+
+def test_the_base_model_is_counted() -> None:
+    cell = {"pipeline": "emoji-sd", "reward": "noise", "steps": 1, "sample_num_steps": 4}
+    plain, asked = (DdpoWorkload().cost(DdpoParams(**cell, kl_beta=beta)).amount for beta in (0.0, 0.1))
+    assert asked - plain == 2 * 2 * 4  # two samples, guided, four denoising steps
