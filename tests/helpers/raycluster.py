@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import signal
@@ -21,6 +22,7 @@ QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DISABLE_IMPORT_WARNING": "1"}
 HASTY = {"RAY_health_check_period_ms": "500", "RAY_health_check_failure_threshold": "4"}
 STORE = 80 * 2**20  # bytes; the smallest that Ray takes is 75 MB
 START_SECONDS = 90.0
+PR_SET_PDEATHSIG = 1
 
 
 class RayCluster:
@@ -63,7 +65,12 @@ class RayCluster:
         command += ["--object-store-memory", str(STORE), "--disable-usage-stats"]
         with open(self.folder / f"node{len(self.raylets)}.log", "wb") as log:
             started = subprocess.Popen(
-                command, env=self.environment(), stdout=log, stderr=log, stdin=subprocess.DEVNULL
+                command,
+                env=self.environment(),
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                preexec_fn=die_with_parent,
             )
         self.raylets.append(started)
         number = len(self.raylets) - 1
@@ -106,6 +113,12 @@ class RayCluster:
 def passes_left(cluster: RayCluster) -> list[psutil.Process]:
     """Children of passes that are still there, and their fork servers."""
     return [process for process in cluster.family() if "multiprocessing.forkserver" in words(process)]
+
+
+def die_with_parent() -> None:
+    """In a new process: be told to end when the tests are gone, however they went (Linux)."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def words(process: psutil.Process) -> str:
