@@ -104,6 +104,16 @@ class Record(_FrozenRecord):
     digest: str | None = None
     """SHA-256 of all the rest as canonical JSON (`bench.results.digest`); set where it is stored."""
 
+    @property
+    def question(self) -> str:
+        """What was asked, as canonical JSON: parameters and seed. Raises ValueError for what is no JSON."""
+        return canonical([self.params, self.seed])
+
+    @property
+    def parameter_names(self) -> frozenset[str]:
+        """The names of its parameters."""
+        return frozenset(self.params)
+
     @model_validator(mode="after")
     def _failure_has_reason(self) -> Record:
         if self.status is not Status.OK and not self.reason:

@@ -1,0 +1,78 @@
+"""A record that is read from its file only when more is asked of it than the index knows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import Any, cast
+
+from bench.results.index import Index
+from bench.results.record import Record, canonical
+from bench.results.status import Status
+
+_AS_THEY_ARE = frozenset(
+    {"suite", "workload", "run", "cell", "pass_id", "label", "seed", "repeat", "reason", "env", "started"}
+)
+
+
+class StoredRecord:
+    """Stands for the `Record` of a row of an index, and answers as it would."""
+
+    __slots__ = ("_index", "_row")
+
+    def __init__(self, index: Index, row: int) -> None:
+        self._index, self._row = index, row
+
+    def __getattr__(self, name: str) -> Any:
+        found = self.known(name) if name in _AS_THEY_ARE else None
+        return getattr(self.whole, name) if found is None else found
+
+    def __eq__(self, other: object) -> bool:
+        return bool(self.whole == (other.whole if isinstance(other, StoredRecord) else other))
+
+    __hash__ = None  # type: ignore[assignment]  # like a record's: it holds dictionaries
+
+    @property
+    def whole(self) -> Record:
+        """The record itself."""
+        return self._index.record(self._row)
+
+    def known(self, column: str) -> Any:
+        """What the index has in a column of `Outline`; None if it has nothing there."""
+        values = self._index.columns.get(column)
+        return None if values is None else values[self._row]
+
+    @property
+    def status(self) -> Status:
+        """See `Record`."""
+        text = self.known("status")
+        return self.whole.status if text is None else Status(text)
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """See `Record`; made anew each time."""
+        text = self.known("params")
+        return self.whole.params if text is None else cast(dict[str, Any], json.loads(text))
+
+    @property
+    def question(self) -> str:
+        """See `Record`."""
+        text = self.known("params")
+        return self.whole.question if text is None else f"[{text},{canonical(self.seed)}]"
+
+    @property
+    def parameter_names(self) -> frozenset[str]:
+        """See `Record`."""
+        text = self.known("names")
+        return self.whole.parameter_names if text is None else _names(text)
+
+
+@lru_cache(maxsize=1024)
+def _names(text: str) -> frozenset[str]:
+    return frozenset(json.loads(text))
+
+
+def stored(index: Index, rows: Iterable[int]) -> list[Record]:
+    """The records of these rows; typed as what they stand for."""
+    return cast(list[Record], [StoredRecord(index, row) for row in rows])
