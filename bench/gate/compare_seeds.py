@@ -37,10 +37,14 @@ def over_seeds(run: str, cells: Mapping[str, Match], judged: Sequence[Judgement]
     """Rows for near metrics of settings with several seeds; ``cells`` by name, as ``judged`` names them."""
     groups: dict[tuple[str, str], list[Judgement]] = {}
     for one in judged:
-        groups.setdefault((canonical(one.params), one.metric), []).append(one)
+        if one.klass == "near":
+            groups.setdefault((canonical(one.params), one.metric), []).append(one)
+    wanted = {params for params, _ in groups}
     seeds: dict[str, set[int]] = {}
     for cell in cells.values():
-        seeds.setdefault(canonical(cell.params), set()).add(cell.seed)
+        params = cell.asked.question[1:].rpartition(",")[0]  # canonical, without the seed
+        if params in wanted:
+            seeds.setdefault(params, set()).add(cell.seed)
     found = (_row(run, cells, group, len(seeds[params])) for (params, _), group in groups.items())
     return [row for row in found if row is not None]
 

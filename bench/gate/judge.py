@@ -20,6 +20,8 @@ from bench.results.record import Record, Status
 from bench.run.loop import FAILED
 from bench.workload import Metric
 
+MOST_ONE_SIDED = 10_000  # cells that one side alone has, listed one by one
+
 
 def judge(
     base: Side,
@@ -42,8 +44,11 @@ def judge(
     granted = dict(tolerances or {})
     judgements: list[Judgement] = []
     noisy: list[tuple[int, Evidence]] = []
-    for cell in match(base, head, accept, defaults):
+    cells, unlisted = _without_most_one_sided(match(base, head, accept, defaults))
+    for cell in cells:
         judgements += _status(cell, base.lacking)
+        if not cell.base or not cell.head:
+            continue
         for metric in metrics:
             tolerance = granted.get(metric.name, metric.tolerance)
             found = compare(cell, metric, tolerance, paired=paired, rule=rule)
@@ -52,10 +57,44 @@ def judge(
             elif found is not None:
                 noisy.append((len(judgements), found))
                 judgements.append(_open(cell, metric, found))
+    judgements += [_unlisted(*one) for one in unlisted.values()]
     decisions = decide([evidence for _, evidence in noisy], rule)
     for (place, evidence), decision in zip(noisy, decisions, strict=True):
         judgements[place] = _close(judgements[place], evidence, decision)
     return judgements
+
+
+def _without_most_one_sided(cells: Sequence[Match]) -> tuple[list[Match], dict[bool, tuple[Match, int]]]:
+    """The cells without those that one side alone has, but for the first `MOST_ONE_SIDED` of each side.
+
+    What is left out comes as a first cell and a count, by whether it is of the base.
+    """
+    kept: list[Match] = []
+    seen, left = {True: 0, False: 0}, dict[bool, tuple[Match, int]]()
+    for cell in cells:
+        if not (cell.base and cell.head):
+            of_base = bool(cell.base)
+            seen[of_base] += 1
+            if seen[of_base] > MOST_ONE_SIDED:
+                first, count = left.get(of_base, (cell, 0))
+                left[of_base] = first, count + 1
+                continue
+        kept.append(cell)
+    return kept, left
+
+
+def _unlisted(cell: Match, count: int) -> Judgement:
+    """One line for cells that are not listed one by one."""
+    reason = "not measured any more" if cell.base else "not measured in the base"
+    told = f"{reason}; only the first {MOST_ONE_SIDED:,} such cells are listed"
+    return Judgement(
+        cell=f"… and {count:,} more",
+        metric=STATUS,
+        label="status",
+        klass="status",
+        verdict=Verdict.INCOMPARABLE,
+        reason=told,
+    )
 
 
 def _status(cell: Match, lacking: str = "") -> list[Judgement]:

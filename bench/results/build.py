@@ -29,7 +29,7 @@ _MOST_HELPERS = 8
 _CHUNK = 1 << 20
 _HEADER = struct.Struct("<qqq64s")  # start, length, bytes of data, digest
 _QUIET_SECONDS = 3.0  # of work that nobody need be told of
-_TELL_SECONDS = 5.0
+_TELL_SECONDS = 15.0
 Range = tuple[int, int]
 
 

@@ -21,7 +21,7 @@ from bench.results.aside import set_aside
 from bench.results.atomic import clear_errors, write_atomic
 from bench.results.digest import Integrity, with_digest
 from bench.results.grow import GrowingIndex, tidy_index
-from bench.results.index import open_index
+from bench.results.index import Index, open_index
 from bench.results.line import parse_line
 from bench.results.newest import NewestRecords
 from bench.results.record import Record
@@ -116,8 +116,7 @@ class Store:
     def _open(self) -> None:
         index = open_index(self.path, NewestRecords.COLUMNS)
         bad = set_aside(index, self.folder / DAMAGED)
-        lines = index.columns["line"]
-        self.edited = [Edited(self.path, lines[row] + 1, index.record(row)) for row in bad.edited]
+        self.edited = [edited_at(index, row) for row in bad.edited]
         self.damaged = len(bad.damaged)
         if bad.rows:  # another file lies there now
             os.close(self._file)
@@ -160,6 +159,11 @@ class Store:
                 os.ftruncate(self._file, size)
             raise
         self._indexed.add(line)
+
+
+def edited_at(index: Index, row: int) -> Edited:
+    """The edited record of a row."""
+    return Edited(index.path, index.columns["line"][row] + 1, index.record(row))
 
 
 def newest_records(folder: Path) -> list[Record]:

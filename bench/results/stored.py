@@ -52,8 +52,11 @@ class StoredRecord:
     @property
     def params(self) -> dict[str, Any]:
         """See `Record`; made anew each time."""
-        text = self.known("params")
-        return self.whole.params if text is None else cast(dict[str, Any], json.loads(text))
+        text, names = self.known("params"), self.known("names")
+        if text is None or names is None:
+            return self.whole.params
+        found = json.loads(text)
+        return {name: found[name] for name in _names(names)}
 
     @property
     def question(self) -> str:
@@ -65,12 +68,12 @@ class StoredRecord:
     def parameter_names(self) -> frozenset[str]:
         """See `Record`."""
         text = self.known("names")
-        return self.whole.parameter_names if text is None else _names(text)
+        return self.whole.parameter_names if text is None else frozenset(_names(text))
 
 
 @lru_cache(maxsize=1024)
-def _names(text: str) -> frozenset[str]:
-    return frozenset(json.loads(text))
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(json.loads(text))
 
 
 def stored(index: Index, rows: Iterable[int]) -> list[Record]:
