@@ -113,8 +113,9 @@ def compare(
     seeds: list[OverSeeds] = []
     intervals = 0
     for other in others:
-        cells = {cell.name: cell for cell in match(baseline.side, other.side)}
-        judged = judge(baseline.side, other.side, metrics, tolerances, paired=False)
+        matched = match(baseline.side, other.side)
+        cells = {cell.name: cell for cell in matched}
+        judged = judge(baseline.side, other.side, metrics, tolerances, paired=False, cells=matched)
         seeds += over_seeds(other.name, cells, judged)
         for judgement in judged:
             bounded = intervals < MOST_INTERVALS

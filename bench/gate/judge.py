@@ -33,19 +33,21 @@ def judge(
     rule: Rule | None = None,
     accept: Sequence[str] = (),
     defaults: Mapping[str, Any] | None = None,
+    cells: Sequence[Match] | None = None,
 ) -> list[Judgement]:
     """Judge every metric of every cell that either side knows.
 
     ``paired``: repetitions of the sides were measured next to each other in one session, so that equal
     repetitions form pairs. ``tolerances`` overrides those that the metrics declare. ``defaults`` are those
-    of the parameters, for a side that does not know one.
+    of the parameters, for a side that does not know one. ``cells`` are the matches, if they are known.
     """
     rule = rule or Rule()
     granted = dict(tolerances or {})
     judgements: list[Judgement] = []
     noisy: list[tuple[int, Evidence]] = []
-    cells, unlisted = _without_most_one_sided(match(base, head, accept, defaults))
-    for cell in cells:
+    matched = match(base, head, accept, defaults) if cells is None else cells
+    listed, unlisted = _without_most_one_sided(matched)
+    for cell in listed:
         judgements += _status(cell, base.lacking)
         if not cell.base or not cell.head:
             continue

@@ -5,6 +5,7 @@ The rest of a record (its values, columns, conformance) is read from the line it
 
 from __future__ import annotations
 
+import json
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -37,6 +38,8 @@ class Outline(NamedTuple):
     env: str | None = None
     started: str | None = None
     artifacts: str | None = None  # JSON: [[path, sha256], …]; None if there are none
+    units: str | None = None  # of the metrics by name, JSON in their own order
+    column_names: str | None = None  # JSON
     outside: str | None = None  # a metric whose value lies outside its own samples
 
 
@@ -51,6 +54,7 @@ def outline(place: tuple[int, int, int], parsed: tuple[Record, Integrity] | None
         with suppress(ValueError):  # NaN is no JSON: whoever needs the parameters reads the record
             own |= {"params": canonical(record.params), "names": canonical(list(record.params))}
     own |= {"artifacts": canonical(kept) if kept else None, "outside": outside_samples(record)}
+    own |= {"units": json.dumps(record.units), "column_names": canonical(list(record.columns))}
     return Outline(*place, str(seal), status=str(record.status), **own)
 
 

@@ -114,6 +114,16 @@ class Record(_FrozenRecord):
         """The names of its parameters."""
         return frozenset(self.params)
 
+    @property
+    def column_names(self) -> frozenset[str]:
+        """The names of its columns."""
+        return frozenset(self.columns)
+
+    @property
+    def units(self) -> dict[str, str]:
+        """The units of its metrics by their names."""
+        return {name: value.unit for name, value in self.metrics.items()}
+
     @model_validator(mode="after")
     def _failure_has_reason(self) -> Record:
         if self.status is not Status.OK and not self.reason:

@@ -8,12 +8,18 @@ from functools import lru_cache
 from typing import Any, cast
 
 from bench.results.index import Index
-from bench.results.record import Record, canonical
+from bench.results.record import Record
 from bench.results.status import Status
 
-_AS_THEY_ARE = frozenset(
-    {"suite", "workload", "run", "cell", "pass_id", "label", "seed", "repeat", "reason", "env", "started"}
-)
+
+def _column(name: str) -> property:
+    """A field that the index has as it is."""
+
+    def get(self: StoredRecord) -> Any:
+        found = self.known(name)
+        return getattr(self.whole, name) if found is None else found
+
+    return property(get, doc="See `Record`.")
 
 
 class StoredRecord:
@@ -24,9 +30,13 @@ class StoredRecord:
     def __init__(self, index: Index, row: int) -> None:
         self._index, self._row = index, row
 
-    def __getattr__(self, name: str) -> Any:
-        found = self.known(name) if name in _AS_THEY_ARE else None
-        return getattr(self.whole, name) if found is None else found
+    suite, workload, run = _column("suite"), _column("workload"), _column("run")
+    cell, pass_id, label = _column("cell"), _column("pass_id"), _column("label")
+    seed, repeat, reason = _column("seed"), _column("repeat"), _column("reason")
+    env, started = _column("env"), _column("started")
+
+    def __getattr__(self, name: str) -> Any:  # all that is not below
+        return getattr(self.whole, name)
 
     def __eq__(self, other: object) -> bool:
         return bool(self.whole == (other.whole if isinstance(other, StoredRecord) else other))
@@ -62,18 +72,40 @@ class StoredRecord:
     def question(self) -> str:
         """See `Record`."""
         text = self.known("params")
-        return self.whole.question if text is None else f"[{text},{canonical(self.seed)}]"
+        return self.whole.question if text is None else f"[{text},{self.seed}]"
 
     @property
     def parameter_names(self) -> frozenset[str]:
         """See `Record`."""
         text = self.known("names")
-        return self.whole.parameter_names if text is None else frozenset(_names(text))
+        return self.whole.parameter_names if text is None else _as_set(text)
+
+    @property
+    def column_names(self) -> frozenset[str]:
+        """See `Record`."""
+        text = self.known("column_names")
+        return self.whole.column_names if text is None else _as_set(text)
+
+    @property
+    def units(self) -> dict[str, str]:
+        """See `Record`; not to be changed."""
+        text = self.known("units")
+        return self.whole.units if text is None else _units(text)
 
 
 @lru_cache(maxsize=1024)
 def _names(text: str) -> tuple[str, ...]:
     return tuple(json.loads(text))
+
+
+@lru_cache(maxsize=1024)
+def _as_set(text: str) -> frozenset[str]:
+    return frozenset(json.loads(text))
+
+
+@lru_cache(maxsize=1024)
+def _units(text: str) -> dict[str, str]:
+    return cast(dict[str, str], json.loads(text))
 
 
 def stored(index: Index, rows: Iterable[int]) -> list[Record]:
