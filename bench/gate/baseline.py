@@ -18,8 +18,8 @@ from typing import Any
 from bench.errors import UserError, parse_json
 from bench.gate.match import Side
 from bench.gate.verdict import SideInfo
-from bench.results.environment import fingerprint_id
 from bench.results.digest import Integrity
+from bench.results.environment import fingerprint_id
 from bench.results.index import Index, open_index
 from bench.results.record import Status
 from bench.results.store import ENV, PLAN, RECORDS, edited_at

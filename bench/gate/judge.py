@@ -89,14 +89,8 @@ def _unlisted(cell: Match, count: int) -> Judgement:
     """One line for cells that are not listed one by one."""
     reason = "not measured any more" if cell.base else "not measured in the base"
     told = f"{reason}; only the first {MOST_ONE_SIDED:,} such cells are listed"
-    return Judgement(
-        cell=f"… and {count:,} more",
-        metric=STATUS,
-        label="status",
-        klass="status",
-        verdict=Verdict.INCOMPARABLE,
-        reason=told,
-    )
+    one = judgement(cell, STATUS, "status", "status", Verdict.INCOMPARABLE, reason=told)
+    return one.model_copy(update={"cell": f"… and {count:,} more", "params": {}, "seed": 0, "fields": []})
 
 
 def _status(cell: Match, lacking: str = "") -> list[Judgement]:

@@ -78,8 +78,8 @@ def show(
         base, *folders = folders
     if not folders:
         raise UserError("one run alone cannot be compared", hint="give a second run, or --baseline RUN")
-    runs = [page.read(folder, loaded_by=load_to_compare) for folder in (*folders, base)]
-    comparison = side_by_side.compare_runs(runs)
+    read = [page.read(folder, loaded_by=load_to_compare) for folder in (*folders, base)]
+    comparison = side_by_side.compare_runs(read)
     if as_markdown:
         console.file.write(side_by_side.markdown(comparison))
     else:

@@ -130,7 +130,7 @@ def unpack(data: bytes, names: Iterable[str]) -> tuple[Columns, int] | None:
 def _values(array: Any, name: str) -> list[Any]:
     """A column as Python values; equal texts are one object."""
     if name in _INTEGERS:
-        return array.to_pylist()  # type: ignore[no-any-return]
+        return list(array.to_pylist())
     known: list[Any] = array.dictionary.to_pylist()
     if name in _TEXT_OF_INTEGERS:
         known = [int(text) for text in known]

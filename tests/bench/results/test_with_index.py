@@ -1,5 +1,6 @@
 """Commands on published runs give the same bytes whether records come from the index or are read."""
 
+import io
 import json
 import shutil
 from pathlib import Path
@@ -10,8 +11,8 @@ from rich.console import Console
 from bench import registry
 from bench.gate.baseline import read_run
 from bench.gate.judge import judge
-from bench.gate.verdict import Terms, assemble
 from bench.gate.rule import Rule
+from bench.gate.verdict import Terms, assemble
 from bench.report import history, render
 from bench.report import session as reports
 from bench.results import index
@@ -42,13 +43,15 @@ def folder(request, tmp_path):
 
 
 def history_of(folder, out):
-    history.write(folder, out, [], Console(file=open(out / "said.txt", "w"), width=200))
+    history.write(folder, out, [], Console(file=io.StringIO(), width=200))
     return (out / "history.csv").read_bytes()
 
 
 def comparison_of(folder, out):
     with open(out / "compare.md", "w") as file:
-        reports.show([str(run) for run in sorted(folder.glob("2*"))], None, out, Console(file=file), as_markdown=True)
+        reports.show(
+            [str(run) for run in sorted(folder.glob("2*"))], None, out, Console(file=file), as_markdown=True
+        )
     return (out / "compare.md").read_bytes()
 
 
@@ -58,7 +61,9 @@ def verdict_of(folder, out):
     metrics = registry.load(first["workload"]).metrics
     judgements = judge(sides[0].side, sides[1].side, metrics, paired=False, rule=Rule())
     notes = [note for side in sides for note in side.notes]
-    found = assemble(("s", "w"), judgements, (sides[0].info, sides[1].info), Terms.of(Rule(), "stored", 1), notes)
+    found = assemble(
+        ("s", "w"), judgements, (sides[0].info, sides[1].info), Terms.of(Rule(), "stored", 1), notes
+    )
     return found.model_copy(update={"created": ""}).json_text()
 
 
