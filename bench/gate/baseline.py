@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from bench.gate.verdict import SideInfo
 from bench.results.digest import Integrity
 from bench.results.environment import fingerprint_id
 from bench.results.index import Index, open_index
-from bench.results.record import Status
+from bench.results.record import Status, setting_of
 from bench.results.store import ENV, PLAN, RECORDS, edited_at
 from bench.results.stored import StoredRecord, stored
 from bench.run.loop import FAILED
@@ -48,7 +49,7 @@ def open_run(text: str, results: Path, suite: str, workload: str) -> Stored:
 
 # What is looked at of every record; the rest is read of those that are compared.
 _COLUMNS = (
-    "suite", "workload", "cell", "label", "params", "names", "seed", "repeat", "status", "reason", "env",
+    "suite", "workload", "cell", "label", "setting", "names", "seed", "repeat", "status", "reason", "env",
     "artifacts", "outside",
 )  # fmt: skip
 
@@ -147,10 +148,7 @@ def _check_untouched(folder: Path, index: Index, planned: Mapping[str, dict[str,
             continue
         record, cell = StoredRecord(index, row), planned.get(cells[row])
         name = clean(record.label, 60)
-        if cell and any(
-            cell.get(key, value) != value
-            for key, value in (("params", record.params), ("seed", record.seed), ("repeat", record.repeat))
-        ):
+        if cell and not _is_planned(record, cell):
             raise UserError(_edited(folder, f"{name} is not the cell that {PLAN} names"), hint=_AGAIN)
         if outside[row] is not None:
             how = f"{clean(outside[row], 40)} of {name} lies outside its own samples"
@@ -160,6 +158,16 @@ def _check_untouched(folder: Path, index: Index, planned: Mapping[str, dict[str,
             inside = path.is_relative_to(folder.resolve())
             if inside and path.is_file() and _sha256(path) != sha256:
                 raise UserError(_edited(folder, f"{clean(place, 100)} has another hash"), hint=_AGAIN)
+
+
+def _is_planned(record: StoredRecord, cell: Mapping[str, Any]) -> bool:
+    """Whether a record is of the cell that the plan gives its id to, as far as the plan says."""
+    if any(cell.get(key, getattr(record, key)) != getattr(record, key) for key in ("seed", "repeat")):
+        return False
+    with suppress(ValueError, TypeError):
+        if "params" not in cell or setting_of(cell["params"]) == record.setting:
+            return True
+    return bool(cell["params"] == record.params)  # 1.0 is 1 here
 
 
 def _sha256(path: Path) -> str:

@@ -8,9 +8,8 @@ without it is the one that has the default.
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
@@ -75,7 +74,7 @@ def match(
     ``defaults`` are what parameters are if a side does not know them.
     """
     of_base, of_head = _record_keys(base.records, head.records, defaults or {})
-    found: dict[str, Match] = {}
+    found: dict[Hashable, Match] = {}
     for side, records, names in (("head", head.records, of_head), ("base", base.records, of_base)):
         for record, key in zip(records, names, strict=True):
             cell = found.get(key) or found.setdefault(key, Match(record.label, record))
@@ -88,18 +87,13 @@ def match(
 
 def _record_keys(
     base: Sequence[Record], head: Sequence[Record], defaults: Mapping[str, Any]
-) -> tuple[list[str], list[str]]:
+) -> tuple[Sequence[Hashable], Sequence[Hashable]]:
     """`keys` of records; where both sides know the same parameters, what was asked is the key."""
     known = [set[str]().union(*{record.parameter_names for record in side}) for side in (base, head)]
     if known[0] == known[1] or not all(known):
-        return [_digest(record.question) for record in base], [_digest(record.question) for record in head]
+        return [record.question for record in base], [record.question for record in head]
     cells = [[(record.params, record.seed) for record in side] for side in (base, head)]
     return keys(cells[0], cells[1], defaults)
-
-
-def _digest(text: str) -> str:
-    """A short stand-in for a long key: a million of them weigh."""
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 Question = tuple[Mapping[str, Any], int]  # parameters and seed of a cell

@@ -31,7 +31,7 @@ CSV = "history.csv"
 
 
 # What is looked at of every record; the values are read of cells that have a history.
-_COLUMNS = ("suite", "workload", "run", "label", "params", "names", "seed", "repeat", "status", "started")
+_COLUMNS = ("suite", "workload", "run", "label", "setting", "seed", "repeat", "status", "started")
 
 
 def read_runs(folder: Path) -> tuple[list[tuple[list[Record], dict[str, Any]]], str]:

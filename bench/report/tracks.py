@@ -21,6 +21,8 @@ from bench.results.record import Record, Status
 from bench.suite.labels import spelt, varying
 from bench.workload import Metric
 
+Question = tuple[str, int]  # a setting and a seed
+
 
 @dataclass(frozen=True)
 class TrackPoint:
@@ -54,21 +56,21 @@ class Track:
     steps: list[LevelStep]
 
 
-def _measured(records: Sequence[Record]) -> dict[str, list[Record]]:
+def _measured(records: Sequence[Record]) -> dict[Question, list[Record]]:
     """Records that are ok, by what was asked; of a repetition the newest."""
-    cells: dict[str, list[Record]] = {}
+    cells: dict[Question, list[Record]] = {}
     for record in {(r.cell, r.repeat): r for r in records}.values():
         if record.status is Status.OK:
             cells.setdefault(record.question, []).append(record)
     return cells
 
 
-def _labels(cells: Mapping[str, Record], wanted: Set[str]) -> dict[str, str]:
+def _labels(cells: Mapping[Question, Record], wanted: Set[Question]) -> dict[Question, str]:
     """Names of cells by key, of all that share a label with a wanted one.
 
     A run names its own apart; those of other runs may be called the same.
     """
-    groups: dict[str, list[str]] = {}
+    groups: dict[str, list[Question]] = {}
     for key, record in cells.items():
         said = record.label.endswith(f" · seed {record.seed}")  # in a suite of several seeds
         own = f", seed {record.seed}" if record.seed and not said else ""
@@ -89,7 +91,7 @@ def follow(
     runs: Sequence[tuple[Sequence[Record], Mapping[str, Any]]], metrics: Sequence[Metric]
 ) -> list[Track]:
     """Tracks of all cells measured in at least two runs; a run is its records and its fingerprint."""
-    values: dict[tuple[str, str], list[TrackPoint]] = {}
+    values: dict[tuple[Question, str], list[TrackPoint]] = {}
     ordered = sorted(runs, key=lambda run: min(record.started for record in run[0]))
     questions = [_measured(records) for records, _ in ordered]
     again = {key for key, count in Counter(key for one in questions for key in one).items() if count > 1}

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import weakref
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -30,6 +31,7 @@ from bench.results.segment import INDEX, Columns, Segment, save, segments, truth
 
 BLOCK = 16 << 20  # bytes: about 4,000 records
 _ALWAYS = ("offset", "length", "line", "seal", "cell")
+_PLACES = ("offset", "length", "line")  # as numbers of eight bytes
 _CHUNK = 1 << 20
 _RECENT = 256  # records
 
@@ -206,12 +208,13 @@ def _parse_tail(path: Path, file: int, tail: Tail, size: int) -> dict[int, Recor
 def _joined(parts: Sequence[_Part], tail: Tail, wanted: Sequence[str]) -> Columns:
     """The columns of all parts and of the tail, counted from the beginning of the file."""
     names = {name: Outline._fields.index(name) for name in wanted}
-    last = {name: [row[place] for row in tail.rows] for name, place in names.items()}
-    joined: Columns = {name: [] for name in wanted}
+    last: Columns = {name: [row[place] for row in tail.rows] for name, place in names.items()}
+    joined: Columns = {name: array("q") if name in _PLACES else [] for name in wanted}
     lines = 0
     for part in (*parts, _Part(tail.start, tail.start + tail.length, last, tail.lines)):
-        for name, values in part.columns.items():
+        for name in wanted:
+            values = part.columns.pop(name)  # not to hold everything twice
             base = {"offset": part.start, "line": lines}.get(name)
-            joined[name] += values if base is None else [base + value for value in values]
+            joined[name].extend(values if base is None else [base + value for value in values])
         lines += part.lines
     return joined

@@ -29,8 +29,8 @@ class Outline(NamedTuple):
     cell: str | None = None
     pass_id: str | None = None
     label: str | None = None
-    params: str | None = None  # canonical JSON; None if that does not tell them exactly
-    names: str | None = None  # of the parameters in their own order, JSON; None with ``params``
+    setting: str | None = None  # digest of the parameters; None if they are no JSON
+    names: str | None = None  # of the parameters, JSON
     seed: int | None = None
     repeat: int | None = None
     status: str | None = None
@@ -50,24 +50,17 @@ def outline(place: tuple[int, int, int], parsed: tuple[Record, Integrity] | None
     record, seal = parsed
     kept = [[artifact.path, artifact.sha256] for artifact in record.artifacts]
     own: dict[str, Any] = {name: getattr(record, name) for name in _COPIED}
-    if all(map(_in_order, record.params.values())):
-        with suppress(ValueError):  # NaN is no JSON: whoever needs the parameters reads the record
-            own |= {"params": canonical(record.params), "names": canonical(list(record.params))}
+    own |= {"names": canonical(list(record.params)), "units": json.dumps(record.units)}
     own |= {"artifacts": canonical(kept) if kept else None, "outside": outside_samples(record)}
-    own |= {"units": json.dumps(record.units), "column_names": canonical(list(record.columns))}
+    own |= {"column_names": canonical(list(record.columns))}
+    with suppress(ValueError):  # parameters that are no JSON (NaN): who needs them reads the record
+        own["setting"] = record.setting
     return Outline(*place, str(seal), status=str(record.status), **own)
 
 
 _COPIED = (
     "suite", "workload", "run", "cell", "pass_id", "label", "seed", "repeat", "reason", "env", "started",
 )  # fmt: skip
-
-
-def _in_order(value: Any) -> bool:
-    """Whether canonical JSON keeps the order of what is in a value: it sorts the keys of objects."""
-    if isinstance(value, dict):
-        return list(value) == sorted(value) and all(map(_in_order, value.values()))
-    return not isinstance(value, list) or all(map(_in_order, value))
 
 
 def outside_samples(record: Record) -> str | None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, model_validator
@@ -13,6 +15,11 @@ from bench.results.status import Status
 SCHEMA_VERSION = 2  # 1: records without a digest
 # JSON in one form: equal data are equal text. ValueError for what is no JSON (NaN, infinity).
 canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
+
+
+def setting_of(params: Mapping[str, Any]) -> str:
+    """A digest of parameters, 32 hex digits: texts of a million settings weigh."""
+    return hashlib.blake2b(canonical(params).encode(), digest_size=16).hexdigest()
 
 
 class _FrozenRecord(BaseModel):
@@ -105,9 +112,14 @@ class Record(_FrozenRecord):
     """SHA-256 of all the rest as canonical JSON (`bench.results.digest`); set where it is stored."""
 
     @property
-    def question(self) -> str:
-        """What was asked, as canonical JSON: parameters and seed. Raises ValueError for what is no JSON."""
-        return canonical([self.params, self.seed])
+    def setting(self) -> str:
+        """A digest of the parameters: equal where they are. Raises ValueError for what is no JSON."""
+        return setting_of(self.params)
+
+    @property
+    def question(self) -> tuple[str, int]:
+        """What was asked: parameters, as a digest, and seed. Raises ValueError for what is no JSON."""
+        return self.setting, self.seed
 
     @property
     def parameter_names(self) -> frozenset[str]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, MutableSequence, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ _NAME = re.compile(rf"(\d{{15}})-(\d{{1,15}})-([0-9a-f]{{{_DIGITS}}})-([0-9a-f]{
 _INTEGERS = {"offset", "length", "line"}
 _TEXT_OF_INTEGERS = {"seed", "repeat"}  # as text: they may be of any size
 
-Columns = dict[str, list[Any]]
+Columns = dict[str, MutableSequence[Any]]
 
 
 @dataclass(frozen=True)

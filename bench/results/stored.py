@@ -33,7 +33,7 @@ class StoredRecord:
     suite, workload, run = _column("suite"), _column("workload"), _column("run")
     cell, pass_id, label = _column("cell"), _column("pass_id"), _column("label")
     seed, repeat, reason = _column("seed"), _column("repeat"), _column("reason")
-    env, started = _column("env"), _column("started")
+    env, started, setting = _column("env"), _column("started"), _column("setting")
 
     def __getattr__(self, name: str) -> Any:  # all that is not below
         return getattr(self.whole, name)
@@ -60,19 +60,9 @@ class StoredRecord:
         return self.whole.status if text is None else Status(text)
 
     @property
-    def params(self) -> dict[str, Any]:
-        """See `Record`; made anew each time."""
-        text, names = self.known("params"), self.known("names")
-        if text is None or names is None:
-            return self.whole.params
-        found = json.loads(text)
-        return {name: found[name] for name in _names(names)}
-
-    @property
-    def question(self) -> str:
+    def question(self) -> tuple[str, int]:
         """See `Record`."""
-        text = self.known("params")
-        return self.whole.question if text is None else f"[{text},{self.seed}]"
+        return self.setting, self.seed
 
     @property
     def parameter_names(self) -> frozenset[str]:
@@ -91,11 +81,6 @@ class StoredRecord:
         """See `Record`; not to be changed."""
         text = self.known("units")
         return self.whole.units if text is None else _units(text)
-
-
-@lru_cache(maxsize=1024)
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(json.loads(text))
 
 
 @lru_cache(maxsize=1024)

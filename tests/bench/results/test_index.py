@@ -317,7 +317,7 @@ ODD = [
     {"status": "oom", "reason": "a\nb", "metrics": {}},
     {"artifacts": [{"path": "artifacts/p/x.npz", "sha256": "0" * 64, "bytes": 3}]},
 ]
-FIELDS = (*Record.model_fields, "question", "parameter_names")
+FIELDS = (*Record.model_fields, "question", "parameter_names", "column_names", "units")
 
 
 @pytest.mark.parametrize("changes", ODD)
