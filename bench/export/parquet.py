@@ -50,9 +50,11 @@ def write_parquet(records: Iterable[Record], path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    records = list(records)
-    rows = [flat(record) for record in records]
-    units = {f"metric.{name}": metric.unit for record in records for name, metric in record.metrics.items()}
+    rows: list[dict[str, Any]] = []
+    units: dict[str, str] = {}
+    for record in records:  # once: a record may have to be read from its file
+        rows.append(flat(record))
+        units |= {f"metric.{name}": unit for name, unit in record.units.items()}
     names = list(dict.fromkeys(name for row in rows for name in row))
     arrays = [pa.array(_of_one_type([row.get(name) for row in rows])) for name in names]
     fields = [

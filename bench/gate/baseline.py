@@ -9,7 +9,9 @@ catches accidents; whoever also computes new digests is not caught.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+import json
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,14 +19,15 @@ from typing import Any
 from bench.errors import UserError, parse_json
 from bench.gate.match import Side
 from bench.gate.verdict import SideInfo
+from bench.results.digest import Integrity
 from bench.results.environment import fingerprint_id
-from bench.results.record import Record, Status, canonical
-from bench.results.store import ENV, PLAN, RECORDS, Found, read
+from bench.results.index import Index, open_index
+from bench.results.record import Status, setting_of
+from bench.results.store import ENV, PLAN, RECORDS, edited_at
+from bench.results.stored import StoredRecord, stored
 from bench.run.loop import FAILED
 from bench.suite.request import find_run
 from bench.text import clean, plural
-
-_SLACK = 1e-6  # relative; samples are stored as measured, summaries computed from them
 
 
 @dataclass(frozen=True)
@@ -44,45 +47,52 @@ def open_run(text: str, results: Path, suite: str, workload: str) -> Stored:
     return read_run(folder, suite, workload)
 
 
+# What is looked at of every record; the rest is read of those that are compared.
+_COLUMNS = (
+    "suite", "workload", "cell", "label", "setting", "names", "seed", "repeat", "status", "reason", "env",
+    "artifacts", "outside",
+)  # fmt: skip
+
+
 def read_run(folder: Path, suite: str, workload: str, name: str | None = None) -> Stored:
     """Read and check a run folder; the records in the order of the file."""
-    found = _read(folder / RECORDS)
-    records, damaged = found.records, found.damaged
+    index = _open(folder / RECORDS)
+    rows = [] if index is None else [*index.rows()]
+    damaged = 0 if index is None else len(index) - len(rows)
     plan = _object(folder / PLAN, passes=list, version=str)
     env = _object(folder / ENV, id=str, earlier=dict, git=dict)
-    if not records:
-        detail = f": none of its {plural(len(damaged), 'line')} is one" if damaged else ""
+    if index is None or not rows:
+        detail = f": none of its {plural(damaged, 'line')} is one" if damaged else ""
         raise UserError(
             f"{folder} holds no record{detail}", hint="give the folder of a run that has measured"
         )
-    _check_kind(folder, records, suite, workload)
-    _check_digests(found)
+    _check_kind(folder, index, suite, workload)
+    _check_digests(index)
     environments = _environments(folder, env)
-    _check_untouched(folder, records, plan)
+    planned = planned_by_id(plan)
+    _check_untouched(folder, index, planned)
     notes = []
-    if found.undigested:
+    if undigested := sum(1 for _ in index.rows(Integrity.NONE)):
         notes.append(
-            f"{folder.name}: {plural(found.undigested, 'record')} of an older version, without a digest "
+            f"{folder.name}: {plural(undigested, 'record')} of an older version, without a digest "
             "that would show later edits"
         )
     if damaged:
-        notes.append(f"{folder.name}: {plural(len(damaged), 'line')} of {RECORDS} cannot be read")
-    newest = {(record.cell, record.repeat): record for record in records}
-    left = _planned(plan).keys() - {record.cell for record in records}
-    if left:
-        notes.append(
-            f"{folder.name} is unfinished: {len(left)} of {len(_planned(plan))} cells have no record"
-        )
-    if not any(record.status is Status.OK for record in newest.values()):
+        notes.append(f"{folder.name}: {plural(damaged, 'line')} of {RECORDS} cannot be read")
+    cells, repeats = index.columns["cell"], index.columns["repeat"]
+    newest = {(cells[row], repeats[row]): row for row in rows}
+    if left := planned.keys() - set(cells):
+        notes.append(f"{folder.name} is unfinished: {len(left)} of {len(planned)} cells have no record")
+    if not any(index.columns["status"][row] == Status.OK for row in newest.values()):
         notes.append(f"{folder.name}: no cell of it was measured")
-    side = Side(name or folder.name, tuple(newest.values()), environments)
+    side = Side(name or folder.name, tuple(stored(index, newest.values())), environments)
     return Stored(folder, side, info(side, plan, env), plan, tuple(notes))
 
 
 def info(side: Side, plan: Mapping[str, Any], env: Mapping[str, Any], prepared: str = "") -> SideInfo:
     """What the verdict file says of a side."""
     git = env.get("git") or {}
-    failed = {canonical([r.params, r.seed]) for r in side.records if r.status in FAILED}
+    failed = {record.question for record in side.records if record.status in FAILED}
     return SideInfo(
         name=side.name,
         commit=git.get("commit"),
@@ -94,12 +104,10 @@ def info(side: Side, plan: Mapping[str, Any], env: Mapping[str, Any], prepared: 
     )
 
 
-def _check_kind(folder: Path, records: Iterable[Record], suite: str, workload: str) -> None:
-    for record in records:
-        for what, found, wanted in (
-            ("suite", record.suite, suite),
-            ("workload", record.workload, workload),
-        ):
+def _check_kind(folder: Path, index: Index, suite: str, workload: str) -> None:
+    kinds = dict.fromkeys(zip(index.columns["suite"], index.columns["workload"], strict=True))
+    for own in (kind for kind in kinds if kind != (None, None)):  # of a damaged line
+        for what, found, wanted in zip(("suite", "workload"), own, (suite, workload), strict=True):
             if found != wanted:
                 raise UserError(
                     f"{folder} is a run of {what} {clean(found, 80)!r}, not of {wanted!r}",
@@ -125,35 +133,41 @@ def _edited(folder: Path, how: str) -> str:
     return f"{folder} was changed after it was measured: {how}"
 
 
-def _check_digests(found: Found) -> None:
-    if found.edited:
-        first, more = found.edited[0], len(found.edited) - 1
+def _check_digests(index: Index) -> None:
+    edited = [*index.rows(Integrity.BROKEN)]
+    if edited:
+        first, more = edited_at(index, edited[0]), len(edited) - 1
         others = f", and {plural(more, 'more record')} of this file" if more else ""
         raise UserError(f"{clean(first)}{others}", hint=_AGAIN, where=first.where)
 
 
-def _check_untouched(folder: Path, records: Iterable[Record], plan: dict[str, Any]) -> None:
-    planned = _planned(plan)
-    for record in records:
+def _check_untouched(folder: Path, index: Index, planned: Mapping[str, dict[str, Any]]) -> None:
+    cells, outside, kept = (index.columns[name] for name in ("cell", "outside", "artifacts"))
+    for row in index.rows():
+        if cells[row] not in planned and outside[row] is None and kept[row] is None:
+            continue
+        record, cell = StoredRecord(index, row), planned.get(cells[row])
         name = clean(record.label, 60)
-        cell = planned.get(record.cell)
-        if cell and any(
-            cell.get(key, value) != value
-            for key, value in (("params", record.params), ("seed", record.seed), ("repeat", record.repeat))
-        ):
+        if cell and not _is_planned(record, cell):
             raise UserError(_edited(folder, f"{name} is not the cell that {PLAN} names"), hint=_AGAIN)
-        for metric, value in record.metrics.items():
-            if value.value is None or not value.samples:
-                continue
-            slack = _SLACK * max(map(abs, value.samples))
-            if not min(value.samples) - slack <= value.value <= max(value.samples) + slack:
-                how = f"{clean(metric, 40)} of {name} lies outside its own samples"
-                raise UserError(_edited(folder, how), hint=_AGAIN)
-        for artifact in record.artifacts:
-            path = (folder / artifact.path).resolve()
+        if outside[row] is not None:
+            how = f"{clean(outside[row], 40)} of {name} lies outside its own samples"
+            raise UserError(_edited(folder, how), hint=_AGAIN)
+        for place, sha256 in json.loads(kept[row] or "[]"):
+            path = (folder / place).resolve()
             inside = path.is_relative_to(folder.resolve())
-            if inside and path.is_file() and _sha256(path) != artifact.sha256:
-                raise UserError(_edited(folder, f"{clean(artifact.path, 100)} has another hash"), hint=_AGAIN)
+            if inside and path.is_file() and _sha256(path) != sha256:
+                raise UserError(_edited(folder, f"{clean(place, 100)} has another hash"), hint=_AGAIN)
+
+
+def _is_planned(record: StoredRecord, cell: Mapping[str, Any]) -> bool:
+    """Whether a record is of the cell that the plan gives its id to, as far as the plan says."""
+    if any(cell.get(key, getattr(record, key)) != getattr(record, key) for key in ("seed", "repeat")):
+        return False
+    with suppress(ValueError, TypeError):
+        if "params" not in cell or setting_of(cell["params"]) == record.setting:
+            return True
+    return bool(cell["params"] == record.params)  # 1.0 is 1 here
 
 
 def _sha256(path: Path) -> str:
@@ -161,16 +175,19 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _planned(plan: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def planned_by_id(plan: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The cells of a plan.json that lists passes."""
     lists = [work.get("cells") for work in plan.get("passes") or () if isinstance(work, dict)]
     cells = [cell for found in lists if isinstance(found, list) for cell in found]
     return {str(cell["id"]): cell for cell in cells if isinstance(cell, dict) and "id" in cell}
 
 
-def _read(path: Path) -> Found:
-    """The records of the run. Raises UserError if they cannot be read."""
+def _open(path: Path) -> Index | None:
+    """What the run has recorded; None if there is no file. Raises UserError if it cannot be read."""
     try:
-        return read(path)
+        return open_index(path, _COLUMNS)
+    except FileNotFoundError:
+        return None
     except OSError as error:
         raise UserError(
             f"{path} cannot be read: {error.strerror or error}", hint="give the folder of another run"

@@ -111,13 +111,17 @@ def compare(
     rows: list[Row] = []
     fields: list[Field] = []
     seeds: list[OverSeeds] = []
+    intervals = 0
     for other in others:
-        cells = {cell.name: cell for cell in match(baseline.side, other.side)}
-        judged = judge(baseline.side, other.side, metrics, tolerances, paired=False)
+        matched = match(baseline.side, other.side)
+        cells = {cell.name: cell for cell in matched}
+        judged = judge(baseline.side, other.side, metrics, tolerances, paired=False, cells=matched)
         seeds += over_seeds(other.name, cells, judged)
         for judgement in judged:
-            bounded = sum(row.interval is not None for row in rows) < MOST_INTERVALS
-            found = _interval(cells[judgement.cell], judgement, baseline, other) if bounded else None
+            bounded = intervals < MOST_INTERVALS
+            cell = cells.get(judgement.cell)  # none for a line about many
+            found = _interval(cell, judgement, baseline, other) if bounded and cell else None
+            intervals += found is not None
             rows.append(Row(other.name, judgement, *(found or ())))
         fields += differing(baseline.side, other.side)
     rows.sort(

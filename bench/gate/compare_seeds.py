@@ -14,7 +14,7 @@ import numpy as np
 from bench.gate.match import Match
 from bench.gate.rule import Verdict
 from bench.gate.verdict import Judgement
-from bench.results.record import Record, Status, Value, canonical
+from bench.results.record import Record, Status, Value, setting_of
 from bench.stats import Interval, t_interval, two_level_interval
 
 
@@ -37,11 +37,14 @@ def over_seeds(run: str, cells: Mapping[str, Match], judged: Sequence[Judgement]
     """Rows for near metrics of settings with several seeds; ``cells`` by name, as ``judged`` names them."""
     groups: dict[tuple[str, str], list[Judgement]] = {}
     for one in judged:
-        groups.setdefault((canonical(one.params), one.metric), []).append(one)
+        if one.klass == "near":
+            groups.setdefault((setting_of(one.params), one.metric), []).append(one)
+    wanted = {setting for setting, _ in groups}
     seeds: dict[str, set[int]] = {}
     for cell in cells.values():
-        seeds.setdefault(canonical(cell.params), set()).add(cell.seed)
-    found = (_row(run, cells, group, len(seeds[params])) for (params, _), group in groups.items())
+        if cell.asked.setting in wanted:
+            seeds.setdefault(cell.asked.setting, set()).add(cell.seed)
+    found = (_row(run, cells, group, len(seeds[setting])) for (setting, _), group in groups.items())
     return [row for row in found if row is not None]
 
 

@@ -20,6 +20,8 @@ from bench.results.record import Record, Status
 from bench.run.loop import FAILED
 from bench.workload import Metric
 
+MOST_ONE_SIDED = 10_000  # cells that one side alone has, listed one by one
+
 
 def judge(
     base: Side,
@@ -31,19 +33,24 @@ def judge(
     rule: Rule | None = None,
     accept: Sequence[str] = (),
     defaults: Mapping[str, Any] | None = None,
+    cells: Sequence[Match] | None = None,
 ) -> list[Judgement]:
     """Judge every metric of every cell that either side knows.
 
     ``paired``: repetitions of the sides were measured next to each other in one session, so that equal
     repetitions form pairs. ``tolerances`` overrides those that the metrics declare. ``defaults`` are those
-    of the parameters, for a side that does not know one.
+    of the parameters, for a side that does not know one. ``cells`` are the matches, if they are known.
     """
     rule = rule or Rule()
     granted = dict(tolerances or {})
     judgements: list[Judgement] = []
     noisy: list[tuple[int, Evidence]] = []
-    for cell in match(base, head, accept, defaults):
+    matched = match(base, head, accept, defaults) if cells is None else cells
+    listed, unlisted = _without_most_one_sided(matched)
+    for cell in listed:
         judgements += _status(cell, base.lacking)
+        if not cell.base or not cell.head:
+            continue
         for metric in metrics:
             tolerance = granted.get(metric.name, metric.tolerance)
             found = compare(cell, metric, tolerance, paired=paired, rule=rule)
@@ -52,10 +59,38 @@ def judge(
             elif found is not None:
                 noisy.append((len(judgements), found))
                 judgements.append(_open(cell, metric, found))
+    judgements += [_unlisted(*one) for one in unlisted.values()]
     decisions = decide([evidence for _, evidence in noisy], rule)
     for (place, evidence), decision in zip(noisy, decisions, strict=True):
         judgements[place] = _close(judgements[place], evidence, decision)
     return judgements
+
+
+def _without_most_one_sided(cells: Sequence[Match]) -> tuple[list[Match], dict[bool, tuple[Match, int]]]:
+    """The cells without those that one side alone has, but for the first `MOST_ONE_SIDED` of each side.
+
+    What is left out comes as a first cell and a count, by whether it is of the base.
+    """
+    kept: list[Match] = []
+    seen, left = {True: 0, False: 0}, dict[bool, tuple[Match, int]]()
+    for cell in cells:
+        if not (cell.base and cell.head):
+            of_base = bool(cell.base)
+            seen[of_base] += 1
+            if seen[of_base] > MOST_ONE_SIDED:
+                first, count = left.get(of_base, (cell, 0))
+                left[of_base] = first, count + 1
+                continue
+        kept.append(cell)
+    return kept, left
+
+
+def _unlisted(cell: Match, count: int) -> Judgement:
+    """One line for cells that are not listed one by one."""
+    reason = "not measured any more" if cell.base else "not measured in the base"
+    told = f"{reason}; only the first {MOST_ONE_SIDED:,} such cells are listed"
+    one = judgement(cell, STATUS, "status", "status", Verdict.INCOMPARABLE, reason=told)
+    return one.model_copy(update={"cell": f"… and {count:,} more", "params": {}, "seed": 0, "fields": []})
 
 
 def _status(cell: Match, lacking: str = "") -> list[Judgement]:

@@ -9,7 +9,7 @@ without it is the one that has the default.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
@@ -32,16 +32,25 @@ class Side:
     lacking: str = ""  # why it has not all cells of the other side, if it is known to have none of them
 
 
-@dataclass
+@dataclass(slots=True)
 class Match:
     """One cell on both sides, its records by repetition; either may be empty."""
 
     name: str
-    params: dict[str, Any]
-    seed: int
+    asked: Record  # the first record of the cell, which says what was asked
     base: dict[int, Record] = field(default_factory=dict)
     head: dict[int, Record] = field(default_factory=dict)
     fields: list[str] = field(default_factory=list)  # of the fingerprints, that differ
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """The cell's parameters."""
+        return dict(self.asked.params)
+
+    @property
+    def seed(self) -> int:
+        """The cell's seed."""
+        return self.asked.seed
 
     @property
     def pairs(self) -> list[tuple[Record, Record]]:
@@ -64,17 +73,27 @@ def match(
 
     ``defaults`` are what parameters are if a side does not know them.
     """
-    cells = [[(record.params, record.seed) for record in side.records] for side in (base, head)]
-    of_base, of_head = keys(cells[0], cells[1], defaults or {})
-    found: dict[str, Match] = {}
+    of_base, of_head = _record_keys(base.records, head.records, defaults or {})
+    found: dict[Hashable, Match] = {}
     for side, records, names in (("head", head.records, of_head), ("base", base.records, of_base)):
         for record, key in zip(records, names, strict=True):
-            cell = found.setdefault(key, Match(record.label, dict(record.params), record.seed))
+            cell = found.get(key) or found.setdefault(key, Match(record.label, record))
             getattr(cell, side)[record.repeat] = record  # the newest one counts
     matches = list(found.values())
     _name_apart(matches)
     _compare_environments(matches, base, head, accept)
     return matches
+
+
+def _record_keys(
+    base: Sequence[Record], head: Sequence[Record], defaults: Mapping[str, Any]
+) -> tuple[Sequence[Hashable], Sequence[Hashable]]:
+    """`keys` of records; where both sides know the same parameters, what was asked is the key."""
+    known = [set[str]().union(*{record.parameter_names for record in side}) for side in (base, head)]
+    if known[0] == known[1] or not all(known):
+        return [record.question for record in base], [record.question for record in head]
+    cells = [[(record.params, record.seed) for record in side] for side in (base, head)]
+    return keys(cells[0], cells[1], defaults)
 
 
 Question = tuple[Mapping[str, Any], int]  # parameters and seed of a cell

@@ -21,9 +21,11 @@ from numpy.typing import NDArray
 
 from bench.errors import listed, parse_json
 from bench.report.columns import parameter_columns, to_frame
-from bench.report.vocabulary import Vocabulary, vocabulary
+from bench.report.vocabulary import Vocabulary, for_comparison, vocabulary
+from bench.results.index import open_index
 from bench.results.record import Record, Status
-from bench.results.store import DAMAGED, ENV, PLAN, RECORDS, SUITE, Edited, read, read_records
+from bench.results.store import DAMAGED, ENV, PLAN, RECORDS, SUITE, Edited, read
+from bench.results.stored import stored
 from bench.text import clean, plural
 from bench.track.contention import DISTURBED, SHARE
 from bench.workload import Workload
@@ -194,6 +196,24 @@ def load(folder: Path, workload: Workload | None = None) -> RunData:
     return RunData(folder, kept, frame, words, suite, env, plan, planned, notes, edited=edited)
 
 
+# What a comparison looks at of every record; the rest is read of those that stand side by side.
+_COMPARED = ("suite", "workload", "names", "units", "column_names")
+
+
+def load_to_compare(folder: Path, workload: Workload | None = None) -> RunData:
+    """What `compare` needs of a run folder: no frame, and of the records only what its index knows."""
+    notes: list[str] = []
+    suite, env, plan = _yaml(folder / SUITE, notes), _json(folder / ENV, notes), _json(folder / PLAN, notes)
+    planned = {str(c["id"]): str(c.get("label", c["id"])) for c in planned_cells(plan)}
+    kept: list[Record] = []
+    if (folder / RECORDS).exists():
+        index = open_index(folder / RECORDS, _COMPARED)
+        rows = {index.columns["cell"][row]: row for row in index.rows()}
+        kept = stored(index, (rows[cell] for cell in planned if cell in rows) if planned else rows.values())
+    words = for_comparison(workload, kept)
+    return RunData(folder, kept, pd.DataFrame(), words, suite, env, plan, planned, notes)
+
+
 def _warnings(records: Sequence[Record]) -> list[str]:
     """What workloads say must be read with a number (``warning``, ``note``), and of which cells."""
     found: dict[str, list[str]] = {}
@@ -237,8 +257,9 @@ def workload_name(folder: Path) -> str | None:
     """The workload that a run folder's suite names, or else its first record."""
     name = _yaml(folder / SUITE, []).get("workload")
     if name is None:
-        records, _ = read_records(folder / RECORDS)
-        name = records[0].workload if records else None
+        index = open_index(folder / RECORDS, ("workload",)) if (folder / RECORDS).exists() else None
+        row = next(index.rows(), None) if index else None
+        name = index.columns["workload"][row] if index and row is not None else None
     return None if name is None else str(name)
 
 

@@ -21,17 +21,24 @@ from rich.table import Table
 from bench import registry
 from bench.errors import UserError, did_you_mean, parse_json
 from bench.report.tracks import Track, follow
+from bench.results.index import open_index
 from bench.results.record import Record
-from bench.results.store import ENV, RECORDS, read_records, write_atomic
+from bench.results.store import ENV, RECORDS, write_atomic
+from bench.results.stored import stored
 from bench.text import clean, number, plural, scale_for
 
 CSV = "history.csv"
 
 
+# What is looked at of every record; the values are read of cells that have a history.
+_COLUMNS = ("suite", "workload", "run", "label", "setting", "seed", "repeat", "status", "started")
+
+
 def read_runs(folder: Path) -> tuple[list[tuple[list[Record], dict[str, Any]]], str]:
     """All runs in a folder (or one level below) of one suite, and the name of their workload."""
     places = sorted({path.parent for depth in ("*", "*/*") for path in folder.glob(f"{depth}/{RECORDS}")})
-    runs = [(records, _env(place)) for place in places if (records := read_records(place / RECORDS)[0])]
+    found = ((open_index(place / RECORDS, _COLUMNS), _env(place)) for place in places)
+    runs = [(records, env) for index, env in found if (records := stored(index, index.rows()))]
     if not runs:
         raise UserError(f"there is no run in {folder}", hint="give a folder of runs, e.g. results/SUITE")
     suites = sorted({records[0].suite for records, _ in runs})

@@ -7,7 +7,7 @@ escaped by default; only text that is Markdown by type (``Md``) goes through as 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -88,8 +88,13 @@ def _clear_errors(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def read(run_dir: Path, workload: Workload | None = None) -> RunData:
-    """A run folder as data; its workload is looked up by name if not given. Raises UserError."""
+def read(
+    run_dir: Path, workload: Workload | None = None, *, loaded_by: Callable[..., RunData] = load
+) -> RunData:
+    """A run folder as data; its workload is looked up by name if not given. Raises UserError.
+
+    ``loaded_by`` is `load`, or `load_to_compare` where nothing is drawn.
+    """
     if not any((run_dir / name).exists() for name in (RECORDS, PLAN, SUITE)):
         raise UserError(
             f"{run_dir} is not a run folder: it has no {RECORDS}",
@@ -98,7 +103,7 @@ def read(run_dir: Path, workload: Workload | None = None) -> RunData:
     problem = None
     if workload is None:
         workload, problem = _look_up(run_dir)
-    data = load(run_dir, workload)
+    data = loaded_by(run_dir, workload)
     if not data.records and not data.planned and "workload" not in data.suite:  # files of the same names
         raise UserError(
             f"{run_dir} holds no record, no plan and no suite of ours: nothing was written there",

@@ -13,8 +13,11 @@ from bench.errors import UserError
 from bench.gate.compare import Comparison
 from bench.gate.verdict import EXIT_FAILED_CELLS, EXIT_NOTHING, EXIT_PASS
 from bench.report import tables as report_tables
+from bench.results.digest import Integrity
+from bench.results.index import open_index
+from bench.results.outline import DAMAGED_LINE
 from bench.results.record import Status
-from bench.results.store import RECORDS, read, read_records
+from bench.results.store import RECORDS, edited_at
 from bench.suite.request import find_run
 from bench.text import clean, plural
 
@@ -55,7 +58,8 @@ def _measured(folders: Sequence[Path], console: Console) -> bool:
     empty = [
         folder
         for folder in folders
-        if not any(record.status is Status.OK for record in read_records(folder / RECORDS)[0])
+        if not (folder / RECORDS).exists()
+        or Status.OK not in open_index(folder / RECORDS, ("status",)).columns["status"]
     ]
     for folder in empty:
         console.print(f"[yellow]nothing was measured[/] in {escape(str(folder))}", soft_wrap=True)
@@ -67,13 +71,15 @@ def show(
 ) -> int:
     """Print how runs differ from the baseline; the exit code says whether anything could be compared."""
     from bench.report import page, side_by_side
+    from bench.report.frames import load_to_compare
 
     folders, base = find(runs, baseline, results)
     if base is None:
         base, *folders = folders
     if not folders:
         raise UserError("one run alone cannot be compared", hint="give a second run, or --baseline RUN")
-    comparison = side_by_side.compare_runs([page.read(folder) for folder in (*folders, base)])
+    read = [page.read(folder, loaded_by=load_to_compare) for folder in (*folders, base)]
+    comparison = side_by_side.compare_runs(read)
     if as_markdown:
         console.file.write(side_by_side.markdown(comparison))
     else:
@@ -138,13 +144,17 @@ def find(runs: Sequence[str], baseline: str | None, results: Path) -> tuple[list
 
 def warn(folder: Path, console: Console) -> None:
     """Say which lines of a run are no records, and which records are no longer what was measured."""
-    found = read(folder / RECORDS)
-    if found.damaged:
-        lines = "line is" if len(found.damaged) == 1 else "lines are"
-        text = f"{len(found.damaged)} {lines} damaged in {RECORDS} and left out"
+    if not (folder / RECORDS).exists():
+        return
+    index = open_index(folder / RECORDS)
+    if damaged := sum(1 for _ in index.rows(DAMAGED_LINE)):
+        lines = "line is" if damaged == 1 else "lines are"
+        text = f"{damaged} {lines} damaged in {RECORDS} and left out"
         console.print(f"[yellow]warning:[/] {text}", highlight=False)
-    for one in found.edited[:_MOST_NAMED]:
+    edited = [*index.rows(Integrity.BROKEN)]
+    for row in edited[:_MOST_NAMED]:
+        one = edited_at(index, row)
         text = escape(f"{one.where}: {clean(one)}")
         console.print(f"[yellow]warning:[/] {text}", soft_wrap=True, highlight=False)
-    if (more := len(found.edited) - _MOST_NAMED) > 0:
+    if (more := len(edited) - _MOST_NAMED) > 0:
         console.print(f"[yellow]warning:[/] and {plural(more, 'more edited record')}", highlight=False)

@@ -7,7 +7,8 @@ neighbouring runs, and count only if they exceed the metric's tolerance.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,9 +17,11 @@ from numpy.typing import NDArray
 
 from bench.gate.match import holds_own_imports
 from bench.results.environment import comparable
-from bench.results.record import Record, Status, canonical
+from bench.results.record import Record, Status
 from bench.suite.labels import spelt, varying
 from bench.workload import Metric
+
+Question = tuple[str, int]  # a setting and a seed
 
 
 @dataclass(frozen=True)
@@ -53,15 +56,29 @@ class Track:
     steps: list[LevelStep]
 
 
-def _labels(cells: Mapping[str, Record]) -> dict[str, str]:
-    """Names of cells by key. A run names its own apart; those of other runs may be called the same."""
-    groups: dict[str, list[str]] = {}
+def _measured(records: Sequence[Record]) -> dict[Question, list[Record]]:
+    """Records that are ok, by what was asked; of a repetition the newest."""
+    cells: dict[Question, list[Record]] = {}
+    for record in {(r.cell, r.repeat): r for r in records}.values():
+        if record.status is Status.OK:
+            cells.setdefault(record.question, []).append(record)
+    return cells
+
+
+def _labels(cells: Mapping[Question, Record], wanted: Set[Question]) -> dict[Question, str]:
+    """Names of cells by key, of all that share a label with a wanted one.
+
+    A run names its own apart; those of other runs may be called the same.
+    """
+    groups: dict[str, list[Question]] = {}
     for key, record in cells.items():
         said = record.label.endswith(f" · seed {record.seed}")  # in a suite of several seeds
         own = f", seed {record.seed}" if record.seed and not said else ""
         groups.setdefault(record.label + own, []).append(key)
     found = {}
     for label, keys in groups.items():
+        if wanted.isdisjoint(keys):
+            continue
         params = [cells[key].params for key in keys]
         names = varying(params)
         for key, one in zip(keys, params, strict=True):
@@ -74,16 +91,15 @@ def follow(
     runs: Sequence[tuple[Sequence[Record], Mapping[str, Any]]], metrics: Sequence[Metric]
 ) -> list[Track]:
     """Tracks of all cells measured in at least two runs; a run is its records and its fingerprint."""
-    values: dict[tuple[str, str], list[TrackPoint]] = {}
-    newest: dict[str, Record] = {}
-    for records, env in sorted(runs, key=lambda run: min(record.started for record in run[0])):
-        cells: dict[str, list[Record]] = {}
-        for record in {(r.cell, r.repeat): r for r in records}.values():
-            if record.status is Status.OK:
-                key = canonical([record.params, record.seed])
-                cells.setdefault(key, []).append(record)
-                newest[key] = record
+    values: dict[tuple[Question, str], list[TrackPoint]] = {}
+    ordered = sorted(runs, key=lambda run: min(record.started for record in run[0]))
+    questions = [_measured(records) for records, _ in ordered]
+    again = {key for key, count in Counter(key for one in questions for key in one).items() if count > 1}
+    newest = {key: alike[-1] for one in questions for key, alike in one.items()}
+    for cells, (_, env) in zip(questions, ordered, strict=True):
         for key, alike in cells.items():
+            if key not in again:  # nothing to follow: its values need not be read
+                continue
             for metric in metrics:
                 found = [
                     v.value
@@ -97,7 +113,7 @@ def follow(
                         alike[0].run, alike[0].started, _mean(found, metric), _commit(env), env
                     )
                     values.setdefault((key, metric.name), []).append(point)
-    named, labels = {metric.name: metric for metric in metrics}, _labels(newest)
+    named, labels = {metric.name: metric for metric in metrics}, _labels(newest, again)
     return [
         Track(labels[key], named[name], points, steps(points, named[name]))
         for (key, name), points in values.items()

@@ -39,14 +39,7 @@ class Vocabulary:
 
 def vocabulary(workload: Workload | None, records: Sequence[Record]) -> Vocabulary:
     """The declarations of ``workload``; what records hold beyond them is named as they name it."""
-    metrics = {metric.name: metric for metric in workload.metrics} if workload else {}
-    taken = {name for record in records for name in (*record.params, *record.columns)}
-    for record in records:
-        for name, value in record.metrics.items():
-            if name not in metrics and name not in taken:
-                metrics[name] = Metric(
-                    name, name.replace("_", " "), value.unit, "none", headline=not workload
-                )
+    metrics = metrics_of(workload, records)
     if workload is None:
         return Vocabulary(metrics)
     found = Vocabulary(
@@ -57,9 +50,30 @@ def vocabulary(workload: Workload | None, records: Sequence[Record]) -> Vocabula
         published=tuple(workload.published()),
         control=workload.control if isinstance(workload, Controlled) else None,
     )
-    if isinstance(workload, Replicated):
-        found = replace(found, replicate=workload.replicate, sample=workload.sample)
-    return found
+    return _with_replicates(found, workload)
+
+
+def for_comparison(workload: Workload | None, records: Sequence[Record]) -> Vocabulary:
+    """What a comparison needs of it, told without reading the records."""
+    return _with_replicates(Vocabulary(metrics_of(workload, records)), workload)
+
+
+def _with_replicates(found: Vocabulary, workload: Workload | None) -> Vocabulary:
+    if not isinstance(workload, Replicated):
+        return found
+    return replace(found, replicate=workload.replicate, sample=workload.sample)
+
+
+def metrics_of(workload: Workload | None, records: Sequence[Record]) -> dict[str, Metric]:
+    """Declared metrics, and those that records hold beyond them under the name of no column."""
+    metrics = {metric.name: metric for metric in workload.metrics} if workload else {}
+    kinds = {record.parameter_names | record.column_names for record in records}
+    taken = set[str]().union(*kinds)
+    for units in {id(found): found for found in (record.units for record in records)}.values():
+        for name, unit in units.items():
+            if name not in metrics and name not in taken:
+                metrics[name] = Metric(name, name.replace("_", " "), unit, "none", headline=not workload)
+    return metrics
 
 
 def follows(workload: Workload, cells: Sequence[Mapping[str, Any]]) -> dict[str, frozenset[str]]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, model_validator
@@ -13,6 +15,11 @@ from bench.results.status import Status
 SCHEMA_VERSION = 2  # 1: records without a digest
 # JSON in one form: equal data are equal text. ValueError for what is no JSON (NaN, infinity).
 canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
+
+
+def setting_of(params: Mapping[str, Any]) -> str:
+    """A digest of parameters, 32 hex digits: texts of a million settings weigh."""
+    return hashlib.blake2b(canonical(params).encode(), digest_size=16).hexdigest()
 
 
 class _FrozenRecord(BaseModel):
@@ -103,6 +110,31 @@ class Record(_FrozenRecord):
     """Seconds in between."""
     digest: str | None = None
     """SHA-256 of all the rest as canonical JSON (`bench.results.digest`); set where it is stored."""
+
+    @property
+    def setting(self) -> str:
+        """A digest of the parameters: equal where they are. Raises ValueError for what is no JSON."""
+        return setting_of(self.params)
+
+    @property
+    def question(self) -> tuple[str, int]:
+        """What was asked: parameters, as a digest, and seed. Raises ValueError for what is no JSON."""
+        return self.setting, self.seed
+
+    @property
+    def parameter_names(self) -> frozenset[str]:
+        """The names of its parameters."""
+        return frozenset(self.params)
+
+    @property
+    def column_names(self) -> frozenset[str]:
+        """The names of its columns."""
+        return frozenset(self.columns)
+
+    @property
+    def units(self) -> dict[str, str]:
+        """The units of its metrics by their names."""
+        return {name: value.unit for name, value in self.metrics.items()}
 
     @model_validator(mode="after")
     def _failure_has_reason(self) -> Record:

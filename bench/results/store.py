@@ -12,14 +12,22 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench.errors import UserError, parse_json
-from bench.results.digest import Integrity, integrity_of, with_digest
-from bench.results.record import SCHEMA_VERSION, Record
+from bench.errors import UserError
+from bench.results.aside import set_aside
+from bench.results.atomic import clear_errors, write_atomic
+from bench.results.digest import Integrity, with_digest
+from bench.results.grow import GrowingIndex, tidy_index
+from bench.results.index import Index, open_index
+from bench.results.line import parse_line
+from bench.results.newest import NewestRecords
+from bench.results.record import Record
+from bench.results.segment import INDEX
+
+__all__ = ["clear_errors", "write_atomic"]  # where everybody looks for them
 
 RECORDS, DAMAGED, ENV, PLAN, SUITE = (
     "records.jsonl",
@@ -55,7 +63,6 @@ class Found:
     """What a ``records.jsonl`` holds, in the order of the file."""
 
     records: list[Record] = field(default_factory=list)  # all of them, edited ones too
-    lines: list[bytes] = field(default_factory=list)  # of the records, as they stand
     damaged: list[bytes] = field(default_factory=list)  # lines that are no record
     edited: list[Edited] = field(default_factory=list)
     undigested: int = 0  # records written before there were digests
@@ -70,16 +77,12 @@ def read(path: Path) -> Found:
     for number, line in enumerate(path.read_bytes().split(b"\n") if path.exists() else (), start=1):
         if not line.strip():
             continue
-        try:
-            record, data = Record.model_validate_json(line), parse_json(line)
-        except ValueError:  # pydantic's is one
-            _check_version(path, _schema_version(line))
+        parsed = parse_line(path, line)
+        if parsed is None:
             found.damaged.append(line)
             continue
-        _check_version(path, record.schema_version)  # it may read alike and mean something else
+        record, seal = parsed
         found.records.append(record)
-        found.lines.append(line)
-        seal = integrity_of(data)
         if seal is Integrity.BROKEN:
             found.edited.append(Edited(path, number, record))
         found.undigested += seal is Integrity.NONE
@@ -92,40 +95,38 @@ def read_records(path: Path) -> tuple[list[Record], list[bytes]]:
     return found.records, found.damaged
 
 
-def _check_version(path: Path, version: int) -> None:
-    if version > SCHEMA_VERSION:
-        raise UserError(
-            f"{path} was written by a newer version of ddposink",
-            hint="update ddposink, or start a new run with --new",
-        )
-
-
-def _schema_version(line: bytes) -> int:
-    try:
-        version = parse_json(line).get("schema_version", 0)
-    except (ValueError, AttributeError):
-        return 0
-    return version if isinstance(version, int) else 0
-
-
 class Store:
-    """The records of one run: read once, appended to by a single writer (see ``results.folder.locked``).
+    """The records of one run: appended to by a single writer (see ``results.folder.locked``).
 
     ``records`` maps a cell's id to its newest record. ``damaged`` counts lines and ``edited`` names records
-    set aside on opening.
+    set aside on opening. What is appended is indexed block by block (``bench.results.index``).
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.path = folder / RECORDS
         with clear_errors(f"cannot open the records in {folder}"):
-            found = read(self.path)
-            self.edited, self.damaged = found.edited, len(found.damaged)
-            if self.damaged or self.edited:
-                self._set_aside(found)
-            self.records = {record.cell: record for record in found.records}
             self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-            self._end_last_line()
+            try:
+                self._open()
+            except BaseException:
+                os.close(self._file)
+                raise
+
+    def _open(self) -> None:
+        index = open_index(self.path, NewestRecords.COLUMNS)
+        bad = set_aside(index, self.folder / DAMAGED)
+        self.edited = [edited_at(index, row) for row in bad.edited]
+        self.damaged = len(bad.damaged)
+        if bad.rows:  # another file lies there now
+            os.close(self._file)
+            self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND)
+            index = open_index(self.path, NewestRecords.COLUMNS)
+        tidy_index(self.folder / INDEX, index.valid)
+        self.records = NewestRecords(index)
+        self._indexed = GrowingIndex(self.path, index.tail)
+        if not index.ends_a_line:  # a whole record whose newline was lost would run into the next one
+            self._write(b"\n")
 
     def append(self, record: Record) -> None:
         """Write a record; on return it is on the disk. Raises UserError if it cannot be written.
@@ -140,7 +141,7 @@ class Store:
             except OSError:
                 time.sleep(0.5)
                 self._write(line)
-        self.records[record.cell] = record
+        self.records.add(record)
 
     def close(self) -> None:
         """Close the file; the records stay readable."""
@@ -157,25 +158,12 @@ class Store:
             with suppress(OSError):
                 os.ftruncate(self._file, size)
             raise
+        self._indexed.add(line)
 
-    def _set_aside(self, found: Found) -> None:
-        """Move what is no record, or no longer the one that was measured, out of the way."""
-        bad = {id(one.record) for one in found.edited}
-        apart = [(r, line, id(r) in bad) for r, line in zip(found.records, found.lines, strict=True)]
-        with open(self.folder / DAMAGED, "ab") as aside:
-            aside.writelines(line + b"\n" for line in found.damaged)
-            aside.writelines(line + b"\n" for _, line, edited in apart if edited)
-            aside.flush()
-            os.fsync(aside.fileno())
-        found.records = [record for record, _, edited in apart if not edited]
-        found.lines = [line for _, line, edited in apart if not edited]
-        write_atomic(self.path, b"".join(line + b"\n" for line in found.lines).decode())
 
-    def _end_last_line(self) -> None:
-        """A whole record whose newline was lost would otherwise run into the next one."""
-        data = self.path.read_bytes()
-        if data and not data.endswith(b"\n"):
-            self._write(b"\n")
+def edited_at(index: Index, row: int) -> Edited:
+    """The edited record of a row."""
+    return Edited(index.path, index.columns["line"][row] + 1, index.record(row))
 
 
 def newest_records(folder: Path) -> list[Record]:
@@ -184,30 +172,3 @@ def newest_records(folder: Path) -> list[Record]:
     if not records:
         raise UserError(f"{folder} holds no record", hint="give the folder of a run that has measured")
     return list({record.cell: record for record in records}.values())
-
-
-def write_atomic(path: Path, text: str) -> None:
-    """Replace ``path`` by ``text`` so that a reader sees the old file or the new one, never half."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with clear_errors(f"cannot write {path}"):
-        try:
-            with open(temporary, "w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except OSError:
-            temporary.unlink(missing_ok=True)
-            raise
-
-
-@contextmanager
-def clear_errors(what: str, kept: int | None = None) -> Iterator[None]:
-    """Turn what the file system says into a sentence for the user."""
-    try:
-        yield
-    except OSError as error:
-        hint = "check free space and permissions, or choose another folder with --results"
-        if kept is not None:
-            hint = f"free some space, then run the same command again: {kept} records are kept"
-        raise UserError(f"{what}: {error.strerror or error}", hint=hint) from error

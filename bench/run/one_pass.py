@@ -163,9 +163,8 @@ class PassRun:
 
     def _artifacts(self) -> Path:
         """A clean folder that no record of an earlier attempt at this pass refers to."""
-        taken = {
-            Path(kept.path).parts[1] for record in self.store.records.values() for kept in record.artifacts
-        }
+        earlier = self.store.records.of_pass(self.work.id)
+        taken = {Path(kept.path).parts[1] for record in earlier for kept in record.artifacts}
         attempt, name = 1, self.work.id
         while name in taken:
             attempt += 1
