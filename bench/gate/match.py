@@ -8,7 +8,7 @@ without it is the one that has the default.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -144,10 +144,11 @@ def blocks(base: Sequence[Sequence[str]], head: Sequence[Sequence[str]]) -> list
 
 def _name_apart(cells: Sequence[Match]) -> None:
     """Add seed and differing parameters to labels that several cells share."""
+    named = Counter(cell.name for cell in cells)
     groups: dict[str, list[Match]] = defaultdict(list)
-    for cell in cells:
+    for cell in (cell for cell in cells if named[cell.name] > 1):
         groups[cell.name].append(cell)
-    for alike in (group for group in groups.values() if len(group) > 1):
+    for alike in groups.values():
         differing = [
             name
             for name in dict.fromkeys(key for cell in alike for key in cell.params)
