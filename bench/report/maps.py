@@ -16,7 +16,7 @@ from bench.report import layout
 from bench.report.frames import RunData
 from bench.report.names import text
 from bench.report.panels import Array, NothingToDraw
-from bench.report.select import keep, matching
+from bench.report.select import keep, longest, matching
 from bench.results.record import Status
 from bench.text import number, plural
 from bench.workload import View
@@ -40,9 +40,9 @@ class Map:
 
 
 def maps(view: View, data: RunData) -> tuple[list[Map], list[str]]:
-    """The maps of the measured cells, and notes on what is left out; raises NothingToDraw."""
+    """The maps of the measured cells, of each pass the furthest, and notes; raises NothingToDraw."""
     frame = matching(data.frame, dict(view.where))
-    rows = keep(frame, (status == Status.OK for status in frame["status"]))
+    rows = longest(data, keep(frame, (status == Status.OK for status in frame["status"])))
     found: dict[str, Map] = {}  # by label: a cell that was measured again shows its first map
     for index in rows.index:
         label = data.records[int(index)].label

@@ -32,16 +32,10 @@ def save_pictures(path: Path, pictures: Pictures) -> Path:
     return save_sheet(columns, [prompt for prompt, _ in shown], path)
 
 
-def save_logs(
-    path: Path,
-    logs: Sequence[StepLog],
-    parts: Sequence[Mapping[str, float]] = (),
-    *,
-    by_step: bool = False,
-) -> Path:
+def save_logs(path: Path, logs: Sequence[StepLog], parts: Sequence[Mapping[str, float]] = ()) -> Path:
     """The curves of the training so far, one value per training step; ``parts`` of a weighted reward too.
 
-    ``by_step``: also what is told of every denoising step, as rows and columns of a map.
+    What is told of every denoising step is kept as rows and columns of a map.
     """
     rows = [{n: v for n, v in asdict(log).items() if not isinstance(v, dict)} for log in logs]
     arrays = {
@@ -61,7 +55,7 @@ def save_logs(
     # A step whose rewards are all equal has no shares.
     names = dict.fromkeys(name for log in logs for name in log.shares)
     arrays |= {f"share {name}": np.array([log.shares.get(name, np.nan) for log in logs]) for name in names}
-    return save_arrays(path, arrays | (maps(logs) if by_step else {}))
+    return save_arrays(path, arrays | maps(logs))
 
 
 def maps(logs: Sequence[StepLog]) -> dict[str, np.ndarray]:

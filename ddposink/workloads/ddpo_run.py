@@ -219,8 +219,7 @@ def _emit(
     ]
     if params.steps:
         progress = state.progress
-        file = out / f"train-{params.steps}.npz"
-        artifacts.append(save_logs(file, progress.logs, progress.parts, by_step=last))
+        artifacts.append(save_logs(out / f"train-{params.steps}.npz", progress.logs, progress.parts))
         artifacts += save_weights(out / f"weights-{params.steps}", engine)
     if last and params.eval_denoising_steps and params.steps:
         counts = sorted({*params.eval_denoising_steps, state.config.sample_num_steps})

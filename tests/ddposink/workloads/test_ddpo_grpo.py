@@ -65,7 +65,8 @@ def test_everything_told_is_recorded(ctx: Ctx) -> None:
         assert np.isfinite(rows).all()
         if name != "ratio_std":
             assert np.allclose(rows.mean(1), curves[name], atol=1e-6)  # every step as often
-    assert "training step" not in arrays(ctx.answers[f"{SUM} · {SAID} · 2"], "train-2.npz")
+    earlier = arrays(ctx.answers[f"{SUM} · {SAID} · 2"], "train-2.npz")
+    assert np.array_equal(earlier["kl_base_by_step"], curves["kl_base_by_step"][:6])
     assert {"gradient", "kl_base"} <= ctx.shown[-1][2].keys()
 
 
@@ -109,7 +110,7 @@ def test_a_training_without_kl_says_why_there_is_none(pipeline: str, tmp_path: P
 def test_what_trls_engine_does_not_tell_is_left_out(tmp_path: Path) -> None:
     logs = [StepLog(n, 0.1, 0.2, 1 / 3, 0.0, 0.0, 0.0, n, n, 0.1, 0.2) for n in (1, 2)]
     assert maps(logs) == {}
-    with np.load(save_logs(tmp_path / "a.npz", logs, by_step=True)) as found:
+    with np.load(save_logs(tmp_path / "a.npz", logs)) as found:
         assert "gradient_norm" not in found
         assert "reward" in found
 
