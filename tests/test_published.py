@@ -14,6 +14,7 @@ from bench.results.store import RECORDS, read_records
 from bench.stats import Interval, t_interval, two_level_interval
 
 PUBLISHED = Path(__file__).parents[1] / "results" / "published"
+WITHOUT_SERIES = ("learned-sinks",)  # of per-token NLLs, as results/published/README.md says
 
 
 @pytest.mark.parametrize("name", ["sinks", "book10146", "learned-sinks", "gpu-headline"])
@@ -25,7 +26,7 @@ def test_published_records_and_artifacts(name: str) -> None:
     for record in records:
         assert record.status is Status.OK, record.label
         assert record.metrics["kv_bytes"].value == record.metrics["kv_bytes_analytic"].value
-        for artifact in record.artifacts:
+        for artifact in record.artifacts if name not in WITHOUT_SERIES else ():
             data = (folder / artifact.path).read_bytes()
             assert hashlib.sha256(data).hexdigest() == artifact.sha256
     page = (folder / "README.md").read_text()
