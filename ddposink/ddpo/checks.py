@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ddposink.ddpo import grpo, rules
+from ddposink.ddpo.numeric import is_real
 from ddposink.ddpo.settings import Settings
 from ddposink.ddpo.window import DDIM, KERNELS, MOVES, ODE
 from ddposink.errors import suggest
@@ -45,7 +46,7 @@ def check(config: Settings) -> None:
         _whole(name, getattr(config, name), 1)
     for name in POSITIVE:
         value = getattr(config, name)
-        if not (_real(value) and value > 0):
+        if not (is_real(value) and value > 0):
             raise ValueError(f"{name} must be a positive number, not {value!r}")
     _sampling(config)
     rules.check(config)
@@ -90,7 +91,7 @@ def _sampling(config: Settings) -> None:
             f"schedule's last, almost noise-free timestep"
         )
     most = math.inf if config.sample_kernel.endswith("-sde") else 1
-    if not _real(eta) or not 0 <= eta <= most:
+    if not is_real(eta) or not 0 <= eta <= most:
         upper = "be a positive number" if most > 1 else "lie in (0, 1]"
         raise ValueError(f"sample_eta must {upper}, not {eta!r}")
     if config.algorithm == rules.DDPO and rules.deterministic(config):
@@ -100,7 +101,7 @@ def _sampling(config: Settings) -> None:
             f"{what} makes sampling deterministic, and the log-probability of a deterministic step is "
             f"undefined; {instead}, or an algorithm without likelihood: nft, dpo, draft"
         )
-    if not _real(scale) or scale < 1:
+    if not is_real(scale) or scale < 1:
         raise ValueError(f"sample_guidance_scale must be at least 1 (1 = no guidance), not {scale!r}")
     if config.algorithm == rules.DDPO and config.guided and not config.train_cfg:
         raise ValueError(
@@ -119,7 +120,7 @@ def _flow(config: Settings) -> None:
         return
     if config.engine == "trl":
         raise ValueError(f"TRL's engine knows no sample_kernel '{kernel}': use engine 'native'")
-    if shift is not None and not (_real(shift) and shift > 0):
+    if shift is not None and not (is_real(shift) and shift > 0):
         raise ValueError(f"sample_shift must be a positive number, not {shift!r}")
     if config.max_sequence_length is not None:
         _whole("max_sequence_length", config.max_sequence_length, 0)
@@ -137,7 +138,7 @@ def _flow(config: Settings) -> None:
 
 def _training(config: Settings) -> None:
     fraction = config.train_timestep_fraction
-    if not _real(fraction) or not 0 < fraction <= 1:
+    if not is_real(fraction) or not 0 < fraction <= 1:
         raise ValueError(f"train_timestep_fraction must lie in (0, 1], not {fraction!r}")
     _whole("train_skip_last_steps", config.train_skip_last_steps, 0)
     if config.train_skip_last_steps >= config.sample_num_steps:
@@ -152,9 +153,9 @@ def _training(config: Settings) -> None:
         )
     for name in ("train_adam_beta1", "train_adam_beta2"):
         value = getattr(config, name)
-        if not _real(value) or not 0 <= value < 1:
+        if not is_real(value) or not 0 <= value < 1:
             raise ValueError(f"{name} must lie in [0, 1), not {value!r}")
-    if not _real(config.train_adam_weight_decay) or config.train_adam_weight_decay < 0:
+    if not is_real(config.train_adam_weight_decay) or config.train_adam_weight_decay < 0:
         raise ValueError(
             f"train_adam_weight_decay must not be negative, not {config.train_adam_weight_decay!r}"
         )
@@ -171,7 +172,7 @@ def _ours(config: Settings) -> None:
         if getattr(config, name) is not None:
             _whole(name, getattr(config, name), 1)
     epsilon = config.advantage_epsilon
-    if epsilon is not None and not (_real(epsilon) and epsilon > 0):
+    if epsilon is not None and not (is_real(epsilon) and epsilon > 0):
         raise ValueError(f"advantage_epsilon must be a positive number, not {epsilon!r}")
     if config.advantages == "group" and config.samples_per_prompt < 2:
         raise ValueError("advantages 'group' needs groups: samples_per_prompt of at least 2")
@@ -224,7 +225,3 @@ def _nearest(values: list[int], wanted: int) -> str:
 def _whole(name: str, value: Any, least: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise ValueError(f"{name} must be a whole number of at least {least}, not {value!r}")
-
-
-def _real(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -5,8 +5,9 @@ None of them is TRL's. At these defaults a training is what it was before they e
 
 from __future__ import annotations
 
-import math
 from typing import Any
+
+from ddposink.ddpo.numeric import is_real
 
 Settings = Any  # those of `ddpo.settings`, which are checked here
 OPTIONS: dict[str, Any] = {
@@ -31,14 +32,14 @@ def check(config: Settings) -> None:
             f"another rule; leave it out, or use algorithm 'ddpo'"
         )
     high, beta, decay = config.train_clip_range_high, config.kl_beta, config.ema_decay
-    if high is not None and not (_real(high) and high > 0):
+    if high is not None and not (is_real(high) and high > 0):
         raise ValueError(f"train_clip_range_high must be a positive number, not {high!r}")
-    if not _real(beta) or beta < 0:
+    if not is_real(beta) or beta < 0:
         raise ValueError(
             f"kl_beta must not be negative, not {beta!r}: below zero it would reward leaving the base model; "
             f"0 is no KL term"
         )
-    if not _real(decay) or not 0 <= decay < 1:
+    if not is_real(decay) or not 0 <= decay < 1:
         raise ValueError(
             f"ema_decay must lie in [0, 1), not {decay!r}; 0 evaluates the weights themselves, 0.9 is usual"
         )
@@ -67,5 +68,9 @@ def check(config: Settings) -> None:
         )
 
 
-def _real(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def needs_several(reward: str) -> str:
+    """The refusal of GDPO on a single ``reward``, given as it is to be shown."""
+    return (
+        f"combine_rewards 'gdpo' needs several rewards, and {reward} is one: use a weighted sum, for example "
+        f"weighted:0.5*alignment+0.5*brisque"
+    )

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from ddposink.ddpo.numeric import is_real
+
 Settings = Any  # those of `ddpo.settings`, which ask here and cannot be imported
 DDPO, NFT, DPO, DRAFT = "ddpo", "nft", "dpo", "draft"
 ALGORITHMS = (DDPO, NFT, DPO, DRAFT)
@@ -44,7 +46,7 @@ def _nft(config: Settings) -> None:
     _positive("nft_beta", config.nft_beta)
     for name in ("nft_decay", "nft_decay_rate"):
         value = getattr(config, name)
-        if not _number(value) or not 0 <= value < 1:
+        if not is_real(value) or not 0 <= value < 1:
             raise ValueError(f"{name} must lie in [0, 1), not {value!r}")
 
 
@@ -99,9 +101,5 @@ def forwards_of_a_step(config: Settings, guided: bool) -> int:
 
 
 def _positive(name: str, value: object) -> None:
-    if not _number(value) or not value > 0:  # type: ignore[operator]
+    if not is_real(value) or not value > 0:
         raise ValueError(f"{name} must be a positive number, not {value!r}")
-
-
-def _number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < float("inf")

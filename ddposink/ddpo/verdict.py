@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from ddposink.ddpo.config import DDPOConfig
+from ddposink.ddpo.grpo import needs_several
 from ddposink.ddpo.judge import Reward, name_of
 from ddposink.ddpo.ranks import Ranks
 from ddposink.ddpo.sampler import Trajectories, judged
@@ -37,10 +38,7 @@ class Court:
         self.comparison: Advantages = make_comparison(config)
         self._several = several(reward)
         if config.combine_rewards == "gdpo" and self._several is None:
-            raise ValueError(
-                f"combine_rewards 'gdpo' needs several rewards, and {name_of(reward)} is one: use a weighted "
-                f"sum, for example weighted:0.5*alignment+0.5*brisque"
-            )
+            raise ValueError(needs_several(name_of(reward)))
 
     def judge(self, found: Trajectories) -> Verdict:
         """Raises ValueError, or what the reward raises, where it does not answer."""

@@ -104,10 +104,8 @@ def _check_needed(stage: str, folder: Path) -> None:
 def _train(stage: str, emoji: object, recipes: object, folder: Path, console: Console) -> None:
     from ddposink.embedded.pipeline.stages import BEGIN
     from ddposink.embedded.pipeline.training import train
-    from ddposink.embedded.pipeline.unfinished import begin_unfinished
 
-    begin = BEGIN | {UNFINISHED: begin_unfinished}
-    state, loss = begin[stage](emoji, recipes, folder)  # type: ignore[arg-type]
+    state, loss = BEGIN[stage](emoji, recipes, folder)  # type: ignore[arg-type]
     columns = (*Progress.get_default_columns(), TextColumn("{task.fields[note]}"))
     with Progress(*columns, console=console) as bar:
         task = bar.add_task(stage, total=state.recipe.last, completed=state.step, note="")

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator
 
 from bench.workload import ALLOW_CODE
 from ddposink.ddpo.config import DDPOConfig
+from ddposink.ddpo.grpo import needs_several
 from ddposink.models.diffusion import PipelineRef, check_kernel
 from ddposink.prompts import load_prompts
 from ddposink.rewards import RewardRef, parse_reward, reward_infos
@@ -112,10 +113,7 @@ class _Cell(BaseModel):
             if why := ref.unanswered(load_prompts(getattr(self, name)).prompts):
                 raise ValueError(f"reward '{self.reward}' on {name} '{getattr(self, name)}': {why}")
         if self.combine_rewards == "gdpo" and ref.kind != "weighted":  # type: ignore[attr-defined]
-            raise ValueError(
-                f"combine_rewards 'gdpo' needs several rewards, and '{self.reward}' is one: use a weighted "
-                f"sum, for example weighted:0.5*alignment+0.5*brisque"
-            )
+            raise ValueError(needs_several(f"'{self.reward}'"))
 
     def config(self, seed: int) -> DDPOConfig:
         """The engines' configuration of this cell. Raises ValueError if it contradicts itself."""

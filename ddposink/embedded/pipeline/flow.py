@@ -90,12 +90,14 @@ class FlowDenoiser(nn.Module):
 
 def first_encoder(folder: Path) -> CLIPTextModelWithProjection:
     """The text encoder in ``folder`` with the identity as its projection, float32."""
-    encoder = CLIPTextModelWithProjection(CLIPTextConfig.from_pretrained(folder))
+    config = CLIPTextConfig.from_pretrained(folder)
+    config.dtype = torch.float32  # else that of the file, for this encoder and for whatever is made like it
+    encoder = CLIPTextModelWithProjection(config)
     try:
         encoder.load_state_dict(load(projected((folder / "model.safetensors").read_bytes())))
     except (RuntimeError, StopIteration) as error:
         raise ValueError(f"'{folder}' is no CLIP text encoder: {error}") from error
-    return encoder.float()
+    return encoder
 
 
 def make_flow_scheduler() -> FlowMatchEulerDiscreteScheduler:

@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, StableDiffusion3Pipeline
-from transformers import CLIPTokenizer
+from diffusers import StableDiffusion3Pipeline
 
 from ddposink.assets.emoji import EmojiSet
 from ddposink.embedded.pipeline.export import SHOWN, draw, own_nearest, replace_folder, sheet
 from ddposink.embedded.pipeline.flow import FlowDenoiser, make_flow_scheduler
 from ddposink.embedded.pipeline.flow_card import write_flow_card
-from ddposink.embedded.pipeline.stages import SHIPPED, Recipes
+from ddposink.embedded.pipeline.stages import SHIPPED, Recipes, shipped_tokenizer, shipped_vae
 from ddposink.embedded.pipeline.training import load_average
 from ddposink.models.assembled import SHARED
 
@@ -68,10 +67,8 @@ def export_flow(
 def assemble_flow(denoiser: FlowDenoiser) -> Any:
     """The parts as a `StableDiffusion3Pipeline` without a third text encoder, in the denoiser's precision."""
     dtype = denoiser.transformer.dtype
-    tokenizer = CLIPTokenizer.from_pretrained(SHIPPED / "tokenizer")
-    vae: Any = AutoencoderKL.from_pretrained(SHIPPED / "vae", dtype=dtype)
-    # SD3's pipeline adds the shift; where the weights were read from is nobody's business.
-    vae.register_to_config(shift_factor=0.0, _name_or_path="")
+    tokenizer, vae = shipped_tokenizer(), shipped_vae().to(dtype)
+    vae.register_to_config(shift_factor=0.0)  # SD3's pipeline adds it
     return StableDiffusion3Pipeline(
         transformer=denoiser.transformer,
         scheduler=make_flow_scheduler(),

@@ -6,7 +6,7 @@ vae → decoder (the encoder stays as it is) and vae → unet: the last two are 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from ddposink.embedded.pipeline.vae import (
 )
 
 SHIPPED = Path(__file__).parents[2] / "data" / "emoji-sd"
+UNFINISHED_STOP = 1_000  # of the UNet's steps
 Loss = Callable[[int, torch.Generator], Tensor]  # of a step, from what is random in it
 
 
@@ -79,25 +80,19 @@ def begin_unet(emoji: EmojiSet, recipes: Recipes, folder: Path) -> tuple[Pipelin
     images, tokenizer, vae = image_tensor(emoji), tokenizer_of(emoji), make_vae(recipes.vae)
     load_average(vae, folder / "vae.safetensors")
     normalise(vae, images)
-    latents, weights = encode_images(vae, images), weights_of(emoji)
-    examples = Examples.make(latents, tokenizer, emoji.captions, emoji.others, weights)
-    denoiser, scheduler = Denoiser(recipes.unet, tokenizer), make_scheduler()
+    return _begin_unet(emoji, vae, tokenizer, recipes.unet, folder / "unet.safetensors")
 
-    def loss(step: int, random: torch.Generator) -> Tensor:
-        return unet_loss(denoiser, recipes.unet, scheduler, examples, random)
 
-    return _resumed(new_state(recipes.unet, denoiser), folder / "unet.safetensors"), loss
+def begin_unfinished(emoji: EmojiSet, recipes: Recipes, folder: Path) -> tuple[PipelineState, Loss]:
+    """The same on the shipped autoencoder and tokenizer, cut off early; needs nothing else."""
+    recipe = replace(recipes.unet, stop=recipes.unet.stop or UNFINISHED_STOP)
+    file = folder / "unfinished.safetensors"
+    return _begin_unet(emoji, shipped_vae(), shipped_tokenizer(), recipe, file)
 
 
 def begin_flow(emoji: EmojiSet, recipes: Recipes, folder: Path) -> tuple[PipelineState, Loss]:
     """The training of the flow model, where it was left; needs the shipped `emoji-sd` and nothing else."""
-    from diffusers import AutoencoderKL
-    from transformers import CLIPTokenizer
-
-    vae: Any = AutoencoderKL.from_pretrained(SHIPPED / "vae", dtype=torch.float32)
-    tokenizer = CLIPTokenizer.from_pretrained(SHIPPED / "tokenizer")
-    latents = encode_images(vae.eval(), image_tensor(emoji))
-    examples = Examples.make(latents, tokenizer, emoji.captions, emoji.others, weights_of(emoji))
+    examples = _examples(emoji, shipped_vae(), shipped_tokenizer())
     denoiser = FlowDenoiser(recipes.flow, SHIPPED / "text_encoder")
 
     def loss(step: int, random: torch.Generator) -> Tensor:
@@ -106,7 +101,13 @@ def begin_flow(emoji: EmojiSet, recipes: Recipes, folder: Path) -> tuple[Pipelin
     return _resumed(new_state(recipes.flow, denoiser), folder / "flow.safetensors"), loss
 
 
-BEGIN = {"vae": begin_vae, "decoder": begin_decoder, "unet": begin_unet, "flow": begin_flow}
+BEGIN = {
+    "vae": begin_vae,
+    "decoder": begin_decoder,
+    "unet": begin_unet,
+    "flow": begin_flow,
+    "unfinished": begin_unfinished,
+}
 
 
 def finish(emoji: EmojiSet, recipes: Recipes, folder: Path) -> tuple[Any, Denoiser, Any, dict[str, Any]]:
@@ -130,6 +131,39 @@ def image_tensor(emoji: EmojiSet) -> Tensor:
 def tokenizer_of(emoji: EmojiSet) -> Any:
     """The tokenizer of both wordings of every caption."""
     return make_tokenizer([*emoji.captions, *emoji.others])
+
+
+def shipped_vae() -> Any:
+    """The autoencoder of the shipped `emoji-sd` in float32; where it was read from is nobody's business."""
+    from diffusers import AutoencoderKL
+
+    vae: Any = AutoencoderKL.from_pretrained(SHIPPED / "vae", dtype=torch.float32)
+    vae.register_to_config(_name_or_path="")
+    return vae.eval()
+
+
+def shipped_tokenizer() -> Any:
+    """The tokenizer of the shipped `emoji-sd`."""
+    from transformers import CLIPTokenizer
+
+    return CLIPTokenizer.from_pretrained(SHIPPED / "tokenizer")
+
+
+def _examples(emoji: EmojiSet, vae: Any, tokenizer: Any) -> Examples:
+    latents = encode_images(vae, image_tensor(emoji))
+    return Examples.make(latents, tokenizer, emoji.captions, emoji.others, weights_of(emoji))
+
+
+def _begin_unet(
+    emoji: EmojiSet, vae: Any, tokenizer: Any, recipe: UnetRecipe, file: Path
+) -> tuple[PipelineState, Loss]:
+    examples = _examples(emoji, vae, tokenizer)
+    denoiser, scheduler = Denoiser(recipe, tokenizer), make_scheduler()
+
+    def loss(step: int, random: torch.Generator) -> Tensor:
+        return unet_loss(denoiser, recipe, scheduler, examples, random)
+
+    return _resumed(new_state(recipe, denoiser), file), loss
 
 
 def _resumed(state: PipelineState, file: Path) -> PipelineState:

@@ -53,6 +53,12 @@ def test_all_stages_end_in_a_pipeline_with_a_card(tmp_path: Path) -> None:
     assert not list(tmp_path.glob(".sd*"))  # nothing half-written is left
 
 
+def test_the_flow_model_is_trained_on_the_shipped_parts(tmp_path: Path) -> None:
+    code, said = run("flow", "--small", "--out", tmp_path)
+    assert code == 0, said
+    assert (tmp_path / "flow.safetensors").is_file()
+
+
 def test_an_unfinished_one_is_made_of_the_shipped_parts_and_cut_off(tmp_path: Path) -> None:
     """Its own UNet and text encoder; everything else is `emoji-sd`'s, and nothing tells where it was made."""
     from diffusers import StableDiffusionPipeline
