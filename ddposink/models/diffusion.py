@@ -18,6 +18,8 @@ from ddposink.assets import hub
 from ddposink.assets.catalogue import cache_dir
 from ddposink.errors import Unavailable, suggest
 from ddposink.models.assembled import ASSEMBLED, assembled, sources_sha256
+from ddposink.models.denoiser import PARTS as DENOISERS
+from ddposink.models.denoiser import size_of
 from ddposink.models.files import files_sha256
 from ddposink.models.pipeline_kinds import (
     KINDS,
@@ -178,6 +180,18 @@ def class_of(ref: PipelineRef) -> str | None:
     if ref.kind == "made":
         return "StableDiffusionPipeline"
     return str(_index(EMBEDDED.get(ref.name) or Path(ref.name))["_class_name"])
+
+
+def drawn_size(ref: PipelineRef) -> tuple[int, int] | None:
+    """(height, width) in pixels of what the pipeline draws; None where nothing lies here to tell it."""
+    if ref.kind == "random":
+        shape = SHAPES[ref.name.removeprefix("random:")]
+        return size_of(shape.get("unet") or shape["transformer"], shape["vae"])
+    folder = EMBEDDED.get(ref.name) or (Path(ref.name) if ref.kind == "path" else None)
+    if folder is None:
+        return None
+    network = next(part for part in DENOISERS if (folder / part).is_dir())
+    return size_of(_settings(folder / network / "config.json"), _settings(folder / "vae" / "config.json"))
 
 
 def embeds_guidance(ref: PipelineRef) -> bool:

@@ -146,7 +146,7 @@ def rows(pictures: Iterator[tuple[str, np.ndarray]], seed: int) -> Iterator[dict
 
 
 def _pixels(file: bytes) -> np.ndarray:
-    from ddposink.rewards.preference_data import decode
+    from ddposink.comparisons import decode
 
     return decode(file)
 

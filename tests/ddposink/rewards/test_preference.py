@@ -12,12 +12,12 @@ import torch
 from scipy.special import expit
 from typer.testing import CliRunner
 
+from ddposink.comparisons import decode, read_comparisons
 from ddposink.errors import Unavailable
 from ddposink.models.contrastive import Shape, make_towers, save_encoder
 from ddposink.rewards import load_reward, parse_reward
 from ddposink.rewards import preference as preference_module
 from ddposink.rewards.preference import app
-from ddposink.rewards.preference_data import decode, read_comparisons
 from ddposink.rewards.preference_fit import (
     STATISTICS,
     accuracy,
