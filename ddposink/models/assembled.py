@@ -29,9 +29,10 @@ PROJECTION = "text_projection.weight"
 
 
 def assembled(name: str) -> Path:
-    """The whole directory of a pipeline or model, made if it is not there. Raises Unavailable if it cannot be.
+    """The whole directory of pipeline or model ``name``, made if it is not there.
 
-    Its path holds a hash of everything it is made of, so that an old one is never taken for a new one.
+    Its path holds a hash of everything it is made of, so that an old one is never taken for a new one. Raises
+    Unavailable if the cache folder cannot be written.
     """
     kind = "pipelines" if name in PIPELINES else "models"
     target = cache_dir() / kind / sources_sha256(name)[:16] / name
@@ -56,7 +57,7 @@ def sources_sha256(name: str) -> str:
 
 
 def write_assembled(sources: dict[str, Path], folder: Path) -> None:
-    """Write ``sources``, by their names in ``folder``, there: unpacked, the text encoder with a projection."""
+    """Write ``sources``, by their names in ``folder``, there; the text encoder gets a projection."""
     for file, source in sources.items():
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
         if file == ENCODER:

@@ -4,10 +4,10 @@ A row w (one output feature, or one word of an embedding) is stored as q and s, 
 
     s = max(max|w| / 127, 2^-14), rounded up to float16        q = round(w / s), an integer within ±127
 
-Symmetric rounding to the nearest with a scale per channel, as in Jacob et al. 2018 (arXiv 1712.05877). No value
-moves by more than s/2. The product of 7 and 11 bits is exact in float32, so every machine reads the same
-numbers, and packing them again gives the same file. What is no ``.weight`` of two or more dimensions is stored
-as float16. Plain safetensors; no torch.
+Symmetric rounding to the nearest with a scale per output channel (Jacob et al. 2018, arXiv 1712.05877; Wu et
+al. 2020, arXiv 2004.09602, section 3). No value moves by more than s/2. The product of 7 and 11 bits is exact
+in float32: every machine reads the same numbers, and packing them again gives the same integers and scales.
+What is no ``.weight`` of two or more dimensions is stored as float16. Plain safetensors; no torch.
 """
 
 from __future__ import annotations
@@ -27,12 +27,14 @@ Tensors = dict[str, Any]  # numpy arrays by name
 def pack(weights: Mapping[str, Any]) -> Tensors:
     """Matrices (rows, …) as int8 of that shape and float16 scales (rows,), the rest as float16.
 
-    Raises ValueError for weights that are not finite or too large for float16.
+    Raises ValueError for weights that are not finite or too large for float16, or called as scales are.
     """
     import numpy as np
 
     packed: Tensors = {}
     for name, given in weights.items():
+        if name.removesuffix(SCALE) != name and name.removesuffix(SCALE) in weights:
+            raise ValueError(f"weights '{name}' have the name that is kept for scales: rename them to pack them")
         value = np.asarray(given, np.float32)
         if not np.all(np.abs(value) <= np.finfo(np.float16).max):
             raise ValueError(f"weights '{name}' are not finite in float16: train again with a smaller rate")
@@ -63,7 +65,7 @@ def unpack(packed: Mapping[str, Any]) -> Tensors:
 
 
 def is_matrix(name: str, shape: tuple[int, ...]) -> bool:
-    """Whether a tensor is stored as integers: linear maps, convolutions and embeddings, no tables of waves."""
+    """Whether a tensor is stored as integers: a linear map, a convolution or an embedding."""
     return name.endswith(".weight") and len(shape) > 1
 
 

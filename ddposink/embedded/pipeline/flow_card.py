@@ -55,8 +55,8 @@ pipeline = StableDiffusion3Pipeline.from_pretrained(
 picture = pipeline("red apple", num_inference_steps=20, guidance_scale=3.0, max_sequence_length=0).images[0]
 ```
 
-This folder holds what is its own, packed. Autoencoder, tokenizer and first text encoder are those of `emoji-sd`;
-`assembled` unpacks and copies everything into the cache folder: a directory that any tool loads.
+This folder holds what is its own, packed. Autoencoder, tokenizer and first text encoder are those of
+`emoji-sd`; `assembled` unpacks and copies all of it into the cache folder: a directory that any tool loads.
 
 There is no third text encoder (T5), which the library wants to be told. In its place it puts zeros beside the
 tokens, 256 unless `max_sequence_length` says otherwise. They say nothing and take three quarters of the time.
