@@ -29,7 +29,9 @@ def on_files(files: Any, config: Any) -> Any:
     """The site's files with the published pictures that its pages show."""
     from mkdocs.structure.files import File
 
-    shown = {match[2] for page in files.documentation_pages() for match in _PICTURE.finditer(page.content_string)}
+    shown = {
+        match[2] for page in files.documentation_pages() for match in _PICTURE.finditer(page.content_string)
+    }
     for name in sorted(shown):
         files.append(File(name, str(RESULTS), config["site_dir"], config["use_directory_urls"]))
     return files

@@ -21,6 +21,7 @@ from ddposink.assets.packages import Progress
 from ddposink.errors import Unavailable, suggest
 from ddposink.models.assembled import DATA, MODELS, assembled
 from ddposink.models.files import files_sha256
+from ddposink.models.packed import PACKED
 from ddposink.models.shapes import SHAPES, random_model
 
 if TYPE_CHECKING:
@@ -74,6 +75,11 @@ class ModelRef:
     def _directory(cls, folder: str) -> ModelRef:
         if not os.path.isfile(os.path.join(folder, "config.json")):
             raise ValueError(f"'{Path(folder)}' holds no model: config.json is missing")
+        if os.path.isfile(os.path.join(folder, f"model{PACKED}")):
+            raise ValueError(
+                f"'{Path(folder)}' holds packed weights, which no library reads: write bundled:NAME for those "
+                f"of this package, or name the folder 'model' that train_sinks has written beside them"
+            )
         return cls("path", _spelt(folder))
 
     @classmethod

@@ -34,7 +34,7 @@ def pack(weights: Mapping[str, Any]) -> Tensors:
     packed: Tensors = {}
     for name, given in weights.items():
         if name.removesuffix(SCALE) != name and name.removesuffix(SCALE) in weights:
-            raise ValueError(f"weights '{name}' have the name that is kept for scales: rename them to pack them")
+            raise ValueError(f"weights '{name}' have a name kept for scales; call them otherwise")
         value = np.asarray(given, np.float32)
         if not np.all(np.abs(value) <= np.finfo(np.float16).max):
             raise ValueError(f"weights '{name}' are not finite in float16: train again with a smaller rate")

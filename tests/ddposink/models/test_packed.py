@@ -1,4 +1,4 @@
-"""Packed weights: no value moves by more than half a step, what is read back is exact, and it is what ships."""
+"""Packed weights: nothing moves by more than half a step, and what is read back is exact everywhere."""
 
 from __future__ import annotations
 
@@ -13,7 +13,16 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from safetensors.numpy import load, load_file
 
 from ddposink.models.assembled import DATA, MODELS, PIPELINES, assembled
-from ddposink.models.packed import LEAST, PACKED, pack, pack_bytes, packed_name, unpack, unpack_bytes, whole_name
+from ddposink.models.packed import (
+    LEAST,
+    PACKED,
+    pack,
+    pack_bytes,
+    packed_name,
+    unpack,
+    unpack_bytes,
+    whole_name,
+)
 
 FINITE = st.floats(-60_000, 60_000, width=32)
 MATRICES = arrays(np.float32, array_shapes(min_dims=2, max_dims=4, max_side=6), elements=FINITE)
@@ -74,7 +83,7 @@ def test_what_is_no_matrix_stays_as_float16() -> None:
         ({"a.weight": np.float32([[np.nan, 1]])}, "'a.weight' are not finite"),
         ({"a.bias": np.float32([np.inf])}, "'a.bias' are not finite"),
         ({"a.weight": np.float32([[70_000, 1]])}, "'a.weight' are not finite in float16"),
-        ({"a.weight": np.eye(2), "a.weight.scale": np.ones(2)}, "'a.weight.scale' have the name"),
+        ({"a.weight": np.eye(2), "a.weight.scale": np.ones(2)}, "'a.weight.scale' have a name"),
     ],
 )
 def test_what_cannot_be_packed_is_refused(weights: dict[str, np.ndarray], said: str) -> None:
@@ -97,7 +106,12 @@ def test_files_are_named_so_that_no_library_takes_one_for_the_other() -> None:
 
 SHIPPED = sorted(file for name in (*MODELS, *PIPELINES) for file in (DATA / name).rglob(f"*{PACKED}"))
 # sha256 over names, shapes and float32 values of what is put together: the same on every machine.
-UNPACKED: dict[str, str] = {}
+UNPACKED = {
+    "sink-llama/sink-token/model.packed.safetensors": "84476f1296cad4a0a3b8dd78f3ad4592",
+    "sink-llama/vanilla/model.packed.safetensors": "d4158a7bb0e848e911292468214abcf9",
+    "emoji-sd3/text_encoder_2/model.packed.safetensors": "f8eba15916afe9026efec7ce1e63b6f0",
+    "emoji-sd3/transformer/diffusion_pytorch_model.packed.safetensors": "ad016d7ad19279183ddf5fb6b5d6d8e5",
+}
 
 
 @pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.relative_to(DATA).parent.as_posix())
@@ -109,7 +123,7 @@ def test_what_ships_is_read_the_same_everywhere(file: Path) -> None:
     for key in sorted(found):
         assert found[key].dtype == np.float32
         digest.update(f"{key}{found[key].shape}".encode() + found[key].astype("<f4").tobytes())
-    assert digest.hexdigest() == UNPACKED[file.relative_to(DATA).as_posix()]
+    assert digest.hexdigest()[:32] == UNPACKED[file.relative_to(DATA).as_posix()]
     data = file.read_bytes()
     again = load(pack_bytes(unpack_bytes(data)))
     assert all(np.array_equal(value, again[key]) for key, value in load(data).items())
