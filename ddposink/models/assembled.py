@@ -31,17 +31,17 @@ PROJECTION = "text_projection.weight"
 def assembled(name: str) -> Path:
     """The whole directory of pipeline or model ``name``, made if it is not there.
 
-    Its path holds a hash of everything it is made of, so that an old one is never taken for a new one. Raises
-    Unavailable if the cache folder cannot be written.
+    Its path holds a hash of everything it is made of and its precision, so that an old one is never taken for
+    a new one. Raises Unavailable if the cache folder cannot be written.
     """
     kind = "pipelines" if name in PIPELINES else "models"
-    target = cache_dir() / kind / sources_sha256(name)[:16] / name
+    target = cache_dir() / kind / f"{sources_sha256(name)[:16]}-{precision(name)}" / name
     if target.is_dir():
         return target
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
     with cache_errors():
         try:
-            write_assembled(_sources(name), part)
+            write_assembled(_sources(name), part, precision(name))
             part.rename(target)
         except OSError:
             if not target.is_dir():  # else another process was first
@@ -56,14 +56,19 @@ def sources_sha256(name: str) -> str:
     return files_sha256(sorted(_sources(name).items()))
 
 
-def write_assembled(sources: dict[str, Path], folder: Path) -> None:
+def precision(name: str) -> str:
+    """Of what is unpacked: a pipeline is stored as its other parts are, a model exactly."""
+    return "float16" if name in PIPELINES else "float32"
+
+
+def write_assembled(sources: dict[str, Path], folder: Path, dtype: str) -> None:
     """Write ``sources``, by their names in ``folder``, there; the text encoder gets a projection."""
     for file, source in sources.items():
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
         if file == ENCODER:
             (folder / file).write_bytes(projected(source.read_bytes()))
         elif source.name.endswith(PACKED):
-            (folder / file).write_bytes(unpack_bytes(source.read_bytes()))
+            (folder / file).write_bytes(unpack_bytes(source.read_bytes(), dtype))
         else:
             shutil.copyfile(source, folder / file)
 

@@ -47,7 +47,7 @@ def export_flow(
     trained = nearest(emoji, _pipeline(new), kinds[:3:2], many, ", weights as trained")
     packed = {name: pack_bytes((new / name).read_bytes()) for name in WEIGHTS}
     for name, data in packed.items():
-        write_atomic(new / name, unpack_bytes(data))
+        write_atomic(new / name, unpack_bytes(data, "float16"))
     # Everything else shown and measured is of the pipeline as it was written.
     pipeline = _pipeline(new)
     measured = nearest(emoji, pipeline, kinds, many) | trained
