@@ -10,9 +10,6 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 MIB = 2**20
-# `emoji-sd3`, a flow model to train on a CPU: its own transformer, text encoder and sheet. What it shares
-# with `emoji-sd` is not stored a second time.
-FLOW = 7_871_298
 
 
 @pytest.fixture(scope="module")
@@ -26,9 +23,18 @@ def tracked() -> dict[str, int]:
 
 
 def test_the_tree(tracked: dict[str, int]) -> None:
-    assert sum(tracked.values()) <= 32 * MIB + FLOW
-    flow = {name: size for name, size in tracked.items() if name.startswith("ddposink/data/emoji-sd3/")}
-    assert sum(flow.values()) == FLOW
+    """Where it is too heavy, look for a picture stored twice, or weights that could be packed."""
+    assert sum(tracked.values()) <= 32 * MIB, sorted(tracked.items(), key=lambda item: -item[1])[:20]
+
+
+def test_no_picture_is_stored_twice(tracked: dict[str, int]) -> None:
+    pictures = [name for name in tracked if name.endswith((".png", ".webp", ".jpg"))]
+    seen: dict[bytes, str] = {}
+    for name in pictures:
+        # Checkpoints of a run may have drawn the same: its artifacts are what the run left.
+        if "/artifacts/" not in name:
+            first = seen.setdefault((ROOT / name).read_bytes(), name)
+            assert first == name, f"{name} is {first} again: link to that"
 
 
 def test_published_runs(tracked: dict[str, int]) -> None:

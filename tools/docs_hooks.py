@@ -1,6 +1,7 @@
 """Pages of the documentation that are made of the code: command line, suite schema, record schema.
 
 MkDocs calls `on_page_markdown` for every page; a line ``<!-- make: NAME -->`` becomes what that stands for.
+Pictures of published runs are where they were published, and the site gets copies: ``published/`` in it.
 """
 
 from __future__ import annotations
@@ -8,15 +9,32 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 _MARKUP = re.compile(r"\[/?(?:bold|yellow|red|dim)?\]")
 _MAKE = re.compile(r"^<!-- make: ([\w-]+) -->$", re.M)
+RESULTS = Path(__file__).parents[1] / "results"
+_PICTURE = re.compile(r"\]\(((?:\.\./)+)results/(published/[\w./-]+\.(?:png|webp))\)")
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """The page with everything made. KeyError for a name that stands for nothing."""
-    return _MAKE.sub(lambda match: MAKERS[match[1]](), markdown)
+    made = _MAKE.sub(lambda match: MAKERS[match[1]](), markdown)
+    # From a page two folders deep it is ../../results in the checkout and ../published in the site.
+    return _PICTURE.sub(lambda match: f"]({match[1].removeprefix('../')}{match[2]})", made)
+
+
+def on_files(files: Any, config: Any) -> Any:
+    """The site's files with the published pictures that its pages show."""
+    from mkdocs.structure.files import File
+
+    shown = {
+        match[2] for page in files.documentation_pages() for match in _PICTURE.finditer(page.content_string)
+    }
+    for name in sorted(shown):
+        files.append(File(name, str(RESULTS), config["site_dir"], config["use_directory_urls"]))
+    return files
 
 
 def command_line() -> str:

@@ -81,7 +81,8 @@ def schema(
     from bench import registry
     from bench.suite.schema import suite_schema
 
-    text = json.dumps(suite_schema(registry.load(name) for name in registry.targets()), indent=2) + "\n"
+    # A line for each key, so that changes can be read, but no indentation: that is half of the bytes.
+    text = json.dumps(suite_schema(registry.load(name) for name in registry.targets()), indent=0) + "\n"
     if not write:
         typer.echo(text, nl=False)
         return

@@ -78,9 +78,10 @@ class DDPOConfig(Settings):
     def decisive(self) -> dict[str, Any]:
         """The fields that a checkpoint must share with whoever resumes it.
 
-        Options of `grpo` that are not used are left out, so that checkpoints from before them go on.
+        Options of `grpo` that are not used are left out, so that checkpoints from before them go on. Where
+        a file of pairs lies decides nothing; what is in it is the engine's to compare.
         """
-        fixed = {name: value for name, value in self.to_dict().items() if name not in FREE}
+        fixed = {n: value for n, value in self.to_dict().items() if n not in (*FREE, "dpo_pairs")}
         return {n: v for n, v in fixed.items() if n not in grpo.OPTIONS or v != grpo.OPTIONS[n]}
 
     @classmethod

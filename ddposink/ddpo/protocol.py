@@ -36,12 +36,13 @@ class DivergedError(RuntimeError):
 class StepLog:
     """One training step: an epoch of sampling and the updates that follow.
 
-    None where an algorithm has no such thing: a ratio without likelihoods, a comparison in `draft`.
+    None where an algorithm has no such thing: a ratio without likelihoods, a comparison in `draft`, a reward
+    in learning from a file of pairs, which draws no samples either.
     """
 
     step: int  # steps finished, counted from 1
-    reward_mean: float
-    reward_std: float
+    reward_mean: float | None
+    reward_std: float | None
     loss: float  # mean over the step's updates
     approx_kl: float | None  # half the mean squared difference of log-probabilities, new against sampled
     clip_fraction: float | None  # part of the ratios further from 1 than the clip range

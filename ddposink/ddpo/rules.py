@@ -13,12 +13,19 @@ from ddposink.ddpo.numeric import is_real
 Settings = Any  # those of `ddpo.settings`, which ask here and cannot be imported
 DDPO, NFT, DPO, DRAFT = "ddpo", "nft", "dpo", "draft"
 ALGORITHMS = (DDPO, NFT, DPO, DRAFT)
+DPO_BETA = 2000.0  # the paper's for Stable Diffusion 1.5, whose latents have so many dimensions:
+DPO_DIMENSIONS = 4 * 64 * 64
 LEARN_FROM_NOISED = (NFT, DPO)  # from noised pictures, of which a sample is noised at several times
 _LIKELIHOOD_ONLY = {"loss": "is", "keep_sampling_graph": False}
 
 
 def check(config: Settings) -> None:
     """Raise ValueError, in one line, for what the algorithm cannot do."""
+    if config.dpo_pairs is not None and config.algorithm != DPO:
+        raise ValueError(
+            f"dpo_pairs '{config.dpo_pairs}' is a file that algorithm 'dpo' learns from, and "
+            f"'{config.algorithm}' draws its own samples; leave it out, or use algorithm 'dpo'"
+        )
     if config.algorithm == DDPO:
         return
     if config.engine == "trl":
@@ -29,7 +36,7 @@ def check(config: Settings) -> None:
                 f"{name} {getattr(config, name)!r} is about the likelihood of samples, which algorithm "
                 f"'{config.algorithm}' does not use; leave it out"
             )
-    if config.share_initial_noise and deterministic(config):
+    if config.share_initial_noise and deterministic(config) and not offline(config):
         raise ValueError(
             "share_initial_noise under deterministic sampling makes all samples of a group one picture; use "
             "share_initial_noise false, or a noisy sample_kernel"
@@ -42,6 +49,11 @@ def deterministic(config: Settings) -> bool:
     return config.sample_eta == 0 or config.sample_kernel == "ode"
 
 
+def offline(config: Settings) -> bool:
+    """Whether it learns from a file: no sample is drawn and no reward asked while it trains."""
+    return config.dpo_pairs is not None
+
+
 def _nft(config: Settings) -> None:
     _positive("nft_beta", config.nft_beta)
     for name in ("nft_decay", "nft_decay_rate"):
@@ -52,11 +64,15 @@ def _nft(config: Settings) -> None:
 
 def _dpo(config: Settings) -> None:
     _positive("dpo_beta", config.dpo_beta)
+    if config.dpo_pairs is not None:
+        if not isinstance(config.dpo_pairs, str) or not config.dpo_pairs:
+            raise ValueError(f"dpo_pairs is the path of a file of pairs, not {config.dpo_pairs!r}")
+        return  # nothing is drawn, so there are no groups
     size = config.samples_per_prompt
     if size < 2:
         raise ValueError(
             "algorithm 'dpo' compares the best and the worst sample of a group: samples_per_prompt of at "
-            "least 2"
+            "least 2, or a file of pairs as dpo_pairs"
         )
     update = config.train_batch_size * config.train_gradient_accumulation_steps
     if update % size:
@@ -91,12 +107,15 @@ def forwards_of_a_step(config: Settings, guided: bool) -> int:
     """Forwards of one training step of one process. ``guided``: sampling asks the network twice.
 
     At a noised picture `nft` and `dpo` ask the network once without the guidance, and once more for the
-    old or the base policy; `draft` learns through the guided steps themselves.
+    old or the base policy; `draft` learns through the guided steps themselves. A file of pairs is learnt
+    from without drawing.
     """
     drawn, steps, asked = config.samples_per_epoch, config.sample_num_steps, 2 if guided else 1
     if config.algorithm == DRAFT:
         return drawn * asked * (steps - config.draft_steps + 3 * config.draft_steps)
     learnt = drawn if config.algorithm == NFT else 2 * drawn // config.samples_per_prompt
+    if offline(config):
+        learnt, steps = 2 * drawn, 0
     return drawn * asked * steps + 4 * learnt * times_learnt(config) * config.train_num_inner_epochs
 
 

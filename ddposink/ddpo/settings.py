@@ -64,7 +64,8 @@ class Settings:
     nft_beta: float = 1.0  # of nft: how much of the trained policy is in v+ and v-
     nft_decay: float = 0.5  # of nft: the most that the old policy keeps of itself after a training step
     nft_decay_rate: float = 1e-3  # of nft: that share grows by so much a training step
-    dpo_beta: float = 2000.0  # of dpo: how hard it is to leave the base model
+    dpo_beta: float = rules.DPO_BETA  # of dpo: how hard it is to leave the base model, on the paper's scale
+    dpo_pairs: str | None = None  # of dpo: a file of pairs to learn from in place of drawn samples
     draft_steps: int = (
         1  # of draft: denoising steps K, the last ones, that the reward's gradient goes through
     )
@@ -105,7 +106,7 @@ class Settings:
 
     @property
     def samples_per_epoch(self) -> int:
-        """Samples one process draws for one training step."""
+        """Samples one process draws for one training step; pairs it learns from, where none are drawn."""
         return self.sample_batch_size * self.sample_num_batches_per_epoch
 
     @property

@@ -9,6 +9,7 @@ While it trains it looks for sinks (see `ddposink.embedded.sink_training`); a ru
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,6 +21,7 @@ from rich.progress import Progress, TextColumn
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from ddposink.assets.catalogue import write_atomic
 from ddposink.corpora import CorpusRef, load_stream, read_books
 from ddposink.embedded.sink_training import (
     SINKS_KEPT,
@@ -31,6 +33,7 @@ from ddposink.embedded.sink_training import (
     train,
 )
 from ddposink.errors import Unavailable
+from ddposink.models.packed import pack_bytes, packed_name, unpack_bytes
 
 HELD_OUT = "war-of-the-worlds"
 SINK_TOKEN = "<|sink|>"
@@ -72,13 +75,22 @@ def read_data(
 
 
 def export(state: SinkState, tokenizer: Any, folder: Path, corpus: str, held_out: str) -> None:
-    """The model as half-precision safetensors with its tokenizer, training history and model card."""
-    state.model.to(torch.float16).save_pretrained(folder)
+    """The model with its tokenizer, training history and model card: ``folder`` to use, "packed" beside it.
+
+    The second is what the package ships; the weights of the first are those, unpacked to float32.
+    """
+    state.model.save_pretrained(folder)
+    whole = folder / "model.safetensors"
+    packed = pack_bytes(whole.read_bytes())
+    write_atomic(whole, unpack_bytes(packed))
     tokenizer.save_pretrained(folder)
     recipe = asdict(replace(state.recipe, steps=state.step))
     notes = {"recipe": recipe, "seconds": round(state.seconds), "history": state.history}
     (folder / "training.json").write_text(json.dumps(notes, indent=1) + "\n", encoding="utf-8")
     (folder / "README.md").write_text(card(state, corpus, held_out), encoding="utf-8")
+    shipped = folder.with_name("packed")
+    shutil.copytree(folder, shipped, ignore=shutil.ignore_patterns(whole.name), dirs_exist_ok=True)
+    write_atomic(shipped / packed_name(whole.name), packed)
 
 
 def card(state: SinkState, corpus: str, held_out: str) -> str:
@@ -101,8 +113,10 @@ def card(state: SinkState, corpus: str, held_out: str) -> str:
 
 Made to study where attention sinks come from; it writes no sensible text.
 
-- Architecture: Llama, {size:,} parameters, float16: {recipe.layers} layers, width {recipe.width},
+- Architecture: Llama, {size:,} parameters: {recipe.layers} layers, width {recipe.width},
   {recipe.heads} heads, context {recipe.context}, byte-level BPE vocabulary of {recipe.vocabulary:,}.
+- Weights: trained in float32, then packed: matrices as 8-bit integers with a float16 scale for each row, the
+  rest float16 (`ddposink.models.packed`).
 - Data: `{corpus}` less `{held_out}`; the embedded novels are in the public domain.
 - Training: {state.step:,} steps of {recipe.batch} samples, {seen:,} tokens; AdamW,
   learning rate {recipe.learning_rate:g}, weight decay {recipe.weight_decay:g}, seed {recipe.seed};

@@ -1,7 +1,7 @@
-"""Embedded pipelines that share parts with `emoji-sd`, put together as directories when first asked for.
+"""What is shipped small, put together as directories that any tool loads when it is first asked for.
 
-The package holds of such a pipeline what is its own. The rest is copied beside it into the cache folder, so
-that any tool can load the directory as it is; stored twice, it would be carried twice in every checkout.
+Weights may be packed (see `ddposink.models.packed`), and a pipeline may share parts with `emoji-sd`: stored
+whole and twice, they would be carried so in every checkout. The cache folder gets them unpacked and complete.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ from pathlib import Path
 
 from ddposink.assets.catalogue import cache_dir, cache_errors
 from ddposink.models.files import files_sha256
+from ddposink.models.packed import PACKED, unpack_bytes, whole_name
 
 DATA = Path(__file__).parents[1] / "data"
 BASE = DATA / "emoji-sd"
-ASSEMBLED = ("emoji-sd3",)
+PIPELINES = ("emoji-sd3",)
+MODELS = ("sink-llama/sink-token", "sink-llama/vanilla")
 VAE, ENCODER = "vae/diffusion_pytorch_model.safetensors", "text_encoder/model.safetensors"
 # Files of an assembled pipeline that are the base's, by their names there.
 SHARED = {VAE: VAE, ENCODER: ENCODER} | {
@@ -27,17 +29,19 @@ PROJECTION = "text_projection.weight"
 
 
 def assembled(name: str) -> Path:
-    """The whole directory of pipeline ``name``, made if it is not there. Raises Unavailable if it cannot be.
+    """The whole directory of pipeline or model ``name``, made if it is not there.
 
-    Its path holds a hash of everything it is made of, so that an old one is never taken for a new one.
+    Its path holds a hash of everything it is made of and its precision, so that an old one is never taken for
+    a new one. Raises Unavailable if the cache folder cannot be written.
     """
-    target = cache_dir() / "pipelines" / sources_sha256(name)[:16] / name
+    kind = "pipelines" if name in PIPELINES else "models"
+    target = cache_dir() / kind / f"{sources_sha256(name)[:16]}-{precision(name)}" / name
     if target.is_dir():
         return target
-    part = target.with_name(f".{name}.{os.getpid()}.part")
+    part = target.with_name(f".{target.name}.{os.getpid()}.part")
     with cache_errors():
         try:
-            write_assembled(_sources(name), part)
+            write_assembled(_sources(name), part, precision(name))
             part.rename(target)
         except OSError:
             if not target.is_dir():  # else another process was first
@@ -48,16 +52,23 @@ def assembled(name: str) -> Path:
 
 
 def sources_sha256(name: str) -> str:
-    """Over names and contents of everything that pipeline ``name`` is made of; nothing is written."""
+    """Over names and contents of everything that ``name`` is made of; nothing is written."""
     return files_sha256(sorted(_sources(name).items()))
 
 
-def write_assembled(sources: dict[str, Path], folder: Path) -> None:
-    """Copy ``sources``, by their names in ``folder``, there; the text encoder gets a projection."""
+def precision(name: str) -> str:
+    """Of what is unpacked: a pipeline is stored as its other parts are, a model exactly."""
+    return "float16" if name in PIPELINES else "float32"
+
+
+def write_assembled(sources: dict[str, Path], folder: Path, dtype: str) -> None:
+    """Write ``sources``, by their names in ``folder``, there; the text encoder gets a projection."""
     for file, source in sources.items():
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
         if file == ENCODER:
             (folder / file).write_bytes(projected(source.read_bytes()))
+        elif source.name.endswith(PACKED):
+            (folder / file).write_bytes(unpack_bytes(source.read_bytes(), dtype))
         else:
             shutil.copyfile(source, folder / file)
 
@@ -78,5 +89,6 @@ def projected(data: bytes) -> bytes:
 def _sources(name: str) -> dict[str, Path]:
     own = DATA / name
     parts = [file for file in own.rglob("*") if file.is_file() and file.suffix in (".json", ".safetensors")]
-    found = {file.relative_to(own).as_posix(): file for file in parts}
-    return found | {name: BASE / file for name, file in SHARED.items()}
+    found = {whole_name(file.relative_to(own).as_posix()): file for file in parts}
+    shared = {name: BASE / file for name, file in SHARED.items()}
+    return found | shared if name in PIPELINES else found

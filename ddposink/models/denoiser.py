@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 PARTS = ("unet", "transformer")
@@ -27,18 +28,32 @@ def networks(pipeline: Any) -> list[str]:
 
 
 def latent_shape(pipeline: Any) -> tuple[int, int, int]:
-    """(channels, height, width) of the latents that ``pipeline`` denoises in the size it was made for.
+    """(channels, height, width) of the latents that ``pipeline`` denoises in the size it was made for."""
+    return latents_of(denoiser(pipeline).config, pipeline.vae.config)
+
+
+def latents_of(network: Mapping[str, Any], vae: Mapping[str, Any]) -> tuple[int, int, int]:
+    """The same of the settings of the denoising network and the autoencoder.
 
     Flux's transformer reads 2x2 squares of latents as one token and knows no size; its autoencoder does.
     """
-    config = denoiser(pipeline).config
-    size = config.get("sample_size")
+    size = network.get("sample_size")
     if size is None:
-        vae = pipeline.vae.config
-        side = vae.sample_size // 2 ** (len(vae.block_out_channels) - 1) // 2 * 2
-        return config.in_channels // 4, side, side
+        side = vae["sample_size"] // _shrinks(vae) // 2 * 2
+        return network["in_channels"] // 4, side, side
     height, width = (size, size) if isinstance(size, int) else size
-    return config.in_channels, height, width
+    return network["in_channels"], height, width
+
+
+def size_of(network: Mapping[str, Any], vae: Mapping[str, Any]) -> tuple[int, int]:
+    """(height, width) in pixels of the pictures that come of `latents_of`."""
+    _, height, width = latents_of(network, vae)
+    return height * _shrinks(vae), width * _shrinks(vae)
+
+
+def _shrinks(vae: Mapping[str, Any]) -> int:
+    """Pixels to a latent, along a side."""
+    return int(2 ** (len(vae["block_out_channels"]) - 1))
 
 
 def tokens_of(pipeline: Any) -> int:

@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any
 from ddposink.assets import hub
 from ddposink.assets.catalogue import cache_dir
 from ddposink.errors import Unavailable, suggest
-from ddposink.models.assembled import ASSEMBLED, assembled, sources_sha256
+from ddposink.models.assembled import PIPELINES, assembled, sources_sha256
+from ddposink.models.denoiser import PARTS as DENOISERS
+from ddposink.models.denoiser import size_of
 from ddposink.models.files import files_sha256
 from ddposink.models.pipeline_kinds import (
     KINDS,
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
 DATA = Path(__file__).parents[1] / "data"
-EMBEDDED = {name: DATA / name for name in ("emoji-sd", *ASSEMBLED)}
+EMBEDDED = {name: DATA / name for name in ("emoji-sd", *PIPELINES)}
 # Pipelines too large to be shipped that a command makes, into the cache folder.
 MADE = {"emoji-sd-unfinished": "python -m ddposink.train_tiny unfinished, then export-unfinished (20 min)"}
 DTYPES = ("float32", "bfloat16", "float16")
@@ -88,7 +90,7 @@ class PipelineRef:
         if self.kind == "made":
             return _made(self.name)
         if self.kind == "embedded":
-            return assembled(self.name) if self.name in ASSEMBLED else EMBEDDED[self.name]
+            return assembled(self.name) if self.name in PIPELINES else EMBEDDED[self.name]
         return Path(self.name) if self.kind == "path" else None
 
     def identity(self) -> dict[str, str]:
@@ -98,7 +100,7 @@ class PipelineRef:
         if self.kind == "random":
             shape = SHAPES[self.name.removeprefix("random:")]
             return {"shape": hashlib.sha256(json.dumps(shape, sort_keys=True).encode()).hexdigest()}
-        if self.name in ASSEMBLED:
+        if self.name in PIPELINES:
             return {"sha256": sources_sha256(self.name)}
         assert self.folder is not None
         check_folder(self.folder)
@@ -178,6 +180,18 @@ def class_of(ref: PipelineRef) -> str | None:
     if ref.kind == "made":
         return "StableDiffusionPipeline"
     return str(_index(EMBEDDED.get(ref.name) or Path(ref.name))["_class_name"])
+
+
+def drawn_size(ref: PipelineRef) -> tuple[int, int] | None:
+    """(height, width) in pixels of what the pipeline draws; None where nothing lies here to tell it."""
+    if ref.kind == "random":
+        shape = SHAPES[ref.name.removeprefix("random:")]
+        return size_of(shape.get("unet") or shape["transformer"], shape["vae"])
+    folder = EMBEDDED.get(ref.name) or (Path(ref.name) if ref.kind == "path" else None)
+    if folder is None:
+        return None
+    network = next(part for part in DENOISERS if (folder / part).is_dir())
+    return size_of(_settings(folder / network / "config.json"), _settings(folder / "vae" / "config.json"))
 
 
 def embeds_guidance(ref: PipelineRef) -> bool:

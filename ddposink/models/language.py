@@ -19,14 +19,15 @@ from ddposink.assets import hub
 from ddposink.assets.catalogue import ASSETS, cache_dir, cache_errors
 from ddposink.assets.packages import Progress
 from ddposink.errors import Unavailable, suggest
+from ddposink.models.assembled import DATA, MODELS, assembled
 from ddposink.models.files import files_sha256
+from ddposink.models.packed import PACKED
 from ddposink.models.shapes import SHAPES, random_model
 
 if TYPE_CHECKING:
     from torch import nn
 
 EMBEDDED = {"smollm2-135m": "smollm2-135m-gguf"}
-BUNDLED = Path(__file__).parents[1] / "data"
 
 
 @lru_cache(maxsize=64)
@@ -74,14 +75,18 @@ class ModelRef:
     def _directory(cls, folder: str) -> ModelRef:
         if not os.path.isfile(os.path.join(folder, "config.json")):
             raise ValueError(f"'{Path(folder)}' holds no model: config.json is missing")
+        if os.path.isfile(os.path.join(folder, f"model{PACKED}")):
+            raise ValueError(
+                f"'{Path(folder)}' holds packed weights, which no library reads: write bundled:NAME for those "
+                f"of this package, or name the folder 'model' that train_sinks has written beside them"
+            )
         return cls("path", _spelt(folder))
 
     @classmethod
     def _bundled(cls, name: str) -> ModelRef:
-        known = sorted(p.parent.relative_to(BUNDLED).as_posix() for p in BUNDLED.rglob("config.json"))
-        if name not in known:
+        if name not in MODELS:
             raise ValueError(
-                f"unknown bundled model '{name}'{suggest(name, known)}; known: {', '.join(known)}"
+                f"unknown bundled model '{name}'{suggest(name, MODELS)}; known: {', '.join(MODELS)}"
             )
         return cls("bundled", name)
 
@@ -90,9 +95,9 @@ class ModelRef:
 
     @property
     def folder(self) -> Path | None:
-        """The local directory of a ``path`` or ``bundled`` model."""
+        """The local directory of a ``path`` or ``bundled`` model, the latter with its weights packed."""
         if self.kind == "bundled":
-            return BUNDLED / self.name
+            return DATA / self.name
         return Path(self.name) if self.kind == "path" else None
 
     def identity(self) -> dict[str, str]:
@@ -198,6 +203,8 @@ def _check_streamable(folder: Path) -> None:
 def _local_folder(ref: ModelRef, progress: Progress | None) -> Path:
     if ref.kind == "embedded":
         return _dequantised(ref.name, progress)
+    if ref.kind == "bundled":
+        return assembled(ref.name)
     if ref.folder is not None:
         return ref.folder
     assert ref.revision is not None

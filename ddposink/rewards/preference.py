@@ -101,8 +101,8 @@ def train(
     """Fit, judge on held-out prompts and save; returns the card. Raises ValueError, Unavailable."""
     import numpy as np
 
+    from ddposink.comparisons import read_comparisons
     from ddposink.rewards import preference_fit as fitting
-    from ddposink.rewards.preference_data import read_comparisons
 
     found = list(_read(read_comparisons(source, split, limit)))
     if not found:
@@ -134,7 +134,7 @@ def _read(comparisons: Iterator[Any]) -> Iterator[tuple[Any, Any, float, str, st
     """Features of a and b, choice, prompt and judge of every comparison; a picture is looked at once."""
     import torch
 
-    from ddposink.rewards.preference_data import decode
+    from ddposink.comparisons import decode
     from ddposink.rewards.preference_fit import features
 
     encoder, known = load_encoder(), {}

@@ -47,13 +47,13 @@ def choose(liking_a: float, liking_b: float, generator: np.random.Generator) -> 
     return "a" if generator.random() < 1 / (1 + np.exp(-margin)) else "b"
 
 
-def png(picture: np.ndarray) -> bytes:
-    """A small PNG of few colours."""
+def webp(picture: np.ndarray) -> bytes:
+    """(H, W, 3) uint8 in few colours, as a WebP file without loss: a sixth smaller than as PNG."""
     from PIL import Image
 
     buffer = io.BytesIO()
-    small = Image.fromarray(picture).quantize(COLOURS, dither=Image.Dither.NONE)
-    small.save(buffer, format="PNG", optimize=True)
+    small = Image.fromarray(picture).quantize(COLOURS, dither=Image.Dither.NONE).convert("RGB")
+    small.save(buffer, format="WEBP", lossless=True, quality=100, method=6)
     return buffer.getvalue()
 
 
@@ -133,7 +133,7 @@ def rows(pictures: Iterator[tuple[str, np.ndarray]], seed: int) -> Iterator[dict
     """Every picture of a prompt's first half against every one of its second half."""
     generator = np.random.default_rng(seed)
     for prompt, images in pictures:
-        files = [png(image) for image in images]
+        files = [webp(image) for image in images]
         liking = judge(np.stack([_pixels(file) for file in files]))
         half = len(files) // 2
         for i in range(half):
@@ -146,7 +146,7 @@ def rows(pictures: Iterator[tuple[str, np.ndarray]], seed: int) -> Iterator[dict
 
 
 def _pixels(file: bytes) -> np.ndarray:
-    from ddposink.rewards.preference_data import decode
+    from ddposink.comparisons import decode
 
     return decode(file)
 

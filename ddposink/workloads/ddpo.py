@@ -29,8 +29,13 @@ NEEDED = ("diffusers", "peft", "trl")
 
 def _shared(params: Any) -> list[str]:
     """Prompts of the evaluation that are trained on, in their order."""
-    trained = set(load_prompts(params.prompts).prompts)
+    trained = set(params.trained_prompts)
     return [prompt for prompt in evaluation_prompts(params.eval_prompts).prompts if prompt in trained]
+
+
+def _trained_on(params: Any) -> str:
+    """What the prompts trained on are called."""
+    return Path(params.pairs.file).name if params.pairs else load_prompts(params.prompts).name
 
 
 def _shares(argument: str, pipeline: str) -> str:
@@ -51,6 +56,7 @@ def _options(params: Any) -> list[str]:
         f"clip to +{high or 0:g}": high is not None,
         "ratio norm": params.ratio_norm,
         {"batch": "batch deviation", "none": "no deviation"}.get(by, ""): by != "own",
+        f"pairs {Path(params.dpo_pairs or '').name}": params.dpo_pairs is not None,
         params.combine_rewards: params.combine_rewards != "sum",
         f"ema {params.ema_decay:g}": params.ema_decay,
     }
@@ -111,7 +117,9 @@ class DdpoWorkload:
             "window_moves": params.sample_sde_window_moves,
             "shift": params.sample_shift,
             "learnt_denoising_steps": config.num_train_timesteps,
-            "samples_per_step": config.samples_per_epoch,
+            "samples_per_step": 0 if params.pairs else config.samples_per_epoch,
+            "pairs": len(params.pairs) if params.pairs else None,
+            "pairs_per_step": config.samples_per_epoch if params.pairs else None,
             "updates_per_step": config.updates_per_epoch,
             "clip_range": params.train_clip_range,
             "clip_range_high": params.train_clip_range_high,
@@ -137,7 +145,10 @@ class DdpoWorkload:
             found["encoder.sha256"] = encoder_sha256()  # tells the diversity of every cell's pictures
         except Unavailable as error:
             raise Skip(str(error)) from error
-        found["prompts.sha256"] = load_prompts(params.prompts).sha256
+        if params.pairs:
+            found["pairs.sha256"] = params.pairs.sha256
+        else:
+            found["prompts.sha256"] = load_prompts(params.prompts).sha256
         found["eval_prompts.sha256"] = evaluation_prompts(params.eval_prompts).sha256
         return found
 
@@ -159,11 +170,16 @@ class DdpoWorkload:
     def notes(self, params: Any) -> list[str]:
         """Whether evaluation prompts are trained on, and how many are left out because they repeat."""
         found = []
+        if params.pairs:
+            found.append(
+                f"dpo learns from {params.pairs}; no sample is drawn and no reward asked while it trains: "
+                f"'{params.reward}' only judges, and prompts '{params.prompts}' are not trained on"
+            )
         given, once = load_prompts(params.eval_prompts), evaluation_prompts(params.eval_prompts)
         if shared := _shared(params):
             found.append(
                 f"not held out: {len(shared)} of {len(once.prompts)} evaluation prompts ({once.name}) "
-                f"are also trained on ({load_prompts(params.prompts).name}), for example {shared[0]!r}"
+                f"are also trained on ({_trained_on(params)}), for example {shared[0]!r}"
             )
         if (ref := reward_ref(params.reward)).kind == "weighted":
             found.append(_shares(ref.argument, params.pipeline))

@@ -44,7 +44,7 @@ def save_logs(path: Path, logs: Sequence[StepLog], parts: Sequence[Mapping[str, 
         if any(row[name] is not None for row in rows)
     }
     arrays |= {
-        "reward": arrays.pop("reward_mean"),
+        **({"reward": arrays.pop("reward_mean")} if "reward_mean" in arrays else {}),
         "queries": arrays.pop("samples"),
         "forwards": arrays.pop("unet_forwards"),
         "seconds": np.cumsum(arrays["sampling_s"] + arrays["training_s"]),

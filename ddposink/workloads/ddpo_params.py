@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator
 from bench.workload import ALLOW_CODE
 from ddposink.ddpo.config import DDPOConfig
 from ddposink.ddpo.grpo import needs_several
-from ddposink.models.diffusion import PipelineRef, check_kernel
+from ddposink.ddpo.pairs import PreferencePairs, read_pairs
+from ddposink.models.diffusion import PipelineRef, check_kernel, drawn_size
 from ddposink.prompts import load_prompts
 from ddposink.rewards import RewardRef, parse_reward, reward_infos
 from ddposink.workloads.ddpo_tables import EVALUATED
@@ -104,16 +105,34 @@ class _Cell(BaseModel):
                 f"have one: {names}; or use ddpo, nft or dpo"
             )
         self._answerable()
+        if (pairs := self.pairs) and (size := drawn_size(PipelineRef.parse(self.pipeline))):
+            pairs.check_size(size, f"pipeline '{self.pipeline}'")
         return self
 
     def _answerable(self) -> None:
         """Raise ValueError where the reward trained on has no number for some prompt, or for GDPO."""
         ref = reward_ref(self.reward)
-        for name in ("prompts", "eval_prompts"):
+        asked = ("eval_prompts",) if self.pairs else ("prompts", "eval_prompts")
+        for name in asked:
             if why := ref.unanswered(load_prompts(getattr(self, name)).prompts):
                 raise ValueError(f"reward '{self.reward}' on {name} '{getattr(self, name)}': {why}")
         if self.combine_rewards == "gdpo" and ref.kind != "weighted":  # type: ignore[attr-defined]
             raise ValueError(needs_several(f"'{self.reward}'"))
+
+    @property
+    def pairs(self) -> PreferencePairs | None:
+        """What is learnt from in place of samples, if anything. Raises ValueError: see `read_pairs`."""
+        file = self.dpo_pairs  # type: ignore[attr-defined]
+        return None if file is None else read_pairs(file)
+
+    @property
+    def trained_prompts(self) -> tuple[str, ...]:
+        """The prompts learnt from, those of a file of pairs once each."""
+        return (
+            tuple(dict.fromkeys(pairs.prompts))
+            if (pairs := self.pairs)
+            else load_prompts(self.prompts).prompts
+        )
 
     def config(self, seed: int) -> DDPOConfig:
         """The engines' configuration of this cell. Raises ValueError if it contradicts itself."""
@@ -131,7 +150,7 @@ def _configured() -> dict[str, Any]:
     """Every setting of `DDPOConfig` under its own name and with its own default."""
     default = DDPOConfig()
     hints = get_type_hints(DDPOConfig)  # not the fields' types, which argument parsers write over
-    optional = (float | None, int | None, bool | None)
+    optional = (float | None, int | None, bool | None, str | None)
     found = {}
     for name in CONFIGURED:
         value = getattr(default, name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -74,7 +74,7 @@ def prepare(params: Any, seed: int, ctx: Context) -> TrainingRun:
     trained = load_reward(reward_ref(params.reward), device=str(device))
     if params.reward not in params.evaluate:
         scorers[TRAINED] = trained
-    engine = make_engine(config, pipeline, trained, load_prompts(params.prompts).prompts)
+    engine = make_engine(config, pipeline, trained, params.trained_prompts)
     evaluator = Evaluator(
         pipeline,
         evaluation_prompts(params.eval_prompts).prompts,
@@ -87,16 +87,17 @@ def prepare(params: Any, seed: int, ctx: Context) -> TrainingRun:
         config.sample_shift,
         config.max_sequence_length,
     )
+    asked = {"prompts": params.trained_prompts, "eval_prompts": load_prompts(params.eval_prompts).prompts}
     features, scratch = load_encoder().features, Scratch(ctx.scratch)
     return TrainingRun(
         params, config, engine, trained, evaluator, scorers, unavailable, features, tracker, device, ctx.out,
-        scratch, [said for which in ("prompts", "eval_prompts") if (said := _alike(params, pipeline, which))],
+        scratch, [said for which, texts in asked.items() if (said := _alike(pipeline, which, texts))],
     )  # fmt: skip
 
 
-def _alike(params: Any, pipeline: Any, which: str) -> str | None:
-    """A sentence if the text encoder cannot tell some prompts apart."""
-    alike = same_to_the_model(reader(pipeline), load_prompts(getattr(params, which)).prompts)
+def _alike(pipeline: Any, which: str, texts: Sequence[str]) -> str | None:
+    """A sentence if the text encoder cannot tell some of ``texts`` apart."""
+    alike = same_to_the_model(reader(pipeline), texts)
     if not alike:
         return None
     return (

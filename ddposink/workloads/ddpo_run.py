@@ -167,6 +167,7 @@ def _shown(log: StepLog) -> dict[str, float]:
     """What is shown while it trains."""
     values = {
         "reward": log.reward_mean,
+        "loss": None if log.reward_mean is not None else log.loss,  # of a training that asks no reward
         "kl": log.approx_kl,
         "clipped": log.clip_fraction,
         "gradient": log.gradient_norm,
@@ -290,6 +291,8 @@ def _conformance(
         "pictures_evaluated": len(state.evaluator.plan()),
         "ratio_deviation_before_training": state.found.ratio_deviation,
         "invariant_before_training": state.invariant,
+        "pairs": str(state.params.pairs) if state.params.pairs else None,
+        "pairs_sha256": state.params.pairs.sha256 if state.params.pairs else None,
         "resumed_at_step": state.resumed_at,
         "discarded": "; ".join(state.scratch.discarded) or None,
         "note": f"of the reward's variance {in_words(found.shares)}" if found.shares else None,

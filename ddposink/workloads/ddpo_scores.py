@@ -17,6 +17,8 @@ Scores = Mapping[str, np.ndarray]  # reward → (prompts,) mean scores, prompts 
 TRAINED = "trained"
 COLLAPSED = 0.1  # part of the base model's diversity (effective pictures beyond one) that is left
 RECENT = 5  # training steps; few enough to be of the model as it is, enough to be no accident
+NOT_ASKED = "it learns from a file of pairs: no reward is asked while it trains"
+NOT_DRAWN = "it learns from a file of pairs: no sample is drawn"
 _UNTOLD = "this engine or algorithm does not tell it"
 # Metrics of the last training steps: the field of their logs, and why there may be none.
 TOLD = {
@@ -156,7 +158,7 @@ def training(logs: Sequence[StepLog], energy: float | Missing) -> Measured:
     times = [log.sampling_s + log.training_s for log in logs]
     seconds, samples = sum(times), logs[-1].samples
     return {
-        "train_reward": logs[-1].reward_mean,
+        "train_reward": _told(logs[-1].reward_mean, NOT_ASKED),
         "approx_kl": _recent([log.approx_kl for log in recent], "the algorithm has no likelihoods"),
         "clip_fraction": _recent([log.clip_fraction for log in recent], "the algorithm has no ratio to clip"),
         "flat_share": _recent([log.flat_share for log in recent], "the algorithm compares no samples"),
@@ -165,15 +167,27 @@ def training(logs: Sequence[StepLog], energy: float | Missing) -> Measured:
         "sampling_share": sum(log.sampling_s for log in logs) / seconds,
         "reward_share": _share_of_reward(logs, seconds),
         **{name: _recent([getattr(log, own) for log in recent], why) for name, (own, why) in TOLD.items()},
-        "samples_per_s": samples / seconds,
+        "samples_per_s": samples / seconds if samples else Missing(NOT_DRAWN),
         "reward_queries": samples,
         "unet_forwards": logs[-1].unet_forwards,
         "train_seconds": seconds,
-        "energy_per_sample_j": energy if isinstance(energy, Missing) else energy / samples,
+        "energy_per_sample_j": _per_sample(energy, samples),
     }
 
 
+def _told(value: float | None, why: str) -> float | Missing:
+    return Missing(why) if value is None else value
+
+
+def _per_sample(energy: float | Missing, samples: int) -> float | Missing:
+    if isinstance(energy, Missing):
+        return energy
+    return energy / samples if samples else Missing(NOT_DRAWN)
+
+
 def _share_of_reward(logs: Sequence[StepLog], seconds: float) -> float | Missing:
+    if not logs[-1].samples:
+        return Missing(NOT_ASKED)
     known = [log.reward_s for log in logs if log.reward_s is not None]
     return sum(known) / seconds if len(known) == len(logs) else Missing("the engine does not time its reward")
 

@@ -1,16 +1,20 @@
 """One training step of `nft` or `dpo` written plainly: a forward a step, a sample and a time; nothing shared.
 
-For SD3 pipelines without guidance by Euler's steps, one prompt, one update. Random numbers come from the
-global generator in the order in which the engine draws them.
+For SD3 pipelines without guidance by Euler's steps, one prompt, one update; `dpo` from a file of pairs also
+for Stable Diffusion. Random numbers come from the global generator in the order in which the engine draws
+them.
 """
 
 from __future__ import annotations
 
+import csv
 import math
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 
 from ddposink.ddpo.config import DDPOConfig
 
@@ -22,12 +26,23 @@ def plain_step(pipeline: Any, base: Any, config: DDPOConfig) -> float:
     velocity = _velocity(pipeline)
     clean, rewards = _samples(pipeline, config, velocity)
     pairs = {"nft": _nft, "dpo": _dpo}[config.algorithm](config, clean, rewards, velocity, _velocity(base))
-    learnt = [p for n, p in pipeline.transformer.named_parameters() if "lora_" in n]
+    return _learn(pipeline.transformer, config, pairs)
+
+
+def plain_offline_step(pipeline: Any, base: Any, config: DDPOConfig, order: list[int]) -> float:
+    """One update of ``pipeline`` from the decided rows ``order`` of ``config.dpo_pairs``; the loss."""
+    network = getattr(pipeline, "transformer", None) or pipeline.unet
+    return _learn(network, config, _offline(config, pipeline, base, order))
+
+
+def _learn(network: Any, config: DDPOConfig, losses: Any) -> float:
+    """Adam's step on the sum of ``losses``; that sum."""
+    learnt = [p for n, p in network.named_parameters() if "lora_" in n]
     optimizer = torch.optim.AdamW(
         learnt, lr=config.train_learning_rate, weight_decay=config.train_adam_weight_decay
     )
     total = 0.0
-    for loss in pairs:
+    for loss in losses:
         loss.backward()
         total += float(loss.detach())
     torch.nn.utils.clip_grad_norm_(learnt, config.train_max_grad_norm)
@@ -107,7 +122,46 @@ def _dpo(config: DDPOConfig, clean: Any, rewards: Any, velocity: Any, base: Any)
         for sample in (max(members, key=lambda n: rewards[n]), min(members, key=lambda n: rewards[n])):
             noised, target = (1 - t) * clean[sample] + t * u, u - clean[sample]
             with torch.no_grad():
-                before = ((base(noised, t) - target) ** 2).mean()
-            gained.append(((velocity(noised, t) - target) ** 2).mean() - before)
-        inside = -0.5 * config.dpo_beta * (gained[0] - gained[1])
+                before = ((base(noised, t) - target) ** 2).sum()
+            gained.append(((velocity(noised, t) - target) ** 2).sum() - before)
+        inside = -0.5 * config.dpo_beta / 16384 * (gained[0] - gained[1])
         yield torch.log1p(torch.exp(-inside)) / noise.shape[0]
+
+
+def _offline(config: DDPOConfig, pipeline: Any, base: Any, order: list[int]) -> Any:
+    """Losses of pairs in a CSV file, one pair and time after the other."""
+    file = Path(str(config.dpo_pairs))
+    rows = [row for row in csv.DictReader(file.open()) if row["choice"] != "tie"]
+    shuffled = torch.randperm(len(order))
+    steps = torch.rand((len(order), config.sample_num_steps)).argsort(1)[:, : config.num_train_timesteps]
+    noise = torch.randn(steps.numel(), 4, 8, 8)
+    # The engine goes through pairs in the shuffled order, the times of each in a row.
+    for place, (pair, step) in enumerate((int(p), int(t)) for p, row in zip(shuffled, steps) for t in row):  # noqa: B905
+        row, u, gained = rows[order[pair]], noise[place : place + 1], []
+        for side in "ab" if row["choice"] == "a" else "ba":
+            with torch.no_grad(), Image.open(file.parent / row[f"image_{side}"]) as image:
+                mean = pipeline.vae.encode(pipeline.image_processor.preprocess(image)).latent_dist.mean
+            settings = pipeline.vae.config
+            clean = (mean - (settings.shift_factor or 0)) * settings.scaling_factor
+            with torch.no_grad():
+                before = _squared_error(base, config, row["prompt"], clean, u, step)
+            gained.append(_squared_error(pipeline, config, row["prompt"], clean, u, step) - before)
+        inside = -0.5 * config.dpo_beta / 16384 * (gained[0] - gained[1])
+        yield torch.log1p(torch.exp(-inside)) / noise.shape[0]
+
+
+def _squared_error(pipeline: Any, config: DDPOConfig, prompt: str, clean: Any, u: Any, step: int) -> Any:
+    """Summed over the latent's dimensions, at the time of denoising step ``step``."""
+    if getattr(pipeline, "transformer", None) is not None:
+        t = _times(config)[step]
+        text, _, pooled, _ = pipeline.encode_prompt(
+            prompt, None, None, do_classifier_free_guidance=False, max_sequence_length=0
+        )
+        time = torch.tensor([1000 * t], dtype=torch.float32)
+        found = pipeline.transformer((1 - t) * clean + t * u, text, pooled, time, return_dict=False)[0]
+        return ((found - (u - clean)) ** 2).sum()
+    pipeline.scheduler.set_timesteps(config.sample_num_steps)
+    when = pipeline.scheduler.timesteps[step]
+    text, _ = pipeline.encode_prompt(prompt, "cpu", 1, do_classifier_free_guidance=False)
+    noised = pipeline.scheduler.add_noise(clean, u, when[None])
+    return ((pipeline.unet(noised, when, text, return_dict=False)[0] - u) ** 2).sum()

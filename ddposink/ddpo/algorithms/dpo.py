@@ -1,13 +1,18 @@
 """Diffusion-DPO (Wallace et al. 2023, arXiv 2311.12908, eq. 14) online: a group's best and its worst.
 
+`offline` learns from a file of pairs in the same way.
+
+
 Both pictures of a pair, w and l, are noised to one time by one noise. With e(u) the mean squared error of an
 output against the one that is right (`forward`), and "base" the network as it was before training,
 
-    −log σ( −½ β [ (e_θ(x^w) − e_base(x^w)) − (e_θ(x^l) − e_base(x^l)) ] ),
+    −log σ( −½ β' [ (e_θ(x^w) − e_base(x^w)) − (e_θ(x^l) − e_base(x^l)) ] ),    β' = ``dpo_beta`` · D / 16384,
 
-where β is the paper's β T ω(λ_t) with a constant ω, on errors averaged over the latent's dimensions, as in
-the authors' code. Before the first update θ is the base, and the loss is log 2. Groups whose rewards are
-all equal teach nothing. The network is asked without guidance, also where samples are drawn with it.
+where β' is the paper's β T ω(λ_t) with a constant ω. The paper's squared errors are sums over the D
+dimensions of a latent, those of its authors' code are means, over latents of 4·64·64 = 16384 dimensions. So
+``dpo_beta`` is on the scale of that code, and weighs a sum alike whatever the size of the latents. Before
+the first update θ is the base, and the loss is log 2. Groups whose rewards are all equal teach nothing. The
+network is asked without guidance, also where samples are drawn with it.
 """
 
 from __future__ import annotations
@@ -15,6 +20,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,11 +29,11 @@ from torch import Tensor
 
 from ddposink.ddpo.algorithms.forward import drawn_times, forward_process
 from ddposink.ddpo.algorithms.protocol import Invariant, Learnt, Workshop
-from ddposink.ddpo.rules import times_learnt
+from ddposink.ddpo.rules import DPO_DIMENSIONS, times_learnt
 from ddposink.ddpo.sampler import Trajectories
 from ddposink.ddpo.stats import ROUNDING as EQUAL
 
-ROUNDING = 1e-5  # of the loss before the first update in fp32, at the default β
+ROUNDING = 1e-5  # of the loss before the first update in fp32, at latents of `rules.DPO_DIMENSIONS`
 HALF = 1e-1  # and where the network computes in half precision, adapters on and off
 
 
@@ -41,7 +47,7 @@ def best_and_worst(rewards: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarr
 
 
 def loss(errors: Tensor, base_errors: Tensor, beta: float) -> Tensor:
-    """(B,) of mean squared errors (B, 2), of the better picture first. See the module docstring."""
+    """(B,) of mean squared errors (B, 2), the better picture first; ``beta``: β' of the module docstring."""
     gained = errors - base_errors
     return -F.logsigmoid(-0.5 * beta * (gained[:, 0] - gained[:, 1]))
 
@@ -56,12 +62,12 @@ class Dpo:
         """See `Algorithm.step`."""
         found = self.workshop.sample(self.config.sample_num_batches_per_epoch, None)
         judged = self.workshop.judge(found)
-        sampled = time.perf_counter()
-        pairs, differ = best_and_worst(judged.rewards, self.config.samples_per_prompt)
+        sampled, size = time.perf_counter(), self.config.samples_per_prompt
+        pairs, differ = best_and_worst(judged.rewards, size)
         device = self.workshop.device
-        both = torch.as_tensor(pairs, device=device), torch.as_tensor(differ, device=device)
-        values = [self._update(found, *both, groups) for groups in self._updates(len(pairs))]
-        losses, norms = torch.stack(values).unbind(1)
+        losses, norms = self.learn(
+            found, torch.as_tensor(pairs, device=device), torch.as_tensor(differ, device=device), size
+        )
         return Learnt(judged.everybodys, losses, norms, judged.flat_share, sampled)
 
     def invariant(self) -> Invariant:
@@ -69,8 +75,12 @@ class Dpo:
         found = self.workshop.sample(1, None)
         count = len(found.prompts) // self.config.samples_per_prompt
         first = self.config.samples_per_prompt * torch.arange(count, device=self.workshop.device)
+        return self.log_two(found, torch.stack([first, first + 1], 1))
+
+    def log_two(self, found: Trajectories, pairs: Tensor) -> Invariant:
+        """`invariant`, of ``pairs`` (M, 2) of the samples."""
         with torch.no_grad():
-            losses = self._losses(found, torch.stack([first, first + 1], 1), torch.zeros_like(first))
+            losses = self._losses(found, pairs, torch.zeros_like(pairs[:, 0]))
         exact = self.config.precision_on(self.workshop.device.type) == "no"
         off = float((losses - math.log(2)).abs().max())
         return Invariant("the loss is log 2 before the first update", off, ROUNDING if exact else HALF)
@@ -82,15 +92,27 @@ class Dpo:
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """Nothing to restore."""
 
-    def _updates(self, groups: int) -> Iterator[Tensor]:
-        """The groups of every update; all are learnt from once in an inner epoch."""
+    def identity(self) -> dict[str, Any]:
+        """That β is on the scale of the module docstring: it was of a mean over any latent once."""
+        return {"dpo_dimensions": DPO_DIMENSIONS}
+
+    def learn(self, found: Trajectories, pairs: Tensor, differ: Tensor, size: int) -> tuple[Tensor, Tensor]:
+        """All updates from ``pairs`` (M, 2) of samples: losses (U,) and gradient norms (U,).
+
+        ``differ`` (M,): pairs that teach something. ``size``: samples of an update that a pair stands for.
+        """
+        values = [self._update(found, pairs, differ, which) for which in self._updates(len(pairs), size)]
+        losses, norms = torch.stack(values).unbind(1)
+        return losses, norms
+
+    def _updates(self, pairs: int, size: int) -> Iterator[Tensor]:
+        """The pairs of every update; all are learnt from once in an inner epoch."""
         samples = self.config.train_batch_size * self.config.train_gradient_accumulation_steps
         for _ in range(self.config.train_num_inner_epochs):
-            shuffled = torch.randperm(groups, device=self.workshop.device)
-            yield from shuffled.split(samples // self.config.samples_per_prompt)
+            yield from torch.randperm(pairs, device=self.workshop.device).split(samples // size)
 
     def _update(self, found: Trajectories, pairs: Tensor, differ: Tensor, groups: Tensor) -> Tensor:
-        """One update from ``groups`` (M,), each at its times: mean loss and gradient norm (2,)."""
+        """One update from pairs ``groups`` (M,), each at its times: mean loss and gradient norm (2,)."""
         config, shop = self.config, self.workshop
         last = config.sample_num_steps - config.train_skip_last_steps
         times = drawn_times(len(groups), times_learnt(config), last, shop.device)
@@ -116,4 +138,4 @@ class Dpo:
 
         with torch.no_grad(), shop.base():
             base = errors()
-        return loss(errors(), base, self.config.dpo_beta)
+        return loss(errors(), base, self.config.dpo_beta * clean[0].numel() / DPO_DIMENSIONS)

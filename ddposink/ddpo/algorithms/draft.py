@@ -9,6 +9,7 @@ judged and learnt from once, so it costs T forwards, K backwards and one reward 
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -73,6 +74,10 @@ class Draft:
         off = abs((sides[0] - sides[1]) / (2 * STEP) / norm - 1)
         exact = self.config.precision_on(shop.device.type) == "no"
         return Invariant("the gradient is that of finite differences", off, CLOSE if exact else CLOSE_IN_HALF)
+
+    def identity(self) -> dict[str, Any]:
+        """Nothing beside the configuration."""
+        return {}
 
     def tensors(self) -> dict[str, Tensor]:
         """Nothing."""

@@ -14,6 +14,7 @@ from ddposink.ddpo import rules
 from ddposink.ddpo.algorithms.dpo import Dpo
 from ddposink.ddpo.algorithms.draft import Draft
 from ddposink.ddpo.algorithms.nft import Nft
+from ddposink.ddpo.algorithms.offline import OfflineDpo
 from ddposink.ddpo.algorithms.protocol import Algorithm, Invariant, Judged, Learnt, Workshop
 from ddposink.ddpo.checkpoint import Checkpoint, read_checkpoint
 from ddposink.ddpo.config import DDPOConfig
@@ -34,7 +35,8 @@ class AlgorithmEngine(NativeEngine):
     ) -> None:
         """ValueError, Unavailable: see `make_engine`."""
         super().__init__(config, pipeline, reward, prompts)
-        self._algorithm: Algorithm = MAKERS[config.algorithm](self._workshop())
+        maker = OfflineDpo if rules.offline(config) else MAKERS[config.algorithm]
+        self._algorithm: Algorithm = maker(self._workshop())
 
     def invariant(self) -> Invariant:
         """What must hold before the algorithm learns, and by how much it does not.
@@ -57,6 +59,7 @@ class AlgorithmEngine(NativeEngine):
 
     def _checkpoint(self, states: list[dict[str, Tensor]]) -> Checkpoint:
         made = super()._checkpoint(states)
+        made.identity |= self._algorithm.identity()
         made.tensors |= {f"algorithm.{name}": value for name, value in self._algorithm.tensors().items()}
         return made
 
@@ -68,16 +71,18 @@ class AlgorithmEngine(NativeEngine):
         self.step += 1
         done = self.step * self._ranks.count
         norm = float(self._ranks.mean(learnt.norms.mean()))
-        verdict = None if self.config.algorithm == rules.DRAFT else self._verdict  # which learns as it judges
+        # `draft` learns as it judges; a file of pairs has been judged before.
+        asked, drawn = learnt.rewards is not None, not rules.offline(self.config)
+        verdict = self._verdict if drawn and self.config.algorithm != rules.DRAFT else None
         return StepLog(
             step=self.step,
-            reward_mean=float(learnt.rewards.mean()),
-            reward_std=float(learnt.rewards.std()),
+            reward_mean=float(learnt.rewards.mean()) if asked else None,
+            reward_std=float(learnt.rewards.std()) if asked else None,
             loss=float(self._ranks.mean(learnt.losses.mean())),
             approx_kl=None,
             clip_fraction=None,
             flat_share=learnt.flat_share,
-            samples=done * self.config.samples_per_epoch,
+            samples=done * self.config.samples_per_epoch * drawn,
             unet_forwards=done * rules.forwards_of_a_step(self.config, self._policy.guided),
             sampling_s=learnt.sampled - begun,
             training_s=time.perf_counter() - learnt.sampled,
@@ -114,4 +119,5 @@ class AlgorithmEngine(NativeEngine):
             sample=lambda batches, steps: self._sample(batches, False, steps),
             judge=judge,
             base=self.base,
+            texts=lambda prompts: self._texts.conditions(prompts, len(prompts)),
         )

@@ -21,6 +21,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -90,6 +91,10 @@ class Nft:
             positive, negative = mixtures(trained, old, self.config.nft_beta)
             off = ((positive + negative) / 2 - old).abs().max() / old.abs().max()
         return Invariant("v+ and v− average to v_old", float(off), ROUNDING)
+
+    def identity(self) -> dict[str, Any]:
+        """Nothing beside the configuration."""
+        return {}
 
     def tensors(self) -> dict[str, Tensor]:
         """The old policy's weights."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from ddposink.ddpo.config import DDPOConfig
 from ddposink.ddpo.layout import BatchLayout
 from ddposink.ddpo.learner import Learner
-from ddposink.ddpo.policy import DenoisingPolicy
+from ddposink.ddpo.policy import Conditions, DenoisingPolicy
 from ddposink.ddpo.ranks import Ranks
 from ddposink.ddpo.sampler import Trajectories
 
@@ -42,6 +42,7 @@ class Workshop:
     sample: Callable[[int, int | None], Trajectories]  # batches; denoising steps to take, None: all
     judge: Callable[[Trajectories], Judged]
     base: Callable[[], AbstractContextManager[None]]  # inside, the network acts as before training
+    texts: Callable[[list[str]], Conditions]  # what the network reads of prompts
 
     @property
     def device(self) -> torch.device:
@@ -62,7 +63,8 @@ class Workshop:
 class Learnt(NamedTuple):
     """One training step: rewards of all processes (N,), losses (U,) and gradient norms (U,) of its updates.
 
-    ``flat_share``: see `StepLog`. ``sampled``: when sampling and judging were over (`time.perf_counter`).
+    ``rewards``: None where no reward was asked. ``flat_share``: see `StepLog`. ``sampled``: when sampling and
+    judging were over (`time.perf_counter`).
     """
 
     rewards: Any
@@ -96,6 +98,9 @@ class Algorithm(Protocol):
 
     def invariant(self) -> Invariant:
         """Put to a fresh engine; changes no weight. Draws from the global generators."""
+
+    def identity(self) -> dict[str, Any]:
+        """What a checkpoint must share with whoever resumes it, beside the configuration."""
 
     def tensors(self) -> dict[str, Tensor]:
         """What a checkpoint must keep beside weights and optimizer."""

@@ -232,8 +232,9 @@ class DDPOTrainer(Saving, TrlMethods):
         """Hook and trackers, of an epoch that the engine has trained."""
         if self.image_samples_callback is not None:
             self.image_samples_callback(self._batches, global_step, self.trackers[0])
-        values = {"epoch": epoch, "reward_mean": finished.reward_mean, "reward_std": finished.reward_std}
-        more = {"approx_kl": finished.approx_kl, "clipfrac": finished.clip_fraction}
+        values: dict[str, Any] = {"epoch": epoch}
+        more = {"reward_mean": finished.reward_mean, "reward_std": finished.reward_std}
+        more |= {"approx_kl": finished.approx_kl, "clipfrac": finished.clip_fraction}
         values |= {"loss": finished.loss} | {name: v for name, v in more.items() if v is not None}
         log(self.trackers, values | _told(finished), global_step)
 

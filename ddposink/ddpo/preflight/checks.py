@@ -90,11 +90,11 @@ def resumed_equals_uninterrupted(subject: Subject) -> Finding:
         engine = short.engine()
         list(engine.run(1))
         engine.save(Path(folder) / "checkpoint")
-        rewards = [log.reward_mean for log in engine.run(3)]
+        rewards = [log.reward_mean or 0.0 for log in engine.run(3)]
         trained = trained_weights(denoiser(engine.pipeline))
         engine = short.engine()
         engine.load(Path(folder) / "checkpoint")
-        resumed = [log.reward_mean for log in engine.run(3)]
+        resumed = [log.reward_mean or 0.0 for log in engine.run(3)]
     compared = _compare(trained, trained_weights(denoiser(engine.pipeline)), "weights after 3 steps")
     if compared[0] and rewards != resumed:
         return Finding(False, f"{abs(rewards[-1] - resumed[-1]):.1e}", "0", "the rewards of step 3 differ")

@@ -9,6 +9,7 @@ from typing import Any
 
 from ddposink.assets.emoji import EmojiSet
 from ddposink.embedded.pipeline.card import data_facts, found_facts, stage_row, write_curves
+from ddposink.models.packed import packed_name
 
 WEIGHTS = ("transformer/diffusion_pytorch_model.safetensors", "text_encoder_2/model.safetensors")
 STAGES = {"flow": "transformer and second text encoder"}
@@ -26,7 +27,7 @@ def write_flow_card(folder: Path, emoji: EmojiSet, notes: dict[str, Any], measur
         seed=recipe["seed"],
         minutes=f"{notes['seconds'] / 60:.0f}",
         machine=f"on one of {os.cpu_count()} cores ({platform.machine()}), no GPU",
-        **found_facts(folder, WEIGHTS, measured),
+        **found_facts(folder, [packed_name(name) for name in WEIGHTS], measured),
     )
     (folder / "README.md").write_text(text, encoding="utf-8")
 
@@ -54,8 +55,8 @@ pipeline = StableDiffusion3Pipeline.from_pretrained(
 picture = pipeline("red apple", num_inference_steps=20, guidance_scale=3.0, max_sequence_length=0).images[0]
 ```
 
-This folder holds what is its own. Autoencoder, tokenizer and first text encoder are those of `emoji-sd`;
-`assembled` copies them beside it into the cache folder: a directory that any tool loads.
+This folder holds what is its own, packed. Autoencoder, tokenizer and first text encoder are those of
+`emoji-sd`; `assembled` unpacks and copies all of it into the cache folder: a directory that any tool loads.
 
 There is no third text encoder (T5), which the library wants to be told. In its place it puts zeros beside the
 tokens, 256 unless `max_sequence_length` says otherwise. They say nothing and take three quarters of the time.
@@ -104,7 +105,9 @@ models.
 
 ## Weights
 
-float16 safetensors, trained in float32; Apache-2.0, as the pictures they were trained on.
+Trained in float32, then packed: matrices as 8-bit integers with a float16 scale for each row, the rest
+float16 (`ddposink.models.packed`; `assembled` writes float32). Apache-2.0, as the pictures they were trained
+on. Pictures and measures are of the packed weights unless it says otherwise.
 
 | file | sha256 |
 |---|---|

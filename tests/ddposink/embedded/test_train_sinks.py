@@ -27,6 +27,7 @@ from ddposink.embedded.sink_training import (
     train,
 )
 from ddposink.models.language import ModelRef, load_model
+from ddposink.models.packed import pack, unpack, unpack_bytes
 from ddposink.streaming import evaluate, open_stream
 
 TINY = SinkRecipe(layers=2, width=32, heads=2, context=24, batch=2, vocabulary=300, steps=9, warm_up=3)
@@ -209,8 +210,15 @@ def test_command_line_trains_resumes_and_exports_a_loadable_model(tmp_path: Path
     state = load_checkpoint(
         out / "checkpoint.safetensors", replace(TINY, sink_token=True, steps=6, warm_up=200)
     )
+    trained = {name: p.numpy() for name, p in weights(state.model).items()}
+    wanted = unpack(pack(trained))
     for name, p in loaded.model.named_parameters():
-        assert torch.equal(p, weights(state.model)[name].half().float())
+        assert np.array_equal(p.numpy(), wanted[name])
+    packed = out / "packed" / "model.packed.safetensors"
+    assert unpack_bytes(packed.read_bytes()) == (out / "model" / "model.safetensors").read_bytes()
+    assert {f.name for f in (out / "model").iterdir()} ^ {f.name for f in (out / "packed").iterdir()} == {
+        "model.safetensors", "model.packed.safetensors",
+    }  # fmt: skip
     text = load_stream(CorpusRef.parse(f"file:{books / 'apart.txt'}"), loaded.tokenizer, 60, bos=True)
     assert text.ids[0] == 0
     assert text.byte_end[-1] <= len("nothing but apples " * 100)
@@ -271,7 +279,7 @@ def test_streamed_nll_is_the_loss_that_training_minimises() -> None:
 def test_bundled_models_load_and_only_one_has_a_sink(name: str) -> None:
     ref = ModelRef.parse(f"bundled:sink-llama/{name}")
     assert ref.folder is not None
-    assert sum(f.stat().st_size for f in ref.folder.iterdir()) < 8_000_000
+    assert sum(f.stat().st_size for f in ref.folder.iterdir()) < 1_400_000
     loaded = load_model(ref, "float32", "cpu")
     notes = json.loads((ref.folder / "training.json").read_text())
     recipe = SinkRecipe(**notes["recipe"])

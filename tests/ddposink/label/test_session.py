@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ddposink.comparisons import read_comparisons
 from ddposink.label import Choices, LabelServer, LabelSession, read_pictures
 from ddposink.label.session import plan
-from ddposink.rewards.preference_data import read_comparisons
 
 NASTY = "<img src=x onerror=alert(1)> & 'co'"
 

@@ -15,6 +15,7 @@ import torch
 from ddposink.assets import hub
 from ddposink.errors import Unavailable
 from ddposink.models import language, shapes
+from ddposink.models.assembled import DATA
 from ddposink.models.language import ModelRef, load_model
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -77,6 +78,8 @@ def test_models_are_named(text: str, kind: str, name: str, revision: str | None)
         ("meta-llama/Llama-2-7b-hf@main", "needs a pinned revision"),
         ("path:/no/such/folder", "config.json is missing"),
         ("bundled:none", "unknown bundled model 'none'"),
+        ("bundled:emoji-sd/unet", "unknown bundled model 'emoji-sd/unet'"),
+        (f"path:{DATA / 'sink-llama' / 'vanilla'}", "holds packed weights, .*: write bundled:NAME"),
         ("", "unknown model ''"),
     ],
 )

@@ -12,12 +12,12 @@ import torch
 from scipy.special import expit
 from typer.testing import CliRunner
 
+from ddposink.comparisons import decode, read_comparisons
 from ddposink.errors import Unavailable
 from ddposink.models.contrastive import Shape, make_towers, save_encoder
 from ddposink.rewards import load_reward, parse_reward
 from ddposink.rewards import preference as preference_module
 from ddposink.rewards.preference import app
-from ddposink.rewards.preference_data import decode, read_comparisons
 from ddposink.rewards.preference_fit import (
     STATISTICS,
     accuracy,
@@ -26,7 +26,7 @@ from ddposink.rewards.preference_fit import (
     split_by_prompt,
     statistics,
 )
-from ddposink.rewards.preference_synthetic import choose, judge, png
+from ddposink.rewards.preference_synthetic import choose, judge, webp
 
 PROMPTS = [f"thing {i}" for i in range(12)]
 
@@ -61,8 +61,8 @@ def table(tmp_path):
             reds = generator.permutation([20 + 10 * i, 120 + 10 * i])
             names = []
             for red in reds:
-                names.append(f"{prompt}-{i}-{red}.png")
-                (tmp_path / names[-1]).write_bytes(png(picture(200, int(red), i)))
+                names.append(f"{prompt}-{i}-{red}.webp")
+                (tmp_path / names[-1]).write_bytes(webp(picture(200, int(red), i)))
             rows.append([prompt, *names, "a" if reds[0] > reds[1] else "b", "me"])
     rows[0][3] = "tie"
     file = tmp_path / "choices.csv"
@@ -191,7 +191,7 @@ def test_statistics_say_what_their_names_say():
 
 
 def test_parquet_and_pick_a_pic_are_read(tmp_path):
-    one, two = png(picture(200, 10)), png(picture(200, 90))
+    one, two = webp(picture(200, 10)), webp(picture(200, 90))
     own = [{"prompt": "p", "image_a": {"bytes": one}, "image_b": {"bytes": two}, "choice": "b"}]
     theirs = [
         {
@@ -215,7 +215,7 @@ def test_parquet_and_pick_a_pic_are_read(tmp_path):
 
 def test_a_hub_set_is_streamed(tmp_path, monkeypatch):
     datasets = pytest.importorskip("datasets")
-    one, two = png(picture(200, 10)), png(picture(200, 90))
+    one, two = webp(picture(200, 10)), webp(picture(200, 90))
     row = {"caption": "p", "jpg_0": one, "jpg_1": two, "label_0": 1.0}
     pq.write_table(pa.Table.from_pylist([row] * 3), tmp_path / "x.parquet")
     asked, load = [], datasets.load_dataset
@@ -247,7 +247,7 @@ def test_a_hub_set_is_streamed(tmp_path, monkeypatch):
     ],
 )
 def test_a_faulty_file_ends_in_one_line(tmp_path, text, words):
-    (tmp_path / "a.png").write_bytes(png(picture(200, 10)))
+    (tmp_path / "a.png").write_bytes(webp(picture(200, 10)))
     (tmp_path / "bad.png").write_bytes(b"not a picture")
     (tmp_path / "x.csv").write_text(text)
     done = CliRunner().invoke(app, ["train", str(tmp_path / "x.csv"), "--out", str(tmp_path / "out")])

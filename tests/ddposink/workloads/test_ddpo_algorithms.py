@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from bench.suite.plan import make_plan
-from bench.workload import Missing
+from bench.workload import Missing, Samples
 from ddposink.workloads.ddpo import DdpoParams, DdpoWorkload
+from helpers.pairs import write_choices
 from helpers.tiny import tiny_pipeline
 from helpers.tiny_flow import tiny_sd3
 from helpers.training import Ctx, suite
@@ -93,3 +94,69 @@ def test_the_algorithm_is_part_of_what_a_cell_is_called(pipelines: dict[str, str
     params = DdpoParams(pipeline=pipelines["sd"], reward="noise", steps=1, algorithm="nft")
     assert DdpoWorkload().label(params) == "sd · noise · nft · 1"
     assert DdpoWorkload().columns(params)["algorithm"] == "nft"
+
+
+@pytest.mark.parametrize("pipeline", ["sd", "sd3"])
+def test_a_cell_learns_from_a_file_of_pairs(pipelines: dict[str, str], pipeline: str, tmp_path: Path) -> None:
+    file = write_choices(tmp_path / "pictures")
+    sampling = {"sample_kernel": "ode"} if pipeline == "sd3" else {"sample_eta": 0.0}
+    values = COMMON | {"algorithm": "dpo", "dpo_pairs": str(file)} | sampling
+    changed = suite(pipelines[pipeline], **values, grid={"reward": ["alignment"], "steps": [0, 2]})
+    plan, ctx = make_plan(changed, DdpoWorkload()), Ctx(tmp_path / "out")
+    assert any(
+        "dpo learns from choices.csv: 6 pairs (2 ties left out), sha256 " in note
+        and "no sample is drawn and no reward asked while it trains: 'alignment' only judges" in note
+        for note in plan.notes
+    )
+    assert any(
+        "not held out: 2 of 4 evaluation prompts" in note and "choices.csv" in note for note in plan.notes
+    )
+    for work in plan.passes:
+        DdpoWorkload().run(work, ctx)
+    (last,) = (answer for label, answer in ctx.answers.items() if label.endswith("2"))
+    assert any("pairs choices.csv" in label for label in ctx.answers)
+    metrics, conformance = last["metrics"], last["conformance"]
+    assert (metrics["reward_queries"], metrics["unet_forwards"]) == (0, 2 * 4 * 8 * 3)
+    assert metrics["weight_change"] > 0
+    for name in ("train_reward", "samples_per_s", "energy_per_sample_j", "reward_share", "flat_share"):
+        assert isinstance(metrics[name], Missing), name
+    assert isinstance(metrics["effect"], Samples)
+    assert conformance["pairs"].startswith("choices.csv: 6 pairs (2 ties left out), sha256 ")
+    assert len(conformance["pairs_sha256"]) == 64
+    assert [set(values) for _, _, values in ctx.shown] == [{"loss", "gradient"}] * 2
+    with np.load(tmp_path / "out" / "train-2.npz", allow_pickle=False) as arrays:
+        assert "reward" not in arrays
+        assert arrays["queries"].tolist() == [0, 0]
+
+
+def test_what_pairs_hold_is_part_of_a_cells_identity(pipelines: dict[str, str], tmp_path: Path) -> None:
+    files = [write_choices(tmp_path / name, pairs=count) for name, count in (("a", 2), ("b", 2), ("c", 3))]
+    cells = [
+        DdpoParams(pipeline=pipelines["sd"], reward="noise", steps=1, algorithm="dpo", dpo_pairs=str(file))
+        for file in files
+    ]
+    one, same, other = (DdpoWorkload().identity(cell) for cell in cells)
+    assert one == same != other
+    assert "prompts.sha256" not in one
+    columns = DdpoWorkload().columns(cells[0])
+    assert (columns["pairs"], columns["pairs_per_step"], columns["samples_per_step"]) == (4, 2, 0)
+
+
+def test_pairs_are_refused_before_anything_is_loaded(pipelines: dict[str, str], tmp_path: Path) -> None:
+    def cell(**values: Any) -> Any:
+        shared = {"reward": "noise", "steps": 1, "algorithm": "dpo"}
+        return DdpoParams(**shared | {"pipeline": pipelines["sd"]} | values)
+
+    file = str(write_choices(tmp_path / "large", side=24))
+    with pytest.raises(
+        ValueError, match=r"row 1: pictures are 24x24 pixels, .* 'path:.*draws 16x16"
+    ):
+        cell(dpo_pairs=file)
+    with pytest.raises(
+        ValueError, match=r"row 1: pictures are 24x24 .* 'emoji-sd3' draws 64x64"
+    ):
+        cell(dpo_pairs=file, pipeline="emoji-sd3", sample_kernel="ode")
+    with pytest.raises(ValueError, match=r"dpo_pairs 'missing\.csv' is no \.csv or \.parquet file"):
+        cell(dpo_pairs="missing.csv")
+    with pytest.raises(ValueError, match="is a file that algorithm 'dpo' learns from"):
+        cell(dpo_pairs=file, algorithm="nft")

@@ -56,8 +56,8 @@ def bright(one: Any) -> float:
 @pytest.mark.parametrize("values", [
     {"algorithm": "nft"},
     {"algorithm": "nft", "nft_beta": 0.4, "train_timestep_fraction": 0.7, "train_adv_clip_max": 1.0},
-    {"algorithm": "dpo", "dpo_beta": 200.0},
-    {"algorithm": "dpo", "samples_per_prompt": 2, "dpo_beta": 50.0},
+    {"algorithm": "dpo", "dpo_beta": 12_800.0},
+    {"algorithm": "dpo", "samples_per_prompt": 2, "dpo_beta": 3_200.0},
 ], ids=str)  # fmt: skip
 def test_a_training_step_is_the_plain_one(values: dict[str, Any]) -> None:
     pipeline = tiny_sd3()
@@ -181,7 +181,7 @@ def unseeing(images: torch.Tensor, prompts: list[str]) -> torch.Tensor:
 
 @pytest.mark.parametrize(("values", "least"), [
     ({"algorithm": "nft", "use_lora": False, "train_adv_clip_max": 1.0}, 4e-4),
-    ({"algorithm": "dpo", "samples_per_prompt": 8, "dpo_beta": 200.0, "train_learning_rate": 1e-2}, 2e-4),
+    ({"algorithm": "dpo", "samples_per_prompt": 8, "dpo_beta": 12_800.0, "train_learning_rate": 1e-2}, 2e-4),
     ({"algorithm": "draft", "train_num_inner_epochs": 1, "train_learning_rate": 1e-2}, 1e-3),
 ], ids=ALGORITHMS)  # fmt: skip
 def test_a_few_steps_raise_the_reward_beyond_a_control(values: dict[str, Any], least: float) -> None:

@@ -117,11 +117,15 @@ def _converted(rows: Iterable[Mapping[str, Any]], source: str, folder: Path) -> 
         where = f"{source}, row {number}"
         columns = PICK_A_PIC if "jpg_0" in row else dict(zip(COLUMNS, COLUMNS, strict=True))
         for column in columns.values():
-            if row.get(column) is None:
+            if column not in row:
                 names = [str(name) for name in row if name]
                 raise ValueError(
                     f"{where}: no column '{column}'{suggest(column, names)}; it has {', '.join(names)}"
                 )
+            if row[column] is None:
+                raise ValueError(f"{where}: nothing in column '{column}'; is the row damaged?")
+        if None in row:  # how `csv` keeps what has no column
+            raise ValueError(f"{where}: more values than columns; is a comma not in quotes?")
         prompt, a, b, choice = (row[columns[name]] for name in COLUMNS)
         yield LabelledPair(
             str(prompt), _picture(a, where, folder), _picture(b, where, folder), _choice(choice, where),
