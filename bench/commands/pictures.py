@@ -57,10 +57,11 @@ def label(
     ] = None,
     browser: Annotated[bool, typer.Option(help="Open the page in a browser.")] = True,
 ) -> None:
-    """Pick the better of two pictures on a local page; the choices train a reward.
+    """Pick the better of two pictures on a local page; the choices train a reward, or a model.
 
     Example: [bold]python -m bench label pictures[/], then
-    [bold]python -m ddposink.rewards.preference train pictures/choices.csv --out my-reward[/]
+    [bold]python -m ddposink.rewards.preference train pictures/choices.csv --out my-reward[/],
+    or [bold]dpo_pairs: pictures/choices.csv[/] in a suite whose algorithm is dpo
     """
     from bench.errors import UserError
     from ddposink.label import main as serve

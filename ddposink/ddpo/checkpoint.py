@@ -160,7 +160,7 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _same(folder: Path, saved: dict[str, Any], wanted: dict[str, Any]) -> None:
-    for name in wanted.keys() | saved.keys():
+    for name in wanted | saved:  # in the order of the configuration
         was, now = saved.get(name), wanted.get(name)
         if was != now:
             if name == "prompts":

@@ -105,7 +105,7 @@ class DdpoWorkload:
             "engine": params.engine,
             "algorithm": params.algorithm,
             "loss": params.loss,
-            "prompts": params.prompts,
+            "prompts": _trained_on(params) if params.pairs else params.prompts,
             "eval_prompts": params.eval_prompts,
             "prompts_shared": len(_shared(params)),
             "learning_rate": params.train_learning_rate,

@@ -148,13 +148,9 @@ def test_pairs_are_refused_before_anything_is_loaded(pipelines: dict[str, str], 
         return DdpoParams(**shared | {"pipeline": pipelines["sd"]} | values)
 
     file = str(write_choices(tmp_path / "large", side=24))
-    with pytest.raises(
-        ValueError, match=r"row 1: pictures are 24x24 pixels, .* 'path:.*draws 16x16"
-    ):
+    with pytest.raises(ValueError, match=r"row 1: pictures are 24x24 pixels, .* 'path:.*draws 16x16"):
         cell(dpo_pairs=file)
-    with pytest.raises(
-        ValueError, match=r"row 1: pictures are 24x24 .* 'emoji-sd3' draws 64x64"
-    ):
+    with pytest.raises(ValueError, match=r"row 1: pictures are 24x24 .* 'emoji-sd3' draws 64x64"):
         cell(dpo_pairs=file, pipeline="emoji-sd3", sample_kernel="ode")
     with pytest.raises(ValueError, match=r"dpo_pairs 'missing\.csv' is no \.csv or \.parquet file"):
         cell(dpo_pairs="missing.csv")
