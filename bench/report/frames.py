@@ -132,7 +132,7 @@ class RunData:
         return None if found is None else found.astype(np.float64)
 
     def arrays(self, index: int, series: str, beginning: str) -> dict[str, Series]:
-        """Those arrays of ``series-….npz`` of a cell whose names begin so, by what follows, in stored order."""
+        """The arrays of ``series-….npz`` of a cell whose names begin so, by what follows, as stored."""
         kept = self._artifact(index, series, ".npz")
         try:
             names = _names(_inside(self.folder, kept)) if kept else []

@@ -46,9 +46,7 @@ class Tally:
         kl = asked = torch.zeros_like(off)
         if terms.divergence is not None and known is not None:
             kl, asked = torch.where(known, terms.divergence.double(), kl), known.double()
-        values = torch.stack(
-            [torch.ones_like(off), off, off.square(), terms.above, terms.below, kl, asked]
-        )
+        values = torch.stack([torch.ones_like(off), off, off.square(), terms.above, terms.below, kl, asked])
         # A product and not a scattered sum, whose order differs from run to run on a GPU.
         self.sums += values @ F.one_hot(step, self.sums.shape[1]).double()
 

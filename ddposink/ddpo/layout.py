@@ -25,8 +25,8 @@ from ddposink.ddpo.window import DDIM
 
 SAMPLING, LEARNING = 2048, 1024  # latent positions (height x width, of all samples) in a forward
 FLOW_LEARNING = 256  # of flow models on a CPU
-
-DECODING = 65536  # pixels decoded at once on a CPU; with more the activations leave the caches
+DECODING = 16384  # pixels decoded at once on a CPU: more are no faster, and take memory
+DIFFERENTIATED = 65536  # where the decoder has a gradient, and the denoising steps before it as many samples
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,11 @@ class BatchLayout:
     learning: int
 
 
-def decoded_at_once(latents: Tensor, blocks: int) -> int:
+def decoded_at_once(latents: Tensor, blocks: int, pixels: int = DECODING) -> int:
     """How many of ``latents`` (B, C, H, W) a decoder of so many blocks takes at once; a GPU takes all."""
     if latents.device.type != "cpu":
         return len(latents)
-    return max(1, DECODING // (latents.shape[2] * latents.shape[3] * 4 ** (blocks - 1)))
+    return max(1, pixels // (latents.shape[2] * latents.shape[3] * 4 ** (blocks - 1)))
 
 
 def make_layout(config: DDPOConfig, positions: int, device: str = "cpu") -> BatchLayout:

@@ -7,6 +7,7 @@ Everything here is data: which metrics a cell yields, which pictures are drawn; 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from bench.version import code_version, source_hash
 from bench.workload import Context, Cost, Pass, Scalar, Skip
 from ddposink import plugins
 from ddposink.ddpo import rules
-from ddposink.ddpo.costs import forwards_of_a_step
+from ddposink.ddpo.costs import forwards_of_a_step, samples_measured
 from ddposink.errors import Unavailable
 from ddposink.models.contrastive import encoder_sha256
 from ddposink.models.diffusion import PipelineRef, embeds_guidance
@@ -42,6 +43,17 @@ def _shares(argument: str, pipeline: str) -> str:
     parts = shares({name: sd**2 for name, sd in spread.items()})
     hardly = "; a part below 1 % has hardly a say" if min(parts.values()) < HARDLY else ""
     return f"weighted:{argument}: of its variance about {in_words(parts)}{hardly}"
+
+
+def _measured(params: Any) -> str:
+    """What it takes to measure KL from the base, of all that a training step takes."""
+    config, embeds = params.config(seed=0), embeds_guidance(PipelineRef.parse(params.pipeline))
+    whole = forwards_of_a_step(config, embeds)
+    more = whole - forwards_of_a_step(replace(config, measure_kl=0.0), embeds)
+    return (
+        f"measure_kl {params.measure_kl:g}: the base model is asked on {samples_measured(config)} of "
+        f"{config.samples_per_epoch} samples of a training step, {more:,} of {whole:,} forwards"
+    )
 
 
 def _options(params: Any) -> list[str]:
@@ -164,6 +176,8 @@ class DdpoWorkload:
             )
         if (ref := reward_ref(params.reward)).kind == "weighted":
             found.append(_shares(ref.argument, params.pipeline))
+        if params.measure_kl and not params.kl_beta:
+            found.append(_measured(params))
         if left_out := len(given.prompts) - len(once.prompts):
             found.append(f"{once.name}: every prompt is evaluated once: {left_out} repeated left out")
         return found

@@ -415,6 +415,13 @@ REFUSED = [
     ({"kl_beta": -0.1}, r"kl_beta must not be negative, not -0.1.*0 is no KL term"),
     ({"kl_beta": math.nan}, r"kl_beta must not be negative, not nan"),
     ({"train_clip_range_high": 0}, r"train_clip_range_high must be a positive number, not 0"),
+    ({"measure_kl": 1.5}, r"measure_kl must lie in \[0, 1\], not 1.5: .*0.25 is usual"),
+    ({"measure_kl": 0.5, "algorithm": "nft"}, r"measure_kl is an option of policy gradients"),
+    ({"measure_kl": 0.5, "engine": "trl"}, r"TRL's engine knows no measure_kl"),
+    (
+        {"measure_kl": 0.5, "keep_sampling_graph": True, "sample_num_batches_per_epoch": 1},
+        r"measure_kl needs the means of denoising steps",
+    ),
     ({"ema_decay": 1.0}, r"ema_decay must lie in \[0, 1\), not 1.0"),
     ({"ratio_norm": "yes"}, r"ratio_norm must be true or false, not 'yes'"),
     ({"advantage_deviation": "bach"}, r"advantage_deviation 'bach' is unknown.*batch"),
