@@ -59,7 +59,8 @@ class View:
                      ``hue``, columns = ``x`` (both whole numbers), colour = ``y``; one panel a cell
     kind ``matrix``  rows = ``hue``, columns = the metrics whose names start with ``y``, at the largest ``x``
     kind ``scatter`` x and y are metrics (or columns), one path per ``hue``
-    kind ``trace``   ``series`` names an artifact of equally long named arrays; x and y are two of them
+    kind ``trace``   ``series`` names an artifact of equally long named arrays; x and y are two of them. Where
+                     y ends in ``*`` it is all whose names begin so: a line each, and a panel for each hue
     kind ``pictures`` picture artifacts named ``series``; cells that differ only in ``x`` share a slider
     kind ``texts``   text artifacts named ``series``, that of the furthest cell of each ``hue`` (and whatever
                      else differs) beside the others; lines that begin with ``───`` are headings, and those

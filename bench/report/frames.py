@@ -131,6 +131,16 @@ class RunData:
             return None
         return None if found is None else found.astype(np.float64)
 
+    def arrays(self, index: int, series: str, beginning: str) -> dict[str, Series]:
+        """The arrays of ``series-….npz`` of a cell whose names begin so, by what follows, as stored."""
+        kept = self._artifact(index, series, ".npz")
+        try:
+            names = _names(_inside(self.folder, kept)) if kept else []
+        except (OSError, ValueError, zipfile.BadZipFile):
+            names = [beginning]  # asked for, so that it is said why it cannot be read
+        found = {n: self.array(index, series, n) for n in names if n.startswith(beginning)}
+        return {name[len(beginning) :]: one for name, one in found.items() if one is not None}
+
     def picture(self, index: int, series: str) -> Path | None:
         """The file of the picture artifact ``series-….webp`` (or ``.png``) of a cell, if it is there."""
         return self._file(index, series, ".webp") or self._file(index, series, ".png")
@@ -310,6 +320,12 @@ def _yaml(path: Path, notes: list[str]) -> dict[str, Any]:
         notes.append(f"{path.name} could not be read: {error}")
         return {}
     return data if isinstance(data, dict) else {}
+
+
+def _names(path: Path) -> list[str]:
+    """The names of an archive's arrays, as stored."""
+    with zipfile.ZipFile(path) as archive:
+        return [name.removesuffix(".npy") for name in archive.namelist()]
 
 
 def planned_cells(plan: Mapping[str, Any]) -> list[dict[str, Any]]:

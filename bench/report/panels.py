@@ -34,7 +34,7 @@ from bench.text import clean, number, plural, scale_for
 from bench.workload import View
 
 Array = NDArray[np.float64]
-_MOST_PANELS, _MOST_LINES, _MOST_POINTS = 9, 12, 18
+MOST_PANELS, _MOST_LINES, _MOST_POINTS = 9, 12, 18
 _NOT_REACHED = "not reached: "
 
 
@@ -176,10 +176,10 @@ def panel_rows(
         rows = keep(rows, (token(v) in kept for v in rows[view.hue]))
         notes.append(f"The first {most} of {len(hues)} values of {view.hue} are drawn.")
     groups = split(rows, facets(data, rows, view))
-    if len(groups) > _MOST_PANELS:
-        notes.append(f"The first {_MOST_PANELS} of {plural(len(groups), 'panel')} are drawn.")
+    if len(groups) > MOST_PANELS:
+        notes.append(f"The first {MOST_PANELS} of {plural(len(groups), 'panel')} are drawn.")
     titles = panel_titles([values for values, _ in groups])
-    return [(title, part) for title, (_, part) in zip(titles, groups, strict=True)][:_MOST_PANELS]
+    return [(title, part) for title, (_, part) in zip(titles, groups, strict=True)][:MOST_PANELS]
 
 
 def marks_in(data: RunData, rows: pd.DataFrame, view: View) -> dict[str, list[float]]:

@@ -9,6 +9,7 @@ import numpy as np
 from bench.report.frames import RunData
 from bench.report.names import hue_label, numeric
 from bench.report.panels import (
+    MOST_PANELS,
     Array,
     Line,
     NothingToDraw,
@@ -62,7 +63,9 @@ def _place(value: Any) -> float:
 
 
 def trace_panels(data: RunData, view: View) -> Panels:
-    """Arrays kept by the furthest cell of each pass: ``y`` against ``x``, one line per hue."""
+    """Arrays kept by the furthest cell of each pass: ``y`` against ``x``, one line per hue, see `View`."""
+    if is_family(view):
+        return _family_panels(data, view)
     frame = view_rows(data, view)
     rows = longest(data, frame[frame["status"] == Status.OK])
     found = {int(i): arrays for i in rows.index if (arrays := _arrays(data, int(i), view)) is not None}
@@ -84,8 +87,51 @@ def trace_panels(data: RunData, view: View) -> Panels:
     return Panels(panels, "", subtitle(data, rows, view), notes)
 
 
+def is_family(view: View) -> bool:
+    """Whether the lines of a trace are all arrays whose names begin alike, and not the values of its hue."""
+    return view.kind == "trace" and view.y.endswith("*")
+
+
+def _family_panels(data: RunData, view: View) -> Panels:
+    """One panel for each hue and whatever else differs, one line for each array."""
+    frame = view_rows(data, view)
+    rows = longest(data, frame[frame["status"] == Status.OK])
+    families = {int(i): _family(data, int(i), view) for i in rows.index}
+    rows = keep(rows, (bool(families[int(i)]) for i in rows.index))
+    if not len(rows):
+        raise NothingToDraw(f"no measured cell has kept {view.y.removesuffix('*').strip()} in {view.series}")
+    notes: list[str] = []
+    panels, several = [], False
+    for title, part in panel_rows(data, rows, view, notes):
+        for hue, cells in split(part, [view.hue]):
+            of_cells = [families[int(i)] for i in cells.index]
+            several |= len(of_cells) > 1
+            names = [name for name in of_cells[0] if all(name in one for one in of_cells)]
+            lines = {name: _mean([one[name] for one in of_cells]) for name in names}
+            whose = hue_label(data, view, hue[view.hue])
+            panels.append(Panel(f"{whose}, {title}" if title else whose, lines))
+    if len(panels) > MOST_PANELS:
+        notes.append(f"The first {MOST_PANELS} of {len(panels)} panels are drawn.")
+    if several:
+        notes.append(f"Lines are means, bands the {RANGE}.")
+    notes += replicate_notes(data, rows)
+    return Panels(panels[:MOST_PANELS], "", subtitle(data, rows, view), notes)
+
+
+def _family(data: RunData, index: int, view: View) -> dict[str, tuple[Array, Array]]:
+    """The arrays of one cell by name, as (x, y) where both are numbers."""
+    x = data.array(index, str(view.series), view.x)
+    every = data.arrays(index, str(view.series), view.y.removesuffix("*"))
+    pairs = {name: _finite(x, y) for name, y in every.items()}
+    return {name: pair for name, pair in pairs.items() if pair is not None}
+
+
 def _arrays(data: RunData, index: int, view: View) -> tuple[Array, Array] | None:
-    x, y = (data.array(index, str(view.series), name) for name in (view.x, view.y))
+    return _finite(*(data.array(index, str(view.series), name) for name in (view.x, view.y)))
+
+
+def _finite(x: Array | None, y: Array | None) -> tuple[Array, Array] | None:
+    """What of two arrays belongs together; None if nothing does."""
     if x is None or y is None or len(x) != len(y):
         return None
     kept = np.isfinite(x) & np.isfinite(y)

@@ -28,6 +28,7 @@ from bench.report.panels import (
     Panel,
     Panels,
 )
+from bench.report.paths import is_family
 from bench.report.select import token
 from bench.report.sheets import draw_pictures
 from bench.text import number, with_unit
@@ -63,7 +64,9 @@ def draw(view: View, data: RunData) -> DrawnView:
         return DrawnView(view, None, str(reason), alt)
 
 
-def _pens(view: View, data: RunData) -> dict[str, Pen]:
+def _pens(view: View, data: RunData, names: list[str]) -> dict[str, Pen]:
+    if is_family(view):  # its lines are no values of the hue
+        return paper.pens(names, None)
     compare = data.compare()
     reference = hue_label(data, view, compare[1]) if compare and compare[0] == view.hue else None
     values = sorted({token(v): v for v in data.frame[view.hue]}.values(), key=lambda v: v is None)
@@ -73,7 +76,7 @@ def _pens(view: View, data: RunData) -> dict[str, Pen]:
 def _lines(view: View, data: RunData, content: Panels) -> Figure:
     """Curves and lines alike."""
     figure, grid = paper.sheet(len(content.panels))
-    look = _pens(view, data) if len(content.hues) > 1 else paper.pens(content.hues, None)
+    look = _pens(view, data, content.hues) if len(content.hues) > 1 else paper.pens(content.hues, None)
     pens = {name: look.get(name, FRONT_PEN) for name in content.hues}
     low, high = _y_limits(_heights(view, content), view.log_y)
     notes = list(content.notes)

@@ -17,11 +17,11 @@ BOOKKEEPING = (
     "exp_name run_name log_with tracker_kwargs accelerator_kwargs project_kwargs tracker_project_name logdir "
     "num_epochs save_freq num_checkpoint_limit resume_from push_to_hub"
 ).split()
-# A checkpoint may be resumed under other values of these, bookkeeping and layout.
+# A checkpoint may be resumed under other values of these: bookkeeping, layout, and what is only told.
 FREE = [
     *BOOKKEEPING,
     *"async_reward_computation max_workers gradient_checkpointing steps_per_forward".split(),
-    *"rows_per_forward keep_sampling_graph merge_lora compile threads".split(),
+    *"rows_per_forward keep_sampling_graph merge_lora compile threads measure_kl".split(),
 ]
 
 

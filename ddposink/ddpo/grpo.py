@@ -14,6 +14,7 @@ OPTIONS: dict[str, Any] = {
     "train_clip_range_high": None,
     "ratio_norm": False,
     "kl_beta": 0.0,
+    "measure_kl": 0.0,
     "ema_decay": 0.0,
     "advantage_deviation": "own",
     "combine_rewards": "sum",
@@ -32,12 +33,18 @@ def check(config: Settings) -> None:
             f"another rule; leave it out, or use algorithm 'ddpo'"
         )
     high, beta, decay = config.train_clip_range_high, config.kl_beta, config.ema_decay
+    share = config.measure_kl
     if high is not None and not (is_real(high) and high > 0):
         raise ValueError(f"train_clip_range_high must be a positive number, not {high!r}")
     if not is_real(beta) or beta < 0:
         raise ValueError(
             f"kl_beta must not be negative, not {beta!r}: below zero it would reward leaving the base model; "
             f"0 is no KL term"
+        )
+    if not is_real(share) or not 0 <= share <= 1:
+        raise ValueError(
+            f"measure_kl must lie in [0, 1], not {share!r}: the share of a step's samples on which the base "
+            f"model is asked; 0.25 is usual, 0 asks nothing"
         )
     if not is_real(decay) or not 0 <= decay < 1:
         raise ValueError(
@@ -50,7 +57,7 @@ def check(config: Settings) -> None:
             if name in used:
                 raise ValueError(f"{name} is of ratios, and loss '{config.loss}' has none; use loss 'is'")
     if config.keep_sampling_graph:
-        for name in ("kl_beta", "ratio_norm"):
+        for name in ("kl_beta", "measure_kl", "ratio_norm"):
             if name in used:
                 raise ValueError(
                     f"{name} needs the means of denoising steps, which keep_sampling_graph does not keep; "

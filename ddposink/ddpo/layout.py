@@ -6,6 +6,12 @@ share a forward. Small latents leave a forward of TRL's size (``train_batch_size
 step) partly to overhead, so pairs are joined until a forward holds about so many latent positions as below.
 More would still be a little faster, but the activations kept for the backward would cost more memory than
 TRL takes. Stable Diffusion's 64x64 latents are beyond that by themselves.
+
+A flow model's transformer keeps several times as much for the backward for each position as a UNet does, and
+TRL has no measure for it. On a CPU, whose memory is also that of everything else, it learns from so many
+positions at once as make a training step twice as fast as one written plainly, a sample and a step at a time
+(``benchmarks/test_flow.py``): more are faster still, and ``rows_per_forward`` says so. On a GPU they are as
+above, for there small forwards cost the most.
 """
 
 from __future__ import annotations
@@ -15,11 +21,12 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ddposink.ddpo.config import DDPOConfig
+from ddposink.ddpo.window import DDIM
 
 SAMPLING, LEARNING = 2048, 1024  # latent positions (height x width, of all samples) in a forward
-
-
-DECODING = 65536  # pixels decoded at once on a CPU; with more the activations leave the caches
+FLOW_LEARNING = 256  # of flow models on a CPU
+DECODING = 16384  # pixels decoded at once on a CPU: more are no faster, and take memory
+DIFFERENTIATED = 65536  # where the decoder has a gradient, and the denoising steps before it as many samples
 
 
 @dataclass(frozen=True)
@@ -30,17 +37,20 @@ class BatchLayout:
     learning: int
 
 
-def decoded_at_once(latents: Tensor, blocks: int) -> int:
+def decoded_at_once(latents: Tensor, blocks: int, pixels: int = DECODING) -> int:
     """How many of ``latents`` (B, C, H, W) a decoder of so many blocks takes at once; a GPU takes all."""
     if latents.device.type != "cpu":
         return len(latents)
-    return max(1, DECODING // (latents.shape[2] * latents.shape[3] * 4 ** (blocks - 1)))
+    return max(1, pixels // (latents.shape[2] * latents.shape[3] * 4 ** (blocks - 1)))
 
 
-def make_layout(config: DDPOConfig, positions: int) -> BatchLayout:
-    """For latents of ``positions`` (height x width)."""
+def make_layout(config: DDPOConfig, positions: int, device: str = "cpu") -> BatchLayout:
+    """For latents of ``positions`` (height x width) on a ``device``: "cpu", "cuda", …"""
     sampling = config.rows_per_forward or max(SAMPLING // positions, config.sample_batch_size)
-    learning = config.rows_per_forward or max(LEARNING // positions, config.train_batch_size)
+    learning = max(LEARNING // positions, config.train_batch_size)
+    if device == "cpu" and config.sample_kernel != DDIM:
+        learning = max(1, FLOW_LEARNING // positions)
+    learning = config.rows_per_forward or learning
     if config.steps_per_forward is not None:
         learning = config.train_batch_size * config.steps_per_forward
     return BatchLayout(min(sampling, config.samples_per_epoch), learning)

@@ -126,9 +126,12 @@ class Learner:
             bias = schedule.divergence(step, mean, found.means[step, sample], self.policy.reduction)
             more["log_ratio"] = normalised(log_prob - sampled, bias, schedule.sigma[step])
         if found.base is not None:
-            more["divergence"] = schedule.divergence(step, mean, found.base[step, sample])
+            base, known = found.base.of(step, sample)
+            # Where it is only told it has no gradient, and is no part of the loss.
+            compared = mean if self.config.kl_beta else mean.detach()
+            more["divergence"] = schedule.divergence(step, compared, base)
         terms = self._loss(log_prob, sampled, advantages[sample], **more)
-        self.tally.add(step, terms)
+        self.tally.add(step, terms, None if found.base is None else known)
         return terms
 
     def _kept(self, found: Trajectories, advantages: Tensor) -> LossTerms:

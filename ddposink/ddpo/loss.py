@@ -53,7 +53,7 @@ def loss_terms(
     """``log_prob`` (B,) with gradient, ``sampled`` those at sampling, ``advantage`` of each pair's sample.
 
     ``clip_range``: below, and above too unless there is a ``clip_high``. ``log_ratio`` (B,) stands in for the
-    change of log-probability, see `normalised`. ``divergence`` (B,), with gradient, is added ``beta`` times.
+    change of log-probability, see `normalised`. ``divergence`` (B,) is added ``beta`` times, at 0 only told.
     """
     advantage = advantage.clamp(-advantage_max, advantage_max)
     change, high = log_prob - sampled, clip_range if clip_high is None else clip_high
@@ -63,7 +63,7 @@ def loss_terms(
     else:
         clipped = ratio.clamp(1.0 - clip_range, 1.0 + high)
         loss = torch.maximum(-advantage * ratio, -advantage * clipped)
-    if divergence is not None:
+    if divergence is not None and beta:
         loss = loss + beta * divergence
     with torch.no_grad():
         off = ratio - 1.0

@@ -58,7 +58,7 @@ class StepLog:
     ratio_std: float | None = None
     clipped_above: float | None = None  # part of the ratios above the clip range, and below it
     clipped_below: float | None = None
-    kl_base: float | None = None  # nats per denoising step, all dimensions; where the loss has a KL term
+    kl_base: float | None = None  # nats per denoising step, all dimensions; where the base is asked
     by_step: Mapping[str, Row] = field(default_factory=dict)  # the last five, per denoising step
     parts: Mapping[str, float] = field(default_factory=dict)  # mean of each part of a weighted reward
     shares: Mapping[str, float] = field(default_factory=dict)  # of its variance within what is compared

@@ -10,6 +10,10 @@ for s² = σ²·|Δt|: its β is ``kl_beta`` · D / |Δt| for latents of D dimen
 
 The means are computed once a training step, before the first update, and kept: so several updates share
 them, and a training of all weights can be asked too. They take as much memory as the trajectories.
+
+Without a KL term the divergence can be measured still, on a share of the samples (``measure_kl``): spread
+evenly over the step, so that every group has its part, and always the same ones, so that no random number
+is drawn for it and the training is what it is without.
 """
 
 from __future__ import annotations
@@ -18,25 +22,37 @@ import torch
 from torch import Tensor
 
 from ddposink.ddpo.policy import DenoisingPolicy
-from ddposink.ddpo.sampler import Trajectories
+from ddposink.ddpo.sampler import BaseMeans, Trajectories
+
+
+def evenly(some: int, count: int) -> Tensor:
+    """(some,) of ``count`` samples, spread evenly; all of them where ``some`` is ``count``."""
+    return torch.arange(some) * count // some
 
 
 @torch.no_grad()
-def base_means(policy: DenoisingPolicy, found: Trajectories, rows: int) -> Tensor:
-    """(T, N, C, H, W) means of the noisy steps of ``found``, 0 elsewhere; at most ``rows`` in a forward.
+def base_means(
+    policy: DenoisingPolicy, found: Trajectories, rows: int, learnt: int, samples: Tensor | None = None
+) -> BaseMeans:
+    """Of ``samples`` (M,), on the CPU, or all; at most ``rows`` in a forward.
 
+    At the first ``learnt`` of the noisy steps; the others are left out of learning, and their means are 0.
     The network must act as the base model. Samples that start alike are asked once until they part.
     """
-    means = torch.zeros_like(found.latents[:-1])
-    device, count = means.device, len(found.prompts)
-    first, which = (one.to(device) for one in torch.unique(found.source, return_inverse=True))
-    for step in policy.schedule.noisy:
+    samples = torch.arange(len(found.prompts)) if samples is None else samples
+    means = torch.zeros_like(found.latents[:-1, : len(samples)])
+    device, count = means.device, len(samples)
+    place = torch.full((len(found.prompts),), -1)
+    place[samples] = torch.arange(count)
+    first, which = torch.unique(found.source[samples], return_inverse=True)
+    first, which, samples = first.to(device), which.to(device), samples.to(device)
+    for step in policy.schedule.noisy[:learnt]:
         together = step <= found.together and len(first) < count
-        asked = first if together else torch.arange(count, device=device)
+        asked = first if together else samples
         parts = []
         for some in asked.split(rows):
             text = found.text.take(some).rows(policy.learns_guided)
             parts.append(policy.mean(step, found.latents[step, some], text))
         mean = torch.cat(parts)
         means[step] = mean[which] if together else mean
-    return means
+    return BaseMeans(means, place.to(device))

@@ -1,8 +1,4 @@
-"""What each algorithm asks of a configuration, and what it costs. No torch.
-
-Costs are counted as for `ddpo`: forwards of the denoising network for one sample, a backward counted as two.
-The autoencoder and the reward are not the network and are not counted.
-"""
+"""What each algorithm asks of a configuration. No torch. What it costs is in `ddposink.ddpo.costs`."""
 
 from __future__ import annotations
 
@@ -65,8 +61,8 @@ def _nft(config: Settings) -> None:
 def _dpo(config: Settings) -> None:
     if not is_real(config.dpo_beta) or not config.dpo_beta > 0:
         raise ValueError(
-            f"dpo_beta must be a positive number, not {config.dpo_beta!r}: below zero it would prefer what was "
-            f"rejected; {DPO_BETA:g} is the paper's"
+            f"dpo_beta must be a positive number, not {config.dpo_beta!r}: below zero it would prefer what "
+            f"was rejected; {DPO_BETA:g} is the paper's"
         )
     if config.dpo_pairs is not None:
         if not isinstance(config.dpo_pairs, str) or not config.dpo_pairs:
@@ -105,22 +101,6 @@ def times_learnt(config: Settings) -> int:
     if config.algorithm == DRAFT:
         return config.draft_steps
     return int((config.sample_num_steps - config.train_skip_last_steps) * config.train_timestep_fraction)
-
-
-def forwards_of_a_step(config: Settings, guided: bool) -> int:
-    """Forwards of one training step of one process. ``guided``: sampling asks the network twice.
-
-    At a noised picture `nft` and `dpo` ask the network once without the guidance, and once more for the
-    old or the base policy; `draft` learns through the guided steps themselves. A file of pairs is learnt
-    from without drawing.
-    """
-    drawn, steps, asked = config.samples_per_epoch, config.sample_num_steps, 2 if guided else 1
-    if config.algorithm == DRAFT:
-        return drawn * asked * (steps - config.draft_steps + 3 * config.draft_steps)
-    learnt = drawn if config.algorithm == NFT else 2 * drawn // config.samples_per_prompt
-    if offline(config):
-        learnt, steps = 2 * drawn, 0
-    return drawn * asked * steps + 4 * learnt * times_learnt(config) * config.train_num_inner_epochs
 
 
 def _positive(name: str, value: object) -> None:

@@ -21,6 +21,22 @@ from ddposink.ddpo.randomness import shared_noise
 from ddposink.ddpo.several import several
 
 
+@dataclass(frozen=True)
+class BaseMeans:
+    """What the base model would have done on some samples, see `ddposink.ddpo.reference`.
+
+    ``means`` (T, M, C, H, W) of noisy steps; ``place`` (N,): which of the M a sample is, -1 if not asked of.
+    """
+
+    means: Tensor
+    place: Tensor
+
+    def of(self, step: Tensor, sample: Tensor) -> tuple[Tensor, Tensor]:
+        """Means (B, C, H, W) of pairs, and (B,) which of them are known; the others mean nothing."""
+        place = self.place[sample]
+        return self.means[step, place.clamp(min=0)], place >= 0  # no selection: its size would be waited for
+
+
 @dataclass
 class Trajectories:
     """N samples of T denoising steps; ``graph`` keeps log-probabilities that still have their history."""
@@ -33,7 +49,7 @@ class Trajectories:
     source: Tensor  # (N,) on the CPU: the first sample that starts from the same latents, prompt and negative
     together: int = 0  # the denoising step up to which samples that start alike have the same latents
     means: Tensor | None = None  # (T, N, C, H, W) of the policy that drew them, where it is asked for
-    base: Tensor | None = None  # the same of the base model, see `ddposink.ddpo.reference`
+    base: BaseMeans | None = None
 
 
 @dataclass(frozen=True)

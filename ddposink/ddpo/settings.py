@@ -80,6 +80,7 @@ class Settings:
     train_clip_range_high: float | None = None  # upper half of the clip range; None: train_clip_range
     ratio_norm: bool = False  # ratios of one width at every denoising step, see `ddpo.loss`
     kl_beta: float = 0.0  # weight of the KL from the base model in the loss, per nat; see `ddpo.reference`
+    measure_kl: float = 0.0  # share of the samples on which that KL is told where it is not in the loss
     ema_decay: float = 0.0  # of the average of the weights that is evaluated and exported; 0: the weights
     use_lora: bool = True  # False: full fine-tuning of the UNet
     lora_rank: int = 4

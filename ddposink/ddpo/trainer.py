@@ -20,6 +20,7 @@ from torch import Tensor
 from ddposink.ddpo import lora, rules
 from ddposink.ddpo.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from ddposink.ddpo.config import DDPOConfig
+from ddposink.ddpo.costs import forwards_of_a_step, samples_measured
 from ddposink.ddpo.diagnostics import told
 from ddposink.ddpo.layout import make_layout
 from ddposink.ddpo.learner import Learner, updates
@@ -29,7 +30,7 @@ from ddposink.ddpo.policy import DenoisingPolicy, Texts
 from ddposink.ddpo.protocol import DivergedError, Pipeline, Prompts, RewardFunction, StepLog
 from ddposink.ddpo.randomness import PromptSource, Randomness
 from ddposink.ddpo.ranks import Ranks
-from ddposink.ddpo.reference import base_means
+from ddposink.ddpo.reference import base_means, evenly
 from ddposink.ddpo.sampler import Draw, Trajectories, sample
 from ddposink.ddpo.schedule import DenoisingSchedule, flow_schedule, make_schedule
 from ddposink.ddpo.table import flow_table, grid, shift_of
@@ -78,11 +79,12 @@ class NativeEngine:
             guided=config.guided and not network.embeds_guidance,
             learns_guided=config.learns_guided and not network.embeds_guidance,
         )
+        self._forwards = forwards_of_a_step(config, network.embeds_guidance)
         self._texts = Texts(pipeline, config.negatives, network)
         self._learner = Learner(config, self._policy, weights, self._ranks)
         self._court = Court(config, pipeline, reward, self._ranks)
         self._comparison = self._court.comparison
-        self._layout = make_layout(config, self._shape[1] * self._shape[2])
+        self._layout = make_layout(config, self._shape[1] * self._shape[2], self._device.type)
         on_cpu = self._device.type == "cpu"
         if on_cpu:
             keep_freed_pages()
@@ -165,11 +167,13 @@ class NativeEngine:
         found = self._sample(self.config.sample_num_batches_per_epoch, self.config.keep_sampling_graph)
         everybodys, mine = self._judge(found)
         sampled = time.perf_counter()
-        if self.config.kl_beta:
+        if asked := samples_measured(self.config):
             with self.base():
-                found.base = base_means(self._policy, found, self._layout.learning)
+                some = evenly(asked, len(found.prompts))
+                rows, learnt = self._layout.sampling, self.config.window.size
+                found.base = base_means(self._policy, found, rows, learnt, some)
         values = self._learn(found, torch.as_tensor(mine, device=self._device)).tolist()
-        tally = told(self._ranks.mean(self._learner.tally.take()), bool(self.config.kl_beta))
+        tally = told(self._ranks.mean(self._learner.tally.take()), bool(asked))
         self.step += 1
         samples = self.step * self.config.samples_per_epoch * self._ranks.count
         return StepLog(
@@ -181,7 +185,7 @@ class NativeEngine:
             clip_fraction=values[2],
             flat_share=self._comparison.flat_share,
             samples=samples,
-            unet_forwards=samples * forwards_of_a_sample(self.config, self._policy),
+            unet_forwards=self.step * self._ranks.count * self._forwards,
             sampling_s=sampled - begun,
             training_s=time.perf_counter() - sampled,
             reward_s=self._verdict.reward_s,
@@ -264,11 +268,3 @@ class NativeEngine:
         finally:
             torch.set_num_threads(threads)
             matmul.allow_tf32 = tf32
-
-
-def forwards_of_a_sample(config: DDPOConfig, policy: DenoisingPolicy) -> int:
-    """Forwards of the network for one sample, drawn and learnt from; a backward counts as two."""
-    drawn = config.sample_num_steps * (2 if policy.guided else 1)
-    learnt = config.num_train_timesteps * (2 if policy.learns_guided else 1) * config.train_num_inner_epochs
-    base = config.window.size * (2 if policy.learns_guided else 1) if config.kl_beta else 0
-    return drawn + base + (2 if config.keep_sampling_graph else 3) * learnt

@@ -7,6 +7,7 @@ Everything here is data: which metrics a cell yields, which pictures are drawn; 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from bench.version import code_version, source_hash
 from bench.workload import Context, Cost, Pass, Scalar, Skip
 from ddposink import plugins
 from ddposink.ddpo import rules
+from ddposink.ddpo.costs import forwards_of_a_step, samples_measured
 from ddposink.errors import Unavailable
 from ddposink.models.contrastive import encoder_sha256
 from ddposink.models.diffusion import PipelineRef, embeds_guidance
@@ -48,11 +50,23 @@ def _shares(argument: str, pipeline: str) -> str:
     return f"weighted:{argument}: of its variance about {in_words(parts)}{hardly}"
 
 
+def _measured(params: Any) -> str:
+    """What it takes to measure KL from the base, of all that a training step takes."""
+    config, embeds = params.config(seed=0), embeds_guidance(PipelineRef.parse(params.pipeline))
+    whole = forwards_of_a_step(config, embeds)
+    more = whole - forwards_of_a_step(replace(config, measure_kl=0.0), embeds)
+    return (
+        f"measure_kl {params.measure_kl:g}: the base model is asked on {samples_measured(config)} of "
+        f"{config.samples_per_epoch} samples of a training step, {more:,} of {whole:,} forwards"
+    )
+
+
 def _options(params: Any) -> list[str]:
     """What a label says of the options of `ddposink.ddpo.grpo` that are used."""
     high, by = params.train_clip_range_high, params.advantage_deviation
     said = {
         f"kl {params.kl_beta:g}": params.kl_beta,
+        f"kl measured on {params.measure_kl:g}": params.measure_kl,
         f"clip to +{high or 0:g}": high is not None,
         "ratio norm": params.ratio_norm,
         {"batch": "batch deviation", "none": "no deviation"}.get(by, ""): by != "own",
@@ -125,6 +139,7 @@ class DdpoWorkload:
             "clip_range_high": params.train_clip_range_high,
             "ratio_norm": params.ratio_norm,
             "kl_beta": params.kl_beta,
+            "measure_kl": params.measure_kl,
             "advantage_deviation": params.advantage_deviation,
             "combine_rewards": params.combine_rewards,
             "ema_decay": params.ema_decay,
@@ -154,15 +169,9 @@ class DdpoWorkload:
 
     def cost(self, params: Any) -> Cost:
         """UNet forwards of one sample, a backward counted as two: sampling, learning and evaluation."""
-        config = params.config(seed=0)
-        rows = 2 if config.guided and not embeds_guidance(PipelineRef.parse(params.pipeline)) else 1
-        learning = 3 * (rows if config.learns_guided else 1) * config.num_train_timesteps
-        per_sample = rows * config.sample_num_steps + learning * config.train_num_inner_epochs
-        if config.kl_beta:  # the base model is asked once
-            per_sample += (rows if config.learns_guided else 1) * config.window.size
-        per_step = config.samples_per_epoch * per_sample
-        if config.algorithm != rules.DDPO:
-            per_step = rules.forwards_of_a_step(config, rows == 2)
+        config, embeds = params.config(seed=0), embeds_guidance(PipelineRef.parse(params.pipeline))
+        per_step = forwards_of_a_step(config, embeds)
+        rows = 2 if config.guided and not embeds else 1
         pictures = len(evaluation_prompts(params.eval_prompts).prompts) * params.eval_seeds
         evaluation = pictures * rows * config.sample_num_steps
         return Cost(params.steps * per_step + evaluation, "UNet forwards")
@@ -183,6 +192,8 @@ class DdpoWorkload:
             )
         if (ref := reward_ref(params.reward)).kind == "weighted":
             found.append(_shares(ref.argument, params.pipeline))
+        if params.measure_kl and not params.kl_beta:
+            found.append(_measured(params))
         if left_out := len(given.prompts) - len(once.prompts):
             found.append(f"{once.name}: every prompt is evaluated once: {left_out} repeated left out")
         return found

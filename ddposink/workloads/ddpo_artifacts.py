@@ -49,6 +49,7 @@ def save_logs(path: Path, logs: Sequence[StepLog], parts: Sequence[Mapping[str, 
         "forwards": arrays.pop("unet_forwards"),
         "seconds": np.cumsum(arrays["sampling_s"] + arrays["training_s"]),
     }
+    arrays |= times(logs)
     arrays |= {
         f"part {name}": np.array([step[name] for step in parts]) for name in (parts[0] if parts else ())
     }
@@ -56,6 +57,17 @@ def save_logs(path: Path, logs: Sequence[StepLog], parts: Sequence[Mapping[str, 
     names = dict.fromkeys(name for log in logs for name in log.shares)
     arrays |= {f"share {name}": np.array([log.shares.get(name, np.nan) for log in logs]) for name in names}
     return save_arrays(path, arrays | maps(logs))
+
+
+def times(logs: Sequence[StepLog]) -> dict[str, np.ndarray]:
+    """Seconds of every training step that add up to it; ``time reward`` only where the engine times it.
+
+    Elsewhere it is in that of sampling, and of learning where a reward is learnt from as it judges.
+    """
+    reward = np.array([np.nan if log.reward_s is None else log.reward_s for log in logs])
+    sampling = np.array([log.sampling_s for log in logs]) - np.nan_to_num(reward)
+    known = {"time reward": reward} if np.isfinite(reward).any() else {}
+    return {"time sampling": sampling} | known | {"time learning": np.array([log.training_s for log in logs])}
 
 
 def maps(logs: Sequence[StepLog]) -> dict[str, np.ndarray]:
@@ -75,6 +87,7 @@ def maps(logs: Sequence[StepLog]) -> dict[str, np.ndarray]:
     for name in names:
         values = [np.nan if v is None else v for log in told for v in log.by_step[name]]
         found[f"{name}_by_step"] = np.array(values)
+    found["ratio_off_by_step"] = found["ratio_mean_by_step"] - 1  # before it is rounded to single precision
     return found
 
 

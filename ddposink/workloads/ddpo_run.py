@@ -41,6 +41,7 @@ from ddposink.workloads.ddpo_scores import (
     evaluate_step,
     kinds,
     over_optimised,
+    parts_in_words,
     training,
 )
 
@@ -168,10 +169,20 @@ def _shown(log: StepLog) -> dict[str, float]:
     values = {
         "reward": log.reward_mean,
         "loss": None if log.reward_mean is not None else log.loss,  # of a training that asks no reward
+        **{f"part {name}": mean for name, mean in log.parts.items()},
+        **{f"share {name}": share for name, share in log.shares.items()},
         "kl": log.approx_kl,
-        "clipped": log.clip_fraction,
-        "gradient": log.gradient_norm,
         "kl_base": log.kl_base,
+        "ratio less one": None if log.ratio_mean is None else log.ratio_mean - 1,
+        "deviation": log.ratio_std,
+        "clipped": log.clip_fraction,
+        "above": log.clipped_above,
+        "below": log.clipped_below,
+        "flat": log.flat_share,
+        "gradient": log.gradient_norm,
+        "sampling_s": log.sampling_s,
+        "reward_s": log.reward_s,
+        "learning_s": log.training_s,
     }
     return {name: value for name, value in values.items() if value is not None}
 
@@ -296,6 +307,7 @@ def _conformance(
         "resumed_at_step": state.resumed_at,
         "discarded": "; ".join(state.scratch.discarded) or None,
         "note": f"of the reward's variance {in_words(found.shares)}" if found.shares else None,
+        "parts_while_training": parts_in_words(state.progress.logs),
         "warning": "; ".join(filter(None, warnings)) or None,
     }
 

@@ -22,11 +22,12 @@ NOT_DRAWN = "it learns from a file of pairs: no sample is drawn"
 _UNTOLD = "this engine or algorithm does not tell it"
 # Metrics of the last training steps: the field of their logs, and why there may be none.
 TOLD = {
+    "ratio_mean": ("ratio_mean", _UNTOLD),
     "ratio_std": ("ratio_std", _UNTOLD),
     "clipped_above": ("clipped_above", _UNTOLD),
     "clipped_below": ("clipped_below", _UNTOLD),
     "gradient_norm": ("gradient_norm", _UNTOLD),
-    "train_kl_base": ("kl_base", "kl_beta is 0: the base model is not asked while training"),
+    "train_kl_base": ("kl_base", "kl_beta and measure_kl are 0: the base model is not asked while training"),
 }
 # What rewards the contrary of another says nothing new about side effects.
 OPPOSITE = {
@@ -144,7 +145,7 @@ def training(logs: Sequence[StepLog], energy: float | Missing) -> Measured:
     """Figures of the training so far; those of the updates are means of the last `RECENT` steps."""
     names = (
         "train_reward", "approx_kl", "clip_fraction", "flat_share", "train_loss", "step_s", "sampling_share",
-        "reward_share", *TOLD,
+        "reward_share", "learning_share", *TOLD,
     )  # fmt: skip
     if not logs:
         why = Missing("nothing has been trained yet")
@@ -166,6 +167,7 @@ def training(logs: Sequence[StepLog], energy: float | Missing) -> Measured:
         "step_s": Samples(float(np.median(times)), tuple(times)),
         "sampling_share": sum(log.sampling_s for log in logs) / seconds,
         "reward_share": _share_of_reward(logs, seconds),
+        "learning_share": sum(log.training_s for log in logs) / seconds,
         **{name: _recent([getattr(log, own) for log in recent], why) for name, (own, why) in TOLD.items()},
         "samples_per_s": samples / seconds if samples else Missing(NOT_DRAWN),
         "reward_queries": samples,
@@ -183,6 +185,20 @@ def _per_sample(energy: float | Missing, samples: int) -> float | Missing:
     if isinstance(energy, Missing):
         return energy
     return energy / samples if samples else Missing(NOT_DRAWN)
+
+
+def parts_in_words(logs: Sequence[StepLog]) -> str | None:
+    """The parts of a weighted reward in the last `RECENT` training steps: their means, and what they decide.
+
+    The parts are not known beforehand, so these are words and no metrics; curves are in ``train-N.npz``.
+    """
+    recent = [log for log in logs[-RECENT:] if log.parts]
+    found = []
+    for name in recent[0].parts if recent else ():
+        shares = [log.shares[name] for log in recent if name in log.shares]
+        share = f"{100 * float(np.mean(shares)):.3g} % of the variance" if shares else "no variance"
+        found.append(f"{name} {float(np.mean([log.parts[name] for log in recent])):.4g} ({share})")
+    return "; ".join(found) or None
 
 
 def _share_of_reward(logs: Sequence[StepLog], seconds: float) -> float | Missing:

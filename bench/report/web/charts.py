@@ -17,6 +17,7 @@ from bench.report.frames import RunData
 from bench.report.front import FRONT
 from bench.report.names import hue_label, numeric
 from bench.report.panels import Line, NothingToDraw, Panels
+from bench.report.paths import is_family
 from bench.report.select import token
 from bench.report.web.grids import GRIDS, grid
 from bench.text import clean, scale_for, with_unit
@@ -49,7 +50,8 @@ def chart(view: View, data: RunData) -> dict[str, Any]:
 
 
 def _lines(view: View, data: RunData, content: Panels) -> dict[str, Any]:
-    pens = _pens(view, data) | {FRONT: REFERENCE}
+    pens = {name: pen for pen, name in enumerate(content.hues)} if is_family(view) else _pens(view, data)
+    pens |= {FRONT: REFERENCE}
     declared = data.words.metric(view.y)
     divisor = scale_for(declared.unit, data.frame[view.y].dropna()) if view.y in data.frame else None
     known = divisor if divisor and content.unit == divisor.unit else None

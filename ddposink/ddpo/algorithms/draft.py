@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ddposink.ddpo.algorithms.protocol import Invariant, Learnt, Workshop, swapped
 from ddposink.ddpo.judge import ask_with_gradient
-from ddposink.ddpo.layout import decoded_at_once
+from ddposink.ddpo.layout import DIFFERENTIATED, decoded_at_once
 from ddposink.ddpo.sampler import Trajectories, decoded
 
 STEP = 2e-2  # by which weights are moved along the gradient, as a vector, for finite differences
@@ -93,7 +93,7 @@ class Draft:
     def _rows(self, found: Trajectories) -> int:
         """Samples whose steps and pictures are differentiated at once."""
         blocks = len(self.workshop.pipeline.vae.config.block_out_channels)
-        return min(self.workshop.layout.learning, decoded_at_once(found.latents[0], blocks))
+        return min(self.workshop.layout.learning, decoded_at_once(found.latents[0], blocks, DIFFERENTIATED))
 
     def _rewards(self, found: Trajectories, rows: Tensor) -> Tensor:
         """Rewards (M,) of samples ``rows``, with their history."""

@@ -83,7 +83,7 @@ class AlgorithmEngine(NativeEngine):
             clip_fraction=None,
             flat_share=learnt.flat_share,
             samples=done * self.config.samples_per_epoch * drawn,
-            unet_forwards=done * rules.forwards_of_a_step(self.config, self._policy.guided),
+            unet_forwards=done * self._forwards,
             sampling_s=learnt.sampled - begun,
             training_s=time.perf_counter() - learnt.sampled,
             reward_s=verdict.reward_s if verdict else None,

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ddposink.ddpo import lora
 from ddposink.ddpo.config import DDPOConfig
+from ddposink.ddpo.costs import forwards_of_a_step
 from ddposink.ddpo.judge import ask
 from ddposink.ddpo.protocol import DivergedError, Pipeline, Prompts, RewardFunction, StepLog
 from ddposink.ddpo.randomness import PromptSource, Randomness
@@ -140,7 +141,7 @@ class TrlEngine:
         for name, value in values.items():
             if not torch.isfinite(torch.tensor(value)):
                 raise DivergedError(f"{name} is {value}", self.step)
-        samples = self.step * self.config.samples_per_epoch * trainer.accelerator.num_processes
+        steps = self.step * trainer.accelerator.num_processes
         return StepLog(
             step=self.step,
             reward_mean=values["reward_mean"],
@@ -149,8 +150,8 @@ class TrlEngine:
             approx_kl=values["approx_kl"],
             clip_fraction=values["clipfrac"],
             flat_share=trainer.flat_share,
-            samples=samples,
-            unet_forwards=samples * _forwards_of_a_sample(self.config),
+            samples=steps * self.config.samples_per_epoch,
+            unet_forwards=steps * forwards_of_a_step(self.config),
             sampling_s=trainer.sampled_at - started,
             training_s=finished - trainer.sampled_at,
         )
@@ -162,13 +163,6 @@ def _check(config: DDPOConfig) -> None:
         raise ValueError("TRL's engine cannot sample without guidance: sample_guidance_scale must be above 1")
     if config.log_prob_reduction != "mean":
         raise ValueError("TRL's engine takes the mean log-probability: log_prob_reduction must be 'mean'")
-
-
-def _forwards_of_a_sample(config: DDPOConfig) -> int:
-    """UNet forwards of one sample, drawn and learnt from; a backward counts as two."""
-    drawn = config.sample_num_steps * (2 if config.guided else 1)
-    learnt = config.num_train_timesteps * (2 if config.train_cfg else 1) * config.train_num_inner_epochs
-    return drawn + 3 * learnt
 
 
 def _precision(config: DDPOConfig, device: str, disabled: Sequence[str]) -> str:

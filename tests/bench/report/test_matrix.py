@@ -17,6 +17,7 @@ from bench.report.matrix import matrix_rows, matrix_table, members
 from bench.report.panels import NothingToDraw, line_panels
 from bench.report.paths import scatter_panels, trace_panels
 from bench.report.plots import draw
+from bench.report.web.charts import chart
 from bench.results.record import Value
 from bench.stats import t_interval
 from bench.workload import View
@@ -80,6 +81,38 @@ def test_a_trace_draws_what_the_furthest_cell_has_kept(data):
     assert list(panels[0].lines) == ["ours", "peer"]
     assert list(panels[0].lines["ours"].x) == list(range(1, STEPS[-1] + 1))
     assert np.allclose(panels[1].lines["ours"].y, np.log(np.arange(1, 51)) + 1)
+
+
+FAMILY = View("times", "trace", "Time", "step", "time *", "step", "seconds", "engine", series="times")
+
+
+def test_a_family_of_arrays_is_a_line_each_and_a_panel_for_each_hue(tmp_path):
+    folder = tuning_run(tmp_path / "synthetic" / "run")
+    records = [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
+    for record in records:
+        x = np.arange(1.0, 4.0)
+        place = folder / "artifacts" / record["pass_id"] / f"times-{record['columns']['steps']}.npz"
+        more = {"time reward": x * np.nan if record["pass_id"] == "ours-1" else x / 2}
+        np.savez(place, step=x, **{"time sampling": x * 2, "timer": x}, **more)
+        path = place.relative_to(folder).as_posix()
+        record["artifacts"].append({"path": path, "bytes": place.stat().st_size, "sha256": ""})
+    (folder / "records.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    data = load(folder, workload())
+    panels = trace_panels(data, FAMILY).panels
+    lines = {panel.title: {name: line.y.tolist() for name, line in panel.lines.items()} for panel in panels}
+    both = {"sampling": [2, 4, 6], "reward": [0.5, 1, 1.5]}
+    assert lines == {
+        f"ours, {REWARDS[0]}": both, f"peer, {REWARDS[0]}": both,
+        f"ours, {REWARDS[1]}": {"sampling": [2, 4, 6]}, f"ours, {REWARDS[2]}": both,
+    }  # fmt: skip
+    drawn = draw(FAMILY, data)
+    assert drawn.alt.endswith(": sampling, reward")
+    colours = [line.get_color() for line in drawn.figure.axes[0].lines[:2]]
+    assert colours[0] != colours[1]
+    pens = [line["pen"] for line in chart(FAMILY, data)["panels"][0]["lines"]]
+    assert pens == [0, 1]
+    nothing = dataclasses.replace(FAMILY, y="other *")
+    assert draw(nothing, data).why == "no measured cell has kept other in times"
 
 
 def test_pictures_of_all_before_and_after_and_of_one_in_between(data):

@@ -145,6 +145,46 @@ def test_the_divergence_is_zero_before_the_first_update(values: dict[str, Any]) 
     assert first.unet_forwards == 4 * 2 * (3 + 3 + 9)  # guided: sampling, base, learning
 
 
+@pytest.mark.parametrize("values", [{}, FLOW | ALIKE | {"sample_batch_size": 8}], ids=["ddim", "alike"])
+def test_a_divergence_that_is_only_measured_changes_nothing(values: dict[str, Any]) -> None:
+    """On all samples it is that of the KL term; on some, of these; weights are the same to the bit."""
+    options = {"whole": {"measure_kl": 1.0}, "some": {"measure_kl": 0.25}, "none": {}}
+    ends, logs, pairs = {}, {}, {}
+    for name, option in options.items():
+        one = engine(tiny_sd3() if values else None, **values | option)
+        list(one.run(1))
+        told: list[tuple[Tensor, Tensor]] = pairs.setdefault(name, [])
+        terms = one._learner._terms
+
+        def spied(
+            found: Any, a: Tensor, pair: Any, inputs: Any, which: Tensor, terms: Any = terms, told: Any = told
+        ) -> Any:
+            made = terms(found, a, pair, inputs, which)
+            told.append((pair.sample, made.divergence))
+            return made
+
+        one._learner._terms = spied
+        (logs[name],) = one.run(2)
+        ends[name] = weights(one)
+    for name in ("some", "none"):
+        assert all(torch.equal(weight, ends["whole"][n]) for n, weight in ends[name].items())
+    count = one.config.samples_per_epoch
+    few = set(range(0, count, 4))  # a quarter, spread evenly: of every group of four its first
+    expected = {"whole": range(count), "some": few}
+    for name, asked in expected.items():
+        known = [
+            float(kl)
+            for sample, each in pairs["whole"]
+            for n, kl in zip(sample.tolist(), each, strict=True)
+            if n in asked
+        ]
+        assert logs[name].kl_base == pytest.approx(np.mean(known), rel=1e-5)
+        assert logs[name].kl_base > 0
+    assert logs["none"].kl_base is None
+    assert "kl_base" not in logs["none"].by_step
+    assert None not in logs["some"].by_step["kl_base"]
+
+
 def test_the_gradient_of_the_divergence_is_that_of_finite_differences() -> None:
     """With advantages of zero the KL term is all there is."""
     one = engine(tiny_sd3(), **FLOW, kl_beta=0.5, sample_num_batches_per_epoch=1, train_max_grad_norm=1e9)
@@ -152,7 +192,7 @@ def test_the_gradient_of_the_divergence_is_that_of_finite_differences() -> None:
     with one._working():
         found = one._sample(1, False)
         with one.base():
-            found.base = base_means(one._policy, found, 4)
+            found.base = base_means(one._policy, found, 4, 3)
         (pairs,) = updates(one.config, torch.device("cpu"))
         nothing = torch.zeros(4)
         name, weight = next((n, p) for n, p in one._learner.weights.items() if ".lora_B." in n)
@@ -177,8 +217,8 @@ def test_a_divergence_holds_the_policy_near_its_base() -> None:
         with one._working():
             found = one._sample(1, False)
             with one.base():
-                base = base_means(one._policy, found, 4)
-            tuned = base_means(one._policy, found, 4)
+                base = base_means(one._policy, found, 4, 3).means
+            tuned = base_means(one._policy, found, 4, 3).means
         ends.append(float((tuned - base).square().mean()))
     assert ends[1] < ends[0] / 2
 
@@ -346,7 +386,7 @@ def test_processes_tell_the_same(tmp_path: Path) -> None:
     first, second = two_ranks(script, tmp_path)
     own, other = first.pop("own"), second.pop("own")
     assert all(torch.equal(first[name], second[name]) for name in first)
-    count, off, _, _, _, kl = (own + other).sum(1).tolist()
+    count, off, _, _, _, kl, _ = (own + other).sum(1).tolist()
     assert float(first["ratio_mean"]) == pytest.approx(1 + off / count, abs=1e-12)
     assert float(first["kl_base"]) == pytest.approx(kl / count)
     assert not torch.equal(own, other)
@@ -375,6 +415,13 @@ REFUSED = [
     ({"kl_beta": -0.1}, r"kl_beta must not be negative, not -0.1.*0 is no KL term"),
     ({"kl_beta": math.nan}, r"kl_beta must not be negative, not nan"),
     ({"train_clip_range_high": 0}, r"train_clip_range_high must be a positive number, not 0"),
+    ({"measure_kl": 1.5}, r"measure_kl must lie in \[0, 1\], not 1.5: .*0.25 is usual"),
+    ({"measure_kl": 0.5, "algorithm": "nft"}, r"measure_kl is an option of policy gradients"),
+    ({"measure_kl": 0.5, "engine": "trl"}, r"TRL's engine knows no measure_kl"),
+    (
+        {"measure_kl": 0.5, "keep_sampling_graph": True, "sample_num_batches_per_epoch": 1},
+        r"measure_kl needs the means of denoising steps",
+    ),
     ({"ema_decay": 1.0}, r"ema_decay must lie in \[0, 1\), not 1.0"),
     ({"ratio_norm": "yes"}, r"ratio_norm must be true or false, not 'yes'"),
     ({"advantage_deviation": "bach"}, r"advantage_deviation 'bach' is unknown.*batch"),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,12 @@ import pytest
 
 from bench.suite.plan import make_plan
 from bench.workload import Missing
+from ddposink.ddpo.names.trainer import _told
 from ddposink.ddpo.protocol import StepLog
 from ddposink.rewards.http import RETRIES, TIMEOUT
+from ddposink.workloads import ddpo_run
 from ddposink.workloads.ddpo import DdpoParams, DdpoWorkload
-from ddposink.workloads.ddpo_artifacts import maps, save_logs
+from ddposink.workloads.ddpo_artifacts import maps, save_logs, times
 from helpers.reward_server import serving, text
 from helpers.training import Ctx, suite
 
@@ -35,8 +39,19 @@ def measure(suite: Any, place: Path) -> Ctx:
 
 @pytest.fixture(scope="module")
 def ctx(pipeline: str, tmp_path_factory: pytest.TempPathFactory) -> Ctx:
+    """With the ``logs`` of the training's steps."""
     given = suite(pipeline, **OPTIONS, grid={"reward": [SUM], "steps": [0, 2, 3]})
-    return measure(given, tmp_path_factory.mktemp("grpo"))
+    logs: list[StepLog] = []
+
+    def shown(log: StepLog, show: Any = ddpo_run._shown) -> dict[str, float]:
+        logs.append(log)
+        return show(log)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ddpo_run, "_shown", shown)
+        ctx = measure(given, tmp_path_factory.mktemp("grpo"))
+    ctx.logs = logs
+    return ctx
 
 
 def arrays(answer: dict[str, Any], name: str) -> dict[str, np.ndarray]:
@@ -73,10 +88,80 @@ def test_everything_told_is_recorded(ctx: Ctx) -> None:
 def test_the_declared_views_find_their_arrays(ctx: Ctx) -> None:
     curves = arrays(ctx.answers[f"{SUM} · {SAID} · 3"], "train-3.npz")
     for view in DdpoWorkload.views:
-        if view.name == "ratios-by-denoising-step":
+        if view.kind == "map":
             assert {view.hue, view.x, view.y} <= curves.keys()
         elif view.series == "train":
-            assert {view.x, view.y} <= curves.keys()
+            assert view.x in curves
+            assert any(fnmatch(name, view.y) for name in curves), view.name
+
+
+# What a training must tell: in the record, in the live view, to a tracker, and drawn. Of a weighted reward
+# the parts are words of the record, as what is called so is not known before.
+TOLD: dict[str, tuple[str, str, str, str]] = {
+    "mean of the ratios": ("ratio_mean", "ratio less one", "ratio_mean", "ratio_off_by_step"),
+    "their deviation": ("ratio_std", "deviation", "ratio_std", "ratio_std_by_step"),
+    "clipped above": ("clipped_above", "above", "clipped_above", "clipped_above_by_step"),
+    "clipped below": ("clipped_below", "below", "clipped_below", "clipped_below_by_step"),
+    "groups without spread": ("flat_share", "flat", "flat_share", "flat_share"),
+    "a part": ("parts_while_training", "part noise", "reward/noise", "part *"),
+    "its share": ("parts_while_training", "share noise", "variance_share/noise", "share *"),
+    "gradient": ("gradient_norm", "gradient", "gradient_norm", "gradient_norm"),
+    "KL from the base": ("train_kl_base", "kl_base", "kl_base", "kl_base"),
+    "KL by denoising step": ("train_kl_base", "kl_base", "kl_base/denoising_step_1", "kl_base_by_step"),
+    "time in sampling": ("sampling_share", "sampling_s", "sampling_s", "time *"),
+    "time in the reward": ("reward_share", "reward_s", "reward_s", "time *"),
+    "time in learning": ("learning_share", "learning_s", "training_s", "time *"),
+}
+
+
+@pytest.mark.parametrize("what", TOLD)
+def test_what_a_training_must_tell_is_told_everywhere(ctx: Ctx, what: str) -> None:
+    metric, shown, tracked, drawn = TOLD[what]
+    last = ctx.answers[f"{SUM} · {SAID} · 3"]
+    if metric in last["metrics"]:
+        assert np.isfinite(last["metrics"][metric])
+        assert metric in {one.name for one in DdpoWorkload.metrics}
+    else:
+        assert re.fullmatch(
+            r"jpeg_compressibility \S+ \(\S+ % of the variance\); noise \S+ \(\S+ % of the variance\)",
+            last["conformance"][metric],
+        )
+    assert np.isfinite(ctx.shown[-1][2][shown])
+    curves = arrays(last, "train-3.npz")
+    assert np.isfinite(_told(ctx.logs[-1])[tracked])
+    assert any(view.series == "train" and view.y == drawn for view in DdpoWorkload.views)
+    names = [name for name in curves if fnmatch(name, drawn)]
+    assert names
+    assert all(np.isfinite(curves[name]).all() for name in names)
+
+
+def test_the_times_of_a_step_add_up_to_it(ctx: Ctx) -> None:
+    curves = arrays(ctx.answers[f"{SUM} · {SAID} · 3"], "train-3.npz")
+    spent = sum(curves[f"time {what}"] for what in ("sampling", "reward", "learning"))
+    assert np.allclose(np.cumsum(spent), curves["seconds"], rtol=1e-4)
+    assert min(curves[f"time {what}"].min() for what in ("sampling", "reward", "learning")) > 0
+
+
+def test_a_reward_that_is_not_timed_is_in_another_time() -> None:
+    logs = [StepLog(1, 0.1, 0.2, 0.3, 0.0, 0.0, 0.0, 8, 8, 2.0, 1.0)]
+    assert {name: values.tolist() for name, values in times(logs).items()} == {
+        "time sampling": [2.0], "time learning": [1.0],
+    }  # fmt: skip
+
+
+def test_kl_that_is_measured_only_is_in_the_plan_and_in_the_record(pipeline: str, tmp_path: Path) -> None:
+    given = suite(pipeline, measure_kl=0.25, grid={"steps": [2]})
+    assert (
+        make_plan(given, DdpoWorkload())
+        .notes[-1]
+        .startswith(
+            "measure_kl 0.25: the base model is asked on 1 of 4 samples of a training step, 6 of 102 forwards"
+        )
+    )
+    (answer,) = measure(given, tmp_path).answers.values()
+    assert answer["metrics"]["train_kl_base"] > 0
+    assert answer["metrics"]["unet_forwards"] == 2 * 102
+    assert "kl_base" in arrays(answer, "train-2.npz")
 
 
 def test_nothing_trained_is_nothing_told(ctx: Ctx) -> None:
@@ -103,7 +188,7 @@ def test_the_average_is_what_is_evaluated(pipeline: str, ctx: Ctx, tmp_path: Pat
 def test_a_training_without_kl_says_why_there_is_none(pipeline: str, tmp_path: Path) -> None:
     (answer,) = measure(suite(pipeline, grid={"steps": [1]}), tmp_path).answers.values()
     assert answer["metrics"]["train_kl_base"] == Missing(
-        "kl_beta is 0: the base model is not asked while training"
+        "kl_beta and measure_kl are 0: the base model is not asked while training"
     )
 
 
