@@ -77,8 +77,8 @@ class ModelRef:
             raise ValueError(f"'{Path(folder)}' holds no model: config.json is missing")
         if os.path.isfile(os.path.join(folder, f"model{PACKED}")):
             raise ValueError(
-                f"'{Path(folder)}' holds packed weights, which no library reads: write bundled:NAME for those "
-                f"of this package, or name the folder 'model' that train_sinks has written beside them"
+                f"'{Path(folder)}' holds packed weights, which no library reads: write bundled:NAME for "
+                f"those of this package, or name the folder 'model' that train_sinks has written beside them"
             )
         return cls("path", _spelt(folder))
 
