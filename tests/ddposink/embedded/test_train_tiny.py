@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import typer
+from safetensors.numpy import load_file
 from typer.testing import CliRunner
 
 from ddposink.assets.emoji import EmojiSet
@@ -53,10 +54,37 @@ def test_all_stages_end_in_a_pipeline_with_a_card(tmp_path: Path) -> None:
     assert not list(tmp_path.glob(".sd*"))  # nothing half-written is left
 
 
-def test_the_flow_model_is_trained_on_the_shipped_parts(tmp_path: Path) -> None:
+def test_the_flow_model_is_trained_on_the_shipped_parts_and_written_packed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is written is what the package holds: put together, the stock class loads it."""
+    from diffusers import StableDiffusion3Pipeline
+
+    from ddposink.models import assembled as module
+    from ddposink.models.packed import unpack
+
     code, said = run("flow", "--small", "--out", tmp_path)
     assert code == 0, said
-    assert (tmp_path / "flow.safetensors").is_file()
+    written = tmp_path / "data" / "emoji-sd3"
+    code, said = run("export-flow", "--small", "--out", tmp_path, "--target", written)
+    assert code == 0, said
+    shipped = module.DATA / "emoji-sd3"
+    names = [
+        {f.relative_to(folder) for f in folder.rglob("*") if f.is_file()} for folder in (written, shipped)
+    ]
+    assert names[0] == names[1]
+    card = (written / "README.md").read_text()
+    weights = [file.read_bytes() for file in written.rglob("*.packed.safetensors")]
+    assert all(hashlib.sha256(data).hexdigest() in card for data in weights)
+    assert "own picture nearest, guidance 3, 2 steps, weights as trained: %" in card
+    monkeypatch.setattr(module, "DATA", tmp_path / "data")
+    monkeypatch.setenv("DDPOSINK_CACHE", str(tmp_path / "cache"))
+    whole = module.assembled("emoji-sd3")
+    pipeline = StableDiffusion3Pipeline.from_pretrained(whole, text_encoder_3=None, tokenizer_3=None)
+    packed = load_file(written / "transformer" / "diffusion_pytorch_model.packed.safetensors")
+    found = pipeline.transformer.state_dict()
+    for name, value in unpack(packed).items():
+        assert np.array_equal(found[name].numpy(), value)
 
 
 def test_an_unfinished_one_is_made_of_the_shipped_parts_and_cut_off(tmp_path: Path) -> None:
