@@ -106,7 +106,7 @@ models.
 ## Weights
 
 Trained in float32, then packed: matrices as 8-bit integers with a float16 scale for each row, the rest
-float16 (`ddposink.models.packed`; `assembled` writes float32). Apache-2.0, as the pictures they were trained
+float16 (`ddposink.models.packed`; `assembled` writes float16). Apache-2.0, as the pictures they were trained
 on. Pictures and measures are of the packed weights unless it says otherwise.
 
 | file | sha256 |
