@@ -65,8 +65,8 @@ def _nft(config: Settings) -> None:
 def _dpo(config: Settings) -> None:
     if not is_real(config.dpo_beta) or not config.dpo_beta > 0:
         raise ValueError(
-            f"dpo_beta must be a positive number, not {config.dpo_beta!r}: below zero it would prefer what was "
-            f"rejected; {DPO_BETA:g} is the paper's"
+            f"dpo_beta must be a positive number, not {config.dpo_beta!r}: below zero the loss would prefer "
+            f"what was rejected; {DPO_BETA:g} is the paper's"
         )
     if config.dpo_pairs is not None:
         if not isinstance(config.dpo_pairs, str) or not config.dpo_pairs:
