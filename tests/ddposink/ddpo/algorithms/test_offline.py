@@ -18,7 +18,7 @@ from ddposink.ddpo.randomness import Randomness
 from helpers.pairs import write_choices
 from helpers.plain_algorithms import plain_offline_step
 from helpers.tiny import brightness, tiny_pipeline
-from helpers.tiny_flow import tiny_sd3
+from helpers.tiny_flow import tiny_flux, tiny_sd3, tiny_sdxl
 
 VALUES: dict[str, Any] = {
     "algorithm": "dpo",
@@ -93,6 +93,17 @@ def test_nothing_is_drawn_and_no_reward_is_asked(pipeline: Any, base: dict[str, 
     assert log.loss == pytest.approx(math.log(2), abs=0.3)
     assert (log.reward_mean, log.reward_std, log.flat_share, log.reward_s, log.samples) == (None,) * 4 + (0,)
     assert log.unet_forwards == sum(asked) == 2 * 4 * 2 * 4 * 3
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "base"), [(tiny_flux, FLOW | {"sample_guidance_scale": 3.0}), (tiny_sdxl, DDIM)]
+)
+def test_other_kinds_of_pipeline_learn_too(pipeline: Any, base: dict[str, Any], file: str) -> None:
+    one = engine(pipeline(), file, base)
+    before = weights(one)
+    first, _ = one.run(2)
+    assert first.loss == pytest.approx(math.log(2), abs=1e-6)
+    assert any(not torch.equal(weight, before[name]) for name, weight in weights(one).items())
 
 
 @KINDS
