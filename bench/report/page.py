@@ -18,7 +18,9 @@ from bench.gate.compare import Comparison
 from bench.report import about, comparisons, positions, published, side_by_side, tables
 from bench.report.beyond import beyond_control
 from bench.report.figure import save
-from bench.report.frames import RunData, load, workload_name
+from bench.report.frames import RunData, workload_name
+from bench.report.large.failures import all_failures
+from bench.report.large.load import LargeRun, load_run, refuse_large
 from bench.report.matrix import matrix_table
 from bench.report.plots import DrawnView, draw
 from bench.report.relative import relative
@@ -39,13 +41,20 @@ def write(
 ) -> Path:
     """Render everything of a run folder; see ``bench.report.render``."""
     data = read(run_dir, workload)
-    runs = [data] if baseline is None else [data, read(baseline, workload)]
+    return draw_run(data, None if baseline is None else read(baseline, workload), vectors=vectors)
+
+
+def draw_run(data: RunData, baseline: RunData | None = None, *, vectors: bool = True) -> Path:
+    """As `write`, of a run (and a baseline) that has been read."""
+    run_dir, runs = data.folder, [data] if baseline is None else [data, baseline]
+    if baseline is not None:
+        refuse_large(runs)
     comparison = side_by_side.compare_runs(runs) if len(runs) > 1 else None
     page = run_dir / "README.md"
     with _clear_errors(run_dir):
         pictures = _pictures(data, ("png", "svg") if vectors else ("png",))
         found = _tables(data) | (side_by_side.tables(comparison) if comparison else {})
-        _write_tables(run_dir / "tables", found)
+        _write_tables(data, found)
         write_atomic(page, _page(data, pictures, found, "svg" if vectors else "png"))
         _write_comparison(run_dir, comparison)
         write_page(run_dir, runs, found, side_by_side.page_section(comparison) if comparison else None)
@@ -55,6 +64,7 @@ def write(
 def write_several(folders: Sequence[Path], baseline: Path, out: Path) -> Path:
     """One page of several runs, each held against the baseline, in a folder of its own; returns its path."""
     runs = [read(folder) for folder in (*folders, baseline)]
+    refuse_large(runs)
     comparison = side_by_side.compare_runs(runs)
     found = side_by_side.tables(comparison)
     title = f"{', '.join(comparison.runs)} against {comparison.baseline}"
@@ -89,11 +99,11 @@ def _clear_errors(folder: Path) -> Iterator[None]:
 
 
 def read(
-    run_dir: Path, workload: Workload | None = None, *, loaded_by: Callable[..., RunData] = load
+    run_dir: Path, workload: Workload | None = None, *, loaded_by: Callable[..., RunData] = load_run
 ) -> RunData:
     """A run folder as data; its workload is looked up by name if not given. Raises UserError.
 
-    ``loaded_by`` is `load`, or `load_to_compare` where nothing is drawn.
+    ``loaded_by`` is `load_run`, or `load_to_compare` where nothing is drawn.
     """
     if not any((run_dir / name).exists() for name in (RECORDS, PLAN, SUITE)):
         raise UserError(
@@ -160,19 +170,26 @@ def _tables(data: RunData) -> dict[str, Table]:
             found[f"positions-{slug(view.name)}"] = positions.position_buckets(data, view)
         if view.kind == "matrix":
             found[f"matrix-{slug(view.name)}"] = matrix_table(data, view)
-    found |= {"published": published.beside(data), "failures": tables.failures(data)}
+    found["published"] = published.beside(data)
+    for table in filter(None, found.values()) if data.chosen else ():
+        table.notes.append(f"Not all cells: {data.chosen}.")
+    found["failures"] = all_failures(data) if isinstance(data, LargeRun) else tables.failures(data)
     found["metrics"] = tables.legend(data)
     return {name: table for name, table in found.items() if table is not None and table.rows}
 
 
-def _write_tables(folder: Path, found: Mapping[str, Table]) -> None:
+def _write_tables(data: RunData, found: Mapping[str, Table]) -> None:
+    folder = data.folder / "tables"
     folder.mkdir(exist_ok=True)
     written = set()
     for name, table in found.items():
         if name.startswith("_"):
             continue
         write_atomic(folder / f"{name}.md", f"# {md(table.title)}\n\n{table.markdown()}")
-        write_atomic(folder / f"{name}.csv", table.csv())
+        if name == "full" and isinstance(data, LargeRun):
+            data.every.write(folder / f"{name}.csv", data.all_plain())
+        else:
+            write_atomic(folder / f"{name}.csv", table.csv())
         written |= {f"{name}.md", f"{name}.csv"}
     _remove_stale(folder, written)
 
@@ -198,8 +215,9 @@ def _page(
     )
     text = environment.get_template("README.md.j2").render(
         data=data,
-        measured=len(data.ok),
+        measured=data.whole.statuses.get(str(Status.OK), 0),
         status=about.status_line(data),
+        chosen=data.chosen,
         edited=about.edited_line(data),
         when=about.when_line(data),
         pictures=[(picture, Md(stem)) for picture, stem in pictures if picture.figure is not None],
@@ -211,11 +229,12 @@ def _page(
         compared=[(table, Md(name[1:])) for name, table in found.items() if name.startswith("_")],
         detailed=[t for name, t in found.items() if name.startswith(("positions-", "matrix-"))],
         unpaired=comparisons.missing_reference(data),
+        of_drawn=" (of the cells drawn)" if data.chosen else "",
         machine=[(about.topic(key), value) for key, value in about.machine(data.env)],
-        environments=len({record.env for record in data.records}),
+        environments=data.whole.environments,
         command=Md(about.command(data)),
-        open=len(data.planned.keys() - {record.cell for record in data.records}),
-        retry=any(record.status not in (Status.OK, Status.NAN) for record in data.records),
+        open=data.whole.unanswered,
+        retry=bool(data.whole.statuses.keys() - {str(Status.OK), str(Status.NAN)}),
         plural=plural,
     )
     return re.sub(r"\n{3,}", "\n\n", text).rstrip() + "\n"
