@@ -2,8 +2,8 @@
 
 Wanted on two cores: resume under 15 seconds and 1 GB; gate, history and comparison under 60 seconds and 2 GB
 each; report and publication under 2 GB, and a page that opens in under 3 seconds. Run with
-``python -m pytest benchmarks/test_large.py -o addopts= --benchmark-only --basetemp DIR``, where DIR has room
-for 12 GB. ``LARGE=100000`` takes fewer records. The small form, which counts parses, is in
+``python -m pytest benchmarks/test_large.py -o addopts= -o timeout=0 --benchmark-only -s --basetemp DIR``, where
+DIR has room for 12 GB; with ``LARGE_AT=DIR`` the runs stay there for the next time. ``LARGE=100000`` takes fewer records. The small form, which counts parses, is in
 tests/bench/results/test_index.py.
 """
 
@@ -45,10 +45,13 @@ assert sum(len(work.cells) for work in left) == 100, len(left)
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A large run and three small ones, and the index of the large one, whose making is told."""
-    folder = tmp_path_factory.mktemp("large") / "sinks"
-    large = large_run(folder / "20260101-000000-aaaaaa", COUNT)
-    for day, drift in ((2, 0.0), (3, 0.1), (4, 0.1)):
-        large_run(folder / f"2026010{day}-000000-bbbbbb", FEW, drift=drift)
+    kept = os.environ.get("LARGE_AT")
+    folder = (Path(kept) if kept else tmp_path_factory.mktemp("large")) / "sinks"
+    large = folder / "20260101-000000-aaaaaa"
+    if not (large / RECORDS).exists():
+        large_run(large, COUNT)
+        for day, drift in ((2, 0.0), (3, 0.1), (4, 0.1)):
+            large_run(folder / f"2026010{day}-000000-bbbbbb", FEW, drift=drift)
     before, cpu = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
     open_index(large / RECORDS)
     wall = time.perf_counter() - before

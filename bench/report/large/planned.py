@@ -30,12 +30,13 @@ def walk(path: Path, rest: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _members(text: str, rest: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """The elements of the lists ``passes`` and ``cells``, each with the list's name."""
+    """The elements of the lists ``passes`` and ``cells``, each with the list's name; first None."""
     place = _expect(text, 0, "{")
     while text[place : place + 1] != "}":
         key, place = _value(text, place)
         place = _expect(text, place, ":")
         if key in _LISTS and text[place : place + 1] == "[":
+            yield str(key), None  # an empty list is one, too
             place = _skip(text, place + 1)
             while text[place : place + 1] != "]":
                 element, place = _value(text, place)
