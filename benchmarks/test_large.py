@@ -2,9 +2,10 @@
 
 Wanted on two cores: resume under 15 seconds and 1 GB; gate, history and comparison under 60 seconds and 2 GB
 each; report and publication under 2 GB, and a page that opens in under 3 seconds. Run with
-``python -m pytest benchmarks/test_large.py -o addopts= -o timeout=0 --benchmark-only -s --basetemp DIR``, where
-DIR has room for 12 GB; with ``LARGE_AT=DIR`` the runs stay there for the next time. ``LARGE=100000`` takes fewer records. The small form, which counts parses, is in
-tests/bench/results/test_index.py.
+``python -m pytest benchmarks/test_large.py -o addopts= -o timeout=0 --benchmark-only -s --basetemp DIR``,
+where DIR has room for 12 GB; with ``LARGE_AT=DIR`` the runs stay there for the next time, and
+``LARGE=100000`` takes fewer records. The small forms, which count parses, are in
+tests/bench/results/test_index.py and tests/bench/report/large/.
 """
 
 from __future__ import annotations

@@ -28,6 +28,15 @@ def status_line(data: RunData) -> str:
     return said + ("; " + ", ".join(parts) if parts else "")
 
 
+def all_of_them(data: RunData) -> str:
+    """Where not all cells are drawn: where the others are, as a sentence without its full stop."""
+    count = plural(data.whole.answered, "cell")
+    return (
+        f"All {count} are counted here and have a line each in tables/full.csv; "
+        "python -m bench report RUN --only LABEL draws those that LABEL names"
+    )
+
+
 def edited_line(data: RunData) -> str:
     """A sentence that must not be overlooked if records were edited; empty if none was."""
     edited = data.whole.edited

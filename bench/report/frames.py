@@ -54,6 +54,7 @@ class RunData:
     contents: dict[str, Any] = field(default_factory=dict)  # of views, see ``bench.report.contents``
     named: dict[Hashable, dict[Hashable, str]] = field(default_factory=dict)  # see ``bench.report.names``
     edited: dict[str, Edited] = field(default_factory=dict)  # cell id → its record, if no longer as measured
+    out: Path | None = None  # where its report goes, if not into its own folder
     of_all: Whole | None = None  # where only some cells are here: see ``bench.report.large``
 
     @property
@@ -62,6 +63,11 @@ class RunData:
         return str(
             self.suite.get("suite") or (self.records[0].suite if self.records else self.folder.parent.name)
         )
+
+    @property
+    def pages(self) -> Path:
+        """The folder of its report."""
+        return self.out or self.folder
 
     @property
     def whole(self) -> Whole:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -20,7 +21,8 @@ from bench.report.beyond import beyond_control
 from bench.report.figure import save
 from bench.report.frames import RunData, workload_name
 from bench.report.large.failures import all_failures
-from bench.report.large.load import LargeRun, load_run, refuse_large
+from bench.report.large.load import load_only, load_run
+from bench.report.large.run import LargeRun, refuse_large
 from bench.report.matrix import matrix_table
 from bench.report.plots import DrawnView, draw
 from bench.report.relative import relative
@@ -44,14 +46,20 @@ def write(
     return draw_run(data, None if baseline is None else read(baseline, workload), vectors=vectors)
 
 
+def write_only(run_dir: Path, wanted: str, *, vectors: bool = True) -> Path:
+    """Render the cells of a run folder that ``wanted`` names, in a folder of their own below it."""
+    return draw_run(read(run_dir, loaded_by=partial(load_only, wanted=wanted)), vectors=vectors)
+
+
 def draw_run(data: RunData, baseline: RunData | None = None, *, vectors: bool = True) -> Path:
     """As `write`, of a run (and a baseline) that has been read."""
-    run_dir, runs = data.folder, [data] if baseline is None else [data, baseline]
+    run_dir, runs = data.pages, [data] if baseline is None else [data, baseline]
     if baseline is not None:
         refuse_large(runs)
     comparison = side_by_side.compare_runs(runs) if len(runs) > 1 else None
     page = run_dir / "README.md"
     with _clear_errors(run_dir):
+        run_dir.mkdir(parents=True, exist_ok=True)
         pictures = _pictures(data, ("png", "svg") if vectors else ("png",))
         found = _tables(data) | (side_by_side.tables(comparison) if comparison else {})
         _write_tables(data, found)
@@ -113,7 +121,7 @@ def read(
     problem = None
     if workload is None:
         workload, problem = _look_up(run_dir)
-    data = loaded_by(run_dir, workload)
+    data = loaded_by(run_dir, workload=workload)
     if not data.records and not data.planned and "workload" not in data.suite:  # files of the same names
         raise UserError(
             f"{run_dir} holds no record, no plan and no suite of ours: nothing was written there",
@@ -139,7 +147,7 @@ def _look_up(run_dir: Path) -> tuple[Workload | None, str | None]:
 
 def _pictures(data: RunData, drawn_as: Sequence[str]) -> list[tuple[DrawnView, str]]:
     """Draw and save every view; headline views first. Returns pictures with the stems of their files."""
-    folder = data.folder / "plots"
+    folder = data.pages / "plots"
     drawn = (view for view in data.words.views if view.kind != "texts")
     views = sorted(drawn, key=lambda view: (not view.headline, view.kind != "pictures"))
     stems, written, found = set[str](), set[str](), []
@@ -179,7 +187,7 @@ def _tables(data: RunData) -> dict[str, Table]:
 
 
 def _write_tables(data: RunData, found: Mapping[str, Table]) -> None:
-    folder = data.folder / "tables"
+    folder = data.pages / "tables"
     folder.mkdir(exist_ok=True)
     written = set()
     for name, table in found.items():
@@ -218,6 +226,8 @@ def _page(
         measured=data.whole.statuses.get(str(Status.OK), 0),
         status=about.status_line(data),
         chosen=data.chosen,
+        all_of_them=about.all_of_them(data),
+        up="../../" if data.out else "",
         edited=about.edited_line(data),
         when=about.when_line(data),
         pictures=[(picture, Md(stem)) for picture, stem in pictures if picture.figure is not None],
@@ -229,7 +239,7 @@ def _page(
         compared=[(table, Md(name[1:])) for name, table in found.items() if name.startswith("_")],
         detailed=[t for name, t in found.items() if name.startswith(("positions-", "matrix-"))],
         unpaired=comparisons.missing_reference(data),
-        of_drawn=" (of the cells drawn)" if data.chosen else "",
+        of_drawn=Md(" (of the cells drawn)" if data.chosen else ""),
         machine=[(about.topic(key), value) for key, value in about.machine(data.env)],
         environments=data.whole.environments,
         command=Md(about.command(data)),

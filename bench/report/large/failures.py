@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from bench.report.columns import to_frame
 from bench.report.large import CHOSEN_CELLS
-from bench.report.large.load import LargeRun
+from bench.report.large.run import LargeRun
 from bench.report.tables import Table, cause_of, failures
 from bench.results.record import Status
 

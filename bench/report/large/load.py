@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from bench.errors import UserError
 from bench.report import frames
@@ -17,6 +18,7 @@ from bench.report.large import CHOSEN_CELLS, MOST_CELLS
 from bench.report.large.choice import choose
 from bench.report.large.every import EveryCell
 from bench.report.large.planned import walk
+from bench.report.large.run import LargeRun
 from bench.report.large.survey import Anchor, Survey
 from bench.report.vocabulary import metrics_of, vocabulary
 from bench.results.digest import Integrity
@@ -24,24 +26,47 @@ from bench.results.index import Index, open_index
 from bench.results.outline import DAMAGED_LINE
 from bench.results.record import Record, canonical
 from bench.results.store import ENV, PLAN, RECORDS, SUITE, edited_at
-from bench.text import plural
+from bench.suite.choice import named
+from bench.text import clean, plural, slug
 from bench.workload import Controlled, Workload
 
 _COLUMNS = ("names", "column_names", "units", "status", "reason", "pass_id")
 _CHUNK = 1 << 20
 
 
-@dataclass
-class LargeRun(RunData):
-    """The chosen cells of a run, which behave like a run of their own, and the index of all."""
+class _Cell(NamedTuple):
+    """A record as far as ``--only`` can ask for it."""
 
-    index: Index = field(kw_only=True)
-    rows: Sequence[int] = field(kw_only=True)  # of the index: every cell, in the order of the plan
-    every: EveryCell = field(kw_only=True)  # the table of all cells
+    id: str
+    label: str
+    seed: int
 
-    def all_plain(self) -> Iterator[dict[str, Any]]:
-        """Every cell's record as JSON data, read one after the other."""
-        return map(self.index.plain, self.rows)
+
+def load_only(folder: Path, wanted: str, workload: Workload | None = None) -> RunData:
+    """Of a run folder the cells that ``wanted`` names (as `run --only` does), to be drawn in ``only/``.
+
+    Raises UserError if it names none.
+    """
+    if not (folder / RECORDS).exists():
+        raise UserError(f"{folder} holds no record", hint="give the folder of a run that has measured")
+    index = open_index(folder / RECORDS, (*_COLUMNS, "label", "seed"))
+    columns = [index.columns[name] for name in ("cell", "label", "seed")]
+    newest = {columns[0][row]: row for row in index.rows()}
+    ids = named(wanted, [_Cell(*(column[row] for column in columns)) for row in newest.values()])
+    del columns[1:], index.columns["label"], index.columns["seed"]
+    return _load(folder, workload, index, newest, Asked(wanted, ids))
+
+
+class Asked(NamedTuple):
+    """What was asked for, and the ids of these cells."""
+
+    wanted: str
+    ids: set[str]
+
+    @property
+    def place(self) -> str:
+        """The folder of the report: no two requests have the same."""
+        return f"{slug(self.wanted)[:60]}-{hashlib.sha256(self.wanted.encode()).hexdigest()[:6]}"
 
 
 def load_run(folder: Path, workload: Workload | None = None) -> RunData:
@@ -56,17 +81,6 @@ def load_run(folder: Path, workload: Workload | None = None) -> RunData:
     return _load(folder, workload, index, newest)
 
 
-def refuse_large(runs: Iterable[RunData]) -> None:
-    """Raise UserError for runs that are too large to stand side by side on a page."""
-    for run in runs:
-        if isinstance(run, LargeRun):
-            raise UserError(
-                f"{run.folder} has {plural(len(run.rows), 'cell')}: a page of several runs is drawn of "
-                f"at most {MOST_CELLS:,} cells each",
-                hint="`python -m bench compare` prints how they differ; without a baseline a page is drawn",
-            )
-
-
 def _more_lines(path: Path, most: int) -> bool:
     """Whether a file has more than so many lines; read no further than that."""
     count = 0
@@ -77,29 +91,34 @@ def _more_lines(path: Path, most: int) -> bool:
     return count > most
 
 
-def _load(folder: Path, workload: Workload | None, index: Index, newest: Mapping[str, int]) -> LargeRun:
+def _load(
+    folder: Path,
+    workload: Workload | None,
+    index: Index,
+    newest: Mapping[str, int],
+    asked: Asked | None = None,
+) -> LargeRun:
     notes = frames.lost_lines(folder, sum(1 for _ in index.rows(DAMAGED_LINE)))
     suite, env = frames.read_yaml(folder / SUITE, notes), frames.read_json(folder / ENV, notes)
     plan, planned = _plan(folder / PLAN, notes)
     notes += frames.planned_notes(plan)
     rows = [newest[cell] for cell in planned if cell in newest] if planned else [*newest.values()]
     notes += frames.stale(len(newest) - len(rows))
-    edited_rows = _edited(index, rows)
-    notes += frames.edited_notes([edited_at(index, row) for row in edited_rows[: frames.MOST_NAMED]])
+    of, missing = len(rows), len(rows) < len(planned)
+    if asked:  # no telling which of the cells without an answer it means
+        rows, planned = [row for row in rows if index.columns["cell"][row] in asked.ids], {}
+    edited = {index.columns["cell"][row]: row for row in _edited(index, rows)}
+    first = [edited_at(index, row) for row in [*edited.values()][: frames.MOST_NAMED]]
+    notes += frames.edited_notes(first)
     survey = Survey(_names(index, rows), _anchors(suite, workload))
     for row in rows:
         survey.add(index.plain(row))
     notes += survey.caveats()
     metrics = metrics_of(workload, _kinds(index, rows))
     notes += frames.shadowed(set(survey.measured) - set(metrics))
-    given = {name: one.given for name, one in survey.parameters.items()}
-    choice = choose(given, len(rows), CHOSEN_CELLS, survey.kept)
-    records = [index.record(rows[place]) for place in choice.places]
-    rule = f" ({choice.rule})" if choice.rule else ""
-    chosen = f"{len(records):,} of {plural(len(rows), 'cell')} are drawn{rule}"
+    records, chosen = _chosen(index, rows, survey, asked, of)
     words = replace(vocabulary(workload, records), metrics=metrics)
-    edited = {index.columns["cell"][row] for row in edited_rows}
-    kept = {record.cell for record in records}
+    drawn = {record.cell for record in records}
     return LargeRun(
         folder,
         records,
@@ -107,19 +126,32 @@ def _load(folder: Path, workload: Workload | None, index: Index, newest: Mapping
         words,
         suite,
         env,
-        plan | _asked(folder / PLAN, records, len(rows) < len(planned)),
-        dict.fromkeys((cell for cell in planned if cell in kept), ""),
+        plan | (_requested(folder / PLAN, records) if missing else {}),
+        {cell: "" for cell in planned if cell in drawn},
         notes,
-        edited={
-            index.columns["cell"][r]: edited_at(index, r)
-            for r in edited_rows
-            if index.columns["cell"][r] in kept
-        },
+        edited={cell: edited_at(index, row) for cell, row in edited.items() if cell in drawn},
         of_all=survey.whole(len(planned), len(planned) - len(rows) if planned else 0, len(edited), chosen),
+        out=folder / "only" / asked.place if asked else None,
         index=index,
         rows=rows,
         every=EveryCell(survey, words, frozenset(edited)),
     )
+
+
+def _chosen(
+    index: Index, rows: Sequence[int], survey: Survey, asked: Asked | None, of: int
+) -> tuple[list[Record], str]:
+    """The records to be drawn, and which these are, as a sentence."""
+    most = MOST_CELLS if asked and len(rows) <= MOST_CELLS else CHOSEN_CELLS
+    given = {name: one.given for name, one in survey.parameters.items()}
+    choice = choose(given, len(rows), most, survey.kept)
+    records = [index.record(rows[place]) for place in choice.places]
+    rule = f" ({choice.rule})" if choice.rule else ""
+    said = f"{len(records):,} of {plural(len(rows), 'cell')} are drawn{rule}"
+    if asked:
+        beginning = f"{len(rows):,} of {plural(of, 'cell')} are looked at, those called {asked.wanted!r}"
+        said = f"{beginning}; {said}" if rule else beginning
+    return records, clean(said, 2000)
 
 
 def _plan(path: Path, notes: list[str]) -> tuple[dict[str, Any], dict[str, None]]:
@@ -134,13 +166,11 @@ def _plan(path: Path, notes: list[str]) -> tuple[dict[str, Any], dict[str, None]
         return {}, {}
 
 
-def _asked(path: Path, records: Sequence[Record], missing: bool) -> dict[str, Any]:
-    """Of a plan with cells that were not answered: those of the settings that are drawn."""
-    if not missing:
-        return {}
+def _requested(path: Path, records: Sequence[Record]) -> dict[str, Any]:
+    """Of a plan whose cells are not all here: those of the settings that are drawn."""
     settings = {canonical(record.params) for record in records}
-    asked = (cell for cell in walk(path, {}) if "params" in cell)
-    return {"cells": [cell for cell in asked if canonical(cell["params"]) in settings]}
+    cells = (cell for cell in walk(path, {}) if "params" in cell)
+    return {"cells": [cell for cell in cells if canonical(cell["params"]) in settings]}
 
 
 def _edited(index: Index, rows: Sequence[int]) -> list[int]:

@@ -19,6 +19,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from bench.report.about import all_of_them
 from bench.report.frames import RunData
 from bench.report.tables import Table
 from bench.report.web import cells, memory, sections
@@ -95,6 +96,7 @@ def html(
             sections=sections.contents(there | {"cells": records, "notes": notes}, groups, heading),
             heading=heading,
             chosen=runs[0].chosen,
+            all_of_them=all_of_them(runs[0]),
             left_out=payload["cells"].get("left_out", 0),
             table_cells=len(payload["cells"]["cells"]),
             measured=any(run.whole.statuses.get(str(Status.OK)) for run in runs),

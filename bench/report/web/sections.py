@@ -155,7 +155,7 @@ def _chart_html(spec: Mapping[str, Any], runs: Sequence[RunData]) -> dict[str, A
     """Title and static pictures of a chart, as far as the runs have them in their folders."""
     found = []
     for run, name in zip(runs, names(runs), strict=True):
-        path = run.folder / "plots" / f"{slug(spec['name'])}.png"
+        path = run.pages / "plots" / f"{slug(spec['name'])}.png"
         if path.is_file():
             alt = f"{spec['title']}: {spec['yLabel']} against {spec['xLabel']}"
             alt = alt if len(runs) == 1 else f"{name}: {alt}"

@@ -17,12 +17,13 @@ from hypothesis import strategies as st
 from bench import registry
 from bench.errors import UserError
 from bench.export import site
-from bench.report import frames, page, render
+from bench.report import frames, page, render, render_only
 from bench.report.about import status_line, when_line
 from bench.report.contents import contents
 from bench.report.large import CHOSEN_CELLS, MOST_CELLS, failures, load
-from bench.report.large.load import LargeRun, load_run
+from bench.report.large.load import load_run
 from bench.report.large.planned import walk
+from bench.report.large.run import LargeRun
 from bench.report.select import requested_seeds
 from bench.report.tables import failures as plain_failures
 from bench.report.tables import full
@@ -121,7 +122,7 @@ def test_page_tables_and_pictures_say_what_they_leave_out(
     folder = grid_run(tmp_path / "run")
     readme = render(folder, Synthetic()).read_text()  # type: ignore[arg-type]
     said = "20 of 60 cells are drawn (4 of 12 values of length, evenly spaced)"
-    assert f"**{said}.** Every cell" in readme
+    assert f"**{said}.** All 60 cells are counted here" in readme
     assert "**51 of 60 cells measured; 9 oom.**" in readme
     shown = (folder / "index.html").read_text()
     assert shown.count(said) > 5  # on top, over the cells, below tables and pictures
@@ -226,6 +227,29 @@ def test_a_large_run_has_no_page_beside_another(small: None, tmp_path: Path) -> 
         with pytest.raises(UserError, match="has 60 cells: a page of several runs is drawn of"):
             draw()
     assert not (tmp_path / "out").exists()
+
+
+def test_cells_that_are_asked_for_have_a_report_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a run of any size, and the report of the run stays as it is."""
+    monkeypatch.setitem(registry._registered, "synthetic", f"{__name__}:PLAIN")
+    folder = grid_run(tmp_path / "run")
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    written = render_only(folder, "SINK 4+508 @ *")
+    assert {path: path.read_bytes() for path in before} == before
+    assert written.parent.parent == folder / "only"
+    text = written.read_text()
+    assert "**12 of 12 cells measured.**" in text
+    assert "12 of 60 cells are looked at, those called 'SINK 4+508" in text
+    assert "so nothing is compared with it (of the cells drawn)." in text
+    assert (written.parent / re.findall(r"suite as it was run is in \[\S+\]\((\S+)\)", text)[0]).is_file()
+    with open(written.parent / "tables" / "full.csv") as file:
+        assert [row["policy"] for row in csv.DictReader(file)] == ["sink 4+508"] * 12
+    assert "those called &#39;SINK 4+508 @ *&#39;" in (written.parent / "index.html").read_text()
+    assert render_only(folder, "sink 4+508 @ 512").parent != written.parent
+    with pytest.raises(UserError, match="--only 'nothing' matches no cell"):
+        render_only(folder, "nothing")
 
 
 def test_a_large_run_is_published_with_its_table_of_all_cells(
