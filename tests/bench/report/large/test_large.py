@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import re
 import shutil
 import tempfile
@@ -87,9 +88,7 @@ def test_any_grid_has_the_same_table_and_pools_nothing(names: list[str], seeds: 
             for kind in ("line", "scatter"):
                 for panel in contents(grids.view(kind, x="steps" if kind == "line" else "own"), data).panels:
                     for line in panel.lines.values():
-                        assert all(
-                            (y > 0 and float(y).hex().startswith("0x1.0000000000000p")) for y in line.y
-                        )
+                        assert all(math.log2(y).is_integer() for y in line.y)
     finally:
         load.MOST_CELLS, load.CHOSEN_CELLS = limits
 
