@@ -8,7 +8,7 @@ are whatever the records and the workload's declarations say they are.
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -20,20 +20,20 @@ import yaml
 from numpy.typing import NDArray
 
 from bench.errors import parse_json
+from bench.report import remarks
 from bench.report.caveats import Caveats
 from bench.report.columns import parameter_columns, to_frame
 from bench.report.vocabulary import Vocabulary, for_comparison, vocabulary
 from bench.report.whole import Whole, whole_of
 from bench.results.index import open_index
 from bench.results.record import Record, Status
-from bench.results.store import DAMAGED, ENV, PLAN, RECORDS, SUITE, Edited, read
+from bench.results.store import ENV, PLAN, RECORDS, SUITE, Edited, read
 from bench.results.stored import stored
-from bench.text import clean, plural
+from bench.text import clean
 from bench.workload import Workload
 
 Series = NDArray[np.float64]
 EDITED = "edited after it was measured: this number is not the one that was written"
-MOST_NAMED = 20  # edited records in the notes
 SERIES_END, SERIES_START = "series_end", "series_start"  # columns that bound a cell's part of its series
 
 
@@ -185,65 +185,27 @@ def load(folder: Path, workload: Workload | None = None) -> RunData:
     notes: list[str] = []
     file = read(folder / RECORDS)
     records, damaged = file.records, file.damaged
-    notes += lost_lines(folder, len(damaged))
+    notes += remarks.lost_lines(folder, len(damaged))
     suite, env, plan = (
         read_yaml(folder / SUITE, notes),
         read_json(folder / ENV, notes),
         read_json(folder / PLAN, notes),
     )
-    notes += planned_notes(plan)
+    notes += remarks.planned_notes(plan)
     planned = {str(c["id"]): str(c.get("label", c["id"])) for c in planned_cells(plan)}
     newest = {record.cell: record for record in records}
     kept = [newest[cell] for cell in planned if cell in newest] if planned else list(newest.values())
-    notes += stale(len(newest) - len(kept))
+    notes += remarks.stale(len(newest) - len(kept))
     edited = {one.record.cell: one for one in file.edited if newest[one.record.cell] is one.record}
-    notes += edited_notes(list(edited.values()))
+    notes += remarks.edited_notes(list(edited.values()))
     caveats = Caveats()
     for record in kept:
         caveats.add(record.label, record.conformance)
     notes += caveats.sentences()
     words = vocabulary(workload, kept)
-    notes += shadowed({name for record in kept for name in record.metrics} - set(words.metrics))
+    notes += remarks.shadowed({name for record in kept for name in record.metrics} - set(words.metrics))
     frame = to_frame(kept, words.metrics)
     return RunData(folder, kept, frame, words, suite, env, plan, planned, notes, edited=edited)
-
-
-def lost_lines(folder: Path, damaged: int) -> list[str]:
-    """Notes on lines that are no records, in the file and set aside."""
-    notes = []
-    if damaged:
-        notes.append(f"{plural(damaged, 'line')} of {RECORDS} could not be read and was left out")
-    if (folder / DAMAGED).exists():
-        with open(folder / DAMAGED, "rb") as file:
-            lines = plural(sum(bool(line.strip()) for line in file), "damaged or edited line")
-        notes.append(f"{lines} set aside in {DAMAGED}; the cells were measured again")
-    return notes
-
-
-def planned_notes(plan: Mapping[str, Any]) -> list[str]:
-    """What the plan itself has to say."""
-    said = plan.get("notes")
-    return [clean(note, 400) for note in said if isinstance(note, str)] if isinstance(said, list) else []
-
-
-def stale(count: int) -> list[str]:
-    """A note on so many records of cells that the plan no longer has."""
-    if not count:
-        return []
-    return [f"{plural(count, 'record')} left out: the suite, or its code, no longer has these cells"]
-
-
-def edited_notes(edited: Sequence[Edited]) -> list[str]:
-    """Notes on the first edited records."""
-    return [f"{RECORDS} line {one.line}: {clean(one, 400)}" for one in edited[:MOST_NAMED]]
-
-
-def shadowed(names: Iterable[str]) -> list[str]:
-    """A note on metrics that are shown nowhere."""
-    if not (left_out := sorted(names)):
-        return []
-    said = ", ".join(clean(name) for name in left_out)
-    return [f"left out: {said}, measured under the name of a column and declared no longer"]
 
 
 # What a comparison looks at of every record; the rest is read of those that stand side by side.

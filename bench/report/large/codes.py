@@ -23,9 +23,20 @@ class Codes:
     def __init__(self) -> None:
         self.rows, self.values = array("i"), list[Any]()
         self._known: dict[Hashable, int] = {}
+        self._last: Any = None
+        self._kind: type | None = None  # of the last value, where equal ones of a kind are one
+        self._code = 0
 
     def add(self, value: Any) -> int:
         """The next row; returns its code."""
+        if type(value) is self._kind and value == self._last:  # as nearly always
+            self.rows.append(self._code)
+            return self._code
+        code = self._code = self._add(value)
+        self._last, self._kind = value, type(value) if isinstance(value, (str, int)) else None
+        return code
+
+    def _add(self, value: Any) -> int:
         key = _exact(value)
         code = self._known.get(key)
         if code is None:

@@ -33,7 +33,7 @@ class EveryCell:
         facts = [name for name in survey.frame_columns(words.metrics) if name not in names]
         self._names, self._checks = names, sorted(survey.checks)
         self._rest = [name for name in [*facts, *OWN] if name not in (*names, "status")]
-        self._texts: dict[str, Any] = {}
+        self._texts: dict[str, str] = {}
 
     @property
     def header(self) -> list[str]:
@@ -54,18 +54,18 @@ class EveryCell:
         values += [checks.get(name) for name in self._checks]
         if self._edited:
             values.append(data["cell"] in self._edited)
-        return [*map(self._raw, values), *(self._reason(data, name) for name in self._short)]
+        known = self._texts
+        fields = [
+            known.get(v) or self._raw(v) if type(v) is str else v for v in values
+        ]  # None is written as ""
+        return fields + [self._reason(data, name) for name in self._short]
 
-    def _raw(self, value: Any) -> Any:
+    def _raw(self, text: str) -> str:
         """As `raw`; most texts come again and again."""
-        if not isinstance(value, str):
-            return "" if value is None else value
-        known = self._texts.get(value)
-        if known is None:
-            known = raw(value)
-            if len(self._texts) < _SEEN:
-                self._texts[value] = known
-        return known
+        written = str(raw(text))
+        if len(self._texts) < _SEEN:
+            self._texts[text] = written
+        return written
 
     def _reason(self, data: Mapping[str, Any], metric: str) -> str:
         """Why a cell has no value of a metric, as `RunData.reason` says it; empty if it has one."""

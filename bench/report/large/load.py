@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple, cast
 
 from bench.errors import UserError
-from bench.report import frames
+from bench.report import frames, remarks
 from bench.report.columns import to_frame
 from bench.report.frames import RunData
 from bench.report.large import CHOSEN_CELLS, MOST_CELLS
@@ -98,24 +98,24 @@ def _load(
     newest: Mapping[str, int],
     asked: Asked | None = None,
 ) -> LargeRun:
-    notes = frames.lost_lines(folder, sum(1 for _ in index.rows(DAMAGED_LINE)))
+    notes = remarks.lost_lines(folder, sum(1 for _ in index.rows(DAMAGED_LINE)))
     suite, env = frames.read_yaml(folder / SUITE, notes), frames.read_json(folder / ENV, notes)
     plan, planned = _plan(folder / PLAN, notes)
-    notes += frames.planned_notes(plan)
+    notes += remarks.planned_notes(plan)
     rows = [newest[cell] for cell in planned if cell in newest] if planned else [*newest.values()]
-    notes += frames.stale(len(newest) - len(rows))
+    notes += remarks.stale(len(newest) - len(rows))
     of, missing = len(rows), len(rows) < len(planned)
     if asked:  # no telling which of the cells without an answer it means
         rows, planned = [row for row in rows if index.columns["cell"][row] in asked.ids], {}
     edited = {index.columns["cell"][row]: row for row in _edited(index, rows)}
-    first = [edited_at(index, row) for row in [*edited.values()][: frames.MOST_NAMED]]
-    notes += frames.edited_notes(first)
+    first = [edited_at(index, row) for row in [*edited.values()][: remarks.MOST_NAMED]]
+    notes += remarks.edited_notes(first)
     survey = Survey(_names(index, rows), _anchors(suite, workload))
     for row in rows:
         survey.add(index.plain(row))
     notes += survey.caveats()
     metrics = metrics_of(workload, _kinds(index, rows))
-    notes += frames.shadowed(set(survey.measured) - set(metrics))
+    notes += remarks.shadowed(set(survey.measured) - set(metrics))
     records, chosen = _chosen(index, rows, survey, asked, of)
     words = replace(vocabulary(workload, records), metrics=metrics)
     drawn = {record.cell for record in records}
