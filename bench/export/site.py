@@ -24,7 +24,7 @@ from bench.export.index import INDEX, render_index
 from bench.gate.compare import Comparison
 from bench.report import page
 from bench.report.frames import RunData
-from bench.report.large.run import refuse_large
+from bench.report.large.load import refuse_large
 from bench.report.page import COMPARISON
 from bench.report.session import warn
 from bench.results.record import Record
@@ -121,7 +121,7 @@ def _draw(made: Path, before: Path | None) -> tuple[RunData, Comparison | None, 
     data = page.read(made)
     if before is not None:
         try:
-            refuse_large([data])
+            refuse_large([made, before])
             baseline = page.read(before)
             page.draw_run(data, baseline)
             return data, side_by_side.compare_runs([data, baseline]), ""

@@ -21,8 +21,8 @@ from bench.report.beyond import beyond_control
 from bench.report.figure import save
 from bench.report.frames import RunData, workload_name
 from bench.report.large.failures import all_failures
-from bench.report.large.load import load_only, load_run
-from bench.report.large.run import LargeRun, refuse_large
+from bench.report.large.load import load_only, load_run, refuse_large
+from bench.report.large.run import LargeRun
 from bench.report.matrix import matrix_table
 from bench.report.plots import DrawnView, draw
 from bench.report.relative import relative
@@ -42,6 +42,8 @@ def write(
     run_dir: Path, workload: Workload | None, baseline: Path | None = None, *, vectors: bool = True
 ) -> Path:
     """Render everything of a run folder; see ``bench.report.render``."""
+    if baseline is not None:
+        refuse_large([run_dir, baseline])
     data = read(run_dir, workload)
     return draw_run(data, None if baseline is None else read(baseline, workload), vectors=vectors)
 
@@ -54,8 +56,6 @@ def write_only(run_dir: Path, wanted: str, *, vectors: bool = True) -> Path:
 def draw_run(data: RunData, baseline: RunData | None = None, *, vectors: bool = True) -> Path:
     """As `write`, of a run (and a baseline) that has been read."""
     run_dir, runs = data.pages, [data] if baseline is None else [data, baseline]
-    if baseline is not None:
-        refuse_large(runs)
     comparison = side_by_side.compare_runs(runs) if len(runs) > 1 else None
     page = run_dir / "README.md"
     with _clear_errors(run_dir):
@@ -71,8 +71,8 @@ def draw_run(data: RunData, baseline: RunData | None = None, *, vectors: bool = 
 
 def write_several(folders: Sequence[Path], baseline: Path, out: Path) -> Path:
     """One page of several runs, each held against the baseline, in a folder of its own; returns its path."""
+    refuse_large([*folders, baseline])
     runs = [read(folder) for folder in (*folders, baseline)]
-    refuse_large(runs)
     comparison = side_by_side.compare_runs(runs)
     found = side_by_side.tables(comparison)
     title = f"{', '.join(comparison.runs)} against {comparison.baseline}"

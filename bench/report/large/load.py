@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -71,14 +71,29 @@ class Asked(NamedTuple):
 
 def load_run(folder: Path, workload: Workload | None = None) -> RunData:
     """Read a run folder: all of it, or a `LargeRun` if it has more than `MOST_CELLS` cells."""
+    found = _large(folder)
+    return _load(folder, workload, *found) if found else frames.load(folder, workload)
+
+
+def refuse_large(folders: Iterable[Path]) -> None:
+    """Raise UserError for a run that is too large to stand beside others on a page; reads no record."""
+    for folder in folders:
+        if found := _large(folder):
+            raise UserError(
+                f"{folder} has {plural(len(found[1]), 'cell')}: a page of several runs is drawn of "
+                f"at most {MOST_CELLS:,} cells each",
+                hint="`python -m bench compare` prints how they differ; without a baseline a page is drawn",
+            )
+
+
+def _large(folder: Path) -> tuple[Index, dict[str, int]] | None:
+    """The index of a run of more than `MOST_CELLS` cells and the newest row of each; None for others."""
     if not _more_lines(folder / RECORDS, MOST_CELLS):
-        return frames.load(folder, workload)
+        return None
     index = open_index(folder / RECORDS, _COLUMNS)
     cells = index.columns["cell"]
     newest = {cells[row]: row for row in index.rows()}
-    if len(newest) <= MOST_CELLS:
-        return frames.load(folder, workload)
-    return _load(folder, workload, index, newest)
+    return (index, newest) if len(newest) > MOST_CELLS else None
 
 
 def _more_lines(path: Path, most: int) -> bool:

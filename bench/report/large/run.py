@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from bench.errors import UserError
 from bench.report.frames import RunData
-from bench.report.large import MOST_CELLS
 from bench.report.large.every import EveryCell
 from bench.results.index import Index
-from bench.text import plural
 
 
 @dataclass
@@ -25,14 +22,3 @@ class LargeRun(RunData):
     def all_plain(self) -> Iterator[dict[str, Any]]:
         """Every cell's record as JSON data, read one after the other."""
         return map(self.index.plain, self.rows)
-
-
-def refuse_large(runs: Iterable[RunData]) -> None:
-    """Raise UserError for runs that are too large to stand side by side on a page."""
-    for run in runs:
-        if isinstance(run, LargeRun):
-            raise UserError(
-                f"{run.folder} has {plural(len(run.rows), 'cell')}: a page of several runs is drawn of "
-                f"at most {MOST_CELLS:,} cells each",
-                hint="`python -m bench compare` prints how they differ; without a baseline a page is drawn",
-            )
