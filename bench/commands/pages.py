@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from bench.commands.options import ResultsOption, RunsArgument, console
+from bench.commands.options import OnlyOption, ResultsOption, RunsArgument, console
 
 
 def report(
@@ -20,6 +20,7 @@ def report(
         Path | None,
         typer.Option(help="Folder of the page of several runs.", show_default=False),
     ] = None,
+    only: OnlyOption = None,
     vectors: Annotated[
         bool,
         typer.Option(
@@ -34,11 +35,14 @@ def report(
     Example: [bold]python -m bench report results/sinks/20260102-030405-abcdef --baseline sinks[/]
 
     Several runs share one page, in a folder of its own; their baseline is the first unless you name one.
+    Of more than 10,000 cells a page counts all and draws some, by a rule that it states; --only draws those
+    that you name, in a folder only/ of the run.
+
     Exit codes: 0 drawn, 2 something is wrong with the request, 3 drawn, but nothing was measured.
     """
     from bench.report.session import report as draw
 
-    raise typer.Exit(draw(runs, baseline, out, results, console(), vectors=vectors))
+    raise typer.Exit(draw(runs, baseline, out, results, console(), vectors=vectors, only=only))
 
 
 def compare(

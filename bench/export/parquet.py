@@ -6,14 +6,17 @@ Columns keep their plain names, metrics are ``metric.NAME`` with the unit in the
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from bench.errors import UserError
 from bench.results.record import Record
 
+_BATCH = 10_000  # rows that are held at a time
 _OWN = (
     "suite",
     "workload",
@@ -45,25 +48,21 @@ def flat(record: Record) -> dict[str, Any]:
     return row
 
 
-def write_parquet(records: Iterable[Record], path: Path) -> None:
-    """Write ``path`` anew. Raises UserError if it cannot be written."""
-    import pyarrow as pa
+def write_parquet(records: Collection[Record], path: Path) -> None:
+    """Write ``path`` anew, a little at a time: of many records a first reading tells the columns.
+
+    Raises UserError if it cannot be written.
+    """
     import pyarrow.parquet as pq
 
-    rows: list[dict[str, Any]] = []
-    units: dict[str, str] = {}
-    for record in records:  # once: a record may have to be read from its file
-        rows.append(flat(record))
-        units |= {f"metric.{name}": unit for name, unit in record.units.items()}
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    arrays = [pa.array(_of_one_type([row.get(name) for row in rows])) for name in names]
-    fields = [
-        pa.field(name, array.type, metadata={"unit": units[name]} if name in units else None)
-        for name, array in zip(names, arrays, strict=True)
-    ]
+    whole = [flat(record) for record in records] if len(records) <= _BATCH else None
+    columns = _columns(zip(records, whole or map(flat, records), strict=True))
+    schema = _schema(columns)
     temporary = path.with_name(f".{path.name}")
     try:
-        pq.write_table(pa.Table.from_arrays(arrays, schema=pa.schema(fields)), temporary)
+        with pq.ParquetWriter(temporary, schema) as writer:
+            for rows in [whole] if whole is not None else _batches(map(flat, records)):
+                writer.write_table(_table(rows, columns, schema))
         temporary.replace(path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
@@ -71,13 +70,64 @@ def write_parquet(records: Iterable[Record], path: Path) -> None:
             f"cannot write {path}: {error.strerror or error}",
             hint="free some space, then run the same command again: the records are kept",
         ) from error
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
-def _of_one_type(values: Sequence[Any]) -> list[Any]:
-    """Numbers stay numbers (an int among floats becomes a float); what is mixed otherwise becomes text."""
-    kinds = {type(value) for value in values if value is not None}
-    if len(kinds) <= 1:
-        return list(values)
-    if kinds == {int, float}:
-        return [None if value is None else float(value) for value in values]
-    return [None if value is None else str(value) for value in values]
+@dataclass
+class _Column:
+    """What all rows have of a column."""
+
+    kinds: set[type] = field(default_factory=set)  # of its values
+    unit: str | None = None
+
+    @property
+    def kind(self) -> type:
+        """Numbers stay numbers (an int among floats is a float); what is mixed otherwise becomes text."""
+        if len(self.kinds) == 1:
+            return next(iter(self.kinds))
+        return float if self.kinds == {int, float} else str if self.kinds else type(None)
+
+    def value(self, value: Any) -> Any:
+        """A value as one of this kind."""
+        return value if value is None or type(value) is self.kind else self.kind(value)
+
+
+def _columns(found: Iterable[tuple[Record, dict[str, Any]]]) -> dict[str, _Column]:
+    """The columns of all records, each with its row, in order of appearance."""
+    columns: dict[str, _Column] = {}
+    for record, row in found:
+        for name, value in row.items():
+            column = columns.get(name) or columns.setdefault(name, _Column())
+            if value is not None:
+                column.kinds.add(type(value))
+        for name, unit in record.units.items():
+            columns[f"metric.{name}"].unit = unit
+    return columns
+
+
+def _schema(columns: Mapping[str, _Column]) -> Any:
+    import pyarrow as pa
+
+    kinds = {int: pa.int64(), float: pa.float64(), bool: pa.bool_(), str: pa.string(), type(None): pa.null()}
+    return pa.schema(
+        pa.field(name, kinds[c.kind], metadata=None if c.unit is None else {"unit": c.unit})
+        for name, c in columns.items()
+    )
+
+
+def _table(rows: Sequence[dict[str, Any]], columns: Mapping[str, _Column], schema: Any) -> Any:
+    import pyarrow as pa
+
+    arrays = [
+        pa.array([column.value(row.get(name)) for row in rows], schema.field(name).type)
+        for name, column in columns.items()
+    ]
+    return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def _batches(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    rows = iter(rows)
+    while batch := list(itertools.islice(rows, _BATCH)):
+        yield batch

@@ -11,8 +11,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,17 +22,21 @@ from rich.markup import escape
 from bench.errors import UserError, parse_json
 from bench.export.index import INDEX, render_index
 from bench.gate.compare import Comparison
-from bench.report import render
-from bench.report.page import COMPARISON, read
+from bench.report import page
+from bench.report.frames import RunData
+from bench.report.large.load import refuse_large
+from bench.report.page import COMPARISON
 from bench.report.session import warn
 from bench.results.record import Record
+from bench.results.segment import INDEX as RECORDS_INDEX
 from bench.results.store import ENV, PLAN, RECORDS, SUITE, newest_records, write_atomic
 from bench.suite.request import find_run
 from bench.text import clean, slug
 
 CARD = "published.json"  # what the index knows of a run
 _STAGING = ".staging"
-_COPIED = (RECORDS, ENV, PLAN, SUITE, "artifacts")
+_FOR_DRAWING = ("artifacts", RECORDS_INDEX)  # large, and not published
+_COPIED = (RECORDS, ENV, PLAN, SUITE, *_FOR_DRAWING)
 
 
 def publish(
@@ -45,10 +48,10 @@ def publish(
     folder = find_run(run, results)
     warn(folder, console)
     if site is not None:
-        page, note = add(folder, site)
+        written, note = add(folder, site)
         if note:
             console.print(f"[yellow]note:[/] {escape(note)}", soft_wrap=True, highlight=False)
-        console.print(f"published: {page}", soft_wrap=True, highlight=False)
+        console.print(f"published: {written}", soft_wrap=True, highlight=False)
     if repo is not None:
         from bench.export.hub import upload
 
@@ -74,9 +77,10 @@ def add(folder: Path, site: Path) -> tuple[Path, str]:
                 _copy(folder / part, made / part)
             before = _before(site, suite, name, min(r.started for r in records))
             _write_parquet(made, records)  # before the page, which offers it
-            comparison, note = _draw(made, before)
-            write_atomic(made / CARD, json.dumps(_card(made, records, comparison, before), indent=1) + "\n")
-            shutil.rmtree(made / "artifacts", ignore_errors=True)  # large, and drawn by now
+            data, comparison, note = _draw(made, before)
+            write_atomic(made / CARD, json.dumps(_card(data, records, comparison, before), indent=1) + "\n")
+            for part in _FOR_DRAWING:
+                shutil.rmtree(made / part, ignore_errors=True)
             _swap(made, target)
         (site / ".nojekyll").touch()
         write_atomic(site / INDEX, render_index(cards(site)))
@@ -110,21 +114,25 @@ def _check_ours(site: Path) -> None:
         )
 
 
-def _draw(made: Path, before: Path | None) -> tuple[Comparison | None, str]:
+def _draw(made: Path, before: Path | None) -> tuple[RunData, Comparison | None, str]:
     """Render the copied run beside the one published before it, if these can be compared."""
     from bench.report import side_by_side
 
+    data = page.read(made)
     if before is not None:
         try:
-            render(made, baseline=before)
-            return side_by_side.compare_runs([read(made), read(before)]), ""
+            refuse_large([made, before])
+            baseline = page.read(before)
+            page.draw_run(data, baseline)
+            return data, side_by_side.compare_runs([data, baseline]), ""
         except UserError as error:
             why = f"not compared with {before.name}: {error.message}"
             (made / COMPARISON).unlink(missing_ok=True)
-            render(made)
-            return None, why
-    render(made)
-    return None, ""
+            data = data if data.chosen else page.read(made)  # without what the attempt has noted
+            page.draw_run(data)
+            return data, None, why
+    page.draw_run(data)
+    return data, None, ""
 
 
 def _before(site: Path, suite: str, name: str, started: str) -> Path | None:
@@ -134,10 +142,9 @@ def _before(site: Path, suite: str, name: str, started: str) -> Path | None:
 
 
 def _card(
-    made: Path, records: list[Record], comparison: Comparison | None, before: Path | None
+    data: RunData, records: Sequence[Record], comparison: Comparison | None, before: Path | None
 ) -> dict[str, Any]:
-    data = read(made)
-    counts = Counter(str(record.status) for record in data.records)
+    whole = data.whole
     headline = next((v for v in data.words.views if v.headline), None)
     kind = "webp" if headline and headline.kind == "pictures" else "png"
     plot = f"plots/{slug(headline.name)}.{kind}" if headline else ""
@@ -146,13 +153,13 @@ def _card(
         "description": clean(data.suite.get("description") or "", 600),
         "run": records[0].run,
         "started": min(record.started for record in records),
-        "finished": max(record.finished for record in records),
-        "cells": max(len(data.planned), len(data.records)),
-        "statuses": dict(sorted(counts.items())),
-        "edited": len(data.edited),
+        "finished": whole.end or max(record.finished for record in records),
+        "cells": whole.total,
+        "statuses": dict(sorted(whole.statuses.items())),
+        "edited": whole.edited,
         "baseline": before.name if before and comparison else None,
         "verdicts": {str(v): n for v, n in comparison.counts.items()} if comparison else {},
-        "picture": plot if plot and (made / plot).is_file() else None,
+        "picture": plot if plot and (data.folder / plot).is_file() else None,
     }
 
 

@@ -31,6 +31,16 @@ def render(
     return write(Path(run_dir), workload, baseline, vectors=vectors)
 
 
+def render_only(run_dir: Path, wanted: str, *, vectors: bool = True) -> Path:
+    """As `render`, of the cells that ``wanted`` names as ``run --only`` does, into ``only/…`` of the run.
+
+    Raises UserError if it names none.
+    """
+    from bench.report.page import write_only
+
+    return write_only(Path(run_dir), wanted, vectors=vectors)
+
+
 def render_several(run_dirs: Sequence[Path], baseline: Path, out: Path) -> Path:
     """Write one page of several runs, each held against ``baseline``, into ``out``; return its path.
 

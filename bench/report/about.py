@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -19,33 +18,41 @@ _PRIVATE = re.compile(r"host|user|home|cwd|path|argv|executable|uuid|token|secre
 
 def status_line(data: RunData) -> str:
     """``21 of 24 cells measured; 2 oom, 1 not yet answered``."""
-    total = max(len(data.planned), len(data.records))
-    counts = Counter(str(record.status) for record in data.records)
+    whole = data.whole
+    counts = dict(whole.statuses)
     measured = counts.pop(str(Status.OK), 0)
     parts = [f"{count:,} {status}" for status, count in counts.items()]
-    if total > len(data.records):
-        parts.append(f"{total - len(data.records):,} not yet answered")
-    return f"{measured:,} of {plural(total, 'cell')} measured" + ("; " + ", ".join(parts) if parts else "")
+    if whole.total > whole.answered:
+        parts.append(f"{whole.total - whole.answered:,} not yet answered")
+    said = f"{measured:,} of {plural(whole.total, 'cell')} measured"
+    return said + ("; " + ", ".join(parts) if parts else "")
+
+
+def all_of_them(data: RunData) -> str:
+    """Where not all cells are drawn: where the others are, as a sentence without its full stop."""
+    count = plural(data.whole.answered, "cell")
+    return (
+        f"All {count} are counted here and have a line each in tables/full.csv; "
+        "python -m bench report RUN --only LABEL draws those that LABEL names"
+    )
 
 
 def edited_line(data: RunData) -> str:
     """A sentence that must not be overlooked if records were edited; empty if none was."""
-    if not data.edited:
+    edited = data.whole.edited
+    if not edited:
         return ""
-    were = "was" if len(data.edited) == 1 else "were"
-    return f"{plural(len(data.edited), 'record')} {were} edited after being measured, and cannot be relied on"
+    were = "was" if edited == 1 else "were"
+    return f"{plural(edited, 'record')} {were} edited after being measured, and cannot be relied on"
 
 
 def when_line(data: RunData) -> str:
     """When the records were made and how long the passes took together."""
-    if not data.records:
+    whole = data.whole
+    if not whole.answered:
         return ""
-    begin, end = min(r.started for r in data.records), max(r.finished for r in data.records)
-    passes: dict[str, float] = {}
-    for record in data.records:
-        passes[record.pass_id] = max(passes.get(record.pass_id, 0.0), record.duration_s)
-    spent = duration(sum(passes.values()))
-    return f"{_minute(begin)} to {_minute(end)} UTC, {plural(len(passes), 'pass')}, {spent} of measuring"
+    passes, spent = plural(whole.passes, "pass"), duration(whole.spent)
+    return f"{_minute(whole.begin)} to {_minute(whole.end)} UTC, {passes}, {spent} of measuring"
 
 
 def _minute(stamp: str) -> str:

@@ -8,7 +8,7 @@ are whatever the records and the workload's declarations say they are.
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -19,20 +19,21 @@ import pandas as pd
 import yaml
 from numpy.typing import NDArray
 
-from bench.errors import listed, parse_json
+from bench.errors import parse_json
+from bench.report import remarks
+from bench.report.caveats import Caveats
 from bench.report.columns import parameter_columns, to_frame
 from bench.report.vocabulary import Vocabulary, for_comparison, vocabulary
+from bench.report.whole import Whole, whole_of
 from bench.results.index import open_index
 from bench.results.record import Record, Status
-from bench.results.store import DAMAGED, ENV, PLAN, RECORDS, SUITE, Edited, read
+from bench.results.store import ENV, PLAN, RECORDS, SUITE, Edited, read
 from bench.results.stored import stored
-from bench.text import clean, plural
-from bench.track.contention import DISTURBED, SHARE
+from bench.text import clean
 from bench.workload import Workload
 
 Series = NDArray[np.float64]
 EDITED = "edited after it was measured: this number is not the one that was written"
-_MOST_NAMED = 20  # edited records in the notes
 SERIES_END, SERIES_START = "series_end", "series_start"  # columns that bound a cell's part of its series
 
 
@@ -53,6 +54,8 @@ class RunData:
     contents: dict[str, Any] = field(default_factory=dict)  # of views, see ``bench.report.contents``
     named: dict[Hashable, dict[Hashable, str]] = field(default_factory=dict)  # see ``bench.report.names``
     edited: dict[str, Edited] = field(default_factory=dict)  # cell id → its record, if no longer as measured
+    out: Path | None = None  # where its report goes, if not into its own folder
+    of_all: Whole | None = None  # where only some cells are here: see ``bench.report.large``
 
     @property
     def name(self) -> str:
@@ -60,6 +63,21 @@ class RunData:
         return str(
             self.suite.get("suite") or (self.records[0].suite if self.records else self.folder.parent.name)
         )
+
+    @property
+    def pages(self) -> Path:
+        """The folder of its report."""
+        return self.out or self.folder
+
+    @property
+    def whole(self) -> Whole:
+        """Counts over all cells of the run."""
+        return self.of_all or whole_of(self.records, self.planned, len(self.edited))
+
+    @property
+    def chosen(self) -> str:
+        """Where only some cells are here, which, as a sentence without its full stop; else empty."""
+        return self.of_all.chosen if self.of_all else ""
 
     @property
     def parameters(self) -> list[str]:
@@ -177,31 +195,25 @@ def load(folder: Path, workload: Workload | None = None) -> RunData:
     notes: list[str] = []
     file = read(folder / RECORDS)
     records, damaged = file.records, file.damaged
-    if damaged:
-        notes.append(f"{plural(len(damaged), 'line')} of {RECORDS} could not be read and was left out")
-    if (folder / DAMAGED).exists():
-        count = sum(bool(line.strip()) for line in (folder / DAMAGED).read_bytes().split(b"\n"))
-        lines = plural(count, "damaged or edited line")
-        notes.append(f"{lines} set aside in {DAMAGED}; the cells were measured again")
-    suite, env, plan = _yaml(folder / SUITE, notes), _json(folder / ENV, notes), _json(folder / PLAN, notes)
-    said = plan.get("notes")
-    notes += [clean(note, 400) for note in said if isinstance(note, str)] if isinstance(said, list) else []
+    notes += remarks.lost_lines(folder, len(damaged))
+    suite, env, plan = (
+        read_yaml(folder / SUITE, notes),
+        read_json(folder / ENV, notes),
+        read_json(folder / PLAN, notes),
+    )
+    notes += remarks.planned_notes(plan)
     planned = {str(c["id"]): str(c.get("label", c["id"])) for c in planned_cells(plan)}
     newest = {record.cell: record for record in records}
     kept = [newest[cell] for cell in planned if cell in newest] if planned else list(newest.values())
-    if stale := len(newest) - len(kept):
-        notes.append(f"{plural(stale, 'record')} left out: the suite, or its code, no longer has these cells")
+    notes += remarks.stale(len(newest) - len(kept))
     edited = {one.record.cell: one for one in file.edited if newest[one.record.cell] is one.record}
-    notes += [f"{RECORDS} line {one.line}: {clean(one, 400)}" for one in list(edited.values())[:_MOST_NAMED]]
-    notes += _disturbed(kept)
-    notes += _not_preloaded(kept)
-    notes += _warnings(kept)
+    notes += remarks.edited_notes(list(edited.values()))
+    caveats = Caveats()
+    for record in kept:
+        caveats.add(record.label, record.conformance)
+    notes += caveats.sentences()
     words = vocabulary(workload, kept)
-    if shadowed := sorted({n for r in kept for n in r.metrics} - set(words.metrics)):
-        notes.append(
-            f"left out: {', '.join(clean(n) for n in shadowed)}, "
-            "measured under the name of a column and declared no longer"
-        )
+    notes += remarks.shadowed({name for record in kept for name in record.metrics} - set(words.metrics))
     frame = to_frame(kept, words.metrics)
     return RunData(folder, kept, frame, words, suite, env, plan, planned, notes, edited=edited)
 
@@ -213,7 +225,11 @@ _COMPARED = ("suite", "workload", "names", "units", "column_names")
 def load_to_compare(folder: Path, workload: Workload | None = None) -> RunData:
     """What `compare` needs of a run folder: no frame, and of the records only what its index knows."""
     notes: list[str] = []
-    suite, env, plan = _yaml(folder / SUITE, notes), _json(folder / ENV, notes), _json(folder / PLAN, notes)
+    suite, env, plan = (
+        read_yaml(folder / SUITE, notes),
+        read_json(folder / ENV, notes),
+        read_json(folder / PLAN, notes),
+    )
     planned = {str(c["id"]): str(c.get("label", c["id"])) for c in planned_cells(plan)}
     kept: list[Record] = []
     if (folder / RECORDS).exists():
@@ -224,48 +240,9 @@ def load_to_compare(folder: Path, workload: Workload | None = None) -> RunData:
     return RunData(folder, kept, pd.DataFrame(), words, suite, env, plan, planned, notes)
 
 
-def _warnings(records: Sequence[Record]) -> list[str]:
-    """What workloads say must be read with a number (``warning``, ``note``), and of which cells."""
-    found: dict[str, list[str]] = {}
-    for record in records:
-        for text in filter(None, map(record.conformance.get, ("warning", "note"))):
-            found.setdefault(str(text), []).append(record.label)
-    return [f"{', '.join(dict.fromkeys(labels))}: {text}" for text, labels in found.items()]
-
-
-def _not_preloaded(records: Sequence[Record]) -> list[str]:
-    """A sentence on records of children that imported everything themselves, beside others that did not."""
-    found = [record.label for record in records if record.conformance.get("preloaded") is False]
-    if not found or len(found) == len(records):
-        return []
-    return [
-        f"{plural(len(found), 'cell')} ({listed([clean(label) for label in found])}) had no modules from the "
-        "fork server: host memory there is larger by them, and is not to be held against that of others"
-    ]
-
-
-def _disturbed(records: Sequence[Record]) -> list[str]:
-    """A sentence on records whose CPU time was taken by others, if there are any."""
-    found = [record for record in records if record.conformance.get("disturbed")]
-    if not found:
-        return []
-    shares = {
-        record.label: min(
-            value
-            for name, value in record.conformance.items()
-            if name.endswith(SHARE) and isinstance(value, int | float)
-        )
-        for record in found
-    }
-    worst = min(shares, key=lambda label: shares[label])
-    what = f"{plural(len(found), 'cell')} got less than {DISTURBED:.0%} of the CPU time asked for"
-    which = f"worst: {clean(worst)}, {shares[worst]:.0%}"
-    return [f"{what}, because others took it ({which}): latency and speed there are not this machine's"]
-
-
 def workload_name(folder: Path) -> str | None:
     """The workload that a run folder's suite names, or else its first record."""
-    name = _yaml(folder / SUITE, []).get("workload")
+    name = read_yaml(folder / SUITE, []).get("workload")
     if name is None:
         index = open_index(folder / RECORDS, ("workload",)) if (folder / RECORDS).exists() else None
         row = next(index.rows(), None) if index else None
@@ -300,7 +277,8 @@ def _inside(folder: Path, relative: str) -> Path:
     return path
 
 
-def _json(path: Path, notes: list[str]) -> dict[str, Any]:
+def read_json(path: Path, notes: list[str]) -> dict[str, Any]:
+    """A JSON object; empty without the file, and with a note if it cannot be read."""
     try:
         data = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -311,7 +289,8 @@ def _json(path: Path, notes: list[str]) -> dict[str, Any]:
     return data if isinstance(data, dict) else {}
 
 
-def _yaml(path: Path, notes: list[str]) -> dict[str, Any]:
+def read_yaml(path: Path, notes: list[str]) -> dict[str, Any]:
+    """A YAML mapping; empty without the file, and with a note if it cannot be read."""
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

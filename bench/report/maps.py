@@ -51,8 +51,10 @@ def maps(view: View, data: RunData) -> tuple[list[Map], list[str]]:
             found[label] = made
     if not found:
         raise NothingToDraw(f"no measured cell has kept {view.series}")
-    notes = [f"The first {_MOST_PANELS} of {plural(len(found), 'map')} are drawn."]
-    return list(found.values())[:_MOST_PANELS], notes if len(found) > _MOST_PANELS else []
+    notes = [f"Not all cells: {data.chosen}."] if data.chosen else []
+    if len(found) > _MOST_PANELS:
+        notes.append(f"The first {_MOST_PANELS} of {plural(len(found), 'map')} are drawn.")
+    return list(found.values())[:_MOST_PANELS], notes
 
 
 def _map(view: View, data: RunData, index: int, label: str) -> Map | None:

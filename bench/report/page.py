@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -18,7 +19,10 @@ from bench.gate.compare import Comparison
 from bench.report import about, comparisons, positions, published, side_by_side, tables
 from bench.report.beyond import beyond_control
 from bench.report.figure import save
-from bench.report.frames import RunData, load, workload_name
+from bench.report.frames import RunData, workload_name
+from bench.report.large.failures import all_failures
+from bench.report.large.load import load_only, load_run, refuse_large
+from bench.report.large.run import LargeRun
 from bench.report.matrix import matrix_table
 from bench.report.plots import DrawnView, draw
 from bench.report.relative import relative
@@ -38,14 +42,27 @@ def write(
     run_dir: Path, workload: Workload | None, baseline: Path | None = None, *, vectors: bool = True
 ) -> Path:
     """Render everything of a run folder; see ``bench.report.render``."""
+    if baseline is not None:
+        refuse_large([run_dir, baseline])
     data = read(run_dir, workload)
-    runs = [data] if baseline is None else [data, read(baseline, workload)]
+    return draw_run(data, None if baseline is None else read(baseline, workload), vectors=vectors)
+
+
+def write_only(run_dir: Path, wanted: str, *, vectors: bool = True) -> Path:
+    """Render the cells of a run folder that ``wanted`` names, in a folder of their own below it."""
+    return draw_run(read(run_dir, loaded_by=partial(load_only, wanted=wanted)), vectors=vectors)
+
+
+def draw_run(data: RunData, baseline: RunData | None = None, *, vectors: bool = True) -> Path:
+    """As `write`, of a run (and a baseline) that has been read."""
+    run_dir, runs = data.pages, [data] if baseline is None else [data, baseline]
     comparison = side_by_side.compare_runs(runs) if len(runs) > 1 else None
     page = run_dir / "README.md"
     with _clear_errors(run_dir):
+        run_dir.mkdir(parents=True, exist_ok=True)
         pictures = _pictures(data, ("png", "svg") if vectors else ("png",))
         found = _tables(data) | (side_by_side.tables(comparison) if comparison else {})
-        _write_tables(run_dir / "tables", found)
+        _write_tables(data, found)
         write_atomic(page, _page(data, pictures, found, "svg" if vectors else "png"))
         _write_comparison(run_dir, comparison)
         write_page(run_dir, runs, found, side_by_side.page_section(comparison) if comparison else None)
@@ -54,6 +71,7 @@ def write(
 
 def write_several(folders: Sequence[Path], baseline: Path, out: Path) -> Path:
     """One page of several runs, each held against the baseline, in a folder of its own; returns its path."""
+    refuse_large([*folders, baseline])
     runs = [read(folder) for folder in (*folders, baseline)]
     comparison = side_by_side.compare_runs(runs)
     found = side_by_side.tables(comparison)
@@ -89,11 +107,11 @@ def _clear_errors(folder: Path) -> Iterator[None]:
 
 
 def read(
-    run_dir: Path, workload: Workload | None = None, *, loaded_by: Callable[..., RunData] = load
+    run_dir: Path, workload: Workload | None = None, *, loaded_by: Callable[..., RunData] = load_run
 ) -> RunData:
     """A run folder as data; its workload is looked up by name if not given. Raises UserError.
 
-    ``loaded_by`` is `load`, or `load_to_compare` where nothing is drawn.
+    ``loaded_by`` is `load_run`, or `load_to_compare` where nothing is drawn.
     """
     if not any((run_dir / name).exists() for name in (RECORDS, PLAN, SUITE)):
         raise UserError(
@@ -103,7 +121,7 @@ def read(
     problem = None
     if workload is None:
         workload, problem = _look_up(run_dir)
-    data = loaded_by(run_dir, workload)
+    data = loaded_by(run_dir, workload=workload)
     if not data.records and not data.planned and "workload" not in data.suite:  # files of the same names
         raise UserError(
             f"{run_dir} holds no record, no plan and no suite of ours: nothing was written there",
@@ -129,7 +147,7 @@ def _look_up(run_dir: Path) -> tuple[Workload | None, str | None]:
 
 def _pictures(data: RunData, drawn_as: Sequence[str]) -> list[tuple[DrawnView, str]]:
     """Draw and save every view; headline views first. Returns pictures with the stems of their files."""
-    folder = data.folder / "plots"
+    folder = data.pages / "plots"
     drawn = (view for view in data.words.views if view.kind != "texts")
     views = sorted(drawn, key=lambda view: (not view.headline, view.kind != "pictures"))
     stems, written, found = set[str](), set[str](), []
@@ -160,19 +178,26 @@ def _tables(data: RunData) -> dict[str, Table]:
             found[f"positions-{slug(view.name)}"] = positions.position_buckets(data, view)
         if view.kind == "matrix":
             found[f"matrix-{slug(view.name)}"] = matrix_table(data, view)
-    found |= {"published": published.beside(data), "failures": tables.failures(data)}
+    found["published"] = published.beside(data)
+    for table in filter(None, found.values()) if data.chosen else ():
+        table.notes.append(f"Not all cells: {data.chosen}.")
+    found["failures"] = all_failures(data) if isinstance(data, LargeRun) else tables.failures(data)
     found["metrics"] = tables.legend(data)
     return {name: table for name, table in found.items() if table is not None and table.rows}
 
 
-def _write_tables(folder: Path, found: Mapping[str, Table]) -> None:
+def _write_tables(data: RunData, found: Mapping[str, Table]) -> None:
+    folder = data.pages / "tables"
     folder.mkdir(exist_ok=True)
     written = set()
     for name, table in found.items():
         if name.startswith("_"):
             continue
         write_atomic(folder / f"{name}.md", f"# {md(table.title)}\n\n{table.markdown()}")
-        write_atomic(folder / f"{name}.csv", table.csv())
+        if name == "full" and isinstance(data, LargeRun):
+            data.every.write(folder / f"{name}.csv", data.all_plain())
+        else:
+            write_atomic(folder / f"{name}.csv", table.csv())
         written |= {f"{name}.md", f"{name}.csv"}
     _remove_stale(folder, written)
 
@@ -198,8 +223,11 @@ def _page(
     )
     text = environment.get_template("README.md.j2").render(
         data=data,
-        measured=len(data.ok),
+        measured=data.whole.statuses.get(str(Status.OK), 0),
         status=about.status_line(data),
+        chosen=data.chosen,
+        all_of_them=about.all_of_them(data),
+        up="../../" if data.out else "",
         edited=about.edited_line(data),
         when=about.when_line(data),
         pictures=[(picture, Md(stem)) for picture, stem in pictures if picture.figure is not None],
@@ -211,11 +239,12 @@ def _page(
         compared=[(table, Md(name[1:])) for name, table in found.items() if name.startswith("_")],
         detailed=[t for name, t in found.items() if name.startswith(("positions-", "matrix-"))],
         unpaired=comparisons.missing_reference(data),
+        of_drawn=Md(" (of the cells drawn)" if data.chosen else ""),
         machine=[(about.topic(key), value) for key, value in about.machine(data.env)],
-        environments=len({record.env for record in data.records}),
+        environments=data.whole.environments,
         command=Md(about.command(data)),
-        open=len(data.planned.keys() - {record.cell for record in data.records}),
-        retry=any(record.status not in (Status.OK, Status.NAN) for record in data.records),
+        open=data.whole.unanswered,
+        retry=bool(data.whole.statuses.keys() - {str(Status.OK), str(Status.NAN)}),
         plural=plural,
     )
     return re.sub(r"\n{3,}", "\n\n", text).rstrip() + "\n"

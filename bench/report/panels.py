@@ -169,6 +169,7 @@ def panel_rows(
     data: RunData, rows: pd.DataFrame, view: View, notes: list[str]
 ) -> list[tuple[str, pd.DataFrame]]:
     """Titles and rows of the panels; what is beyond a page, panels or lines, is left out and said so."""
+    notes.extend([f"Not all cells: {data.chosen}."] if data.chosen else [])
     hues = list(dict.fromkeys(token(v) for v in rows[view.hue]))
     most = _MOST_POINTS if view.front else _MOST_LINES
     if len(hues) > most:

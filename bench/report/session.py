@@ -33,17 +33,23 @@ def report(
     console: Console,
     *,
     vectors: bool = True,
+    only: str | None = None,
 ) -> int:
     """Draw one run (beside a baseline), or several on a page of their own; returns the exit code."""
-    from bench.report import render, render_several
+    from bench.report import render, render_only, render_several
 
     folders, base = find(runs, baseline, results)
+    if only is not None and (len(folders) > 1 or base is not None):
+        raise UserError("--only draws cells of one run", hint="name one RUN, and no --baseline")
     for folder in folders:
         warn(folder, console)
     if len(folders) == 1:
         if out is not None:
             raise UserError("--out is for several runs: the page of one run lies in its own folder")
-        page = render(folders[0], baseline=base, vectors=vectors)
+        if only is None:
+            page = render(folders[0], baseline=base, vectors=vectors)
+        else:
+            page = render_only(folders[0], only, vectors=vectors)
     else:
         first, *rest = folders
         heads, against = (rest, first) if base is None else (folders, base)

@@ -28,6 +28,7 @@ def draw_pictures(view: View, data: RunData) -> Figure:
     strips = _progress(view, data, rows) if len(split(rows, [view.hue])) == 1 else _overview(view, data, rows)
     notes = [f"The first {_MOST} of {len(strips)} are shown."] if len(strips) > _MOST else []
     notes += [whose] if whose else []
+    notes += [f"Not all cells: {data.chosen}."] if data.chosen else []
     pictures = [(label, image.imread(path)) for label, path in strips[:_MOST]]
     width = paper.WIDTH - _LABEL - 0.2
     heights = [width * p.shape[0] / p.shape[1] for _, p in pictures]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -80,9 +80,9 @@ class Table:
         reasons = [c for c in self.columns if any(_is_missing(row.get(c.key)) for row in self.rows)]
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
-        writer.writerow([_raw(c.key) for c in self.columns] + [_raw(f"{c.key}.reason") for c in reasons])
+        writer.writerow([raw(c.key) for c in self.columns] + [raw(f"{c.key}.reason") for c in reasons])
         for row in self.rows:
-            values = [_raw(entry.value) if (entry := row.get(c.key)) else "" for c in self.columns]
+            values = [raw(entry.value) if (entry := row.get(c.key)) else "" for c in self.columns]
             missing = (row.get(c.key) for c in reasons)
             writer.writerow(values + [clean(e.note or "") if e and e.value is None else "" for e in missing])
         return out.getvalue()
@@ -104,7 +104,7 @@ def _field(entry: Entry | None, footnotes: list[str]) -> str:
     return f"{text}<sup>{mark if mark <= _MOST_FOOTNOTES else '*'}</sup>"
 
 
-def _raw(value: Any) -> Any:
+def raw(value: Any) -> Any:
     """A CSV field; text that a spreadsheet would run as a formula is made plain text."""
     if not isinstance(value, str):
         return "" if value is None else value
@@ -245,8 +245,11 @@ def full(data: RunData) -> Table:
     return table
 
 
-def failures(data: RunData) -> Table:
-    """What failed and why: one row per pass and cause, counting the cells lost behind the first."""
+def failures(data: RunData, lost: Mapping[tuple[str, str], int] | None = None) -> Table:
+    """What failed and why: one row per pass and cause, counting the cells lost behind the first.
+
+    ``lost``: how many cells each pass and cause took, where not all of them are here.
+    """
     frame = data.failed
     names = identifying(data)
     columns = [
@@ -257,18 +260,24 @@ def failures(data: RunData) -> Table:
         Column("after_s", "after"),
     ]
     table = Table("failures", "What was not measured", columns)
-    causes = [str(reason).removeprefix(_NOT_REACHED) for reason in frame["reason"]]
+    causes = [cause_of(reason) for reason in frame["reason"]]
     groups: dict[tuple[str, str], list[int]] = {}
     for index, pass_id, cause in zip(frame.index, frame["pass_id"], causes, strict=True):
         groups.setdefault((pass_id, cause), []).append(int(index))
-    for (_, cause), cells in groups.items():
+    for (pass_id, cause), cells in groups.items():
+        behind = (lost[pass_id, cause] if lost else len(cells)) - 1
         row, seconds = frame.loc[cells[0]], data.records[cells[0]].duration_s
         table.rows.append(
             name_entries(row, names)
             | {"status": Entry(row["status"]), "reason": Entry(cause)}
-            | {"lost": Entry(len(cells) - 1), "after_s": Entry(seconds, duration(seconds))}
+            | {"lost": Entry(behind), "after_s": Entry(seconds, duration(seconds))}
         )
     return table
+
+
+def cause_of(reason: object) -> str:
+    """Why a cell failed, the same for all that were not reached because of it."""
+    return str(reason).removeprefix(_NOT_REACHED)
 
 
 def legend(data: RunData) -> Table:

@@ -19,6 +19,7 @@ from bench.workload import View
 
 HEADING, ALARM = "───", "━━━"  # begin the lines that are the workload's own: what follows, what is wrong
 BEGIN, END = 12_000, 24_000  # characters shown of the two ends of a long text
+_MOST = 8  # texts of a view in the report of a run of which not all cells are drawn
 _EXCERPT, _WIDTH = 14, 160  # lines at the end of a text, and characters of each, that a README shows
 _INVISIBLE = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}  # control, direction marks, lone surrogates, breaks
 
@@ -41,7 +42,10 @@ def all_texts(data: RunData) -> list[tuple[str, list[KeptText]]]:
     found = []
     for view in (view for view in data.words.views if view.kind == "texts"):
         with suppress(NothingToDraw):
-            found.append((view.title, kept_texts(view, data)))
+            kept, title = kept_texts(view, data), view.title
+            if data.chosen and len(kept) > _MOST:
+                kept, title = kept[:_MOST], f"{title} (the first {_MOST} of {len(kept):,} of the cells drawn)"
+            found.append((title, kept))
     return found
 
 

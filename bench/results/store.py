@@ -26,6 +26,7 @@ from bench.results.line import parse_line
 from bench.results.newest import NewestRecords
 from bench.results.record import Record
 from bench.results.segment import INDEX
+from bench.results.stored import stored
 
 __all__ = ["clear_errors", "write_atomic"]  # where everybody looks for them
 
@@ -93,6 +94,9 @@ def read_records(path: Path) -> tuple[list[Record], list[bytes]]:
     """All records of a ``records.jsonl`` in order, and the lines that are none; see ``read``."""
     found = read(path)
     return found.records, found.damaged
+
+
+_NEWEST = ("suite", "run", "status", "started", "env", "units")  # what is asked of every record, often
 
 
 class Store:
@@ -167,8 +171,13 @@ def edited_at(index: Index, row: int) -> Edited:
 
 
 def newest_records(folder: Path) -> list[Record]:
-    """The newest record of every cell. Raises UserError if there is none."""
-    records, _ = read_records(folder / RECORDS)
-    if not records:
+    """The newest record of every cell, read when more is asked of it than the index has.
+
+    Raises UserError if there is none.
+    """
+    path = folder / RECORDS
+    index = open_index(path, _NEWEST) if path.exists() else None
+    places = {index.columns["cell"][row]: row for row in index.rows()} if index else {}
+    if index is None or not places:
         raise UserError(f"{folder} holds no record", hint="give the folder of a run that has measured")
-    return list({record.cell: record for record in records}.values())
+    return stored(index, places.values())

@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from typing import Protocol
 
 from bench.errors import UserError, did_you_mean, listed
 from bench.text import clean
-from bench.workload import Cell, Pass
+from bench.workload import Pass
 
 _MANY = 40  # cells; with more, a list of all labels helps nobody
 
@@ -22,18 +23,39 @@ def choose(passes: Sequence[Pass], wanted: str | None) -> tuple[Pass, ...]:
     """The passes with those cells that ``wanted`` names (None: all). Raises UserError if it names none."""
     if wanted is None:
         return tuple(passes)
-    cells = [cell for work in passes for cell in work.cells]
+    chosen = named(wanted, [cell for work in passes for cell in work.cells])
+    kept = (replace(work, cells=tuple(c for c in work.cells if c.id in chosen)) for work in passes)
+    return tuple(work for work in kept if work.cells)
+
+
+class Named(Protocol):
+    """A cell as far as it can be asked for: of a plan, or of a record."""
+
+    @property
+    def id(self) -> str:
+        """Its content hash."""
+
+    @property
+    def label(self) -> str:
+        """Its name for people."""
+
+    @property
+    def seed(self) -> int:
+        """Its seed."""
+
+
+def named(wanted: str, cells: Sequence[Named]) -> set[str]:
+    """Ids of the cells that ``wanted`` names. Raises UserError if there are none."""
     chosen = _meant(clean(wanted, len(wanted) + 1).casefold(), cells)
     if not chosen:
         labels = list(dict.fromkeys(cell.label for cell in cells))
         near = did_you_mean(wanted, labels) if len(labels) <= _MANY else f"cells: {listed(labels, 5)}"
         hint = f"{near}; give a label, the id of a cell, or a pattern in which * stands for anything"
         raise UserError(f"--only {wanted!r} matches no cell", hint=hint)
-    kept = (replace(work, cells=tuple(c for c in work.cells if c.id in chosen)) for work in passes)
-    return tuple(work for work in kept if work.cells)
+    return chosen
 
 
-def _meant(text: str, cells: Sequence[Cell]) -> set[str]:
+def _meant(text: str, cells: Sequence[Named]) -> set[str]:
     """Ids of the cells that a text names: the first way of reading it that names any."""
     names = {cell.id: _names(cell) for cell in cells}
     if found := {name for name, spellings in names.items() if text in spellings}:
@@ -45,7 +67,7 @@ def _meant(text: str, cells: Sequence[Cell]) -> set[str]:
     return set(ends) if len(set(ends.values())) == 1 else set()  # tables leave out what all labels begin with
 
 
-def _names(cell: Cell) -> tuple[str, ...]:
+def _names(cell: Named) -> tuple[str, ...]:
     """What a cell is called where it is printed, folded for comparison."""
     label = clean(cell.label, len(cell.label) + 1).casefold()
     return label, f"{label}, seed {cell.seed}", cell.id

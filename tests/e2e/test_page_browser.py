@@ -12,6 +12,7 @@ import pytest
 
 from bench.export import site
 from bench.report import render
+from bench.report.large import load
 from bench.results.environment import fingerprint_id
 from helpers.synthetic import ENV, Synthetic, measured, nll_series, record, sinks_run, write_run
 from helpers.tuned import Tuned, tuned_run
@@ -480,3 +481,25 @@ def test_without_javascript_pictures_machine_and_commands_are_there(browser: Any
     assert page.locator(".static img").count() == 5
     assert "Synthetic CPU" in page.locator("#asked").inner_text()
     context.close()
+
+
+def test_a_page_of_some_cells_says_which(tab: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(load, "MOST_CELLS", 50)
+    monkeypatch.setattr(load, "CHOSEN_CELLS", 20)
+    policies = ("dense", "window 512", "sink 4+508", "sink 4+1020", "window 1024")
+    records = [measured(policy, 512 * n) for policy in policies for n in range(1, 13)]
+    render(write_run(tmp_path / "run", records), Synthetic())  # type: ignore[arg-type]
+    page = tab().open(tmp_path / "run" / "index.html")
+    said = "20 of 60 cells are drawn (4 of 12 values of length, evenly spaced)"
+    assert said in page.locator("main > p").first.inner_text()
+    assert page.locator(".cards strong").first.inner_text() == "60 of 60"
+    assert "20 rows" in page.locator("#cell-table span[role=status]").inner_text()
+    assert (
+        page.locator("#cells h2").inner_text()
+        == page.locator("nav a[href='#cells']").inner_text()
+        == "Cells drawn"
+    )
+    charts = page.locator("#charts article")
+    drawn = [chart.inner_text() for chart in charts.all() if chart.locator("svg[role=img]").count()]
+    assert drawn
+    assert all(said in text for text in drawn)

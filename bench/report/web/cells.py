@@ -11,6 +11,7 @@ import json
 import re
 import shlex
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from bench.report.about import command
@@ -79,6 +80,20 @@ def pack(runs: Sequence[RunData]) -> dict[str, Any]:
         "words": list(words.known),
         "cells": cells,
     }
+
+
+def within(runs: Sequence[RunData], budget: int) -> dict[str, Any]:
+    """As `pack`, of the first cells of the first run: as many as so many characters hold.
+
+    ``left_out`` counts the others.
+    """
+    run, count = runs[0], len(runs[0].records)
+    while True:
+        packed = pack([replace(run, records=run.records[:count], frame=run.frame[:count])])
+        size = len(json.dumps(packed, ensure_ascii=False, separators=(",", ":")))
+        if size <= budget or count < 2:
+            return packed | {"left_out": len(run.records) - count}
+        count = min(count * budget // size, count - 1)
 
 
 def _shown(record: Record, name: str) -> Any:

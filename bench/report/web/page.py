@@ -19,6 +19,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from bench.report.about import all_of_them
 from bench.report.frames import RunData
 from bench.report.tables import Table
 from bench.report.web import cells, memory, sections
@@ -26,11 +27,13 @@ from bench.report.web.charts import chart
 from bench.report.web.compared import Compared
 from bench.report.web.merge import merge
 from bench.report.web.sheets import sheets
-from bench.report.web.tables import packed
+from bench.report.web.tables import MOST_ROWS, packed
+from bench.results.status import Status
 from bench.results.store import write_atomic
 from bench.text import clean
 
 PAGE = "index.html"
+_CELLS, _ROWS = 700_000, 200  # characters of cells, and rows of a table, where not all cells are drawn
 _SCRIPTS = ("base", "table", "cells", "sheets", "scale", "grid", "chart", "panel", "main")
 
 
@@ -64,13 +67,15 @@ def html(
     wanted = _wanted(runs, tables, comparison)
     groups = sections.groups(wanted)
     notes = sections.notes(runs)
-    payload = {
+    most = _ROWS if runs[0].chosen else MOST_ROWS
+    heading = "Cells drawn" if runs[0].chosen else "All cells"
+    payload: dict[str, Any] = {
         "runs": [sections.run_json(run, name) for run, name in zip(runs, sections.names(runs), strict=True)],
         "envs": {key: text for run in runs for key, text in sections.environments(run).items()},
-        "cells": cells.pack(runs),
+        "cells": cells.within(runs, _CELLS) if runs[0].chosen else cells.pack(runs),
         "charts": charts,
         "sheets": shown,
-        "tables": {name: packed(table) for name, table in wanted.items()},
+        "tables": {name: packed(table, most) for name, table in wanted.items()},
     }
     style, script = asset("page.css"), "\n".join(asset(f"page_{name}.js") for name in _SCRIPTS)
     records = any(run.records for run in runs)
@@ -88,8 +93,13 @@ def html(
             description=clean(runs[0].suite.get("description") or "", 4000),
             cards=sections.cards(runs, comparison),
             runs=[sections.run_html(run, name) for run, name in zip(runs, sections.names(runs), strict=True)],
-            sections=sections.contents(there | {"cells": records, "notes": notes}, groups),
-            measured=any(len(run.ok) for run in runs),
+            sections=sections.contents(there | {"cells": records, "notes": notes}, groups, heading),
+            heading=heading,
+            chosen=runs[0].chosen,
+            all_of_them=all_of_them(runs[0]),
+            left_out=payload["cells"].get("left_out", 0),
+            table_cells=len(payload["cells"]["cells"]),
+            measured=any(run.whole.statuses.get(str(Status.OK)) for run in runs),
             records=records,
             comparison=comparison,
             charts=sections.charts_html(charts, runs),

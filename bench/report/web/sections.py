@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -53,11 +52,13 @@ def groups(tables: Mapping[str, Table]) -> list[tuple[str, str, list[tuple[str, 
     return found
 
 
-def contents(there: Mapping[str, Any], tables: Sequence[tuple[str, str, Any]]) -> list[tuple[str, str]]:
-    """Id and heading of every section of the page, in order."""
+def contents(
+    there: Mapping[str, Any], tables: Sequence[tuple[str, str, Any]], cells: str
+) -> list[tuple[str, str]]:
+    """Id and heading of every section of the page, in order; ``cells`` is the heading of the cells."""
     first = [("comparison", "Comparison"), ("pictures", "Before and after"), ("charts", "Pictures")]
     first.append(("texts", "Texts"))
-    last = [("cells", "All cells"), ("notes", "Notes")]
+    last = [("cells", cells), ("notes", "Notes")]
     found = [one for one in first if there[one[0]]]
     found += [(id_, heading) for id_, heading, _ in tables]
     found += [one for one in last if there[one[0]]]
@@ -66,27 +67,25 @@ def contents(there: Mapping[str, Any], tables: Sequence[tuple[str, str, Any]]) -
 
 def cards(runs: Sequence[RunData], comparison: Compared | None) -> list[dict[str, str]]:
     """The verdict at a glance: how many cells came to what, and how the comparison went."""
-    run = runs[0]
-    total = max(len(run.planned), len(run.records))
-    counts = Counter(str(record.status) for record in run.records)
+    run, whole = runs[0], runs[0].whole
+    counts = dict(whole.statuses)
     measured = counts.pop(str(Status.OK), 0)
-    look = "ok" if measured and measured == total else ""
-    found = [{"count": f"{measured:,} of {total:,}", "text": "cells measured", "look": look}]
+    look = "ok" if measured and measured == whole.total else ""
+    found = [{"count": f"{measured:,} of {whole.total:,}", "text": "cells measured", "look": look}]
     found += [
         {"count": f"{n:,}", "text": f"{plural(n, 'cell').split()[1]} {s}", "look": s}
         for s, n in counts.items()
     ]
-    if total > len(run.records):
-        found.append(
-            {"count": f"{total - len(run.records):,}", "text": "not yet answered", "look": "skipped"}
-        )
-    if run.edited:
-        found.append({"count": f"{len(run.edited):,}", "text": "edited after measuring", "look": "error"})
+    if whole.total > whole.answered:
+        left = f"{whole.total - whole.answered:,}"
+        found.append({"count": left, "text": "not yet answered", "look": "skipped"})
+    if whole.edited:
+        found.append({"count": f"{whole.edited:,}", "text": "edited after measuring", "look": "error"})
     for verdict, n, words in comparison.counts if comparison else ():
         found.append({"count": f"{n:,}", "text": f"numbers {words}", "look": verdict})
     if not comparison and run.records:
-        passes = len({record.pass_id for record in run.records})
-        found.append({"count": f"{passes:,}", "text": "pass" if passes == 1 else "passes", "look": ""})
+        text = "pass" if whole.passes == 1 else "passes"
+        found.append({"count": f"{whole.passes:,}", "text": text, "look": ""})
     return found
 
 
@@ -156,7 +155,7 @@ def _chart_html(spec: Mapping[str, Any], runs: Sequence[RunData]) -> dict[str, A
     """Title and static pictures of a chart, as far as the runs have them in their folders."""
     found = []
     for run, name in zip(runs, names(runs), strict=True):
-        path = run.folder / "plots" / f"{slug(spec['name'])}.png"
+        path = run.pages / "plots" / f"{slug(spec['name'])}.png"
         if path.is_file():
             alt = f"{spec['title']}: {spec['yLabel']} against {spec['xLabel']}"
             alt = alt if len(runs) == 1 else f"{name}: {alt}"

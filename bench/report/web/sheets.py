@@ -66,6 +66,7 @@ def _shown(view: View, data: RunData, budget: int) -> dict[str, Any]:
     if not rows:
         raise NothingToDraw("the pictures cannot be read or are too large for a page")
     notes = [f"{plural(left_out, 'picture')} left out: the page would grow too large"] if left_out else []
+    notes += [f"Not all cells: {data.chosen}."] if data.chosen else []
     return {
         "rows": rows,
         "pictures": list(sources.values()),

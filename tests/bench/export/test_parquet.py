@@ -4,6 +4,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from bench.errors import UserError
+from bench.export import parquet
 from bench.export.parquet import write_parquet
 from helpers.passes import make_record
 
@@ -32,6 +33,29 @@ def test_columns_of_mixed_types_do_not_break_the_export(tmp_path):
     table = pq.read_table(path)
     assert table.column("x").to_pylist() == [1.0, 2.5, None]
     assert table.column("y").to_pylist() == ["1", "a", "True"]
+
+
+def test_many_records_have_the_file_of_few(tmp_path, monkeypatch):
+    """Read twice and written a little at a time; the columns of all are known before the first row."""
+    missing = {"vram": {"value": None, "unit": "bytes", "reason": "no GPU"}}
+    mixed = [1, 2.5, None, True, "a", 3, 4, 5]
+    made = [
+        make_record(str(n), columns={"x": v, "y": n, "z": n if n < 5 else n / 2, "none": None})
+        for n, v in enumerate(mixed)
+    ]
+    made.append(make_record("last", metrics=missing))
+    write_parquet(made, tmp_path / "whole.parquet")
+    held, real = [], parquet._table
+    monkeypatch.setattr(parquet, "_BATCH", 2)
+    monkeypatch.setattr(parquet, "_table", lambda rows, *rest: held.append(len(rows)) or real(rows, *rest))
+    write_parquet(made, tmp_path / "parts.parquet")
+    whole, parts = (pq.read_table(tmp_path / f"{name}.parquet") for name in ("whole", "parts"))
+    assert parts.schema.equals(whole.schema, check_metadata=True)
+    assert parts.equals(whole)
+    assert held == [2, 2, 2, 2, 1]
+    assert parts.column("x").to_pylist() == ["1", "2.5", None, "True", "a", "3", "4", "5", None]
+    assert parts.column("z").to_pylist() == [0.0, 1.0, 2.0, 3.0, 4.0, 2.5, 3.0, 3.5, None]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["parts.parquet", "whole.parquet"]
 
 
 def test_no_records_are_an_empty_file(tmp_path):
