@@ -111,6 +111,7 @@ class RayLauncher:
             place_of=lambda hello: self._place(slot, hello),
             lost=slot.drop,
             waiting=lambda: self._tell(slot),
+            say=self._say,
         )
         slot.running = RayRunning(contact, job)
         return slot.running

@@ -170,6 +170,51 @@ def test_a_node_that_goes_away_in_the_middle_costs_only_its_pass(runs):
     runs.check_nothing_left()
 
 
+def kept_at(folder):
+    """How far each pass has come that keeps it, as the run folder has it."""
+    return {path.parent.name: int(path.name[3:]) for path in folder.glob("results/*/*/scratch/*/at-*")}
+
+
+def test_what_a_pass_keeps_outlives_its_node(runs):
+    runs.write(defaults={"speed": 0.1, "mode": "keep"}, grid={"at": [0, 1, 2, 3], "length": [2, 20, 120]})
+    added = runs.cluster.add()
+    process = runs.start()
+    assert eventually(lambda: agents_below(runs.cluster.raylets[added].pid), 60), "the node has begun nothing"
+    runs.await_records(8)
+    assert eventually(lambda: len(kept := kept_at(runs.folder)) == 4 and min(kept.values()) >= 20, 60)
+    runs.cluster.raylet(added).kill()
+    said = runs.end(process)
+    assert said.count("went away; its pass is measured again") == 1
+    runs.check_all_there_once()
+    (gone_on,) = [r.conformance["resumed_at"] for r in runs.records() if r.conformance["resumed_at"]]
+    assert 20 <= gone_on < 120
+    assert list(runs.folder.glob("results/*/*/scratch/*")) == []
+    runs.check_nothing_left()
+
+
+def test_what_passes_keep_outlives_the_driver_and_a_pass_that_fails(runs):
+    runs.write(defaults={"speed": 0.1, "mode": "keep"}, timeout=4)
+    process = runs.start()
+    assert eventually(lambda: len(kept_at(runs.folder)) == 3, 90)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    runs.check_nothing_left()
+    begun = kept_at(runs.folder)
+    runs.run(code=3)  # no pass is through in its time
+    late = kept_at(runs.folder)
+    assert all(late[name] > begun[name] for name in begun)
+    assert len(late) == 4
+    runs.write(defaults={"speed": 0.1, "mode": "keep"}, timeout=60)
+    runs.run("--retry-failed")
+    newest = {record.cell: record for record in runs.records()}.values()
+    assert {record.status for record in newest} == {Status.OK}
+    for record in newest:
+        if record.params["length"] == 100:
+            assert record.metrics["total"].value == 4950
+            assert record.conformance["resumed_at"] == late[record.pass_id]
+    assert list(runs.folder.glob("results/*/*/scratch/*")) == []
+
+
 def test_a_worker_that_is_killed_costs_only_its_pass(runs):
     process = runs.start()
     runs.await_records(1)
