@@ -108,7 +108,7 @@ class Agent:
         shutil.rmtree(self._root, ignore_errors=True)
 
     def put(self, path: str, start: int, piece: bytes) -> None:
-        """A piece of what an earlier attempt at the next pass has kept; ``path`` is relative to the run folder."""
+        """A piece of what an earlier attempt has kept; ``path`` is relative to the run folder."""
         write_piece(self._root, path, start, piece)
 
     def start(self, job: Job) -> None:

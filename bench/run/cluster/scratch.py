@@ -1,8 +1,8 @@
 """What a pass keeps for its next attempt, on its way: from its node to the run folder, and to the next node.
 
-On one machine a pass that is cut off finds its folder again. On a cluster the driver has a copy of it, for the
-node may be gone. The copy is of one moment, is replaced as a whole or not at all, and is never older than an
-answer that has been recorded.
+On one machine a pass that is cut off finds its folder again. On a cluster the driver has a copy of it, for
+the node may be gone. The copy is of one moment, is replaced as a whole or not at all, and is never older than
+an answer that has been recorded.
 """
 
 from __future__ import annotations
