@@ -1,10 +1,10 @@
-"""The long form of fuzzing, guided by coverage (atheris): what reads files and words is given bytes without end.
+"""The long form of fuzzing, guided by coverage (atheris): what reads files and words is given endless bytes.
 
     python tools/fuzz.py [--seconds 60] [TARGET …]
 
-Each target runs in a process of its own, from a few examples of what it reads. Whatever is neither a value nor
-one clear sentence ends the target, and the bytes that did it are kept as ``fuzz-TARGET-crash-…`` in this folder.
-The short form, by hypothesis alone, is `tests/bench/test_fuzz.py`; the checks are the same.
+Each target runs in a process of its own, from a few examples of what it reads. Whatever is neither a value
+nor one clear sentence ends the target, and the bytes that did it are kept as ``fuzz-TARGET-crash-…`` in this
+folder. The short form, by hypothesis alone, is `tests/bench/test_fuzz.py`; the checks are the same.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Target:
 
 
 def targets() -> dict[str, Target]:
-    """By name. Those of which hypothesis makes its examples begin with noise: words would mean nothing to it."""
+    """By name. Where hypothesis makes examples of the bytes they begin as noise: words mean nothing to it."""
     checks = _checks()
     folder, chance = Path(tempfile.mkdtemp()), random.Random(0)
     noise = [chance.randbytes(length) for length in (64, 256, 1024, 4096)]

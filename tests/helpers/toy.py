@@ -101,7 +101,7 @@ class Toy:
         return {"mode": params.mode, "length": params.length}
 
     def identity(self, params: BaseModel) -> dict[str, str]:
-        return {"data": "toy"}
+        return {"data": os.environ.get("TOY_DATA", "toy")}
 
     def cost(self, params: BaseModel) -> Cost:
         return Cost(params.length, "numbers")

@@ -25,6 +25,7 @@ from bench import temporary
 from bench.results import environment
 from bench.results.environment import Fingerprint
 from bench.run.child import End, Event, LocalRunning
+from bench.run.cluster.meaning import Meaning, check_meaning
 from bench.run.cluster.scratch import Snapshot, Watch, write_piece
 from bench.run.launch import LocalLauncher
 from bench.run.worker import Job, load_target
@@ -73,8 +74,10 @@ def describe(target: str, variables: Variables) -> Description:
 class Agent:
     """Runs one pass at a time on this node."""
 
-    def __init__(self, variables: Variables, preload: tuple[str, ...]) -> None:
+    def __init__(self, variables: Variables, preload: tuple[str, ...], folder: str) -> None:
         _take_over(variables)
+        with suppress(OSError):  # a node may not have the folder where the run was started
+            os.chdir(folder)
         _be_a_plain_parent()
         temporary.tidy("agent")
         self._folder = temporary.own("agent")
@@ -111,8 +114,12 @@ class Agent:
         """A piece of what an earlier attempt has kept; ``path`` is relative to the run folder."""
         write_piece(self._root, path, start, piece)
 
-    def start(self, job: Job) -> None:
-        """Start a pass in a folder of this node, after `clear` and `put`."""
+    def start(self, job: Job, there: Meaning) -> None:
+        """Start a pass in a folder of this node, after `clear` and `put`.
+
+        ``there`` is what its names mean where the run was started. Raises OtherDataError if not the same here.
+        """
+        check_meaning(load_target(job.target), job.work.cells[0], there)
         self._job = dataclasses.replace(
             job,
             root=self._root,

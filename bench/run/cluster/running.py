@@ -16,6 +16,7 @@ from bench.results.store import clear_errors
 from bench.run.child import End, Event, Place, shorten
 from bench.run.cluster.agent import Hello, Report
 from bench.run.cluster.files import ChangedError, receive
+from bench.run.cluster.meaning import Meaning
 from bench.run.cluster.scratch import Copy, Snapshot
 from bench.run.worker import Job, outcome
 
@@ -35,6 +36,7 @@ class Contact:
     lost: Callable[[], None]  # to be called once it is gone
     waiting: Callable[[], None]  # to be called if it has long not begun
     say: Callable[[str], None]  # what the user should know
+    meaning: Meaning  # of the names in the pass, here
 
 
 class _OverError(Exception):
@@ -127,7 +129,7 @@ class RayRunning:
             self._answer(self._agent.clear.remote())
             for path, start, piece in self._copy.pieces():
                 self._answer(self._agent.put.remote(path, start, piece))
-            self._answer(self._agent.start.remote(self._job))
+            self._answer(self._agent.start.remote(self._job, self._contact.meaning))
             self.place, self._report, self._away_since = place, self._ask(), None
         elif time.monotonic() - self._begun > GREETING_SECONDS:
             self._contact.waiting()

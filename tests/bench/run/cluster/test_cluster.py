@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -280,6 +281,46 @@ def test_other_code_on_a_node_is_one_sentence_and_no_record(runs):
     assert "the code of the workload on node" in said
     assert "is 1, here it is 2" in said
     assert not (runs.folder / "results").exists()
+
+
+def test_other_data_on_a_node_is_no_number(runs):
+    runs.run(code=3, TOY_DATA="other")
+    reasons = {record.reason.removeprefix("not reached: ") for record in runs.records()}
+    assert {record.status for record in runs.records()} == {Status.ERROR}
+    assert all("data is toy, where the run was started it is other" in reason for reason in reasons)
+
+
+def copy_of_the_code(folder, change):
+    """The project in another folder, with a line put at the end of a module that children run."""
+    for name in ("bench", "ddposink"):
+        shutil.copytree(ROOT / name, folder / name, copy_function=os.link, dirs_exist_ok=True)
+    module = folder / "ddposink" / "streaming" / "blocks.py"
+    text = module.read_text()
+    module.unlink()
+    module.write_text(text + change)
+    return os.pathsep.join([str(folder), str(ROOT / "tests")])
+
+
+def test_code_is_compared_by_what_it_does_and_never_mixed(runs, tmp_path):
+    """A node with the same code in other words is used; one on which a line differs stops the run."""
+    (runs.folder / "text.txt").write_text("The storm passed the harbour. " * 40)
+    defaults = {"model": "bundled:sink-llama/vanilla", "corpus": "file:text.txt", "threads": 1}
+    runs.write(
+        workload="stream",
+        defaults=defaults | {"measure": ["quality"], "policy": "dense"},
+        grid={"length": [40]},
+        resources={"custom": {"copied": 1}},
+    )
+    for change in ("# in other words", "OTHER = 1"):
+        folder = copy_of_the_code(tmp_path / change[:1], f"\n{change}\n")
+        added = runs.cluster.add("--resources", '{"copied": 1}', PYTHONPATH=folder)
+        try:
+            said = runs.run(code=0 if change[0] == "#" else 2)
+        finally:
+            runs.cluster.end(added)
+    assert "the code of the workload on node" in said
+    (record,) = runs.records()  # of the first node
+    assert record.status is Status.OK
 
 
 def agents_below(pid):
