@@ -50,7 +50,7 @@ def build_wheel(out: Path, root: Path = ROOT) -> Path:
 def lock(root: Path = ROOT, index: str = INDEX) -> str:
     """Lines for ``pip install --require-hashes``: what this platform gets of ``index`` by `constraints.txt`.
 
-    Raises CalledProcessError where pip finds no such set, and ValueError if one of it would not be found there.
+    Raises CalledProcessError where pip finds no such set, ValueError if one of it would not be found there.
     """
     with tempfile.TemporaryDirectory() as place:
         report = Path(place) / "report.json"

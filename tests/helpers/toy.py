@@ -118,7 +118,7 @@ class Toy:
             params = ToyParams.model_validate(dict(cell.params))
             _trace(params, f"{os.getpid()} {params.mode} {params.length}")
             if params.mode == "keep" and not position:
-                position = resumed_at = _kept(ctx)
+                position = resumed_at = _kept(ctx, params.length)
                 total = position * (position - 1) // 2
             elif params.mode not in ("ok", "keep") and params.length >= params.at:
                 _misbehave(params, cell, ctx)
@@ -156,14 +156,14 @@ def _keep(ctx: Context, position: int) -> None:
             shutil.rmtree(older)
 
 
-def _kept(ctx: Context) -> int:
-    """How far an earlier attempt has come."""
+def _kept(ctx: Context, length: int) -> int:
+    """How far an earlier attempt has come; 0 if beyond ``length``, whose answer was lost with it."""
     found = sorted(ctx.scratch.glob("at-*"))
     if not found:
         return 0
     position = int((found[-1] / "position").read_text())
     assert (found[-1] / "below" / "check").read_text() == str(-position)
-    return position
+    return position if position <= length else 0
 
 
 def _trace(params: ToyParams, text: str) -> None:

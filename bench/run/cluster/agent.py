@@ -67,7 +67,7 @@ class Report:
 
 def describe(target: str, variables: Variables) -> Description:
     """Fingerprint of this machine, and version of the workload ``target`` (``module:attribute``) here."""
-    _take_over(variables)
+    take_over(variables)
     return Description(environment.fingerprint(), load_target(target).version())
 
 
@@ -75,10 +75,10 @@ class Agent:
     """Runs one pass at a time on this node."""
 
     def __init__(self, variables: Variables, preload: tuple[str, ...], folder: str) -> None:
-        _take_over(variables)
+        take_over(variables)
         with suppress(OSError):  # a node may not have the folder where the run was started
             os.chdir(folder)
-        _be_a_plain_parent()
+        be_a_plain_parent()
         temporary.tidy("agent")
         self._folder = temporary.own("agent")
         sockets = self._folder.path / "s"
@@ -117,7 +117,7 @@ class Agent:
     def start(self, job: Job, there: Meaning) -> None:
         """Start a pass in a folder of this node, after `clear` and `put`.
 
-        ``there`` is what its names mean where the run was started. Raises OtherDataError if not the same here.
+        ``there``: what its names mean where the run was started. Raises OtherDataError if not the same here.
         """
         check_meaning(load_target(job.target), job.work.cells[0], there)
         self._job = dataclasses.replace(
@@ -199,7 +199,7 @@ def visible(uuids: list[str], setting: str | None) -> tuple[str, ...]:
     return tuple(numbers.get(word, word) for word in words)
 
 
-def _take_over(variables: Variables) -> None:
+def take_over(variables: Variables) -> None:
     """Have the variables that say how threads work as the driver has them: Ray sets some of its own."""
     for name, value in variables.items():
         if value is None:
@@ -209,7 +209,7 @@ def _take_over(variables: Variables) -> None:
     os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # Ray counts GPUs in that order, CUDA need not
 
 
-def _be_a_plain_parent() -> None:
+def be_a_plain_parent() -> None:
     """Let children be what a local run's are: Ray's main module would be imported into every one of them.
 
     And let the kernel that runs out of memory take the child: Ray offers its workers first.

@@ -143,8 +143,10 @@ class RayLauncher:
             "max_task_retries": 0,
             "scheduling_strategy": NodeAffinitySchedulingStrategy(slot.node.id, soft=False),
         }
-        return ray.remote(Agent).options(**options).remote(
-            self._variables, tuple(self._workload.preload), os.getcwd()
+        return (
+            ray.remote(Agent)
+            .options(**options)
+            .remote(self._variables, tuple(self._workload.preload), os.getcwd())
         )
 
     def _place(self, slot: Slot, hello: Hello) -> Place:

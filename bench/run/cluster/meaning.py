@@ -43,7 +43,7 @@ def check_meaning(workload: Workload, cell: Cell, there: Meaning) -> None:
     if here is None or here == there:
         return
     if there is None:
-        raise OtherDataError("it has what is missing where the run was started, so nobody knows what it is of")
+        raise OtherDataError("it has what is missing where the run was started: nobody knows what it is of")
     names = sorted(name for name in here.keys() | there.keys() if here.get(name) != there.get(name))
     first = names[0]
     raise OtherDataError(
