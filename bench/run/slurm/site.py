@@ -166,6 +166,8 @@ def asked_for(request: Request, jobs: int) -> dict[str, Any]:
         "name": "bench",
         "timeout_min": math.ceil((timeout or 0) / 60) + MARGIN_MINUTES,
         "cpus_per_task": needs.cpus,
+        "slurm_use_srun": False,  # a step of one task would be bound to the CPUs it asks for
+        "slurm_additional_parameters": {"no-requeue": True},  # a lost pass is measured again by the run
     }
     if needs.gpus:
         asked["gpus_per_node"] = needs.gpus

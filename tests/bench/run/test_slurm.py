@@ -19,6 +19,7 @@ from bench.errors import UserError
 from bench.results.record import Status
 from bench.results.store import ENV, RECORDS, read_records
 from bench.suite.model import Resources
+from helpers.slurm import install
 
 ROOT = Path(__file__).parents[3]
 START = """
@@ -29,6 +30,7 @@ site.KIND, batch.PATIENCE_SECONDS = "local", 4.0
 from bench.cli import main
 main()
 """
+REAL = START.replace('site.KIND, batch.PATIENCE_SECONDS = "local", 4.0', "batch.PATIENCE_SECONDS = 4.0")
 SUITE = {
     "suite": "toys",
     "workload": "toy",
@@ -48,11 +50,11 @@ class Runs:
     def write(self, **more):
         (self.folder / "toys.yaml").write_text(json.dumps(SUITE | more))
 
-    def start(self, *words, launcher="slurm", code=START, **environment):
+    def start(self, *words, launcher="slurm", script=START, **environment):
         paths = os.pathsep.join([str(ROOT / "tests"), str(ROOT)])
         own = {"PYTHONPATH": paths, "SLURM_TEST": self.mark, "TMPDIR": str(self.folder / "t")}
         return subprocess.Popen(
-            [sys.executable, "-c", code, "toys.yaml", "--launcher", launcher, *words],
+            [sys.executable, "-c", script, "toys.yaml", "--launcher", launcher, *words],
             cwd=self.folder,
             env=os.environ | own | {"COLUMNS": "200"} | environment,
             stdout=subprocess.PIPE,
@@ -207,6 +209,29 @@ def test_ends_of_a_pass_are_those_of_a_local_one(runs):
     runs.check_nothing_left()
 
 
+def test_the_commands_of_slurm_themselves(runs):
+    """The same by `sbatch`, `sacct` and `scancel`, of a Slurm that has one machine."""
+    slurm = {"PATH": f"{install(runs.folder / 'slurm')}:{os.environ['PATH']}", "script": REAL}
+    runs.run(**slurm)
+    runs.check_all_there_once()
+    runs.check_nothing_left()
+    (script, *_) = (runs.folder / "slurm" / "jobs").glob("1001.sh")  # the first job asks what a node is
+    lines = script.read_text().splitlines()
+    for line in ("--exclusive", "--no-requeue", "--cpus-per-task=1", "--time=16", "--job-name=bench"):
+        assert f"#SBATCH {line}" in lines
+    shutil.rmtree(runs.folder / "results")
+    runs.write(defaults={"speed": 0.05})
+    process = runs.start(**slurm)
+    assert eventually(lambda: len(runs.records()) >= 4, 60)
+    process.send_signal(signal.SIGINT)
+    runs.end(process, code=130)
+    runs.check_nothing_left()
+    assert len(list((runs.folder / "slurm" / "jobs").glob("*.cancelled"))) == 2
+    said = runs.run("--new", code=2, SBATCH_PARTITION="none", **slurm)
+    assert "Slurm does not take a job: " in said
+    assert "invalid partition specified: none" in said
+
+
 @pytest.mark.parametrize(
     ("suite", "said"),
     [
@@ -226,7 +251,7 @@ def test_what_slurm_cannot_be_asked_for_is_one_sentence(runs, suite, said):
 def test_a_machine_without_slurm_is_one_sentence(runs):
     if shutil.which("sbatch"):
         pytest.skip("this machine has Slurm")
-    said = runs.end(runs.start(code=START.replace('"local", 4.0', '"slurm", 4.0')), 2)
+    said = runs.run(script=REAL, code=2)
     assert "no Slurm here: there is no sbatch on this machine" in said
     assert not (runs.folder / "results").exists()
 
@@ -271,13 +296,11 @@ def test_what_slurm_is_asked_for(monkeypatch):
             SimpleNamespace(suite=SimpleNamespace(resources=resources, timeout=timeout)), jobs
         )
 
-    assert asked(1, 90.0) == {"name": "bench", "timeout_min": 17, "cpus_per_task": 1, "slurm_exclusive": True}
-    assert asked(4, 3600.0, cpus=4, gpus=1, memory="32GiB") == {
-        "name": "bench",
-        "timeout_min": 75,
-        "cpus_per_task": 4,
-        "gpus_per_node": 1,
-        "mem_gb": 32,
-    }
+    alone = asked(1, 90.0)
+    assert (alone["timeout_min"], alone["cpus_per_task"], alone["slurm_exclusive"]) == (17, 1, True)
+    shared = asked(4, 3600.0, cpus=4, gpus=1, memory="32GiB")
+    assert (shared["timeout_min"], shared["cpus_per_task"], shared["gpus_per_node"]) == (75, 4, 1)
+    assert shared["mem_gb"] == 32
+    assert "slurm_exclusive" not in shared
     monkeypatch.setenv(site.LIMIT, "2:00:00")
     assert asked(1, None)["timeout_min"] == 15  # sbatch prefers what its variable says
