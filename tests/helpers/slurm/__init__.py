@@ -1,4 +1,4 @@
-"""A Slurm of one machine: `sbatch`, `sacct` and `scancel` as far as submitit uses them. A job is a process."""
+"""A Slurm of one machine: `sbatch`, `sacct` and `scancel` as submitit uses them. A job is a process."""
 
 from __future__ import annotations
 
