@@ -61,7 +61,9 @@ class Context(Protocol):
     """What a running workload may tell the harness. Implemented by the worker."""
 
     out: Path  # folder for this pass's artifacts; exists
-    scratch: Path  # a folder that the next attempt at this pass finds again if this one dies; may not exist
+    # A folder that the next attempt at this pass finds again if this one dies; may not exist. What lies in it
+    # may be of a moment after an answer that was lost.
+    scratch: Path
 
     def progress(self, done: int, total: int, **values: float) -> None:
         """Report progress (cheap, rate limited), e.g. ``progress(512, 4096, perplexity=17.2)``."""

@@ -31,6 +31,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--faults", type=int, default=0, metavar="N", help="N random faults instead of one a kind"
     )
     group.addoption("--fault-seed", type=int, default=random.randrange(10_000), help="repeats a campaign")
+    parser.addoption("--whole-suites", action="store_true", help="measure whole suites on a cluster")
     parser.addoption("--sweep", action="store_true", help="every causal architecture of the model library")
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.util
+import json
 import os
 import shutil
 import subprocess
@@ -19,8 +20,35 @@ def test_the_lock_is_of_the_pins():
     assert len(lines) > 50
     for line in lines:
         name, version = line.partition(" --hash=sha256:")[0].split("==")
-        version = version.partition("+")[0]
+        assert "+" not in version, f"{line}: a build that PyPI does not have"
         assert pins.get(name.replace("_", "-"), version) == version, line
+
+
+def test_what_this_machines_pip_is_set_to_has_no_say_in_the_lock(monkeypatch):
+    told = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS", "PIP_CONSTRAINT")
+    for name in (*told, "PIP_CERT"):
+        monkeypatch.setenv(name, "x")
+    plain = load()._plain_pip()
+    assert not plain.keys() & {*told}
+    assert plain["PIP_CERT"] == "x"
+    assert plain["PIP_CONFIG_FILE"] == os.devnull
+
+
+@pytest.mark.parametrize(("version", "taken"), [("2.0", True), ("2.0+cpu", False)])
+def test_a_build_that_pypi_does_not_have_is_not_locked(version, taken, monkeypatch, tmp_path):
+    release = load()
+
+    def pip(command, **_):
+        info = {"hashes": {"sha256": "0" * 64}}
+        found = [{"metadata": {"name": "Torch", "version": version}, "download_info": {"archive_info": info}}]
+        Path(command[command.index("--report") + 1]).write_text(json.dumps({"install": found}))
+
+    monkeypatch.setattr(release.subprocess, "run", pip)
+    if taken:
+        assert release.lock(tmp_path).splitlines()[1:] == [f"torch==2.0 --hash=sha256:{'0' * 64}"]
+    else:
+        with pytest.raises(ValueError, match="is a build that PyPI does not have"):
+            release.lock(tmp_path)
 
 
 def load():

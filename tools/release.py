@@ -1,10 +1,11 @@
 """What goes with a release: a wheel that anybody builds bit for bit, a lock with hashes, and their checksums.
 
-    python tools/release.py dist [--no-lock]
+    python tools/release.py dist [--no-lock | --index URL]
 
 The wheel is made of the files of HEAD alone, with the time of its commit and one set of permissions, so that
 it is the same on every machine with the same setuptools. The lock names what pip installs on this platform
-by `constraints.txt`, each file with its SHA-256; it asks the package registry. Whoever installs with
+by `constraints.txt`, each file with its SHA-256, from PyPI alone: what this machine's pip is set to (mirrors,
+folders of wheels, `+cpu` builds) has no say, for others have it not. Whoever installs with
 ``pip install --require-hashes --no-deps -r requirements.lock`` gets those files or none. The list of parts
 (CycloneDX) is `tox -e sbom`.
 """
@@ -25,6 +26,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ("bench", "ddposink", "pyproject.toml", "README.md", "LICENSE")
 EXTRA = "ddpo"
+INDEX = "https://pypi.org/simple"
 PIP = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check")
 
 
@@ -45,8 +47,11 @@ def build_wheel(out: Path, root: Path = ROOT) -> Path:
     return made[-1]
 
 
-def lock(root: Path = ROOT) -> str:
-    """Lines for ``pip install --require-hashes``: what this platform gets by `constraints.txt`."""
+def lock(root: Path = ROOT, index: str = INDEX) -> str:
+    """Lines for ``pip install --require-hashes``: what this platform gets of ``index`` by `constraints.txt`.
+
+    Raises CalledProcessError where pip finds no such set, ValueError if one of it would not be found there.
+    """
     with tempfile.TemporaryDirectory() as place:
         report = Path(place) / "report.json"
         flags = (
@@ -56,17 +61,29 @@ def lock(root: Path = ROOT) -> str:
             str(report),
             "--constraint",
             "constraints.txt",
+            "--index-url",
+            index,
         )
-        subprocess.run([*PIP, "install", *flags, f".[{EXTRA}]"], cwd=root, check=True)
+        env = _plain_pip()
+        subprocess.run([*PIP, "install", *flags, f".[{EXTRA}]"], cwd=root, check=True, env=env)
         found = json.loads(report.read_text(encoding="utf-8"))["install"]
     lines = []
     for one in found:
         info, hashes = one["metadata"], one["download_info"].get("archive_info", {}).get("hashes", {})
         if "sha256" in hashes:  # all but the project itself
+            if "+" in info["version"]:
+                raise ValueError(f"{info['name']} {info['version']} is a build that PyPI does not have")
             lines.append(f"{info['name'].lower()}=={info['version']} --hash=sha256:{hashes['sha256']}")
     where = f"Python {platform.python_version()}, {platform.system()} {platform.machine()}"
     head = f"# The files that constraints.txt means for .[{EXTRA}] on {where}; made by tools/release.py."
     return "".join(f"{line}\n" for line in [head, *sorted(lines)])
+
+
+def _plain_pip() -> dict[str, str]:
+    """The environment without what tells pip where to look; how to get there (proxy, certificates) stays."""
+    kept = {"PIP_CERT", "PIP_PROXY", "PIP_DEFAULT_TIMEOUT", "PIP_CACHE_DIR"}
+    plain = {name: value for name, value in os.environ.items() if name in kept or name[:4] != "PIP_"}
+    return plain | {"PIP_CONFIG_FILE": os.devnull}
 
 
 def main() -> None:
@@ -76,12 +93,13 @@ def main() -> None:
     )
     parser.add_argument("out", type=Path, help="folder for what is made")
     parser.add_argument("--no-lock", action="store_true", help="ask no registry")
+    parser.add_argument("--index", default=INDEX, metavar="URL", help=f"of the lock's files ({INDEX})")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     made = [build_wheel(options.out)]
     if not options.no_lock:
         made.append(options.out / "requirements.lock")
-        made[-1].write_text(lock(), encoding="utf-8")
+        made[-1].write_text(lock(index=options.index), encoding="utf-8")
     for path in made:
         print(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path}")
     print(f"built with setuptools {version('setuptools')}, Python {sys.version.split()[0]}")

@@ -49,8 +49,8 @@ def run(
     ] = None,
     allow_code: CodeOption = False,
     launcher: Annotated[
-        Literal["local", "ray"],
-        typer.Option(help="Where passes run: here, or on the nodes of a Ray cluster."),
+        Literal["local", "ray", "slurm"],
+        typer.Option(help="Where passes run: here, on the nodes of a Ray cluster, or as jobs of Slurm."),
     ] = "local",
     address: Annotated[
         str | None,

@@ -139,7 +139,8 @@ class PassRun:
         assert self.running.end is not None
         with self.held():
             if not self.open:
-                shutil.rmtree(self.session.folder / SCRATCH / self.work.id, ignore_errors=True)
+                for kept in (self.session.folder / SCRATCH).glob(f"{self.work.id}*"):
+                    shutil.rmtree(kept, ignore_errors=True)
             self._give_outcome(self.running.end)
         return self.running.end
 

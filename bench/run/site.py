@@ -15,6 +15,7 @@ from bench.run.launch import Launcher, LocalLauncher, check_system
 from bench.suite.request import Options, Request
 
 Say = Callable[[str], None]
+ENGINES = {"ray": ("ray", "Ray"), "slurm": ("submitit", "submitit")}  # package and what people call it
 
 
 class Site(Protocol):
@@ -45,16 +46,20 @@ class LocalSite:
 @contextmanager
 def open_site(request: Request, options: Options, say: Say) -> Iterator[Site]:
     """Where ``options`` want the passes to run. Raises UserError, soon, if they cannot run there."""
-    if options.launcher != "ray":
-        if options.address is not None:
-            raise UserError("--address is of a cluster", hint="add --launcher ray, or leave it out")
+    if options.launcher != "ray" and options.address is not None:
+        raise UserError("--address is of a cluster", hint="add --launcher ray, or leave it out")
+    if options.launcher == "local":
         yield LocalSite(request, options)
         return
-    if find_spec("ray") is None:
+    package, name = ENGINES[options.launcher]
+    if find_spec(package) is None:
         raise UserError(
-            "--launcher ray needs Ray, which is not installed", hint="pip install 'ddposink[ray]'"
+            f"--launcher {options.launcher} needs {name}, which is not installed",
+            hint=f"pip install 'ddposink[{options.launcher}]'",
         )
-    from bench.run.cluster.site import connected
-
+    if options.launcher == "slurm":
+        from bench.run.slurm.site import connected
+    else:
+        from bench.run.cluster.site import connected  # type: ignore[assignment]
     with connected(request, options, say) as site:
         yield site

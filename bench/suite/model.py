@@ -131,7 +131,7 @@ class Suite(_Strict):
     memory_limit: _Bytes | None = Field(None, description="Host memory of a pass, e.g. 16GiB")
     resources: Resources = Field(
         default_factory=lambda: Resources.model_validate({}),
-        description="What a pass needs of a node of a cluster (--launcher ray)",
+        description="What a pass needs of a node of a cluster (--launcher ray or slurm)",
     )
     compare: Compare | None = Field(None, description="Report paired differences along an axis")
     tolerances: Annotated[dict[_Name, _Tolerance], _none_is(dict)] = Field(

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from helpers.faults import raylets  # noqa: F401  (adds its kind)
 from helpers.faults.kinds import KINDS, LONG_ONLY, WEIGHTS
 from helpers.faults.place import Place
 

@@ -54,7 +54,7 @@ class RayCluster:
         path.mkdir(exist_ok=True)
         return path
 
-    def add(self) -> int:
+    def add(self, *words: str, **environment: str) -> int:
         """Start a node and wait for it; its number."""
         where = ["--address", self.address]
         if not self.raylets:
@@ -62,11 +62,11 @@ class RayCluster:
             where += ["--temp-dir", str(self.folder / "r")]
         command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", *where]
         command += ["--node-ip-address", "127.0.0.1", "--num-cpus", str(self.cpus), "--num-gpus", "0"]
-        command += ["--object-store-memory", str(STORE), "--disable-usage-stats"]
+        command += ["--object-store-memory", str(STORE), "--disable-usage-stats", *words]
         with open(self.folder / f"node{len(self.raylets)}.log", "wb") as log:
             started = subprocess.Popen(
                 command,
-                env=self.environment(),
+                env=self.environment() | environment,
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,
@@ -80,6 +80,13 @@ class RayCluster:
             assert time.monotonic() < deadline, "a node does not start"
             time.sleep(0.1)
         return number
+
+    def end(self, number: int) -> None:
+        """End a node as `ray stop` does, and wait until nothing of it is left."""
+        node = psutil.Process(self.raylets[number].pid)
+        all_of_it = [node, *node.children(recursive=True)]
+        node.terminate()
+        psutil.wait_procs(all_of_it, timeout=START_SECONDS)
 
     def family(self) -> list[psutil.Process]:
         """Everything that was started for this cluster and is alive."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,8 @@ import psutil
 from pydantic import BaseModel, ConfigDict, Field
 
 from bench.workload import Context, Cost, Metric, Missing, Pass, Samples, Scalar, Skip, View
+
+KEEP_EVERY = 20  # positions
 
 Mode = Literal[
     "ok",
@@ -41,6 +44,7 @@ Mode = Literal[
     "alloc_error",
     "full",
     "stubborn",
+    "keep",
 ]
 
 
@@ -97,7 +101,7 @@ class Toy:
         return {"mode": params.mode, "length": params.length}
 
     def identity(self, params: BaseModel) -> dict[str, str]:
-        return {"data": "toy"}
+        return {"data": os.environ.get("TOY_DATA", "toy")}
 
     def cost(self, params: BaseModel) -> Cost:
         return Cost(params.length, "numbers")
@@ -108,12 +112,15 @@ class Toy:
     def run(self, work: Pass, ctx: Context) -> None:
         print("toy begins", flush=True)
         total = 0
-        position = 0
+        position = resumed_at = 0
         series = ctx.out / "series.txt"
         for cell in work.cells:
             params = ToyParams.model_validate(dict(cell.params))
             _trace(params, f"{os.getpid()} {params.mode} {params.length}")
-            if params.mode != "ok" and params.length >= params.at:
+            if params.mode == "keep" and not position:
+                position = resumed_at = _kept(ctx, params.length)
+                total = position * (position - 1) // 2
+            elif params.mode not in ("ok", "keep") and params.length >= params.at:
                 _misbehave(params, cell, ctx)
                 if params.mode in ("silent", "nan", "bad_facts"):
                     continue
@@ -122,6 +129,8 @@ class Toy:
                 position += 1
                 if params.speed:
                     time.sleep(params.speed)
+                if params.mode == "keep" and position % KEEP_EVERY == 0:
+                    _keep(ctx, position)
                 ctx.progress(position, work.cells[-1].params["length"], sum=float(total))
             with series.open("a") as file:
                 file.write(f"{total}\n")
@@ -130,9 +139,31 @@ class Toy:
                 cell,
                 {"total": total, "nll": 0.5, "ms": samples, "vram": Missing("no GPU")},
                 facts={"seen": position},
-                conformance={"calls": position},
+                conformance={"calls": position, "resumed_at": resumed_at},
                 artifacts=[series] if cell is work.cells[-1] else [],
             )
+
+
+def _keep(ctx: Context, position: int) -> None:
+    """Two files that belong together, the second one a folder away; never half of them."""
+    part, whole = ctx.scratch / "position.part", ctx.scratch / f"at-{position:06}"
+    (part / "below").mkdir(parents=True)
+    (part / "position").write_text(str(position))
+    (part / "below" / "check").write_text(str(-position))
+    part.rename(whole)
+    for older in ctx.scratch.glob("at-*"):
+        if older < whole:
+            shutil.rmtree(older)
+
+
+def _kept(ctx: Context, length: int) -> int:
+    """How far an earlier attempt has come; 0 if beyond ``length``, whose answer was lost with it."""
+    found = sorted(ctx.scratch.glob("at-*"))
+    if not found:
+        return 0
+    position = int((found[-1] / "position").read_text())
+    assert (found[-1] / "below" / "check").read_text() == str(-position)
+    return position if position <= length else 0
 
 
 def _trace(params: ToyParams, text: str) -> None:

@@ -25,6 +25,8 @@ from bench import temporary
 from bench.results import environment
 from bench.results.environment import Fingerprint
 from bench.run.child import End, Event, LocalRunning
+from bench.run.cluster.meaning import Meaning, check_meaning
+from bench.run.cluster.scratch import Snapshot, Watch, write_piece
 from bench.run.launch import LocalLauncher
 from bench.run.worker import Job, load_target
 
@@ -59,21 +61,24 @@ class Report:
     log: bytes = b""
     log_end: int = 0  # where the log's next piece begins
     usage: dict[str, float] = field(default_factory=dict)
+    kept: Snapshot | None = None  # of what the pass keeps, if the driver has not had it; to be taken first
     end: End | None = None
 
 
 def describe(target: str, variables: Variables) -> Description:
     """Fingerprint of this machine, and version of the workload ``target`` (``module:attribute``) here."""
-    _take_over(variables)
+    take_over(variables)
     return Description(environment.fingerprint(), load_target(target).version())
 
 
 class Agent:
     """Runs one pass at a time on this node."""
 
-    def __init__(self, variables: Variables, preload: tuple[str, ...]) -> None:
-        _take_over(variables)
-        _be_a_plain_parent()
+    def __init__(self, variables: Variables, preload: tuple[str, ...], folder: str) -> None:
+        take_over(variables)
+        with suppress(OSError):  # a node may not have the folder where the run was started
+            os.chdir(folder)
+        be_a_plain_parent()
         temporary.tidy("agent")
         self._folder = temporary.own("agent")
         sockets = self._folder.path / "s"
@@ -87,6 +92,7 @@ class Agent:
         self._stopping = False
         self._pump = threading.Thread()
         self._running: LocalRunning | None = None
+        self._watch: Watch | None = None
         self._job: Job | None = None
 
     def hello(self) -> Hello:
@@ -99,10 +105,21 @@ class Agent:
             visible(uuids, os.environ.get("CUDA_VISIBLE_DEVICES")),
         )
 
-    def start(self, job: Job) -> None:
-        """Start a pass in a clean folder of this node."""
+    def clear(self) -> None:
+        """End what runs and begin with a clean folder."""
         self._end_pass()
         shutil.rmtree(self._root, ignore_errors=True)
+
+    def put(self, path: str, start: int, piece: bytes) -> None:
+        """A piece of what an earlier attempt has kept; ``path`` is relative to the run folder."""
+        write_piece(self._root, path, start, piece)
+
+    def start(self, job: Job, there: Meaning) -> None:
+        """Start a pass in a folder of this node, after `clear` and `put`.
+
+        ``there``: what its names mean where the run was started. Raises OtherDataError if not the same here.
+        """
+        check_meaning(load_target(job.target), job.work.cells[0], there)
         self._job = dataclasses.replace(
             job,
             root=self._root,
@@ -110,26 +127,36 @@ class Agent:
             log=self._root / job.log.relative_to(job.root),
         )
         self._events, self._stopping = [], False
+        self._watch = Watch(self._root, job.work.id)
         self._running = self._launcher.launch(self._job)
         # A thread of its own: a pass keeps its time limit whether or not the driver asks.
         self._pump = threading.Thread(target=self._take_events, args=(self._running,), daemon=True)
         self._pump.start()
 
-    def report(self, taken: int, log_start: int, wait: float) -> Report:
+    def report(self, taken: int, log_start: int, kept: int, wait: float) -> Report:
         """Events after the first ``taken``, and the log from ``log_start``; waits up to ``wait`` seconds.
+
+        ``kept`` is the number of the last snapshot that the driver has dealt with.
 
         Asking twice gives the same answer: an answer may be lost on its way.
         """
         assert self._running is not None
         assert self._job is not None
+        assert self._watch is not None
         with self._changed:
             self._changed.wait_for(lambda: len(self._events) > taken or not self._pump.is_alive(), wait)
             over = self._running.end if not self._pump.is_alive() else None
             events = self._events[taken:]
         log, log_end = _piece(self._job.log, log_start)
-        end = over if len(log) < CHUNK else None
+        # An answer must not be recorded without what the pass kept before it: a next attempt would miss that.
+        answers = [number for number, event in enumerate(events) if event["event"] == "cell"]
+        cut_off = over is not None and over.status is not None
+        snapshot = self._watch.look(kept, now=bool(answers) or cut_off)
+        if answers and snapshot is None and over is None and not self._watch.is_known():
+            events = events[: answers[0]]  # it changes all the time; once more
+        whole = len(log) < CHUNK and snapshot is None and taken + len(events) == len(self._events)
         usage = {} if over else self._running.usage()
-        return Report(events, log, log_end, usage, end)
+        return Report(events, log, log_end, usage, snapshot, over if whole else None)
 
     def read(self, path: str, start: int, size: int) -> bytes:
         """A piece of a file that the pass has left; ``path`` is relative to the run folder."""
@@ -172,7 +199,7 @@ def visible(uuids: list[str], setting: str | None) -> tuple[str, ...]:
     return tuple(numbers.get(word, word) for word in words)
 
 
-def _take_over(variables: Variables) -> None:
+def take_over(variables: Variables) -> None:
     """Have the variables that say how threads work as the driver has them: Ray sets some of its own."""
     for name, value in variables.items():
         if value is None:
@@ -182,7 +209,7 @@ def _take_over(variables: Variables) -> None:
     os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # Ray counts GPUs in that order, CUDA need not
 
 
-def _be_a_plain_parent() -> None:
+def be_a_plain_parent() -> None:
     """Let children be what a local run's are: Ray's main module would be imported into every one of them.
 
     And let the kernel that runs out of memory take the child: Ray offers its workers first.

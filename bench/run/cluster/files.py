@@ -35,7 +35,7 @@ def receive(root: Path, artifact: Mapping[str, Any], read: Read) -> None:
         with clear_errors(f"cannot write {target}"):
             target.parent.mkdir(parents=True, exist_ok=True)
             with open(partial, "wb") as file:
-                digest = _copy(artifact, read, file)
+                digest = copy(artifact, read, file)
                 os.fsync(file.fileno())
             if digest != artifact["sha256"]:
                 raise ChangedError(f"{artifact['path']} changed on its way from the node")
@@ -44,7 +44,7 @@ def receive(root: Path, artifact: Mapping[str, Any], read: Read) -> None:
         partial.unlink(missing_ok=True)
 
 
-def _copy(artifact: Mapping[str, Any], read: Read, file: Any) -> str:
+def copy(artifact: Mapping[str, Any], read: Read, file: Any) -> str:
     """Copy as many bytes as were announced (a file may have grown since); their hash."""
     digest, start = hashlib.sha256(), 0
     while start < artifact["bytes"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -18,10 +19,12 @@ from bench.results.environment import Fingerprint, comparable
 from bench.results.folder import keep_fingerprint
 from bench.run.child import Place
 from bench.run.cluster.agent import Agent, Hello, Variables
+from bench.run.cluster.meaning import meaning
 from bench.run.cluster.nodes import Node, alive, places_on, share
 from bench.run.cluster.running import Contact, RayRunning
 from bench.run.worker import Job
 from bench.suite.model import Resources
+from bench.workload import Workload
 
 LOOK_SECONDS = 2.0  # how often the cluster is asked which nodes there are
 GIVE_UP = 4  # workers that may go away unasked before a place is used no more
@@ -65,7 +68,7 @@ class RayLauncher:
         jobs: int,
         fingerprint: Fingerprint,
         variables: Variables,
-        preload: tuple[str, ...],
+        workload: Workload,
         folder: Path,
         say: Say,
     ) -> None:
@@ -73,7 +76,7 @@ class RayLauncher:
         for node in nodes:
             count = places_on(node, needs, jobs)
             self._slots += [Slot(node, count, share(node, needs, count)) for _ in range(count)]
-        self._fingerprint, self._variables, self._preload = fingerprint, variables, preload
+        self._fingerprint, self._variables, self._workload = fingerprint, variables, workload
         self._folder, self._say = folder, say
         self._looked = time.monotonic()
         self._kept: dict[str, str] = {}
@@ -111,6 +114,8 @@ class RayLauncher:
             place_of=lambda hello: self._place(slot, hello),
             lost=slot.drop,
             waiting=lambda: self._tell(slot),
+            say=self._say,
+            meaning=meaning(self._workload, job.work.cells[0]),
         )
         slot.running = RayRunning(contact, job)
         return slot.running
@@ -138,7 +143,11 @@ class RayLauncher:
             "max_task_retries": 0,
             "scheduling_strategy": NodeAffinitySchedulingStrategy(slot.node.id, soft=False),
         }
-        return ray.remote(Agent).options(**options).remote(self._variables, self._preload)
+        return (
+            ray.remote(Agent)
+            .options(**options)
+            .remote(self._variables, tuple(self._workload.preload), os.getcwd())
+        )
 
     def _place(self, slot: Slot, hello: Hello) -> Place:
         """What records say of passes there. The fingerprint is kept before any record names it."""

@@ -16,6 +16,8 @@ from bench.results.store import clear_errors
 from bench.run.child import End, Event, Place, shorten
 from bench.run.cluster.agent import Hello, Report
 from bench.run.cluster.files import ChangedError, receive
+from bench.run.cluster.meaning import Meaning
+from bench.run.cluster.scratch import Copy, Snapshot
 from bench.run.worker import Job, outcome
 
 REPORT_SECONDS = 0.5  # how long an agent may wait for something to report
@@ -33,6 +35,8 @@ class Contact:
     place_of: Callable[[Hello], Place]  # what records say of it
     lost: Callable[[], None]  # to be called once it is gone
     waiting: Callable[[], None]  # to be called if it has long not begun
+    say: Callable[[str], None]  # what the user should know
+    meaning: Meaning  # of the names in the pass, here
 
 
 class _OverError(Exception):
@@ -52,10 +56,10 @@ class RayRunning:
         self._contact, self._agent, self._job = contact, contact.agent, job
         self._begun = time.monotonic()
         self._away_since: float | None = None
-        self._taken, self._log_end = 0, 0
+        self._taken, self._log_end, self._kept = 0, 0, 0
+        self._copy = Copy(job.root, job.work.id)
         self._usage: dict[str, float] = {}
-        self._started = self._agent.start.remote(job)
-        self._report = self._ask()
+        self._report: Any = None
 
     def poll(self, timeout: float) -> list[Event]:
         """Events since the last call, their artifacts being here; sets ``end`` after the last one."""
@@ -86,14 +90,16 @@ class RayRunning:
             self._leave(End(Status.ERROR, "stopped"))
 
     def _take(self, report: Report, events: list[Event]) -> None:
-        """Add to ``events`` what is wholly here; what follows is told again by the next report."""
+        """Add to ``events`` those of a report, once all that belongs to them is here."""
         self._usage = report.usage
         self._keep_log(report)
         for event in report.events:
             for artifact in event.get("artifacts", ()):
                 receive(self._job.root, artifact, self._read)
-            events.append(event)
-            self._taken += 1
+        if report.kept is not None:
+            self._keep(report.kept)
+        events += report.events
+        self._taken += len(report.events)
         if report.end is not None:
             self.end = report.end
         else:
@@ -108,15 +114,28 @@ class RayRunning:
                     file.write(report.log)
             shorten(self._job.log)
 
+    def _keep(self, snapshot: Snapshot) -> None:
+        """Have what the pass keeps. Where that is not possible, a next attempt has less to go on from."""
+        try:
+            self._copy.take(snapshot, self._read)
+        except (ChangedError, OSError) as error:
+            self._contact.say(f"what pass {self._job.work.id} keeps was not brought here: {error}")
+        self._kept = snapshot.number
+
     def _greet(self, timeout: float) -> None:
+        """Start the pass once its agent is there, with what an earlier attempt has kept."""
         if ray.wait([self._contact.hello], timeout=timeout)[0]:
-            self.place = self._contact.place_of(self._answer(self._contact.hello))
-            self._answer(self._started)
+            place = self._contact.place_of(self._answer(self._contact.hello))
+            self._answer(self._agent.clear.remote())
+            for path, start, piece in self._copy.pieces():
+                self._answer(self._agent.put.remote(path, start, piece))
+            self._answer(self._agent.start.remote(self._job, self._contact.meaning))
+            self.place, self._report, self._away_since = place, self._ask(), None
         elif time.monotonic() - self._begun > GREETING_SECONDS:
             self._contact.waiting()
 
     def _ask(self) -> Any:
-        return self._agent.report.remote(self._taken, self._log_end, REPORT_SECONDS)
+        return self._agent.report.remote(self._taken, self._log_end, self._kept, REPORT_SECONDS)
 
     def _read(self, path: str, start: int, size: int) -> bytes:
         data: bytes = self._answer(self._agent.read.remote(path, start, size))
@@ -139,7 +158,8 @@ class RayRunning:
             self._leave(End(Status.ERROR, f"node {self._contact.node} cannot be reached", lost=True))
             return
         time.sleep(min(timeout, 0.5))
-        self._report = self._ask()
+        if self.place is not None:
+            self._report = self._ask()
 
     def _leave(self, end: End) -> None:
         self.end = end

@@ -39,7 +39,7 @@ class RaySite:
     def __init__(self, request: Request, options: Options, say: Say) -> None:
         self.jobs = options.jobs or request.suite.jobs
         self._needs = request.suite.resources
-        self._preload = tuple(request.workload.preload)
+        self._workload = request.workload
         names = (*THREAD_VARIABLES, ALLOW_CODE)
         self._variables = {name: os.environ.get(name) for name in names}
         nodes = {node.id: node for node in fitting(alive(ray.nodes()), self._needs, self.jobs)}
@@ -61,7 +61,7 @@ class RaySite:
             self.jobs,
             self.fingerprint,
             self._variables,
-            self._preload,
+            self._workload,
             folder,
             say,
         )

@@ -397,7 +397,7 @@ def one_asset_cache(place: Place, chance: random.Random) -> None:
 
 # The real thing -------------------------------------------------------------------------------------------
 
-LONG_ONLY = ("kill_stream",)  # a run takes seconds
+LONG_ONLY = ("kill_stream", "kill_raylet")  # a run takes seconds
 STREAM = {
     "suite": "faults",
     "workload": "stream",

@@ -57,6 +57,9 @@ class Place:
         self.results = folder / "results"
         self.kills = 0
         self.measured = True  # whether there are records to look at in the end
+        self.words: tuple[str, ...] = ()  # of every run here
+        self.seconds = SECONDS
+        self.more: dict[str, str] = {}  # of the environment
         self.write_suite()
 
     def write_suite(self, **more: Any) -> None:
@@ -65,12 +68,12 @@ class Place:
     def environment(self, **more: str) -> dict[str, str]:
         paths = [*([str(INJECT)] if more else []), str(TESTS), str(ROOT)]
         own = {"TMPDIR": str(self.temporary), "FAULT_PLACE": self.mark, "PYTHONPATH": os.pathsep.join(paths)}
-        return os.environ | own | {"COLUMNS": "200", "PYTHONDONTWRITEBYTECODE": "1"} | more
+        return os.environ | own | {"COLUMNS": "200", "PYTHONDONTWRITEBYTECODE": "1"} | self.more | more
 
     def start(self, *words: str, **environment: str) -> subprocess.Popen[str]:
         """A run of the suite, on its way. Faults are injected by the environment."""
         return subprocess.Popen(
-            [sys.executable, "-c", START, "faults.yaml", "--results", str(self.results), *words],
+            [sys.executable, "-c", START, "faults.yaml", "--results", str(self.results), *self.words, *words],
             cwd=self.folder,
             env=self.environment(**environment),
             stdout=subprocess.PIPE,
@@ -81,7 +84,7 @@ class Place:
 
     def end(self, process: subprocess.Popen[str], *codes: int) -> str:
         """Wait for a run; what it said. One of ``codes`` (default: any), and never a traceback."""
-        out, err = process.communicate(timeout=SECONDS)
+        out, err = process.communicate(timeout=self.seconds)
         assert "Traceback" not in err, err
         assert not codes or process.returncode in codes, (process.returncode, out, err)
         return out + err
@@ -132,7 +135,7 @@ class Place:
             assert str(record.status) == "ok", record.reason
             assert record.metrics["total"].value == length * (length - 1) // 2  # exact
             assert record.metrics["nll"].value == 0.5  # near
-            assert 0 <= record.duration_s < SECONDS
+            assert 0 <= record.duration_s < self.seconds
             assert record.conformance["preloaded"] is True
         answered = Counter((r.run, r.cell) for r in self.records() if str(r.status) == "ok")
         assert set(answered.values()) == {1}  # nothing twice

@@ -1,0 +1,52 @@
+"""Whether a cell's names mean on a node what they mean where the run was started.
+
+A cell's id holds what its names refer to (the hash of a text, of a model's folder), found where the run was
+started. A node may have another file of that name: its numbers would be of something else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from bench.errors import UserError
+from bench.workload import Cell, Skip, Workload
+
+Meaning = Mapping[str, str] | None  # as `Workload.identity` tells; None: something is missing
+
+
+class OtherDataError(Exception):
+    """A node has other data than the cell is of."""
+
+
+def meaning(workload: Workload, cell: Cell) -> Meaning:
+    """What the names of ``cell`` refer to on this machine; of all cells of its pass the same."""
+    try:
+        return dict(workload.identity(workload.Params.model_validate(dict(cell.params))))
+    except Skip:
+        return None
+
+
+def check_meaning(workload: Workload, cell: Cell, there: Meaning) -> None:
+    """Raises OtherDataError if names mean something else here than ``there``, where the run was started.
+
+    What is missing here too, or only here, is left to the pass, which skips its cells with the reason.
+    """
+    try:
+        here = meaning(workload, cell)
+    except ValidationError as error:
+        raise OtherDataError(f"{error.errors()[0]['msg']}; looked for below {Path.cwd()}") from None
+    except (UserError, ValueError, OSError) as error:
+        raise OtherDataError(str(error).splitlines()[0]) from None
+    if here is None or here == there:
+        return
+    if there is None:
+        raise OtherDataError("it has what is missing where the run was started: nobody knows what it is of")
+    names = sorted(name for name in here.keys() | there.keys() if here.get(name) != there.get(name))
+    first = names[0]
+    raise OtherDataError(
+        f"{first} is {here.get(first)}, where the run was started it is {there.get(first)}; "
+        "bring the same files to every node"
+    )

@@ -1,0 +1,67 @@
+"""A node measures only what the cell is of."""
+
+import pytest
+from pydantic import BaseModel, field_validator
+
+from bench.run.cluster.meaning import OtherDataError, check_meaning, meaning
+from bench.workload import Cell, Skip
+from helpers.toy import Toy
+
+CELL = Cell("c", {"length": 2}, "ok 2")
+
+
+class Reading(Toy):
+    """Its data is what it is told to be."""
+
+    def __init__(self, found):
+        self.found = found
+
+    def identity(self, params):
+        if isinstance(self.found, Exception):
+            raise self.found
+        return self.found
+
+
+@pytest.mark.parametrize("found", [{"text.sha256": "a"}, {}, Skip("no weights")])
+def test_the_same_is_measured(found):
+    there = meaning(Reading(found), CELL)
+    check_meaning(Reading(found), CELL, there)
+
+
+def test_what_is_missing_here_alone_is_left_to_the_pass():
+    check_meaning(Reading(Skip("no weights")), CELL, {"model.sha256": "a"})
+
+
+@pytest.mark.parametrize(
+    ("here", "there", "said"),
+    [
+        (
+            {"model": "m", "text.sha256": "a"},
+            {"model": "m", "text.sha256": "b"},
+            "text.sha256 is a, where the run was started it is b; bring the same files to every node",
+        ),
+        ({"text": "a"}, {}, "text is a, where the run was started it is None; bring the same files"),
+        ({"text": "a"}, None, "it has what is missing where the run was started"),
+        (FileNotFoundError(2, "No such file", "t.txt"), {"text": "a"}, "[Errno 2] No such file: 't.txt'"),
+    ],
+)
+def test_other_data_is_told(here, there, said):
+    with pytest.raises(OtherDataError) as caught:
+        check_meaning(Reading(here), CELL, there)
+    assert str(caught.value).startswith(said)
+
+
+def test_a_file_that_is_not_here_is_told_with_the_folder(tmp_path, monkeypatch):
+    class Params(BaseModel):
+        length: int
+
+        @field_validator("length")
+        @classmethod
+        def there(cls, value):
+            raise ValueError("file 't.txt' does not exist")
+
+    workload = Reading({})
+    workload.Params = Params
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(OtherDataError, match=r"file 't.txt' does not exist; looked for below /"):
+        check_meaning(workload, CELL, {})
