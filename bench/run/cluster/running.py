@@ -59,6 +59,8 @@ class RayRunning:
         self._taken, self._log_end, self._kept = 0, 0, 0
         self._copy = Copy(job.root, job.work.id)
         self._usage: dict[str, float] = {}
+        self._found: Place | None = None  # where it will be, once it has started
+        self._started: Any = None
         self._report: Any = None
 
     def poll(self, timeout: float) -> list[Event]:
@@ -123,14 +125,21 @@ class RayRunning:
         self._kept = snapshot.number
 
     def _greet(self, timeout: float) -> None:
-        """Start the pass once its agent is there, with what an earlier attempt has kept."""
-        if ray.wait([self._contact.hello], timeout=timeout)[0]:
-            place = self._contact.place_of(self._answer(self._contact.hello))
+        """Start the pass once its agent is there, with what an earlier attempt has kept.
+
+        Others are not kept waiting: an agent takes seconds to start its first pass.
+        """
+        if self._started is not None:
+            if ray.wait([self._started], timeout=timeout)[0]:
+                started, self._started = self._started, None  # again from the beginning, if it is away
+                self._answer(started)
+                self.place, self._report, self._away_since = self._found, self._ask(), None
+        elif ray.wait([self._contact.hello], timeout=timeout)[0]:
+            self._found = self._contact.place_of(self._answer(self._contact.hello))
             self._answer(self._agent.clear.remote())
             for path, start, piece in self._copy.pieces():
                 self._answer(self._agent.put.remote(path, start, piece))
-            self._answer(self._agent.start.remote(self._job, self._contact.meaning))
-            self.place, self._report, self._away_since = place, self._ask(), None
+            self._started = self._agent.start.remote(self._job, self._contact.meaning)
         elif time.monotonic() - self._begun > GREETING_SECONDS:
             self._contact.waiting()
 

@@ -152,7 +152,7 @@ def test_jobs_give_what_a_local_run_gives(runs):
 def test_a_job_that_is_killed_is_measured_again_from_where_it_was(runs):
     runs.write(defaults={"speed": 0.05, "mode": "keep"}, grid={"at": [0], "length": [2, 20, 100]})
     process = runs.start()
-    assert eventually(lambda: list(runs.folder.glob("results/*/*/slurm/*/root/scratch/*/at-*")), 60)
+    assert eventually(lambda: list(runs.folder.glob("results/*/*/slurm/*/root/scratch/*/at-*")), 120)
     for job in runs.jobs():
         job.kill()
     said = runs.end(process)
@@ -167,8 +167,8 @@ def test_a_job_that_is_killed_is_measured_again_from_where_it_was(runs):
 def test_a_driver_that_is_killed_is_gone_on_from_and_its_jobs_end(runs):
     runs.write(defaults={"speed": 0.05, "mode": "keep"})
     process = runs.start()
-    assert eventually(lambda: len(runs.records()) == 4, 60)
-    assert eventually(lambda: list(runs.folder.glob("results/*/*/slurm/*/root/scratch/*/at-*")), 60)
+    assert eventually(lambda: len(runs.records()) == 4, 120)
+    assert eventually(lambda: list(runs.folder.glob("results/*/*/slurm/*/root/scratch/*/at-*")), 120)
     process.kill()
     process.communicate()
     assert eventually(lambda: not runs.family(), 30)  # nobody gives them a sign of life
@@ -182,7 +182,7 @@ def test_a_driver_that_is_killed_is_gone_on_from_and_its_jobs_end(runs):
 def test_ctrl_c_keeps_what_is_answered_and_ends_the_jobs(runs):
     runs.write(defaults={"speed": 0.05})
     process = runs.start()
-    assert eventually(lambda: len(runs.records()) >= 2, 60)
+    assert eventually(lambda: len(runs.records()) >= 2, 120)
     process.send_signal(signal.SIGINT)
     assert "--launcher slurm" in runs.end(process, code=130)
     runs.check_nothing_left()
@@ -222,7 +222,7 @@ def test_the_commands_of_slurm_themselves(runs):
     shutil.rmtree(runs.folder / "results")
     runs.write(defaults={"speed": 0.05})
     process = runs.start(**slurm)
-    assert eventually(lambda: len(runs.records()) >= 4, 60)
+    assert eventually(lambda: len(runs.records()) >= 4, 120)
     process.send_signal(signal.SIGINT)
     runs.end(process, code=130)
     runs.check_nothing_left()

@@ -20,7 +20,7 @@ pytest.importorskip("ray", reason="ray is not installed (pip install 'ddposink[r
 from helpers.raycluster import RayCluster, passes_left, words
 
 ROOT = Path(__file__).parents[4]
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(420)
 START = """
 from bench import registry
 registry.register("toy", "helpers.toy:Toy")
@@ -75,7 +75,7 @@ class Runs:
         return self.end(self.start(*words, **rest), code)
 
     def end(self, process, code=0):
-        out, err = process.communicate(timeout=150)
+        out, err = process.communicate(timeout=200)
         assert "Traceback" not in err, err
         assert process.returncode == code, (process.returncode, out, err)
         return out + err
@@ -89,7 +89,7 @@ class Runs:
         return found
 
     def await_records(self, count):
-        assert eventually(lambda: len(self.records()) >= count, 90)
+        assert eventually(lambda: len(self.records()) >= count, 120)
 
     def check_all_there_once(self):
         records = self.records()
@@ -161,7 +161,7 @@ def test_a_node_that_goes_away_in_the_middle_costs_only_its_pass(runs):
     runs.write(defaults={"speed": 0.1})
     added = runs.cluster.add()
     process = runs.start()
-    busy = eventually(lambda: agents_below(runs.cluster.raylets[added].pid), 60)
+    busy = eventually(lambda: agents_below(runs.cluster.raylets[added].pid), 120)
     assert busy, "the node has begun nothing"
     runs.await_records(8)  # the two short cells of each of the four passes; the long ones take ten seconds
     runs.cluster.raylet(added).kill()
@@ -180,9 +180,11 @@ def test_what_a_pass_keeps_outlives_its_node(runs):
     runs.write(defaults={"speed": 0.1, "mode": "keep"}, grid={"at": [0, 1, 2, 3], "length": [2, 20, 120]})
     added = runs.cluster.add()
     process = runs.start()
-    assert eventually(lambda: agents_below(runs.cluster.raylets[added].pid), 60), "the node has begun nothing"
+    assert eventually(lambda: agents_below(runs.cluster.raylets[added].pid), 120), (
+        "the node has begun nothing"
+    )
     runs.await_records(8)
-    assert eventually(lambda: len(kept := kept_at(runs.folder)) == 4 and min(kept.values()) >= 20, 60)
+    assert eventually(lambda: len(kept := kept_at(runs.folder)) == 4 and min(kept.values()) >= 20, 120)
     runs.cluster.raylet(added).kill()
     said = runs.end(process)
     assert said.count("went away; its pass is measured again") == 1
