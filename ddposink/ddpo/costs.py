@@ -1,4 +1,4 @@
-"""What a training asks of the denoising network, counted in one place for plan, engines, records..
+"""What a training asks of the denoising network, counted once for plan, engines and records. No torch.
 
 In forwards for one sample, a backward counted as two. What samples of a group share is counted as if each
 had asked for itself. The autoencoder and the reward are not the network and are not counted, nor is what

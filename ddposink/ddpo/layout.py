@@ -8,10 +8,10 @@ More would still be a little faster, but the activations kept for the backward w
 TRL takes. Stable Diffusion's 64x64 latents are beyond that by themselves.
 
 A flow model's transformer keeps several times as much for the backward for each position as a UNet does, and
-TRL has no measure for it. On a CPU, whose memory is also that of everything else, it learns from so many
-positions at once as make a training step twice as fast as one written plainly, a sample and a step at a time
-(``benchmarks/test_flow.py``): more are faster still, and ``rows_per_forward`` says so. On a GPU they are as
-above, for there small forwards cost the most.
+TRL has no measure for it. On a CPU, whose memory is also that of everything else, policy gradients are taken
+from fewer positions at once, and still much faster than by a step written plainly, a sample at a time
+(``benchmarks/test_flow.py``); ``rows_per_forward`` says otherwise. On a GPU they are as above, for there
+small forwards cost the most.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from ddposink.ddpo import rules
 from ddposink.ddpo.config import DDPOConfig
 from ddposink.ddpo.window import DDIM
 
 SAMPLING, LEARNING = 2048, 1024  # latent positions (height x width, of all samples) in a forward
-FLOW_LEARNING = 256  # of flow models on a CPU
+FLOW_LEARNING = 512  # of policy gradients of flow models on a CPU
 DECODING = 16384  # pixels decoded at once on a CPU: more are no faster, and take memory
 DIFFERENTIATED = 65536  # where the decoder has a gradient, and the denoising steps before it as many samples
 
@@ -48,7 +49,7 @@ def make_layout(config: DDPOConfig, positions: int, device: str = "cpu") -> Batc
     """For latents of ``positions`` (height x width) on a ``device``: "cpu", "cuda", …"""
     sampling = config.rows_per_forward or max(SAMPLING // positions, config.sample_batch_size)
     learning = max(LEARNING // positions, config.train_batch_size)
-    if device == "cpu" and config.sample_kernel != DDIM:
+    if device == "cpu" and config.sample_kernel != DDIM and config.algorithm == rules.DDPO:
         learning = max(1, FLOW_LEARNING // positions)
     learning = config.rows_per_forward or learning
     if config.steps_per_forward is not None:

@@ -66,7 +66,6 @@ def _options(params: Any) -> list[str]:
     high, by = params.train_clip_range_high, params.advantage_deviation
     said = {
         f"kl {params.kl_beta:g}": params.kl_beta,
-        f"kl measured on {params.measure_kl:g}": params.measure_kl,
         f"clip to +{high or 0:g}": high is not None,
         "ratio norm": params.ratio_norm,
         {"batch": "batch deviation", "none": "no deviation"}.get(by, ""): by != "own",

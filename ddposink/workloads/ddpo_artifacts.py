@@ -87,7 +87,9 @@ def maps(logs: Sequence[StepLog]) -> dict[str, np.ndarray]:
     for name in names:
         values = [np.nan if v is None else v for log in told for v in log.by_step[name]]
         found[f"{name}_by_step"] = np.array(values)
-    found["ratio_off_by_step"] = found["ratio_mean_by_step"] - 1  # before it is rounded to single precision
+    found["ratio_off_by_step"] = abs(
+        found["ratio_mean_by_step"] - 1
+    )  # before it is rounded to single precision
     return found
 
 

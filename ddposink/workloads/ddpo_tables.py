@@ -116,7 +116,7 @@ VIEWS = (
     View("gradient-norm", "trace", "Norm of the gradient while training", "step", "gradient_norm", "training step",
          "norm of the gradient, before clipping", hue="reward", series="train", where={"engine": "native"}),
     View("kl-while-training", "trace", "KL from the base while training", "step", "kl_base", "training step",
-         "KL from base (nats per denoising step, all dimensions)", hue="reward", series="train",
+         "KL from base (nats per denoising step)", hue="reward", series="train",
          where={"engine": "native"}),
     View("flat-comparisons", "trace", "Groups without spread while training", "step", "flat_share", "training step",
          "part of the comparisons without preference", hue="reward", series="train", where={"engine": "native"}),
@@ -131,7 +131,7 @@ VIEWS = (
              hue="training step", series="train", where={"engine": "native"})
         for name, title, array, label in (
             ("ratios-by-denoising-step", "How far importance ratios spread", "ratio_std", "deviation of the ratios"),
-            ("ratio-means-by-denoising-step", "How far importance ratios lie off one", "ratio_off", "mean of the ratios less one"),
+            ("ratio-means-by-denoising-step", "How far importance ratios lie off one", "ratio_off", "distance of their mean from one"),
             ("clipped-above-by-denoising-step", "Ratios clipped above", "clipped_above", "part of the ratios"),
             ("clipped-below-by-denoising-step", "Ratios clipped below", "clipped_below", "part of the ratios"),
             ("kl-by-denoising-step", "KL from the base while training", "kl_base", "nats, all dimensions"),

@@ -125,7 +125,7 @@ def test_layout() -> None:
     )
     assert (make_layout(small, 64 * 64).learning, make_layout(small, 64 * 64).sampling) == (4, 8)  # as TRL
     flow = DDPOConfig(**small.to_dict() | {"sample_kernel": "flow-sde"})
-    assert [make_layout(flow, n).learning for n in (8 * 8, 64 * 64)] == [4, 1]  # whatever the batch
+    assert [make_layout(flow, n).learning for n in (8 * 8, 64 * 64)] == [8, 1]  # whatever the batch
     assert make_layout(flow, 8 * 8, "cuda") == make_layout(small, 8 * 8)
     few = DDPOConfig(**small.to_dict() | {"steps_per_forward": 3, "rows_per_forward": 7})
     assert (make_layout(few, 64).learning, make_layout(few, 64).sampling) == (12, 7)

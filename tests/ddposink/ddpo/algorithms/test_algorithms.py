@@ -121,7 +121,8 @@ def test_drafts_gradient_is_that_of_finite_differences(base: dict[str, Any], ste
     """In float64, along a direction that has nothing to do with the gradient."""
     one = engine(base=base, algorithm="draft", draft_steps=steps, merge_lora=False)
     draft = one._algorithm
-    found = one._sample(1, False, one.config.sample_num_steps - steps)
+    with one._working():  # its own random numbers: the process' seed is another every time
+        found = one._sample(1, False, one.config.sample_num_steps - steps)
     one.pipeline.vae.double(), one._policy.unet.double()
     one._policy.dtype = torch.float64
     learnt = list(one._learner.weights.values())
