@@ -190,7 +190,7 @@ def test_cells_of_the_plan_that_were_not_answered_are_counted_and_seeds_are_thos
 
 
 @pytest.mark.parametrize("indent", [None, 1])
-@pytest.mark.parametrize("name", ["sinks", "policies", "ddpo"])
+@pytest.mark.parametrize("name", ["sinks", "policies", "gpu-headline"])
 def test_a_plan_is_walked_as_it_is_read(name: str, indent: int | None, tmp_path: Path) -> None:
     plan = json.loads((PUBLISHED / name / PLAN).read_text())
     (tmp_path / PLAN).write_text(json.dumps(plan, indent=indent) + "\n")
