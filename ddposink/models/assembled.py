@@ -11,6 +11,7 @@ import shutil
 from pathlib import Path
 
 from ddposink.assets.catalogue import cache_dir, cache_errors
+from ddposink.models import packed
 from ddposink.models.files import files_sha256
 from ddposink.models.packed import PACKED, unpack_bytes, whole_name
 
@@ -26,29 +27,53 @@ SHARED = {VAE: VAE, ENCODER: ENCODER} | {
     for file in ("tokenizer.json", "tokenizer_config.json")
 }
 PROJECTION = "text_projection.weight"
+SEAL = "assembled.sha256"  # beside what was put together: a hash over it
 
 
 def assembled(name: str) -> Path:
-    """The whole directory of pipeline or model ``name``, made if it is not there.
+    """The whole directory of pipeline or model ``name``, made if it is not there or no longer what was made.
 
-    Its path holds a hash of everything it is made of and its precision, so that an old one is never taken for
-    a new one. Raises Unavailable if the cache folder cannot be written.
+    Its path holds a hash of everything it is made of and by, so that an old one is never taken for a new one.
+    Raises Unavailable if the cache folder cannot be written.
     """
     kind = "pipelines" if name in PIPELINES else "models"
-    target = cache_dir() / kind / f"{sources_sha256(name)[:16]}-{precision(name)}" / name
-    if target.is_dir():
+    target = cache_dir() / kind / _made_by(name) / name
+    if _is_whole(target):
         return target
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
     with cache_errors():
         try:
             write_assembled(_sources(name), part, precision(name))
+            (part / SEAL).write_text(_content(part))
+            if target.is_dir() and not _is_whole(target):  # damaged, or cleaned up in part
+                shutil.rmtree(target)
             part.rename(target)
         except OSError:
-            if not target.is_dir():  # else another process was first
+            if not _is_whole(target):  # else another process was first
                 raise
         finally:
             shutil.rmtree(part, ignore_errors=True)
     return target
+
+
+def _made_by(name: str) -> str:
+    """A hash over the parts of ``name`` and the code that puts them together."""
+    code = [("assembled.py", Path(__file__)), ("packed.py", Path(packed.__file__))]
+    return files_sha256([*sorted(_sources(name).items()), *code])[:16]
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether every file there is as it was written."""
+    try:
+        return (folder / SEAL).read_text() == _content(folder)
+    except OSError:
+        return False
+
+
+def _content(folder: Path) -> str:
+    """A hash over names and contents of all files but the seal."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name != SEAL]
+    return files_sha256(sorted((path.relative_to(folder).as_posix(), path) for path in files))
 
 
 def sources_sha256(name: str) -> str:

@@ -89,7 +89,7 @@ def pack_bytes(data: bytes) -> bytes:
 def unpack_bytes(data: bytes, dtype: str = "float32") -> bytes:
     """A packed file as the libraries read it.
 
-    As float16 it has half the bytes, and no value moves by more than s/32 once more.
+    As float16 it has half the bytes, and no value moves by more than s/16 once more.
     """
     from safetensors.numpy import load, save
 

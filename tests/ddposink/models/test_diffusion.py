@@ -561,6 +561,45 @@ def test_an_assembled_pipeline_is_made_once_whole_and_anew_when_its_parts_change
         assembled("emoji-sd3")
 
 
+@pytest.mark.parametrize("name", ["emoji-sd3", "sink-llama/vanilla"])
+@pytest.mark.parametrize("damage", ["altered", "cut", "gone", "one more", "no seal", "empty"])
+def test_what_was_put_together_and_damaged_since_is_made_anew(
+    name: str, damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise other weights or tokens would be measured under the same identity."""
+    monkeypatch.setenv("DDPOSINK_CACHE", str(tmp_path))
+    folder = assembled(name)
+    before = {f.relative_to(folder): f.read_bytes() for f in folder.rglob("*") if f.is_file()}
+    weights = next(folder.rglob("*.safetensors"))
+    data = weights.read_bytes()
+    if damage == "altered":
+        weights.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    elif damage == "cut":
+        weights.write_bytes(data[: len(data) // 2])
+    elif damage == "gone":
+        next(folder.rglob("tokenizer.json")).unlink()
+    elif damage == "one more":
+        (folder / "adapter_config.json").write_text("{}")
+    elif damage == "no seal":
+        (folder / "assembled.sha256").unlink()
+    else:
+        shutil.rmtree(folder)
+        folder.mkdir()
+    assert assembled(name) == folder
+    assert {f.relative_to(folder): f.read_bytes() for f in folder.rglob("*") if f.is_file()} == before
+
+
+def test_other_code_puts_together_another_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ddposink.models import packed
+
+    monkeypatch.setenv("DDPOSINK_CACHE", str(tmp_path))
+    first = assembled("sink-llama/vanilla")
+    code = tmp_path / "packed.py"
+    code.write_text(Path(packed.__file__).read_text(encoding="utf-8") + "# other\n", encoding="utf-8")
+    monkeypatch.setattr(packed, "__file__", str(code))
+    assert assembled("sink-llama/vanilla") != first
+
+
 def test_the_embedded_flow_pipelines_card_has_its_hashes() -> None:
     import hashlib
 
