@@ -27,7 +27,7 @@ SHARED = {VAE: VAE, ENCODER: ENCODER} | {
     for file in ("tokenizer.json", "tokenizer_config.json")
 }
 PROJECTION = "text_projection.weight"
-SEAL = "assembled.sha256"  # beside what was put together: a hash over it
+SEAL = "SHA256"  # beside what was put together: a hash over it
 
 
 def assembled(name: str) -> Path:

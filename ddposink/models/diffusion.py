@@ -38,6 +38,8 @@ EMBEDDED = {name: DATA / name for name in ("emoji-sd", *PIPELINES)}
 # Pipelines too large to be shipped that a command makes, into the cache folder.
 MADE = {"emoji-sd-unfinished": "python -m ddposink.train_tiny unfinished, then export-unfinished (20 min)"}
 DTYPES = ("float32", "bfloat16", "float16")
+# Without one of these a tokenizer still loads, and knows no word.
+VOCABULARIES = ("tokenizer.json", "vocab.json", "spiece.model", "tokenizer.model")
 CONFIGS = {"scheduler": "scheduler_config.json"}
 FILES = ("*.json", "*.txt", "*.model", "*.safetensors")
 UNWANTED = ["*.fp16.*", "*.non_ema.*", "*flax*", "*openvino*"]
@@ -253,6 +255,8 @@ def _check_part(folder: Path, name: str, classes: tuple[str, ...], entry: Any, n
     part = folder / name
     if not part.is_dir():
         raise ValueError(f"'{folder}' lacks the folder '{name}' that its model_index.json names")
+    if name.startswith("tokenizer") and not any((part / file).is_file() for file in VOCABULARIES):
+        raise ValueError(f"'{part}' has no vocabulary; needed is one of {', '.join(VOCABULARIES)}")
     stem = "model" if name.startswith("text_encoder") else "diffusion_pytorch_model"
     if network and not _has_weights(part, stem):
         pickled = any(part.glob("*.bin")) or any(part.glob("*.ckpt")) or any(part.glob("*.pt*"))
