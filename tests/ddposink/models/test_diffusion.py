@@ -470,7 +470,7 @@ def test_the_embedded_pipeline_is_small_and_says_what_it_is() -> None:
     import hashlib
 
     folder = EMBEDDED["emoji-sd"]
-    assert sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) <= 12_000_000
+    assert sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) < 20_000_000
     card = (folder / "README.md").read_text(encoding="utf-8")
     for file in folder.rglob("*.safetensors"):
         assert hashlib.sha256(file.read_bytes()).hexdigest() in card
