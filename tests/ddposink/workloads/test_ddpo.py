@@ -64,7 +64,10 @@ def test_the_base_has_gained_nothing_and_trained_nothing(whole):
 def test_progress_shows_reward_divergence_and_clipping(whole):
     done, total, values = whole.shown[-1]
     assert (done, total) == (2, 2)
-    assert set(values) == {"reward", "kl", "clipped", "gradient"}
+    assert set(values) == {
+        "reward", "kl", "ratio less one", "deviation", "clipped", "above", "below", "flat", "gradient",
+        "sampling_s", "reward_s", "learning_s",
+    }  # fmt: skip
 
 
 def test_artifacts_scores_curves_pictures_and_weights(whole):

@@ -44,9 +44,9 @@ def test_an_address_without_a_cluster_to_use_it(tmp_path):
 
 
 def test_an_unknown_launcher_is_told_with_those_there_are(tmp_path):
-    said = bench(tmp_path, "--launcher", "slurm")
-    assert "'local'" in said
-    assert "'ray'" in said
+    said = bench(tmp_path, "--launcher", "kubernetes")
+    for name in ("local", "ray", "slurm"):
+        assert f"'{name}'" in said
 
 
 def test_nobody_at_the_address(tmp_path):
