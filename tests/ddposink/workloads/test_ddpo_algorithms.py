@@ -123,7 +123,8 @@ def test_a_cell_learns_from_a_file_of_pairs(pipelines: dict[str, str], pipeline:
     assert isinstance(metrics["effect"], Samples)
     assert conformance["pairs"].startswith("choices.csv: 6 pairs (2 ties left out), sha256 ")
     assert len(conformance["pairs_sha256"]) == 64
-    assert [set(values) for _, _, values in ctx.shown] == [{"loss", "gradient", "sampling_s", "learning_s"}] * 2
+    told = {"loss", "gradient", "sampling_s", "learning_s"}
+    assert [set(values) for _, _, values in ctx.shown] == [told] * 2
     with np.load(tmp_path / "out" / "train-2.npz", allow_pickle=False) as arrays:
         assert "reward" not in arrays
         assert arrays["queries"].tolist() == [0, 0]
