@@ -48,6 +48,8 @@ class Pass:
 
     ``stops`` are the values of that axis at all cells of the pass, those answered earlier too: work that is
     cut there whoever asks adds up in the same order, so that a pass that goes on gives the same bits.
+    ``identity``: what the names in its parameters referred to when it was planned (`Workload.identity`); a
+    child measures nothing else. None: not known, or something was missing.
     """
 
     id: str
@@ -55,6 +57,7 @@ class Pass:
     cells: tuple[Cell, ...]
     cost: Cost
     stops: tuple[Any, ...] = ()
+    identity: Mapping[str, str] | None = None
 
 
 class Context(Protocol):

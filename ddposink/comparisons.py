@@ -21,6 +21,7 @@ from ddposink.errors import Unavailable, suggest
 
 CHOICES = {"a": 1.0, "b": 0.0, "tie": 0.5}
 COLUMNS = ("prompt", "image_a", "image_b", "choice")
+DEEP = ("I", "F")  # how modes of Pillow begin that have more than 8 bits a channel: I, I;16, I;16B, F
 PICK_A_PIC = {"prompt": "caption", "image_a": "jpg_0", "image_b": "jpg_1", "choice": "label_0"}
 
 
@@ -47,16 +48,24 @@ def read_comparisons(source: str, split: str = "train", limit: int | None = None
         yield comparison
 
 
-def decode(picture: Path | bytes, where: str = "") -> np.ndarray:
-    """(H, W, 3) uint8, transparency on white. Raises ValueError."""
+def decode(picture: Path | bytes, where: str = "", name: str = "bytes") -> np.ndarray:
+    """(H, W, 3) uint8, transparency on white. ``name``: what bytes are called. Raises ValueError."""
     from PIL import Image, UnidentifiedImageError
 
+    shown = picture.name if isinstance(picture, Path) else name
     try:
         with Image.open(io.BytesIO(picture) if isinstance(picture, bytes) else picture) as image:
-            drawn = image.convert("RGBA")
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        shown = picture.name if isinstance(picture, Path) else "bytes"
-        raise ValueError(f"{where}: picture {shown} cannot be read: {error}") from error
+            drawn = None if image.mode.startswith(DEEP) else image.convert("RGBA")
+    except UnidentifiedImageError as error:  # which names an object in memory
+        raise ValueError(f"{where}: picture {shown} cannot be read: it is no picture") from error
+    # What Pillow raises for a damaged file depends on where it is damaged.
+    except (
+        OSError, SyntaxError, ValueError, OverflowError, MemoryError, Image.DecompressionBombError
+    ) as error:  # fmt: skip
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{where}: picture {shown} cannot be read: {said}") from error
+    if drawn is None:  # Pillow would cut its values off: all white, or black
+        raise ValueError(f"{where}: picture {shown} has more than 8 bits a channel; save it with 8")
     paper = Image.new("RGBA", drawn.size, "white")
     return np.asarray(Image.alpha_composite(paper, drawn).convert("RGB"))
 
@@ -148,7 +157,15 @@ def _picture(value: Any, where: str, folder: Path) -> Path | bytes:
     if isinstance(value, bytes) and value:
         return value
     if isinstance(value, str) and value:
-        if not (path := folder / value).is_file():
+        path = folder / value
+        try:
+            found = path.is_file()
+        except (OSError, ValueError) as error:  # too long for a name, as pictures written as text are
+            raise ValueError(
+                f"{where}: '{value[:40]}…' ({len(value):,} characters) is no path of a picture; write a "
+                "path, or keep the pictures' bytes in a .parquet file"
+            ) from error
+        if not found:
             raise ValueError(f"{where}: there is no picture '{path}'")
         return path
     if hasattr(value, "save"):  # a decoded picture of `datasets`

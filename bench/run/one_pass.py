@@ -18,13 +18,14 @@ from typing import Any, Protocol
 
 from pydantic import ValidationError
 
+from bench.errors import UserError
 from bench.results.record import Record, Status
 from bench.results.store import Store
 from bench.run.child import End, Event
 from bench.run.context import SCRATCH
 from bench.run.launch import Launcher, Running
 from bench.run.worker import Job
-from bench.workload import Cell, Pass, Workload
+from bench.workload import Cell, Pass, Scalar, Workload
 
 LOSSES = 2  # machines that may go away under a pass before it counts as its own fault
 NOT_REACHED = "not reached: "  # begins the reason of cells that lay behind the one that failed
@@ -85,6 +86,7 @@ class PassRun:
     held: Held
     first: bool  # of the run
     open: dict[str, Cell] = field(default_factory=dict)
+    columns: dict[str, dict[str, Scalar]] = field(default_factory=dict)  # of the open cells
     running: Running | None = None
     started: float = 0.0  # by the clock of the wall, which may be set back meanwhile
     begun: float = 0.0  # by a clock that only goes on
@@ -95,6 +97,8 @@ class PassRun:
     def begin(self, launcher: Launcher) -> None:
         """Start the child."""
         self.open = {cell.id: cell for cell in self.work.cells}
+        # Now: a file that they are told from may change while the pass runs, which has read it by then.
+        self.columns = {cell.id: self._columns(cell) for cell in self.work.cells}
         launcher.await_ready()
         with self.held():
             self.running = launcher.launch(self._job())
@@ -127,7 +131,7 @@ class PassRun:
             return None
         rest = dataclasses.replace(self.work, cells=tuple(self.open.values()))
         return dataclasses.replace(
-            self, work=rest, open={}, running=None, startup_s=None, preloaded=None, losses=losses
+            self, work=rest, open={}, columns={}, running=None, startup_s=None, preloaded=None, losses=losses
         )
 
     def close(self) -> End:
@@ -207,10 +211,18 @@ class PassRun:
         del self.open[cell.id]
         self.observer.cell_answered(record)
 
+    def _columns(self, cell: Cell) -> dict[str, Scalar]:
+        """What tables show of a cell; its plain parameters if they are refused by now (a file has gone)."""
+        workload = self.session.workload
+        try:
+            return workload.columns(workload.Params.model_validate(dict(cell.params)))
+        except (UserError, ValueError, OSError):
+            return {name: value for name, value in cell.params.items() if isinstance(value, Scalar)}
+
     def _record(self, cell: Cell, answer: Mapping[str, Any]) -> Record:
         session, finished = self.session, answer.get("finished", time.time())
         place = self.running.place if self.running else None
-        columns = session.workload.columns(session.workload.Params.model_validate(dict(cell.params)))
+        columns = self.columns[cell.id]
         common: dict[str, Any] = {
             "suite": session.suite,
             "workload": session.workload.name,

@@ -24,6 +24,7 @@ from typing import Any
 
 from bench.results.status import DISK_FULL, Status
 from bench.run.context import Events, WorkerContext
+from bench.run.meaning import check_planned
 from bench.workload import Pass, Skip, Workload
 
 try:
@@ -73,6 +74,7 @@ def main(job: Job, pipe: connection.Connection, launched: float) -> None:
         print(f"pass {job.work.id}, {len(job.work.cells)} cells; the child took {startup_s:.3f} s to start")
         job.out.mkdir(parents=True, exist_ok=True)
         _limit_memory(job.memory_limit)
+        check_planned(workload, job.work)
         workload.run(job.work, WorkerContext(job.work, workload, events, job.out, job.root))
         events.send("done")
     except BaseException as error:  # SystemExit and KeyboardInterrupt too: the parent must hear of it

@@ -140,7 +140,9 @@ class _PlanBuilder:
         self._version = self.workload.version()
         self._code = f'"version":{canonical(self._version)},"workload":{canonical(self.workload.name)}'
         self._identities: dict[str, str] = {}
+        self._meanings: dict[str, Mapping[str, str] | None] = {}  # by their text
         self._passes: dict[str, list[tuple[Cell, Cost]]] = {}
+        self._identified: dict[str, str] = {}  # pass → identity
 
     def add(self, point: GridPoint, seed: int, repeat: int) -> None:
         """Add a cell, unless it is there already."""
@@ -160,6 +162,7 @@ class _PlanBuilder:
         self.cells[name] = cell
         group = _digest(f'{{"identity":{identity},"params":{shared},"prefix_axis":{canonical(axis)},{end}')
         self._passes.setdefault(group, []).append((cell, self.workload.cost(point.params)))
+        self._identified[group] = identity
 
     def plan(self, notes: Iterable[str]) -> Plan:
         """The finished plan."""
@@ -182,15 +185,18 @@ class _PlanBuilder:
 
     def _identify(self, point: GridPoint) -> str:
         try:
-            return canonical(dict(self.identity(point.params)))
+            found = dict(self.identity(point.params))
+            text = canonical(found)
+            self._meanings[text] = found
+            return text
         except Skip as missing:
             return canonical({"unavailable": str(missing)})
         except (UserError, ValueError, OSError) as error:
             message, hint = (
                 (error.message, error.hint) if isinstance(error, UserError) else (str(error), None)
             )
-            found = blame(self.suite, point.draft, message)
-            self.errors.setdefault((found.where, message), UserError(found.message, hint, found.where))
+            wrong = blame(self.suite, point.draft, message)
+            self.errors.setdefault((wrong.where, message), UserError(wrong.message, hint, wrong.where))
         return "null"
 
     def _pass(self, name: str, members: list[tuple[Cell, Cost]]) -> Pass:
@@ -198,7 +204,9 @@ class _PlanBuilder:
             members = sorted(members, key=lambda member: member[0].params[axis])
         dearest = max((cost for _, cost in members), key=lambda cost: cost.amount)
         stops = tuple(dict.fromkeys(cell.params[axis] for cell, _ in members)) if axis else ()
-        return Pass(name, self.workload.name, tuple(cell for cell, _ in members), dearest, stops)
+        identity = self._meanings.get(self._identified[name])
+        cells = tuple(cell for cell, _ in members)
+        return Pass(name, self.workload.name, cells, dearest, stops, identity)
 
 
 def _digest(text: str) -> str:

@@ -38,7 +38,8 @@ def forwards_of_a_step(config: Settings, embeds_guidance: bool = False) -> int:
 def samples_measured(config: Settings) -> int:
     """Samples of a training step on which the base model is asked: all for a KL term, else `measure_kl`."""
     share = 1.0 if config.kl_beta else config.measure_kl
-    return math.ceil(share * config.samples_per_epoch)
+    asked = math.ceil(round(share * config.samples_per_epoch, 9))  # 0.07 · 100 is 7.000000000000001
+    return max(asked, int(share > 0))
 
 
 def _likelihoods(config: Settings, asked: int, learns: int) -> int:

@@ -27,7 +27,7 @@ from ddposink.ddpo.window import DDIM
 SAMPLING, LEARNING = 2048, 1024  # latent positions (height x width, of all samples) in a forward
 FLOW_LEARNING = 512  # of policy gradients of flow models on a CPU
 DECODING = 16384  # pixels decoded at once on a CPU: more are no faster, and take memory
-DIFFERENTIATED = 65536  # where the decoder has a gradient, and the denoising steps before it as many samples
+DIFFERENTIATED = 65536  # pixels of the samples whose last steps `draft` differentiates at once on a CPU
 
 
 @dataclass(frozen=True)

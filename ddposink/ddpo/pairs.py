@@ -7,6 +7,7 @@ All that can be wrong with it is found here, before a model is loaded: the pictu
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -24,7 +25,8 @@ class PreferencePairs:
     """P pairs. ``pictures``: the different ones, paths or encoded bytes, all of ``size`` (height, width).
 
     ``preferred`` and ``rejected``: (P,) places among the pictures. ``ties``: rows that prefer neither, which
-    are left out. ``sha256``: of prompts and pictures, pair by pair. ``first``: the row of the first picture.
+    are left out. ``hashes``: of every picture's bytes. ``sha256``: of prompts and pictures, pair by pair.
+    ``first``: the row of the first picture.
     """
 
     file: str
@@ -32,6 +34,7 @@ class PreferencePairs:
     preferred: tuple[int, ...]
     rejected: tuple[int, ...]
     pictures: tuple[Path | bytes, ...]
+    hashes: tuple[str, ...]
     size: tuple[int, int]
     ties: int
     sha256: str
@@ -39,6 +42,11 @@ class PreferencePairs:
 
     def __len__(self) -> int:
         return len(self.prompts)
+
+    @property
+    def once(self) -> tuple[str, ...]:
+        """The prompts, each once."""
+        return tuple(dict.fromkeys(self.prompts))
 
     def __str__(self) -> str:
         """``choices.csv: 40 pairs (3 ties left out), sha256 0123456789ab``."""
@@ -90,7 +98,8 @@ def _read(file: str, size: int, changed_ns: int) -> PreferencePairs:
         why = f"all {ties} of its rows are ties" if ties else "it has no rows"
         raise ValueError(f"'{file}' has no pair to learn from: {why}; judge some with `bench label`")
     return PreferencePairs(
-        file, tuple(prompts), tuple(preferred), tuple(rejected), tuple(pictures.found), pictures.size, ties,
+        file, tuple(prompts), tuple(preferred), tuple(rejected),
+        tuple(pictures.found), tuple(pictures.sha256), pictures.size, ties,
         digest.hexdigest(), pictures.first,
     )  # fmt: skip
 
@@ -121,7 +130,11 @@ class _Pictures:
         return self._places[key]
 
     def _look(self, picture: Path | bytes, where: str) -> None:
-        height, width, _ = decode(picture, where).shape
+        try:
+            data = _bytes(picture)  # read once: what is hashed is what is looked at
+        except OSError as error:
+            raise ValueError(f"{where}: picture {_name(picture)} cannot be read: {error}") from error
+        height, width, _ = decode(data, where, _name(picture)).shape
         if not self.found:
             self.size, self.first = (height, width), where
         elif self.size != (height, width):
@@ -129,7 +142,6 @@ class _Pictures:
                 f"{where}: picture {_name(picture)} is {_shown((height, width))} pixels, and those before "
                 f"it are {_shown(self.size)}; all must be of the size that the pipeline draws"
             )
-        data = picture if isinstance(picture, bytes) else picture.read_bytes()
         self.sha256.append(hashlib.sha256(data).hexdigest())
         self.found.append(picture)
 
@@ -138,12 +150,12 @@ def pixels(pairs: PreferencePairs, places: list[int]) -> np.ndarray:
     """(B, 3, H, W) float32 in [-1, 1], as an autoencoder reads them. ValueError if a file has changed."""
     found = []
     for place in places:
-        picture = decode(pairs.pictures[place], pairs.file)
-        if picture.shape[:2] != pairs.size:
-            raise ValueError(
-                f"{pairs.file}: picture {_name(pairs.pictures[place])} has changed since it was read"
-            )
-        found.append(picture)
+        picture, data = pairs.pictures[place], b""
+        with suppress(OSError):  # it is gone
+            data = _bytes(picture)
+        if hashlib.sha256(data).hexdigest() != pairs.hashes[place]:
+            raise ValueError(f"{pairs.file}: picture {_name(picture)} has changed since it was read")
+        found.append(decode(data, pairs.file, _name(picture)))
     return np.stack(found).transpose(0, 3, 1, 2).astype(np.float32) / 127.5 - 1
 
 
@@ -154,6 +166,10 @@ def _prompt(row: LabelledPair) -> str:
         what = "has a NUL character" if "\0" in prompt else what
         raise ValueError(f"{row.where}: the prompt {what}; write the words the pictures were drawn for")
     return prompt
+
+
+def _bytes(picture: Path | bytes) -> bytes:
+    return picture if isinstance(picture, bytes) else picture.read_bytes()
 
 
 def _name(picture: Path | bytes) -> str:

@@ -12,8 +12,8 @@ The means are computed once a training step, before the first update, and kept: 
 them, and a training of all weights can be asked too. They take as much memory as the trajectories.
 
 Without a KL term the divergence can be measured still, on a share of the samples (``measure_kl``): spread
-evenly over the step, so that every group has its part, and always the same ones, so that no random number
-is drawn for it and the training is what it is without.
+evenly over the step, so that every group of at least 1/``measure_kl`` samples has its part, and always the
+same ones, so that no random number is drawn for it and the training is what it is without.
 """
 
 from __future__ import annotations

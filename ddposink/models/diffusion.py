@@ -185,7 +185,10 @@ def class_of(ref: PipelineRef) -> str | None:
 
 
 def drawn_size(ref: PipelineRef) -> tuple[int, int] | None:
-    """(height, width) in pixels of what the pipeline draws; None where nothing lies here to tell it."""
+    """(height, width) in pixels of what the pipeline draws; None where nothing lies here to tell it.
+
+    Raises ValueError for a folder whose settings do not tell it.
+    """
     if ref.kind == "random":
         shape = SHAPES[ref.name.removeprefix("random:")]
         return size_of(shape.get("unet") or shape["transformer"], shape["vae"])
@@ -193,7 +196,17 @@ def drawn_size(ref: PipelineRef) -> tuple[int, int] | None:
     if folder is None:
         return None
     network = next(part for part in DENOISERS if (folder / part).is_dir())
-    return size_of(_settings(folder / network / "config.json"), _settings(folder / "vae" / "config.json"))
+    settings = [_settings(folder / part / "config.json") for part in (network, "vae")]
+    try:
+        return size_of(*settings)
+    except KeyError as error:
+        raise ValueError(
+            f"'{folder}' does not tell the size of what it draws: its {network} and vae have no setting "
+            f"{error.args[0]}"
+        ) from error
+    except (TypeError, ValueError) as error:
+        said = hub.one_line(error)
+        raise ValueError(f"'{folder}' does not tell the size of what it draws: {said}") from error
 
 
 def embeds_guidance(ref: PipelineRef) -> bool:

@@ -26,6 +26,7 @@ from ddposink.workloads.ddpo_params import DdpoParams, reward_ref
 from ddposink.workloads.ddpo_tables import METRICS, VIEWS
 
 TABLES = "ddposink.workloads.ddpo_tables"  # how metrics are shown: no number changes with it
+PAIRS = "pairs.sha256"  # of an identity
 NEEDED = ("diffusers", "peft", "trl")
 
 
@@ -160,7 +161,7 @@ class DdpoWorkload:
         except Unavailable as error:
             raise Skip(str(error)) from error
         if params.pairs:
-            found["pairs.sha256"] = params.pairs.sha256
+            found[PAIRS] = params.pairs.sha256
         else:
             found["prompts.sha256"] = load_prompts(params.prompts).sha256
         found["eval_prompts.sha256"] = evaluation_prompts(params.eval_prompts).sha256
@@ -208,4 +209,4 @@ class DdpoWorkload:
             raise Skip(f"{', '.join(absent)} not installed: pip install 'ddposink[ddpo]'")
         from ddposink.workloads.ddpo_run import run
 
-        run([(cell, DdpoParams(**cell.params)) for cell in work.cells], ctx)
+        run([(cell, DdpoParams(**cell.params)) for cell in work.cells], ctx, (work.identity or {}).get(PAIRS))

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ddposink.ddpo import Engine
-from ddposink.ddpo.pairs import read_pairs
+from ddposink.ddpo.pairs import PreferencePairs
 from ddposink.models.denoiser import denoiser, latent_shape
 
 ADAM_MOMENTS = 2
@@ -28,20 +28,19 @@ def state_bytes(engine: Engine) -> int:
     return sum(t.numel() * t.element_size() for t in (*tensors.values(), *gradients, *moments))
 
 
-def state_bytes_analytic(engine: Engine) -> int:
+def state_bytes_analytic(engine: Engine, pairs: PreferencePairs | None = None) -> int:
     """Predicted bytes of weights, two Adam moments and the trajectories of one training step.
 
-    A trajectory is T+1 latents of one sample, T log-probabilities and T timesteps. Where a file of pairs is
-    learnt from, there are the latents of all of its pictures instead, and those of a step once more.
+    A trajectory is T+1 latents of one sample, T log-probabilities and T timesteps. Where ``pairs`` are
+    learnt from, there are the latents of all of their pictures instead, and those of a step once more.
     """
     weights = sum(p.numel() * p.element_size() for module in _modules(engine) for p in module.parameters())
     trained = [p for p in denoiser(engine.pipeline).parameters() if p.requires_grad]
     moments = ADAM_MOMENTS * sum(p.numel() * p.element_size() for p in trained)
     config, latent = engine.config, 4 * math.prod(latent_shape(engine.pipeline))
     steps = config.sample_num_steps
-    if config.dpo_pairs is not None:
-        pictures = len(read_pairs(config.dpo_pairs).pictures)
-        return weights + moments + (pictures + 2 * config.samples_per_epoch) * latent
+    if pairs is not None:
+        return weights + moments + (len(pairs.pictures) + 2 * config.samples_per_epoch) * latent
     return weights + moments + config.samples_per_epoch * ((steps + 1) * latent + steps * (4 + 8))
 
 

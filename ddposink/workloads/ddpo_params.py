@@ -105,6 +105,11 @@ class _Cell(BaseModel):
                 f"have one: {names}; or use ddpo, nft or dpo"
             )
         self._answerable()
+        if self.dpo_pairs is not None and reward_ref(self.reward).kind == "noise":  # type: ignore[attr-defined]
+            raise ValueError(
+                f"reward '{self.reward}' is the control of trainings that ask a reward; one from dpo_pairs "
+                "asks none and would be the same training under another name: leave it out"
+            )
         if (pairs := self.pairs) and (size := drawn_size(PipelineRef.parse(self.pipeline))):
             pairs.check_size(size, f"pipeline '{self.pipeline}'")
         return self
@@ -128,11 +133,7 @@ class _Cell(BaseModel):
     @property
     def trained_prompts(self) -> tuple[str, ...]:
         """The prompts learnt from, those of a file of pairs once each."""
-        return (
-            tuple(dict.fromkeys(pairs.prompts))
-            if (pairs := self.pairs)
-            else load_prompts(self.prompts).prompts
-        )
+        return pairs.once if (pairs := self.pairs) else load_prompts(self.prompts).prompts
 
     def config(self, seed: int) -> DDPOConfig:
         """The engines' configuration of this cell. Raises ValueError if it contradicts itself."""

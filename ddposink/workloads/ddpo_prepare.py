@@ -12,6 +12,7 @@ import torch
 from bench.track.memory import MemoryTracker
 from bench.workload import Context
 from ddposink.ddpo import DDPOConfig, Engine, make_engine
+from ddposink.ddpo.pairs import PreferencePairs
 from ddposink.ddpo.policy import reader, same_to_the_model
 from ddposink.devices import chosen_device
 from ddposink.errors import Unavailable
@@ -45,6 +46,7 @@ class TrainingRun:
     device: torch.device
     out: Path
     scratch: Scratch
+    pairs: PreferencePairs | None  # learnt from, as they were read once: the file may change meanwhile
     alike: list[str]  # sentences on prompts that the text encoder cannot tell apart
     invariant: str | None = None  # what was found to hold before an algorithm without likelihoods learns
     progress: Progress = field(default_factory=Progress)
@@ -63,8 +65,12 @@ class TrainingRun:
         return self.reward.function if isinstance(self.reward.function, WeightedSum) else None
 
 
-def prepare(params: Any, seed: int, ctx: Context) -> TrainingRun:
-    """Load everything. Raises Unavailable for what cannot be had here."""
+def prepare(params: Any, seed: int, ctx: Context, planned: str | None = None) -> TrainingRun:
+    """Load everything. Raises Unavailable for what cannot be had here.
+
+    ``planned``: sha256 of the pairs to be learnt from, if it is known. ValueError if they have changed.
+    """
+    pairs = params.pairs
     device = chosen_device(params.device)
     tracker = MemoryTracker(device)  # before the model, so that the device figure counts all we take
     ref = PipelineRef.parse(params.pipeline)
@@ -74,7 +80,10 @@ def prepare(params: Any, seed: int, ctx: Context) -> TrainingRun:
     trained = load_reward(reward_ref(params.reward), device=str(device))
     if params.reward not in params.evaluate:
         scorers[TRAINED] = trained
-    engine = make_engine(config, pipeline, trained, params.trained_prompts)
+    prompts = pairs.once if pairs else load_prompts(params.prompts).prompts
+    engine = make_engine(config, pipeline, trained, prompts)
+    if pairs:
+        _check_unchanged(pairs, getattr(engine, "pairs", None), planned or pairs.sha256)
     evaluator = Evaluator(
         pipeline,
         evaluation_prompts(params.eval_prompts).prompts,
@@ -87,12 +96,18 @@ def prepare(params: Any, seed: int, ctx: Context) -> TrainingRun:
         config.sample_shift,
         config.max_sequence_length,
     )
-    asked = {"prompts": params.trained_prompts, "eval_prompts": load_prompts(params.eval_prompts).prompts}
+    asked = {"prompts": prompts, "eval_prompts": load_prompts(params.eval_prompts).prompts}
     features, scratch = load_encoder().features, Scratch(ctx.scratch)
     return TrainingRun(
         params, config, engine, trained, evaluator, scorers, unavailable, features, tracker, device, ctx.out,
-        scratch, [said for which, texts in asked.items() if (said := _alike(pipeline, which, texts))],
+        scratch, pairs, [said for which, texts in asked.items() if (said := _alike(pipeline, which, texts))],
     )  # fmt: skip
+
+
+def _check_unchanged(read: PreferencePairs, learnt: PreferencePairs | None, planned: str) -> None:
+    """Raise ValueError unless what was read and what the engine learns from are the planned pairs."""
+    if read.sha256 != planned or learnt is None or learnt.sha256 != planned:
+        raise ValueError(f"'{read.file}' changed while it was read; run the same command again")
 
 
 def _alike(pipeline: Any, which: str, texts: Sequence[str]) -> str | None:

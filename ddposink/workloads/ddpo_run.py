@@ -48,13 +48,16 @@ from ddposink.workloads.ddpo_scores import (
 DRIFT_PICTURES = 32  # of all evaluation pictures; the divergence varies little between them
 
 
-def run(cells: Sequence[tuple[Cell, Any]], ctx: Context) -> None:
-    """Measure ``cells``, which differ in their step count only and come in ascending order."""
+def run(cells: Sequence[tuple[Cell, Any]], ctx: Context, pairs: str | None = None) -> None:
+    """Measure ``cells``, which differ in their step count only and come in ascending order.
+
+    ``pairs``: sha256 of the pairs that were planned to be learnt from, if it is known.
+    """
     longest = cells[-1][1]
     if longest.threads:
         torch.set_num_threads(longest.threads)
     try:
-        state = prepare(longest, cells[-1][0].seed, ctx)
+        state = prepare(longest, cells[-1][0].seed, ctx, pairs)
     except Unavailable as error:
         raise Skip(str(error)) from error
     left = list(cells)
@@ -218,7 +221,7 @@ def _emit(
     metrics |= training(state.progress.logs, state.progress.joules)
     metrics |= cost_per_effect(metrics)
     metrics |= {
-        "state_bytes_analytic": state_bytes_analytic(state.engine),
+        "state_bytes_analytic": state_bytes_analytic(state.engine, state.pairs),
         "state_bytes": state_bytes(state.engine),
     }
     metrics |= state.progress.peaks or dict.fromkeys(
@@ -302,8 +305,8 @@ def _conformance(
         "pictures_evaluated": len(state.evaluator.plan()),
         "ratio_deviation_before_training": state.found.ratio_deviation,
         "invariant_before_training": state.invariant,
-        "pairs": str(state.params.pairs) if state.params.pairs else None,
-        "pairs_sha256": state.params.pairs.sha256 if state.params.pairs else None,
+        "pairs": str(state.pairs) if state.pairs else None,
+        "pairs_sha256": state.pairs.sha256 if state.pairs else None,
         "resumed_at_step": state.resumed_at,
         "discarded": "; ".join(state.scratch.discarded) or None,
         "note": f"of the reward's variance {in_words(found.shares)}" if found.shares else None,

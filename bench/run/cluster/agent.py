@@ -25,9 +25,9 @@ from bench import temporary
 from bench.results import environment
 from bench.results.environment import Fingerprint
 from bench.run.child import End, Event, LocalRunning
-from bench.run.cluster.meaning import Meaning, check_meaning
 from bench.run.cluster.scratch import Snapshot, Watch, write_piece
 from bench.run.launch import LocalLauncher
+from bench.run.meaning import Meaning, check_meaning
 from bench.run.worker import Job, load_target
 
 CHUNK = 8 * 2**20  # bytes of a file or log in one answer

@@ -19,9 +19,9 @@ from bench.results.environment import Fingerprint, comparable
 from bench.results.folder import keep_fingerprint
 from bench.run.child import Place
 from bench.run.cluster.agent import Agent, Hello, Variables
-from bench.run.cluster.meaning import meaning
 from bench.run.cluster.nodes import Node, alive, places_on, share
 from bench.run.cluster.running import Contact, RayRunning
+from bench.run.meaning import meaning
 from bench.run.worker import Job
 from bench.suite.model import Resources
 from bench.workload import Workload

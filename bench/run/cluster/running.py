@@ -16,8 +16,8 @@ from bench.results.store import clear_errors
 from bench.run.child import End, Event, Place, shorten
 from bench.run.cluster.agent import Hello, Report
 from bench.run.cluster.files import ChangedError, receive
-from bench.run.cluster.meaning import Meaning
 from bench.run.cluster.scratch import Copy, Snapshot
+from bench.run.meaning import Meaning
 from bench.run.worker import Job, outcome
 
 REPORT_SECONDS = 0.5  # how long an agent may wait for something to report

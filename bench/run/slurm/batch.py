@@ -18,8 +18,8 @@ from typing import Any
 
 from bench.results import environment
 from bench.run.cluster.agent import Variables, be_a_plain_parent, take_over, visible
-from bench.run.cluster.meaning import Meaning, check_meaning
 from bench.run.launch import LocalLauncher, Running
+from bench.run.meaning import Meaning, check_meaning
 from bench.run.worker import Job, load_target, outcome
 
 LINES, ALIVE, ROOT = "events.jsonl", "alive", "root"  # in the folder of a job

@@ -21,9 +21,9 @@ from bench.results.folder import keep_fingerprint
 from bench.results.store import clear_errors
 from bench.run.child import Event, Place
 from bench.run.cluster.agent import Description, describe
-from bench.run.cluster.meaning import meaning
 from bench.run.context import SCRATCH
 from bench.run.launch import Launcher
+from bench.run.meaning import meaning
 from bench.run.slurm.batch import ROOT, Order, measure
 from bench.run.slurm.running import SlurmRunning, keep_scratch
 from bench.run.worker import Job

@@ -18,6 +18,7 @@ from ddposink.ddpo.algorithms.offline import OfflineDpo
 from ddposink.ddpo.algorithms.protocol import Algorithm, Invariant, Judged, Learnt, Workshop
 from ddposink.ddpo.checkpoint import Checkpoint, read_checkpoint
 from ddposink.ddpo.config import DDPOConfig
+from ddposink.ddpo.pairs import PreferencePairs
 from ddposink.ddpo.protocol import DivergedError, Pipeline, Prompts, RewardFunction, StepLog
 from ddposink.ddpo.randomness import Randomness
 from ddposink.ddpo.sampler import Trajectories
@@ -37,6 +38,11 @@ class AlgorithmEngine(NativeEngine):
         super().__init__(config, pipeline, reward, prompts)
         maker = OfflineDpo if rules.offline(config) else MAKERS[config.algorithm]
         self._algorithm: Algorithm = maker(self._workshop())
+
+    @property
+    def pairs(self) -> PreferencePairs | None:
+        """What it learns from in place of samples, as it was read at the start."""
+        return self._algorithm.pairs if isinstance(self._algorithm, OfflineDpo) else None
 
     def invariant(self) -> Invariant:
         """What must hold before the algorithm learns, and by how much it does not.

@@ -1,5 +1,6 @@
 """Real children that end in every way a child can end."""
 
+import dataclasses
 import errno
 import json
 import os
@@ -59,6 +60,18 @@ def test_a_pass_reports_readiness_cells_and_its_end(launcher, tmp_path):
     assert artifact["path"] == "artifacts/0-ok/series.txt"
     assert artifact["bytes"] == len("6\n28\n")
     assert "toy begins" in log
+
+
+def test_a_child_measures_only_what_was_planned(launcher, tmp_path):
+    work = make_pass(lengths=(4, 8))
+    running = launcher.launch(make_job(tmp_path, dataclasses.replace(work, identity={"data": "toy"})))
+    assert [event["event"] for event in finish(running)].count("cell") == 2
+    running = launcher.launch(make_job(tmp_path, dataclasses.replace(work, identity={"data": "older"})))
+    assert not [event for event in finish(running) if event["event"] == "cell"]
+    assert running.end.status is Status.ERROR
+    assert running.end.reason.startswith(
+        "OtherDataError: the data has changed since the run was planned: data was older and is toy; run the"
+    )
 
 
 def test_a_child_is_a_fresh_process_each_time(launcher, tmp_path):

@@ -37,7 +37,10 @@ class Witness:
 def run(tmp_path, launcher):
     def run(*passes, store=None, watched_by=None, starts=launcher, **session):
         store = store or Store(tmp_path)
-        session = RunSession("s", Toy(), "helpers.toy:Toy", tmp_path, "env1", **({"timeout": 60.0} | session))
+        workload = session.pop("workload", None) or Toy()
+        session = RunSession(
+            "s", workload, "helpers.toy:Toy", tmp_path, "env1", **({"timeout": 60.0} | session)
+        )
         measure(passes, session, starts, store, watched_by or Witness())
         return store.records
 
@@ -82,6 +85,25 @@ def test_a_pass_that_dies_has_answered_the_cells_before(run, mode, status, reaso
         (f"{mode} 32", status, f"not reached: {reason}"),
     ]
     assert [r.status for r in list(records.values())[4:]] == [Status.OK] * 3  # the run went on
+
+
+def test_what_a_record_shows_is_asked_before_its_child_starts(run):
+    """A file that the columns are told from may have changed, or be refused, once the child has answered."""
+
+    class Told(Toy):
+        asked = 0
+
+        def columns(self, params):
+            self.asked += 1
+            if self.asked > 2:
+                raise ValueError("there is no picture 'x.png'")
+            return super().columns(params)
+
+    records = run(make_pass(lengths=(4, 8)), make_pass("raise", (4,), number=1), workload=Told())
+    assert statuses(records)[:2] == [("ok 4", "ok", None), ("ok 8", "ok", None)]
+    assert records["0-ok-8"].columns == {"mode": "ok", "length": 8, "seen": 8}
+    failed = records["1-raise-4"]  # refused from the beginning: as its parameters are written
+    assert (failed.status, failed.columns["length"]) == (Status.ERROR, 4)
 
 
 def test_a_timeout_is_an_outcome(run):

@@ -270,12 +270,20 @@ def test_identity_is_asked_once_for_all_lengths_and_seeds():
     assert len(workload.asked) == 2
 
 
+def test_a_pass_carries_what_its_names_referred_to():
+    planned = plan(identity=lambda params: {"model": f"{params.model}@1"})
+    for work in planned.passes:
+        assert work.identity == {"model": f"{work.cells[0].params['model']}@1"}
+    assert "identity" not in str(planned.to_json())
+
+
 def test_a_skipped_identity_still_plans():
     def identity(params: Params) -> dict[str, str]:
         raise Skip("weights not available offline")
 
     planned = plan(identity=identity)
     assert len(planned.cells) == 6
+    assert {work.identity for work in planned.passes} == {None}
     assert planned.cells[0].id != plan().cells[0].id
 
 

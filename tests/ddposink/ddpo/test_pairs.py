@@ -72,6 +72,11 @@ def test_a_parquet_file_holds_its_pictures(tmp_path: Path) -> None:
     ({"image_b": "cat/link.png"}, "row 2: picture '.*outside.png' lies outside of the file's folder"),
     ({"image_b": "cat/small.png"}, "row 2: picture small.png is 8x4 pixels, and those before it are 16x16"),
     ({"image_b": "cat/broken.png"}, "row 2: picture broken.png cannot be read"),
+    ({"image_b": "cat/odd.png"}, "row 2: picture odd.png cannot be read: broken PNG file"),
+    ({"image_b": "cat/text.png"}, "row 2: picture text.png cannot be read: it is no picture"),
+    ({"image_b": "cat/deep.png"}, "row 2: picture deep.png has more than 8 bits a channel; save it with 8"),
+    ({"image_b": "cat/float.tif"}, "row 2: picture float.tif has more than 8 bits a channel; save it with 8"),
+    ({"image_b": "iVBORw0KGgo" * 100}, r"row 2: 'iVBOR.*…' \(1,100 characters\) is no path of a picture"),
     ({"image_a": "cat/1-dark.png", "image_b": "cat/1-dark.png"}, "row 2: a picture is compared with itself"),
     ({"prompt": "  "}, "row 2: the prompt is empty; write the words"),
     ({"prompt": "x" * 1001}, "row 2: the prompt is longer than 1,000 characters"),
@@ -88,10 +93,37 @@ def test_a_row_that_cannot_be_learnt_from_is_named(
     Image.new("RGB", (8, 4)).save(folder / "cat" / "small.png")
     (folder / "cat" / "link.png").symlink_to(tmp_path / "outside.png")
     (folder / "cat" / "broken.png").write_bytes((folder / "cat" / "0-dark.png").read_bytes()[:200])
+    odd = bytearray((folder / "cat" / "0-dark.png").read_bytes())
+    odd[35] = 0  # within a chunk's length: Pillow raises SyntaxError
+    (folder / "cat" / "odd.png").write_bytes(odd)
+    (folder / "cat" / "text.png").write_text("no picture")
+    Image.fromarray(np.full((16, 16), 40_000, dtype=np.uint16)).save(folder / "cat" / "deep.png")
+    Image.new("F", (16, 16), 0.5).save(folder / "cat" / "float.tif")
     rewrite(file, 2, **columns)
     with pytest.raises(ValueError, match=f"choices.csv, {said}") as caught:
         read_pairs(str(file))
     assert "\n" not in str(caught.value)
+
+
+def test_a_damage_that_overflows_is_told_too(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def overflow(*_: object) -> None:
+        raise OverflowError("signed integer is greater than maximum")
+
+    monkeypatch.setattr(Image, "open", overflow)
+    with pytest.raises(ValueError, match=r"row 1: picture 0-.*\.png cannot be read: signed integer"):
+        read_pairs(str(file))
+
+
+def test_a_picture_that_has_changed_is_not_learnt_from(file: Path) -> None:
+    """Also one of the same size; and one that is gone."""
+    pairs = read_pairs(str(file))
+    (known,) = {pairs.pictures[pairs.preferred[0]]}
+    Image.new("RGB", (16, 16)).save(known)
+    for _ in range(2):
+        with pytest.raises(ValueError, match=f"picture {known.name} has changed since it was read"):
+            pixels(pairs, [pairs.preferred[0]])
+        known.unlink(missing_ok=True)
+    pixels(pairs, [pairs.rejected[0]])
 
 
 def test_a_row_that_ends_early_is_named(file: Path) -> None:

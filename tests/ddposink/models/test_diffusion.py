@@ -18,7 +18,7 @@ from ddposink.assets import hub
 from ddposink.errors import Unavailable
 from ddposink.models import diffusion
 from ddposink.models.assembled import assembled
-from ddposink.models.diffusion import EMBEDDED, PipelineRef, load_pipeline
+from ddposink.models.diffusion import EMBEDDED, PipelineRef, drawn_size, load_pipeline
 from ddposink.models.pipeline_kinds import refused_parts
 from ddposink.models.pipeline_shapes import SHAPES, byte_tokenizer, random_parts
 
@@ -195,6 +195,21 @@ def test_a_directory_that_will_not_do_is_refused_at_once(
     with pytest.raises(ValueError, match=said) as caught:
         PipelineRef.parse(f"path:{copy}")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("part", "name"), [("vae", "block_out_channels"), ("unet", "in_channels")])
+def test_a_folder_that_does_not_tell_its_size_is_told(part: str, name: str, copy: Path) -> None:
+    assert drawn_size(PipelineRef("path", str(copy))) == (16, 16)
+    file = copy / part / "config.json"
+    settings = json.loads(file.read_text())
+    del settings[name]
+    file.write_text(json.dumps(settings))
+    with pytest.raises(ValueError, match=f"not tell the size .* unet and vae have no setting {name}$"):
+        drawn_size(PipelineRef("path", str(copy)))
+    edit(copy / "unet" / "config.json", in_channels=4, sample_size="8x8")
+    edit(copy / "vae" / "config.json", block_out_channels=[4, 4])
+    with pytest.raises(ValueError, match="does not tell the size of what it draws: "):
+        drawn_size(PipelineRef("path", str(copy)))
 
 
 def rewrite(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:

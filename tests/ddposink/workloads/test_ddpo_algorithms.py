@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from bench.run.meaning import OtherDataError, check_planned
 from bench.suite.plan import make_plan
 from bench.workload import Missing, Samples
+from ddposink.ddpo.pairs import read_pairs
 from ddposink.workloads.ddpo import DdpoParams, DdpoWorkload
 from helpers.pairs import write_choices
 from helpers.tiny import tiny_pipeline
@@ -130,10 +133,75 @@ def test_a_cell_learns_from_a_file_of_pairs(pipelines: dict[str, str], pipeline:
         assert arrays["queries"].tolist() == [0, 0]
 
 
+def offline(pipelines: dict[str, str], file: Path, **grid: Any) -> Any:
+    values = COMMON | {"algorithm": "dpo", "dpo_pairs": str(file), "sample_eta": 0.0}
+    return make_plan(
+        suite(pipelines["sd"], **values, grid={"reward": ["alignment"], **grid}), DdpoWorkload()
+    ).passes
+
+
+def test_records_name_the_pairs_that_were_trained_on(pipelines: dict[str, str], tmp_path: Path) -> None:
+    """Also where `bench label` goes on meanwhile, and where a row comes that could not be read."""
+    file = write_choices(tmp_path / "pictures")
+    (work,) = offline(pipelines, file, steps=[1, 2])
+    rows = ["cat,cat/3-dark.png,cat/3-bright.png,b,me\n", "cat,cat/not-there.png,cat/3-bright.png,b,me\n"]
+
+    class Labelling(Ctx):
+        def progress(self, done: int, total: int, **values: float) -> None:
+            super().progress(done, total, **values)
+            with file.open("a") as open_file:
+                open_file.write(rows[done - 1])
+
+    ctx, known = Labelling(tmp_path / "out"), read_pairs(str(file))
+    DdpoWorkload().run(work, ctx)
+    assert len(ctx.answers) == 2
+    for answer in ctx.answers.values():
+        assert answer["conformance"]["pairs"] == str(known)
+        assert answer["conformance"]["pairs_sha256"] == known.sha256
+    with pytest.raises(ValueError, match=r"there is no picture '.*not-there.png'"):
+        read_pairs(str(file))
+
+
+def test_pairs_are_the_planned_ones_or_nothing_is_trained(
+    pipelines: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write_choices(tmp_path / "pictures")
+    one, other = offline(pipelines, file, steps=[1]), Ctx(tmp_path / "out")
+    known, text = read_pairs(str(file)), file.read_text()
+    file.write_text(text + "cat,cat/3-dark.png,cat/3-bright.png,b,me\n")
+    with pytest.raises(ValueError, match=r"'.*choices\.csv' changed while it was read"):
+        DdpoWorkload().run(one[0], other)
+    file.write_text(text)
+    more = dataclasses.replace(known, sha256="0" * 64)
+    monkeypatch.setattr("ddposink.ddpo.algorithms.offline.read_pairs", lambda _: more)  # by the engine alone
+    with pytest.raises(ValueError, match=r"'.*choices\.csv' changed while it was read"):
+        DdpoWorkload().run(one[0], other)
+    assert not other.answers
+
+
+def test_a_later_pass_does_not_train_on_another_file(pipelines: dict[str, str], tmp_path: Path) -> None:
+    file = write_choices(tmp_path / "pictures")
+    (work,) = offline(pipelines, file, steps=[1])
+    check_planned(DdpoWorkload(), work)
+    with file.open("a") as open_file:
+        open_file.write("cat,cat/3-dark.png,cat/3-bright.png,b,me\n")
+    with pytest.raises(OtherDataError, match=r"since the run was planned: pairs\.sha256 was \w+ and is \w+"):
+        check_planned(DdpoWorkload(), work)
+
+
+def test_there_is_no_control_of_a_training_that_asks_no_reward(
+    pipelines: dict[str, str], tmp_path: Path
+) -> None:
+    values = {"pipeline": pipelines["sd"], "steps": 1, "algorithm": "dpo"}
+    DdpoParams(**values, reward="noise", samples_per_prompt=2)
+    with pytest.raises(ValueError, match="reward 'noise' is the control of trainings that ask a reward"):
+        DdpoParams(**values, reward="noise", dpo_pairs=str(write_choices(tmp_path)))
+
+
 def test_what_pairs_hold_is_part_of_a_cells_identity(pipelines: dict[str, str], tmp_path: Path) -> None:
     files = [write_choices(tmp_path / name, pairs=count) for name, count in (("a", 2), ("b", 2), ("c", 3))]
     cells = [
-        DdpoParams(pipeline=pipelines["sd"], reward="noise", steps=1, algorithm="dpo", dpo_pairs=str(file))
+        DdpoParams(pipeline=pipelines["sd"], reward="brisque", steps=1, algorithm="dpo", dpo_pairs=str(file))
         for file in files
     ]
     one, same, other = (DdpoWorkload().identity(cell) for cell in cells)
@@ -145,7 +213,7 @@ def test_what_pairs_hold_is_part_of_a_cells_identity(pipelines: dict[str, str], 
 
 def test_pairs_are_refused_before_anything_is_loaded(pipelines: dict[str, str], tmp_path: Path) -> None:
     def cell(**values: Any) -> Any:
-        shared = {"reward": "noise", "steps": 1, "algorithm": "dpo"}
+        shared = {"reward": "brisque", "steps": 1, "algorithm": "dpo"}
         return DdpoParams(**shared | {"pipeline": pipelines["sd"]} | values)
 
     file = str(write_choices(tmp_path / "large", side=24))

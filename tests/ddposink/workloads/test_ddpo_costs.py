@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from ddposink.ddpo import make_engine
+from ddposink.ddpo import DDPOConfig, make_engine
+from ddposink.ddpo.costs import samples_measured
+from ddposink.ddpo.reference import evenly
 from ddposink.workloads.ddpo import DdpoParams, DdpoWorkload
 from helpers.tiny import brightness, tiny_pipeline
 from helpers.tiny_flow import tiny_flux, tiny_sd3, tiny_sdxl
@@ -44,6 +46,16 @@ CASES: dict[str, dict[str, Any]] = {
 TINY: dict[str, Callable[[], Any]] = {
     "emoji-sd": tiny_pipeline, "emoji-sd3": tiny_sd3, "random:sdxl": tiny_sdxl, "random:flux-dev": tiny_flux,
 }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("share", "of", "asked"),
+    [(0.07, 100, 7), (0.28, 25, 7), (0.3, 4, 2), (1e-12, 4, 1), (0.0, 4, 0), (1.0, 4, 4)],
+)
+def test_a_share_of_the_samples_is_rounded_up_and_not_beyond_it(share: float, of: int, asked: int) -> None:
+    shape = {"sample_batch_size": of, "sample_num_batches_per_epoch": 1, "train_batch_size": 1}
+    config = DDPOConfig(measure_kl=share, **shape)  # type: ignore[arg-type]
+    assert samples_measured(config) == len(evenly(samples_measured(config), of)) == asked
 
 
 def counted(pipeline: Any) -> list[int]:

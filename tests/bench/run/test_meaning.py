@@ -1,10 +1,13 @@
-"""A node measures only what the cell is of."""
+"""Only what the cell is of is measured: on a node, and later on than it was planned."""
+
+import dataclasses
 
 import pytest
 from pydantic import BaseModel, field_validator
 
-from bench.run.cluster.meaning import OtherDataError, check_meaning, meaning
+from bench.run.meaning import OtherDataError, check_meaning, check_planned, meaning
 from bench.workload import Cell, Skip
+from helpers.passes import make_pass
 from helpers.toy import Toy
 
 CELL = Cell("c", {"length": 2}, "ok 2")
@@ -49,6 +52,27 @@ def test_other_data_is_told(here, there, said):
     with pytest.raises(OtherDataError) as caught:
         check_meaning(Reading(here), CELL, there)
     assert str(caught.value).startswith(said)
+
+
+@pytest.mark.parametrize("found", [{"text.sha256": "a"}, Skip("no weights")])
+def test_what_is_as_it_was_planned_is_measured(found):
+    check_planned(Reading(found), dataclasses.replace(make_pass(), identity={"text.sha256": "a"}))
+    check_planned(Reading({"text.sha256": "b"}), make_pass())  # not known
+
+
+@pytest.mark.parametrize(
+    ("here", "said"),
+    [
+        ({"model": "m", "text.sha256": "b"}, "text.sha256 was a and is b; run the same command again"),
+        ({"model": "m"}, "text.sha256 was a and is None; run"),
+        (FileNotFoundError(2, "No such file", "t.txt"), "[Errno 2] No such file: 't.txt'; run"),
+    ],
+)
+def test_what_has_changed_since_it_was_planned_is_told(here, said):
+    work = dataclasses.replace(make_pass(), identity={"model": "m", "text.sha256": "a"})
+    with pytest.raises(OtherDataError) as caught:
+        check_planned(Reading(here), work)
+    assert str(caught.value).startswith(f"the data has changed since the run was planned: {said}")
 
 
 def test_a_file_that_is_not_here_is_told_with_the_folder(tmp_path, monkeypatch):
