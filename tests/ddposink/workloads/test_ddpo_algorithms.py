@@ -193,7 +193,8 @@ def test_there_is_no_control_of_a_training_that_asks_no_reward(
     pipelines: dict[str, str], tmp_path: Path
 ) -> None:
     values = {"pipeline": pipelines["sd"], "steps": 1, "algorithm": "dpo"}
-    DdpoParams(**values, reward="noise", samples_per_prompt=2, train_batch_size=2)
+    groups = {"samples_per_prompt": 2, "sample_batch_size": 2, "train_batch_size": 2}
+    DdpoParams(**values, **groups, reward="noise")
     with pytest.raises(ValueError, match="reward 'noise' is the control of trainings that ask a reward"):
         DdpoParams(**values, reward="noise", dpo_pairs=str(write_choices(tmp_path)))
 
