@@ -126,8 +126,8 @@ def test_a_cell_learns_from_a_file_of_pairs(pipelines: dict[str, str], pipeline:
     assert isinstance(metrics["effect"], Samples)
     assert conformance["pairs"].startswith("choices.csv: 6 pairs (2 ties left out), sha256 ")
     assert len(conformance["pairs_sha256"]) == 64
-    told = {"loss", "gradient", "sampling_s", "learning_s"}
-    assert [set(values) for _, _, values in ctx.shown] == [told] * 2
+    shown = {"loss", "gradient", "sampling_s", "learning_s"}
+    assert [set(values) for _, _, values in ctx.shown] == [shown] * 2
     with np.load(tmp_path / "out" / "train-2.npz", allow_pickle=False) as arrays:
         assert "reward" not in arrays
         assert arrays["queries"].tolist() == [0, 0]
@@ -193,7 +193,8 @@ def test_there_is_no_control_of_a_training_that_asks_no_reward(
     pipelines: dict[str, str], tmp_path: Path
 ) -> None:
     values = {"pipeline": pipelines["sd"], "steps": 1, "algorithm": "dpo"}
-    DdpoParams(**values, reward="noise", samples_per_prompt=2)
+    groups = {"samples_per_prompt": 2, "sample_batch_size": 2, "train_batch_size": 2}
+    DdpoParams(**values, **groups, reward="noise")
     with pytest.raises(ValueError, match="reward 'noise' is the control of trainings that ask a reward"):
         DdpoParams(**values, reward="noise", dpo_pairs=str(write_choices(tmp_path)))
 
