@@ -107,7 +107,9 @@ class Survey:
 
     def added(self, metrics: Collection[str]) -> dict[str, str]:
         """Columns that parameters get because none tells them, with the parameter of each."""
-        return {column_of(n, metrics): n for n, one in self.parameters.items() if one.needs_column}
+        named = {name: column_of(name, metrics) for name in self.parameters}
+        differing = {name: one for name, one in self.parameters.items() if len(one.given) > 1}
+        return {named[n]: n for n, one in differing.items() if one.needs_column or named[n] != n}
 
     def frame_columns(self, metrics: Collection[str]) -> list[str]:
         """The columns of a table of all cells but a record's own fields and metrics, in order."""

@@ -70,6 +70,20 @@ def test_the_table_of_all_cells_is_the_same_byte_for_byte(small: None, name: str
     assert {**vars(data.whole), "chosen": ""} == vars(plain.whole)
 
 
+def test_a_parameter_called_like_a_field_or_a_metric_is_in_the_table_of_all_cells(
+    small: None, tmp_path: Path
+) -> None:
+    """Also where a column of its name tells it: that column is not in the table."""
+    made = [
+        measured("dense", 512, params={"repeat": 10 * n, "loss": n, "x": 1}, columns={"repeat": n, "loss": n})
+        for n in range(7)
+    ]
+    folder = write_run(tmp_path / "run", [one | {"cell": f"c{n}"} for n, one in enumerate(made)])
+    text = every(large(folder, Synthetic()), tmp_path)
+    assert text == full(frames.load(folder, Synthetic())).csv()
+    assert "repeat (parameter)" in text.partition("\n")[0].split(",")
+
+
 axes = st.lists(st.sampled_from([*grids.VALUES]), max_size=4, unique=True)
 
 
