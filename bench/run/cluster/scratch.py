@@ -52,22 +52,28 @@ class Watch:
         self._seen = self._known = listing(self._folder)
         self._changed = self._made = time.monotonic()
         self._last: Snapshot | None = None
+        self._closed = False
         self._hashes: dict[tuple[str, tuple[int, int, int]], str] = {}
 
-    def look(self, taken: int, *, now: bool = False) -> Snapshot | None:
+    def look(self, taken: int, *, now: bool = False, over: bool = False) -> Snapshot | None:
         """A snapshot that the driver does not have; None if there is none (yet).
 
         ``taken``: number of the last one that it has dealt with. ``now``: do not wait until it is quiet.
+        ``over``: the pass has ended, so one more is made at most, whoever still writes there.
         """
         if self._last is not None and taken < self._last.number:
             return self._last
+        if self._closed:
+            return None
         found, clock = listing(self._folder), time.monotonic()
         if found != self._seen:
             self._seen, self._changed = found, clock
         quiet = clock - self._changed >= QUIET_SECONDS or clock - self._made >= BUSY_SECONDS
         if found == self._known or not (now or quiet):
             return None
-        return self._snapshot(taken + 1)
+        made = self._snapshot(taken + 1)
+        self._closed = over and made is not None
+        return made
 
     def is_known(self) -> bool:
         """Whether the last snapshot, or what was there at the start, is what there is."""

@@ -49,7 +49,9 @@ def measure(order: Order) -> None:
     with open(order.folder / LINES, "ab", buffering=0) as file:
 
         def tell(**line: Any) -> None:
-            file.write(json.dumps(line, allow_nan=False).encode() + b"\n")
+            left = memoryview(json.dumps(line, allow_nan=False).encode() + b"\n")
+            while left:  # a disk that runs full takes a part of it
+                left = left[file.write(left) :]
 
         try:
             workload = load_target(order.job.target)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ ENDS = {
     "OUT_OF_MEMORY": End(Status.OOM, "killed by Slurm: out of host memory"),
     "TIMEOUT": End(Status.TIMEOUT, "ended by Slurm: its time was over"),
 }
+LOST = ("NODE_FAIL", "BOOT_FAIL", "PREEMPTED")  # not the fault of the pass, even before its first line
 
 
 class SlurmRunning:
@@ -68,17 +69,24 @@ class SlurmRunning:
         if self.end is None:
             self._leave(End(Status.ERROR, "stopped"))
 
-    def _lines(self) -> list[Event]:
-        """Whole lines that are new."""
+    def _lines(self) -> Iterator[Event]:
+        """Whole lines that are new. Raises ChangedError for one that cannot be read."""
         try:
             with open(self._folder / LINES, "rb") as file:
                 file.seek(self._read)
                 data = file.read()
         except FileNotFoundError:  # it waits in the queue
-            return []
+            return
         whole = data[: data.rfind(b"\n") + 1]
         self._read += len(whole)
-        return [json.loads(line) for line in whole.splitlines()]
+        for text in whole.splitlines():
+            try:
+                line = json.loads(text)
+            except ValueError:
+                line = None
+            if not isinstance(line, dict) or "event" not in line:
+                raise ChangedError("what the job says cannot be read: a line of it is damaged (a full disk?)")
+            yield line
 
     def _take(self, line: Event, events: list[Event]) -> None:
         match line["event"]:
@@ -126,7 +134,7 @@ class SlurmRunning:
         reason = f"Slurm job {self._submitted.job_id} {how} ({state})"
         if not begun and (said := (self._submitted.stderr() or "").strip()):
             reason += f": {said.splitlines()[-1][:300]}"
-        self._leave(ENDS.get(state, End(Status.ERROR, reason, lost=begun)))
+        self._leave(ENDS.get(state, End(Status.ERROR, reason, lost=begun or state in LOST)))
 
     def _await_the_job(self) -> None:
         """Let a job that has said its last word leave by itself: cancelled, it would count as failed."""
