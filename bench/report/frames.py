@@ -311,7 +311,7 @@ def planned_cells(plan: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The cells of a plan.json, flat or grouped into passes."""
     groups = plan.get("passes")
     cells = (
-        [c for p in groups if isinstance(p, dict) for c in p.get("cells", [])]
+        [c for p in groups if isinstance(p, dict) for c in p.get("cells") or []]
         if isinstance(groups, list)
         else plan.get("cells")
     )

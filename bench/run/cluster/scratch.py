@@ -18,6 +18,7 @@ from pathlib import Path
 
 from bench.run.cluster.files import CHUNK, ChangedError, Read, copy
 from bench.run.context import SCRATCH
+from bench.run.kept import OLD, PART, restore
 
 QUIET_SECONDS = 1.0  # without a change, before a folder is looked at: it may be in the middle of writing
 BUSY_SECONDS = 30.0  # after which one that is never quiet is looked at all the same
@@ -109,9 +110,8 @@ class Copy:
 
     def __init__(self, root: Path, name: str) -> None:
         self._here = root / SCRATCH / name
-        self._part, self._old = (self._here.with_name(name + suffix) for suffix in (".part", ".old"))
-        if self._old.exists() and not self._here.exists():  # we were killed between two renames
-            self._old.rename(self._here)
+        self._part, self._old = (self._here.with_name(name + suffix) for suffix in (PART, OLD))
+        restore(self._here)
         self._known: dict[str, str] = {}  # hashes of what we have put there
 
     def take(self, snapshot: Snapshot, read: Read) -> None:

@@ -22,7 +22,7 @@ from bench.run.cluster.meaning import Meaning, check_meaning
 from bench.run.launch import LocalLauncher, Running
 from bench.run.worker import Job, load_target, outcome
 
-LINES, ALIVE, ROOT = "events.jsonl", "alive", "root"  # in the folder of a job
+LINES, ALIVE = "events.jsonl", "alive"  # in the folder of a job
 PATIENCE_SECONDS = 120.0  # without a sign of the driver; a shared file system is slow to show one
 POLL_SECONDS = 0.5
 

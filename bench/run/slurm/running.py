@@ -14,8 +14,8 @@ from bench.results.record import Status
 from bench.results.store import clear_errors
 from bench.run.child import LAST_WORDS_SECONDS, End, Event, Place
 from bench.run.cluster.files import ChangedError, receive
-from bench.run.context import SCRATCH
-from bench.run.slurm.batch import ALIVE, LINES, ROOT
+from bench.run.kept import ROOT, keep_scratch
+from bench.run.slurm.batch import ALIVE, LINES
 from bench.run.worker import Job
 
 SIGN_SECONDS = 2.0  # between two signs of life
@@ -149,16 +149,3 @@ class SlurmRunning:
                 self._submitted.cancel(check=False)
         keep_scratch(self._folder, self._job.root)
         shutil.rmtree(self._folder, ignore_errors=True)
-
-
-def keep_scratch(folder: Path, root: Path) -> None:
-    """Have what the pass of a job's ``folder`` keeps for its next attempt where that is looked for.
-
-    A rename: who still writes there finds no place for more.
-    """
-    for kept in (folder / ROOT / SCRATCH).glob("*"):
-        with suppress(OSError):
-            target = root / SCRATCH / kept.name
-            target.parent.mkdir(exist_ok=True)
-            shutil.rmtree(target, ignore_errors=True)
-            kept.rename(target)
