@@ -280,7 +280,7 @@ def _inside(folder: Path, relative: str) -> Path:
 def read_json(path: Path, notes: list[str]) -> dict[str, Any]:
     """A JSON object; empty without the file, and with a note if it cannot be read."""
     try:
-        data = parse_json(path.read_text(encoding="utf-8"))
+        data = parse_json(path.read_text(encoding="utf-8"), exact=True)
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:

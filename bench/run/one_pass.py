@@ -14,17 +14,19 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from types import NoneType
 from typing import Any, Protocol
 
 from pydantic import ValidationError
 
+from bench.errors import UserError
 from bench.results.record import Record, Status
 from bench.results.store import Store
 from bench.run.child import End, Event
 from bench.run.context import SCRATCH
 from bench.run.launch import Launcher, Running
 from bench.run.worker import Job
-from bench.workload import Cell, Pass, Workload
+from bench.workload import Cell, Pass, Scalar, Workload
 
 LOSSES = 2  # machines that may go away under a pass before it counts as its own fault
 NOT_REACHED = "not reached: "  # begins the reason of cells that lay behind the one that failed
@@ -85,6 +87,7 @@ class PassRun:
     held: Held
     first: bool  # of the run
     open: dict[str, Cell] = field(default_factory=dict)
+    columns: dict[str, Mapping[str, Scalar]] = field(default_factory=dict)  # by cell, as it began
     running: Running | None = None
     started: float = 0.0  # by the clock of the wall, which may be set back meanwhile
     begun: float = 0.0  # by a clock that only goes on
@@ -95,6 +98,7 @@ class PassRun:
     def begin(self, launcher: Launcher) -> None:
         """Start the child."""
         self.open = {cell.id: cell for cell in self.work.cells}
+        self.columns = {id: self.columns.get(id) or self._columns(cell) for id, cell in self.open.items()}
         launcher.await_ready()
         with self.held():
             self.running = launcher.launch(self._job())
@@ -122,7 +126,7 @@ class PassRun:
         end, losses = self.running.end, self.losses
         if end is None or not end.lost or not self.open:
             return None
-        losses += self.running.place is not None  # else it had not begun
+        losses += self.running.place is not None or end.counts  # else it had not begun
         if losses > LOSSES:
             return None
         rest = dataclasses.replace(self.work, cells=tuple(self.open.values()))
@@ -210,7 +214,7 @@ class PassRun:
     def _record(self, cell: Cell, answer: Mapping[str, Any]) -> Record:
         session, finished = self.session, answer.get("finished", time.time())
         place = self.running.place if self.running else None
-        columns = session.workload.columns(session.workload.Params.model_validate(dict(cell.params)))
+        columns = dict(self.columns[cell.id])
         common: dict[str, Any] = {
             "suite": session.suite,
             "workload": session.workload.name,
@@ -241,6 +245,15 @@ class PassRun:
             where = ".".join(map(str, wrong["loc"]))
             reason = f"the workload's answer is no valid record: {where}: {wrong['msg']}"
             return Record(**common, columns=columns, status=Status.ERROR, reason=reason)
+
+    def _columns(self, cell: Cell) -> Mapping[str, Scalar]:
+        """As the workload has them; where a file of the suite has gone meanwhile, the plain parameters."""
+        workload = self.session.workload
+        try:
+            return workload.columns(workload.Params.model_validate(dict(cell.params)))
+        except (ValidationError, UserError, OSError):
+            plain = (str, int, float, bool, NoneType)
+            return {name: value for name, value in cell.params.items() if isinstance(value, plain)}
 
     def _circumstances(self) -> dict[str, Any]:
         many = self.session.jobs > 1

@@ -134,7 +134,8 @@ class SlurmRunning:
         reason = f"Slurm job {self._submitted.job_id} {how} ({state})"
         if not begun and (said := (self._submitted.stderr() or "").strip()):
             reason += f": {said.splitlines()[-1][:300]}"
-        self._leave(ENDS.get(state, End(Status.ERROR, reason, lost=begun or state in LOST)))
+        lost = begun or state in LOST
+        self._leave(ENDS.get(state, End(Status.ERROR, reason, lost=lost, counts=lost)))
 
     def _await_the_job(self) -> None:
         """Let a job that has said its last word leave by itself: cancelled, it would count as failed."""

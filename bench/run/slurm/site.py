@@ -21,10 +21,10 @@ from bench.results.folder import keep_fingerprint
 from bench.results.store import clear_errors
 from bench.run.child import Event, Place
 from bench.run.cluster.agent import Description, describe
-from bench.run.cluster.meaning import meaning
+from bench.run.cluster.meaning import OtherDataError, meaning
 from bench.run.context import SCRATCH
 from bench.run.kept import JOBS, ROOT, gather
-from bench.run.launch import Launcher
+from bench.run.launch import Launcher, Refused, Running
 from bench.run.slurm.batch import Order, measure
 from bench.run.slurm.running import SlurmRunning
 from bench.run.worker import Job
@@ -134,15 +134,19 @@ class SlurmLauncher:
         """How many jobs may wait or run."""
         return QUEUED
 
-    def launch(self, job: Job) -> SlurmRunning:
+    def launch(self, job: Job) -> Running:
         """Submit ``job``, with what an earlier attempt has kept."""
         folder = self._folder.resolve() / JOBS / secrets.token_hex(4)
+        try:
+            order = self._site.order(job, folder)
+        except OtherDataError as error:
+            return Refused(str(error))
         kept, name = self._folder / SCRATCH / job.work.id, job.work.id
         with clear_errors(f"cannot create {folder}"):
             (folder / ROOT / SCRATCH).mkdir(parents=True)
             if kept.exists():
                 kept.rename(folder / ROOT / SCRATCH / name)
-        submitted = self._site.submit(folder, measure, self._site.order(job, folder))
+        submitted = self._site.submit(folder, measure, order)
         return SlurmRunning(
             submitted, folder, job, lambda hello: self._site.place(hello, self._folder, submitted.job_id)
         )

@@ -11,6 +11,8 @@ from bench.results.record import Status
 from bench.run.slurm import running
 from bench.run.slurm.batch import LINES
 from bench.run.slurm.running import SlurmRunning
+from helpers.passes import make_job, make_pass
+from helpers.toy import Toy
 
 
 class Submitted:
@@ -47,6 +49,25 @@ def test_a_line_that_cannot_be_read_ends_its_pass(tmp_path, torn):
     assert not (tmp_path / "slurm" / "job").exists()
 
 
+def test_a_pass_of_which_a_file_has_gone_here_is_not_submitted(tmp_path):
+    pytest.importorskip("submitit", reason="submitit is not installed (pip install 'ddposink[slurm]')")
+    from bench.run.slurm import site
+
+    there = site.SlurmSite.__new__(site.SlurmSite)
+    there._workload, there._variables = Gone(), {}
+    refused = site.SlurmLauncher(there, tmp_path).launch(make_job(tmp_path, make_pass()))
+    assert (refused.end.status, refused.end.reason) == (Status.ERROR, "[Errno 2] No such file: 't.txt'")
+    assert refused.poll(0) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+class Gone(Toy):
+    """A file that its cells are of is not there any more."""
+
+    def identity(self, params):
+        raise FileNotFoundError(2, "No such file", "t.txt")
+
+
 TELL = """
 import resource, signal, sys
 from pathlib import Path
@@ -79,5 +100,5 @@ def test_a_job_whose_node_fails_before_its_first_line_is_lost(tmp_path, monkeypa
     made.poll(0.1)
     made.poll(0.1)
     assert made.end is not None
-    assert (made.end.status, made.end.lost) == (Status.ERROR, lost)
+    assert (made.end.status, made.end.lost, made.end.counts) == (Status.ERROR, lost, lost)
     assert made.end.reason == f"Slurm job 7 ended before it began ({state})"

@@ -226,6 +226,15 @@ def test_other_plans_are_walked_as_they_are_read(text: str, tmp_path: Path) -> N
     assert list(walk(tmp_path / PLAN, {})) == frames.planned_cells(json.loads(text))
 
 
+def test_a_plan_with_a_number_that_is_none_is_said_to_be_unreadable(small: None, tmp_path: Path) -> None:
+    """Of a run of any size."""
+    folder = grid_run(tmp_path / "run")
+    (folder / PLAN).write_text('{"passes": [{"cells": [{"id": "a", "params": {"x": NaN}}]}]}')
+    said = "plan.json could not be read: NaN is no number of JSON"
+    assert said in large(folder, Synthetic()).notes
+    assert said in frames.load(folder, Synthetic()).notes
+
+
 def test_a_plan_that_is_nested_too_deep_is_said_to_be(small: None, tmp_path: Path) -> None:
     folder = grid_run(tmp_path / "run")
     (folder / PLAN).write_text('{"passes":' + "[" * 200_000)
@@ -388,6 +397,7 @@ def test_the_table_shows_as_many_cells_as_a_page_has_room_for(twenty_thousand: P
     from bench.report.web import cells
 
     run = page.read(twenty_thousand)
+    assert len(cells.within([run], 1)["cells"]) == 1  # of no room at all one cell is shown
     found = cells.within([run], 100_000)
     size = len(json.dumps(found, ensure_ascii=False, separators=(",", ":")))
     assert 50_000 < size <= 100_100

@@ -18,9 +18,12 @@ from ray.exceptions import (
 
 from bench.run.cluster.agent import Report
 from bench.run.cluster.files import ChangedError
+from bench.run.cluster.launcher import RayLauncher
 from bench.run.cluster.running import RayRunning, end_of
 from bench.run.cluster.scratch import Copy, Kept, Snapshot
 from bench.run.context import SCRATCH
+from helpers.passes import make_job, make_pass
+from helpers.toy import Toy
 
 
 def raised(error):
@@ -94,3 +97,14 @@ def test_what_a_pass_keeps_may_stay_behind_while_it_has_no_answer(tmp_path):
     assert events == [{"event": "progress"}]
     assert said == ["what pass p keeps was not brought here: a changed on its way from the node"]
     assert made._kept == 1
+
+
+def test_a_pass_of_which_a_file_has_gone_here_is_refused(tmp_path):
+    class Gone(Toy):
+        def identity(self, params):
+            raise FileNotFoundError(2, "No such file", "t.txt")
+
+    made = RayLauncher.__new__(RayLauncher)
+    made._workload = Gone()
+    end = made.launch(make_job(tmp_path, make_pass())).end
+    assert (end.status, end.reason) == (Status.ERROR, "[Errno 2] No such file: 't.txt'")
