@@ -22,4 +22,3 @@ def test_what_a_killed_driver_has_left_is_gathered(tmp_path):
     found = {path.parent.name: path.read_text() for path in (tmp_path / SCRATCH).glob("*/at")}
     assert found == {"a": "of the job", "b": "of another", "c": "between two renames", "d": "new"}
     assert [path.name for path in tmp_path.iterdir()] == [SCRATCH]
-
