@@ -33,13 +33,19 @@ def _escaped(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")
 
 
-def parse_json(text: str | bytes) -> Any:
+def no_constant(text: str) -> Any:
+    """For ``parse_constant`` of json: NaN and Infinity are no JSON. Raises ValueError."""
+    raise ValueError(f"{text} is no number of JSON")
+
+
+def parse_json(text: str | bytes, *, exact: bool = False) -> Any:
     """What ``text`` says. Raises ValueError, one clear line, for whatever is no JSON that can be read.
 
     Python says RecursionError of a text that is nested too deep, and gives advice on one with a long number.
+    ``exact``: what Python writes for a float that is no number is no JSON, either.
     """
     try:
-        return json.loads(text)
+        return json.loads(text, parse_constant=no_constant if exact else None)
     except RecursionError:
         raise ValueError("nested too deep") from None
     except json.JSONDecodeError:

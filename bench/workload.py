@@ -65,7 +65,8 @@ class Context(Protocol):
 
     out: Path  # folder for this pass's artifacts; exists
     # A folder that the next attempt at this pass finds again if this one dies; may not exist. What lies in it
-    # may be of a moment after an answer that was lost.
+    # may be of a moment after an answer that was lost. Replace its files, do not append to them: on a cluster
+    # an answer waits until they are at rest for a moment, and a pass whose answers wait too long is ended.
     scratch: Path
 
     def progress(self, done: int, total: int, **values: float) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ from bench.errors import UserError
 from bench.results.record import Record
 
 _BATCH = 10_000  # rows that are held at a time
+_INTEGERS = range(-(2**63), 2**63)  # that the file can hold
 _OWN = (
     "suite",
     "workload",
@@ -79,19 +81,27 @@ def write_parquet(records: Collection[Record], path: Path) -> None:
 class _Column:
     """What all rows have of a column."""
 
-    kinds: set[type] = field(default_factory=set)  # of its values
+    kinds: set[type] = field(default_factory=set)  # of its values; a large integer is taken for a float
     unit: str | None = None
 
     @property
     def kind(self) -> type:
-        """Numbers stay numbers (an int among floats is a float); what is mixed otherwise becomes text."""
+        """Numbers stay numbers (an int among floats is a float); what is mixed otherwise becomes text.
+
+        Integers of which one is too large are floats.
+        """
         if len(self.kinds) == 1:
             return next(iter(self.kinds))
         return float if self.kinds == {int, float} else str if self.kinds else type(None)
 
     def value(self, value: Any) -> Any:
         """A value as one of this kind."""
-        return value if value is None or type(value) is self.kind else self.kind(value)
+        if value is None or type(value) is self.kind:
+            return value
+        try:
+            return self.kind(value)
+        except OverflowError:  # no float is so large
+            return math.inf if value > 0 else -math.inf
 
 
 def _columns(found: Iterable[tuple[Record, dict[str, Any]]]) -> dict[str, _Column]:
@@ -101,10 +111,14 @@ def _columns(found: Iterable[tuple[Record, dict[str, Any]]]) -> dict[str, _Colum
         for name, value in row.items():
             column = columns.get(name) or columns.setdefault(name, _Column())
             if value is not None:
-                column.kinds.add(type(value))
+                column.kinds.add(_kind(value))
         for name, unit in record.units.items():
             columns[f"metric.{name}"].unit = unit
     return columns
+
+
+def _kind(value: Any) -> type:
+    return float if type(value) is int and value not in _INTEGERS else type(value)
 
 
 def _schema(columns: Mapping[str, _Column]) -> Any:

@@ -126,11 +126,14 @@ def _draw(made: Path, before: Path | None) -> tuple[RunData, Comparison | None, 
             page.draw_run(data, baseline)
             return data, side_by_side.compare_runs([data, baseline]), ""
         except UserError as error:
-            why = f"not compared with {before.name}: {error.message}"
+            said = error.message.replace(str(made), made.name).replace(str(before), before.name)
+            why = f"not compared with {before.name}: {said}"
             (made / COMPARISON).unlink(missing_ok=True)
             data = data if data.chosen else page.read(made)  # without what the attempt has noted
             page.draw_run(data)
             return data, None, why
+        finally:
+            shutil.rmtree(before / RECORDS_INDEX, ignore_errors=True)  # not published, and made by reading
     page.draw_run(data)
     return data, None, ""
 

@@ -37,7 +37,7 @@ class Caveats:
         if conformance.get("disturbed"):
             self._count("disturbed")
             shares = (v for k, v in conformance.items() if k.endswith(SHARE) and isinstance(v, int | float))
-            self._shares[label] = min(shares)
+            self._shares[label] = min(shares, default=1.0)
             if self.most is not None:
                 worst = min(self._shares, key=lambda one: self._shares[one])
                 self._shares = {worst: self._shares[worst]}

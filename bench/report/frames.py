@@ -280,7 +280,7 @@ def _inside(folder: Path, relative: str) -> Path:
 def read_json(path: Path, notes: list[str]) -> dict[str, Any]:
     """A JSON object; empty without the file, and with a note if it cannot be read."""
     try:
-        data = parse_json(path.read_text(encoding="utf-8"))
+        data = parse_json(path.read_text(encoding="utf-8"), exact=True)
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
@@ -311,7 +311,7 @@ def planned_cells(plan: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The cells of a plan.json, flat or grouped into passes."""
     groups = plan.get("passes")
     cells = (
-        [c for p in groups if isinstance(p, dict) for c in p.get("cells", [])]
+        [c for p in groups if isinstance(p, dict) for c in p.get("cells") or []]
         if isinstance(groups, list)
         else plan.get("cells")
     )

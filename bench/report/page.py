@@ -50,7 +50,12 @@ def write(
 
 def write_only(run_dir: Path, wanted: str, *, vectors: bool = True) -> Path:
     """Render the cells of a run folder that ``wanted`` names, in a folder of their own below it."""
-    return draw_run(read(run_dir, loaded_by=partial(load_only, wanted=wanted)), vectors=vectors)
+    return draw_run(read_only(run_dir, wanted), vectors=vectors)
+
+
+def read_only(run_dir: Path, wanted: str) -> RunData:
+    """The cells of a run folder that ``wanted`` names, as a run of their own."""
+    return read(run_dir, loaded_by=partial(load_only, wanted=wanted))
 
 
 def draw_run(data: RunData, baseline: RunData | None = None, *, vectors: bool = True) -> Path:

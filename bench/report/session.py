@@ -36,7 +36,7 @@ def report(
     only: str | None = None,
 ) -> int:
     """Draw one run (beside a baseline), or several on a page of their own; returns the exit code."""
-    from bench.report import render, render_only, render_several
+    from bench.report import render, render_several
 
     folders, base = find(runs, baseline, results)
     if only is not None and (len(folders) > 1 or base is not None):
@@ -49,7 +49,7 @@ def report(
         if only is None:
             page = render(folders[0], baseline=base, vectors=vectors)
         else:
-            page = render_only(folders[0], only, vectors=vectors)
+            return _report_only(folders[0], only, console, vectors=vectors)
     else:
         first, *rest = folders
         heads, against = (rest, first) if base is None else (folders, base)
@@ -57,6 +57,18 @@ def report(
         page = render_several(heads, against, out or results / "compare" / name)
     console.print(f"report: {page}", soft_wrap=True, highlight=False)
     return EXIT_PASS if _measured(folders, console) else EXIT_FAILED_CELLS
+
+
+def _report_only(folder: Path, wanted: str, console: Console, *, vectors: bool) -> int:
+    """Draw the cells that ``wanted`` names; the exit code is of these alone."""
+    from bench.report.page import draw_run, read_only
+
+    data = read_only(folder, wanted)
+    console.print(f"report: {draw_run(data, vectors=vectors)}", soft_wrap=True, highlight=False)
+    if data.whole.statuses.get(Status.OK):
+        return EXIT_PASS
+    console.print(f"[yellow]nothing was measured[/] of {escape(repr(wanted))}", soft_wrap=True)
+    return EXIT_FAILED_CELLS
 
 
 def _measured(folders: Sequence[Path], console: Console) -> bool:

@@ -35,12 +35,14 @@ Event = dict[str, Any]  # as sent by bench.run.worker: ready | progress | cell |
 class End:
     """How a child ended. ``status`` is None when the workload ran to its end, else ``reason`` says why.
 
-    ``lost``: the machine under it went away, which says nothing of the pass.
+    ``lost``: the machine under it went away, which says nothing of the pass. ``counts``: as one of the
+    losses that a pass is granted, though it had not begun.
     """
 
     status: Status | None = None
     reason: str | None = None
     lost: bool = False
+    counts: bool = False
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from typing import Any, Protocol
 
 from bench import temporary
 from bench.errors import UserError
+from bench.results.status import Status
 from bench.run.child import End, Event, LocalRunning, Place
 from bench.run.worker import Job, main, resource
 from bench.waiting import waiting_variables
@@ -56,6 +57,26 @@ class Launcher(Protocol):
 
     def launch(self, job: Job) -> Running:
         """Start a pass; quick once ready. Raises UserError only if no pass could ever be started."""
+
+
+class Refused:
+    """A pass that has ended before it was started; see ``Running``."""
+
+    place: Place | None = None
+
+    def __init__(self, reason: str) -> None:
+        self.end: End | None = End(Status.ERROR, reason)
+
+    def poll(self, timeout: float) -> list[Event]:
+        """Nothing was said."""
+        return []
+
+    def usage(self) -> dict[str, float]:
+        """Nothing was used."""
+        return {}
+
+    def stop(self) -> None:
+        """It does not run."""
 
 
 class LocalLauncher:

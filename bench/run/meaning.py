@@ -24,11 +24,18 @@ class OtherDataError(Exception):
 
 
 def meaning(workload: Workload, cell: Cell) -> Meaning:
-    """What the names of ``cell`` refer to on this machine; of all cells of its pass the same."""
+    """What the names of ``cell`` refer to on this machine; of all cells of its pass the same.
+
+    Raises OtherDataError if that cannot be told: a file has gone.
+    """
     try:
         return dict(workload.identity(workload.Params.model_validate(dict(cell.params))))
     except Skip:
         return None
+    except ValidationError as error:
+        raise OtherDataError(f"{error.errors()[0]['msg']}; looked for below {Path.cwd()}") from None
+    except (UserError, ValueError, OSError) as error:
+        raise OtherDataError(str(error).splitlines()[0]) from None
 
 
 def check_meaning(workload: Workload, cell: Cell, there: Meaning) -> None:
@@ -36,12 +43,7 @@ def check_meaning(workload: Workload, cell: Cell, there: Meaning) -> None:
 
     What is missing here too, or only here, is left to the pass, which skips its cells with the reason.
     """
-    try:
-        here = meaning(workload, cell)
-    except ValidationError as error:
-        raise OtherDataError(f"{error.errors()[0]['msg']}; looked for below {Path.cwd()}") from None
-    except (UserError, ValueError, OSError) as error:
-        raise OtherDataError(str(error).splitlines()[0]) from None
+    here = meaning(workload, cell)
     if here is None or here == there:
         return
     if there is None:

@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from types import NoneType
 from typing import Any, Protocol
 
 from pydantic import ValidationError
@@ -86,7 +87,7 @@ class PassRun:
     held: Held
     first: bool  # of the run
     open: dict[str, Cell] = field(default_factory=dict)
-    columns: dict[str, dict[str, Scalar]] = field(default_factory=dict)  # of the open cells
+    columns: dict[str, Mapping[str, Scalar]] = field(default_factory=dict)  # by cell, as it began
     running: Running | None = None
     started: float = 0.0  # by the clock of the wall, which may be set back meanwhile
     begun: float = 0.0  # by a clock that only goes on
@@ -97,8 +98,7 @@ class PassRun:
     def begin(self, launcher: Launcher) -> None:
         """Start the child."""
         self.open = {cell.id: cell for cell in self.work.cells}
-        # Now: a file that they are told from may change while the pass runs, which has read it by then.
-        self.columns = {cell.id: self._columns(cell) for cell in self.work.cells}
+        self.columns = {id: self.columns.get(id) or self._columns(cell) for id, cell in self.open.items()}
         launcher.await_ready()
         with self.held():
             self.running = launcher.launch(self._job())
@@ -126,12 +126,12 @@ class PassRun:
         end, losses = self.running.end, self.losses
         if end is None or not end.lost or not self.open:
             return None
-        losses += self.running.place is not None  # else it had not begun
+        losses += self.running.place is not None or end.counts  # else it had not begun
         if losses > LOSSES:
             return None
         rest = dataclasses.replace(self.work, cells=tuple(self.open.values()))
         return dataclasses.replace(
-            self, work=rest, open={}, columns={}, running=None, startup_s=None, preloaded=None, losses=losses
+            self, work=rest, open={}, running=None, startup_s=None, preloaded=None, losses=losses
         )
 
     def close(self) -> End:
@@ -211,18 +211,10 @@ class PassRun:
         del self.open[cell.id]
         self.observer.cell_answered(record)
 
-    def _columns(self, cell: Cell) -> dict[str, Scalar]:
-        """What tables show of a cell; its plain parameters if they are refused by now (a file has gone)."""
-        workload = self.session.workload
-        try:
-            return workload.columns(workload.Params.model_validate(dict(cell.params)))
-        except (UserError, ValueError, OSError):
-            return {name: value for name, value in cell.params.items() if isinstance(value, Scalar)}
-
     def _record(self, cell: Cell, answer: Mapping[str, Any]) -> Record:
         session, finished = self.session, answer.get("finished", time.time())
         place = self.running.place if self.running else None
-        columns = self.columns[cell.id]
+        columns = dict(self.columns[cell.id])
         common: dict[str, Any] = {
             "suite": session.suite,
             "workload": session.workload.name,
@@ -253,6 +245,15 @@ class PassRun:
             where = ".".join(map(str, wrong["loc"]))
             reason = f"the workload's answer is no valid record: {where}: {wrong['msg']}"
             return Record(**common, columns=columns, status=Status.ERROR, reason=reason)
+
+    def _columns(self, cell: Cell) -> Mapping[str, Scalar]:
+        """As the workload has them; where a file of the suite has gone meanwhile, the plain parameters."""
+        workload = self.session.workload
+        try:
+            return workload.columns(workload.Params.model_validate(dict(cell.params)))
+        except (ValidationError, UserError, OSError):
+            plain = (str, int, float, bool, NoneType)
+            return {name: value for name, value in cell.params.items() if isinstance(value, plain)}
 
     def _circumstances(self) -> dict[str, Any]:
         many = self.session.jobs > 1

@@ -20,6 +20,7 @@ from bench.results.record import Status
 from bench.results.store import DAMAGED, PLAN, SUITE, Store, write_atomic
 from bench.run import live, site, terminal
 from bench.run.interrupt import Interrupts
+from bench.run.kept import gather
 from bench.run.loop import RETRIED, RunSession, exit_code, found_no_room, measure, remaining, tally
 from bench.run.one_pass import NOT_REACHED
 from bench.suite.request import Options, Request, prepare
@@ -62,6 +63,7 @@ def _run(request: Request, options: Options, console: Console, draw: Draw, place
             _say(console, f"starting a new run: {escape(choice.why)}")
         tidy("run")
         remove_partial(choice.folder)
+        gather(choice.folder)
         store = Store(choice.folder)
         try:
             changed = _write_plan(choice.folder, request, options)

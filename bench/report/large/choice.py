@@ -1,8 +1,9 @@
 """Which cells of very many are drawn: whole settings, as if the suite had asked for fewer values.
 
-Each parameter keeps some of its values, evenly spaced, the first and the last among them; a cell is drawn if
-all its values are kept. So the cells drawn are a smaller grid of the same shape: lines stay lines, a setting
-keeps all its seeds, and what others are held against stays among them. Nothing is drawn by lot.
+Each parameter keeps some of its values, evenly spaced, the first and the last among them (of one, the last;
+where more has to stay than there is room for, only that); a cell is drawn if all its values are kept. So the
+cells drawn are a smaller grid of the same shape: lines stay lines, a setting keeps all its seeds, and what
+others are held against stays among them. Nothing is drawn by lot.
 """
 
 from __future__ import annotations

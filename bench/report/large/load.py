@@ -45,16 +45,18 @@ class _Cell(NamedTuple):
 def load_only(folder: Path, wanted: str, workload: Workload | None = None) -> RunData:
     """Of a run folder the cells that ``wanted`` names (as `run --only` does), to be drawn in ``only/``.
 
-    Raises UserError if it names none.
+    Raises UserError if it names none that belongs to the run's plan.
     """
     if not (folder / RECORDS).exists():
         raise UserError(f"{folder} holds no record", hint="give the folder of a run that has measured")
     index = open_index(folder / RECORDS, (*_COLUMNS, "label", "seed"))
     columns = [index.columns[name] for name in ("cell", "label", "seed")]
     newest = {columns[0][row]: row for row in index.rows()}
-    ids = named(wanted, [_Cell(*(column[row] for column in columns)) for row in newest.values()])
+    plan = _plan(folder / PLAN)
+    rows = [row for cell, row in newest.items() if not plan.cells or cell in plan.cells]
+    ids = named(wanted, [_Cell(*(column[row] for column in columns)) for row in rows])
     del columns[1:], index.columns["label"], index.columns["seed"]
-    return _load(folder, workload, index, newest, Asked(wanted, ids))
+    return _load(folder, workload, index, newest, plan, Asked(wanted, ids))
 
 
 class Asked(NamedTuple):
@@ -66,13 +68,24 @@ class Asked(NamedTuple):
     @property
     def place(self) -> str:
         """The folder of the report: no two requests have the same."""
-        return f"{slug(self.wanted)[:60]}-{hashlib.sha256(self.wanted.encode()).hexdigest()[:6]}"
+        exact = hashlib.sha256(self.wanted.encode(errors="surrogatepass")).hexdigest()
+        return f"{slug(self.wanted)[:60]}-{exact[:6]}"
+
+
+class Planned(NamedTuple):
+    """A plan without its cells, the ids of these in order, and what must be said of it."""
+
+    rest: dict[str, Any]
+    cells: dict[str, None]
+    notes: list[str]
 
 
 def load_run(folder: Path, workload: Workload | None = None) -> RunData:
     """Read a run folder: all of it, or a `LargeRun` if it has more than `MOST_CELLS` cells."""
     found = _large(folder)
-    return _load(folder, workload, *found) if found else frames.load(folder, workload)
+    if found is None:
+        return frames.load(folder, workload)
+    return _load(folder, workload, *found, _plan(folder / PLAN))
 
 
 def refuse_large(folders: Iterable[Path]) -> None:
@@ -111,12 +124,13 @@ def _load(
     workload: Workload | None,
     index: Index,
     newest: Mapping[str, int],
+    read: Planned,
     asked: Asked | None = None,
 ) -> LargeRun:
     notes = remarks.lost_lines(folder, sum(1 for _ in index.rows(DAMAGED_LINE)))
     suite, env = frames.read_yaml(folder / SUITE, notes), frames.read_json(folder / ENV, notes)
-    plan, planned = _plan(folder / PLAN, notes)
-    notes += remarks.planned_notes(plan)
+    plan, planned = read.rest, read.cells
+    notes += read.notes + remarks.planned_notes(plan)
     rows = [newest[cell] for cell in planned if cell in newest] if planned else [*newest.values()]
     notes += remarks.stale(len(newest) - len(rows))
     of, missing = len(rows), len(rows) < len(planned)
@@ -169,16 +183,14 @@ def _chosen(
     return records, clean(said, 2000)
 
 
-def _plan(path: Path, notes: list[str]) -> tuple[dict[str, Any], dict[str, None]]:
-    """The plan without its cells, and the ids of these in order."""
+def _plan(path: Path) -> Planned:
     rest: dict[str, Any] = {}
     try:
-        return rest, {str(cell["id"]): None for cell in walk(path, rest)}
+        return Planned(rest, {str(cell["id"]): None for cell in walk(path, rest)}, [])
     except FileNotFoundError:
-        return {}, {}
+        return Planned({}, {}, [])
     except (OSError, ValueError) as error:
-        notes.append(f"{path.name} could not be read: {error}")
-        return {}, {}
+        return Planned({}, {}, [f"{path.name} could not be read: {error}"])
 
 
 def _requested(path: Path, records: Sequence[Record]) -> dict[str, Any]:

@@ -8,8 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from bench.errors import no_constant
+
 _SPACE = re.compile(r"[ \t\r\n]*")
-_DECODER = json.JSONDecoder()
+_DECODER = json.JSONDecoder(parse_constant=no_constant)
 _LISTS = ("passes", "cells")
 
 
@@ -25,7 +27,7 @@ def walk(path: Path, rest: dict[str, Any]) -> Iterator[dict[str, Any]]:
         grouped |= key == "passes"
         if key == "cells" and grouped:  # a list of passes goes before one of cells
             continue
-        cells = value.get("cells", []) if key == "passes" and isinstance(value, dict) else [value]
+        cells = (value.get("cells") or []) if key == "passes" and isinstance(value, dict) else [value]
         yield from (cell for cell in cells if isinstance(cell, dict) and "id" in cell)
 
 
@@ -49,7 +51,10 @@ def _members(text: str, rest: dict[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _value(text: str, place: int) -> tuple[Any, int]:
-    value, place = _DECODER.raw_decode(text, place)
+    try:
+        value, place = _DECODER.raw_decode(text, place)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
     return value, _skip(text, place)
 
 

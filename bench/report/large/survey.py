@@ -6,6 +6,7 @@ afterwards what `bench.report.columns.to_frame` and `bench.report.select.identif
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from functools import cached_property
@@ -57,8 +58,10 @@ class Survey:
         self.measured: Counter[str] = Counter()  # cells with a value, by metric that some cell has
         self.checks: set[str] = set()  # of conformance
         self.seeds, self.repeats = Codes(), Codes()
+        anchors = list(anchors)
         self._anchors = [(name, value) for name, value in anchors if name in self.parameters]
-        self.kept: dict[str, set[int]] = {name: set() for name, _ in self._anchors}  # codes, by parameter
+        self._kept: dict[str, set[int]] = {name: set() for name, _ in self._anchors}
+        self._marks = [(*one, array("b")) for one in anchors if one[0] not in self.parameters]
         self._caveats = Caveats(_NAMED)
         self._statuses: Counter[str] = Counter()
         self._environments: set[str] = set()
@@ -72,7 +75,9 @@ class Survey:
             parameter.add(params.get(name), columns, name)
         for name, value in self._anchors:
             if equal(columns.get(name), value) or equal(params.get(name), value):
-                self.kept[name].add(self.parameters[name].given.rows[-1])
+                self._kept[name].add(self.parameters[name].given.rows[-1])
+        for name, value, marked in self._marks:
+            marked.append(equal(columns.get(name), value))
         if not self.count:
             self.first_columns = list(columns)
         self.columns.update(dict.fromkeys(columns))
@@ -94,6 +99,26 @@ class Survey:
         passed = data["pass_id"]
         self._passes[passed] = max(self._passes.get(passed, 0.0), data["duration_s"])
 
+    @property
+    def kept(self) -> dict[str, set[int]]:
+        """Codes of values that stay, by parameter: those of anchors.
+
+        Of an anchor that is a column and no parameter, the values of the parameters that tell it; where only
+        several together do, those that its cells have of each.
+        """
+        found = {name: set(codes) for name, codes in self._kept.items()}
+        for _, _, marked in self._marks:
+            rows = np.frombuffer(marked, np.bool_)
+            if rows.all() or not rows.any():
+                continue
+            codes = {name: one.given.array for name, one in self.parameters.items()}
+            inside = {name: set(np.unique(own[rows]).tolist()) for name, own in codes.items()}
+            telling = [name for name, own in codes.items() if not np.isin(own[~rows], [*inside[name]]).any()]
+            several = [name for name, own in inside.items() if len(own) < len(self.parameters[name].given)]
+            for name in telling or several:
+                found.setdefault(name, set()).update(inside[name])
+        return found
+
     def caveats(self) -> list[str]:
         """What must be read with the numbers of any cell."""
         return self._caveats.sentences()
@@ -107,7 +132,9 @@ class Survey:
 
     def added(self, metrics: Collection[str]) -> dict[str, str]:
         """Columns that parameters get because none tells them, with the parameter of each."""
-        return {column_of(n, metrics): n for n, one in self.parameters.items() if one.needs_column}
+        named = {name: column_of(name, metrics) for name in self.parameters}
+        differing = {name: one for name, one in self.parameters.items() if len(one.given) > 1}
+        return {named[n]: n for n, one in differing.items() if one.needs_column or named[n] != n}
 
     def frame_columns(self, metrics: Collection[str]) -> list[str]:
         """The columns of a table of all cells but a record's own fields and metrics, in order."""

@@ -93,7 +93,7 @@ def within(runs: Sequence[RunData], budget: int) -> dict[str, Any]:
         size = len(json.dumps(packed, ensure_ascii=False, separators=(",", ":")))
         if size <= budget or count < 2:
             return packed | {"left_out": len(run.records) - count}
-        count = min(count * budget // size, count - 1)
+        count = max(1, min(count * budget // size, count - 1))
 
 
 def _shown(record: Record, name: str) -> Any:

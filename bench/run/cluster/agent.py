@@ -13,6 +13,7 @@ import platform
 import shutil
 import sys
 import threading
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -24,14 +25,20 @@ from typing import Any
 from bench import temporary
 from bench.results import environment
 from bench.results.environment import Fingerprint
+from bench.results.status import Status
 from bench.run.child import End, Event, LocalRunning
-from bench.run.cluster.scratch import Snapshot, Watch, write_piece
+from bench.run.cluster.scratch import BUSY_SECONDS, Snapshot, Watch, write_piece
 from bench.run.launch import LocalLauncher
 from bench.run.meaning import Meaning, check_meaning
 from bench.run.worker import Job, load_target
 
 CHUNK = 8 * 2**20  # bytes of a file or log in one answer
 PUMP_SECONDS = 0.2
+NEVER_AT_REST = End(
+    Status.ERROR,
+    "what the pass keeps changes all the time, so no answer can be taken: it must replace its files, not "
+    "append to them",
+)
 
 Variables = Mapping[str, str | None]  # of the environment, as the driver has them; None: not set
 
@@ -94,6 +101,8 @@ class Agent:
         self._running: LocalRunning | None = None
         self._watch: Watch | None = None
         self._job: Job | None = None
+        self._covered, self._told = 0, 0
+        self._held_since: float | None = None
 
     def hello(self) -> Hello:
         """What this agent is."""
@@ -127,6 +136,7 @@ class Agent:
             log=self._root / job.log.relative_to(job.root),
         )
         self._events, self._stopping = [], False
+        self._covered, self._told, self._held_since = 0, 0, None
         self._watch = Watch(self._root, job.work.id)
         self._running = self._launcher.launch(self._job)
         # A thread of its own: a pass keeps its time limit whether or not the driver asks.
@@ -148,15 +158,32 @@ class Agent:
             over = self._running.end if not self._pump.is_alive() else None
             events = self._events[taken:]
         log, log_end = _piece(self._job.log, log_start)
-        # An answer must not be recorded without what the pass kept before it: a next attempt would miss that.
-        answers = [number for number, event in enumerate(events) if event["event"] == "cell"]
+        answered = any(event["event"] == "cell" for event in events)
         cut_off = over is not None and over.status is not None
-        snapshot = self._watch.look(kept, now=bool(answers) or cut_off)
-        if answers and snapshot is None and over is None and not self._watch.is_known():
-            events = events[: answers[0]]  # it changes all the time; once more
-        whole = len(log) < CHUNK and snapshot is None and taken + len(events) == len(self._events)
+        snapshot = self._watch.look(kept, now=answered or cut_off, over=over is not None)
+        events = self._covered_events(taken, events, snapshot)
         usage = {} if over else self._running.usage()
-        return Report(events, log, log_end, usage, snapshot, over if whole else None)
+        end = over if taken + len(events) == len(self._events) else None
+        if self._held_since and time.monotonic() - self._held_since > BUSY_SECONDS:
+            self._stopping, end = True, NEVER_AT_REST
+        whole = len(log) < CHUNK and snapshot is None
+        return Report(events, log, log_end, usage, snapshot, end if whole else None)
+
+    def _covered_events(self, taken: int, events: list[Event], snapshot: Snapshot | None) -> list[Event]:
+        """Of the ``events`` after ``taken`` those that ``snapshot``, or the one before it, is not older than.
+
+        An answer must not be recorded without what the pass kept before it: a next attempt would miss that.
+        """
+        assert self._watch is not None
+        if snapshot is not None and snapshot.number != self._told:
+            self._told, self._covered = snapshot.number, taken + len(events)
+        answers = [number for number, event in enumerate(events) if event["event"] == "cell"]
+        ahead = [number for number in answers if taken + number >= self._covered]
+        if not ahead or self._watch.is_known():
+            self._held_since = None
+            return events
+        self._held_since = self._held_since or time.monotonic()
+        return events[: ahead[0]]  # it changes all the time; once more
 
     def read(self, path: str, start: int, size: int) -> bytes:
         """A piece of a file that the pass has left; ``path`` is relative to the run folder."""

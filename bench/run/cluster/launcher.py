@@ -21,7 +21,8 @@ from bench.run.child import Place
 from bench.run.cluster.agent import Agent, Hello, Variables
 from bench.run.cluster.nodes import Node, alive, places_on, share
 from bench.run.cluster.running import Contact, RayRunning
-from bench.run.meaning import meaning
+from bench.run.launch import Refused, Running
+from bench.run.meaning import OtherDataError, meaning
 from bench.run.worker import Job
 from bench.suite.model import Resources
 from bench.workload import Workload
@@ -94,8 +95,12 @@ class RayLauncher:
             )
         return len(self._slots)
 
-    def launch(self, job: Job) -> RayRunning:
+    def launch(self, job: Job) -> Running:
         """Start ``job`` where there is room, and rather where an agent is waiting."""
+        try:
+            known = meaning(self._workload, job.work.cells[0])
+        except OtherDataError as error:
+            return Refused(str(error))
         self._look()
         free = [slot for slot in self._slots if slot.free]
         if not free:  # its node went away since `places` was asked
@@ -115,7 +120,7 @@ class RayLauncher:
             lost=slot.drop,
             waiting=lambda: self._tell(slot),
             say=self._say,
-            meaning=meaning(self._workload, job.work.cells[0]),
+            meaning=known,
         )
         slot.running = RayRunning(contact, job)
         return slot.running

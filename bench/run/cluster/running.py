@@ -99,7 +99,7 @@ class RayRunning:
             for artifact in event.get("artifacts", ()):
                 receive(self._job.root, artifact, self._read)
         if report.kept is not None:
-            self._keep(report.kept)
+            self._keep(report.kept, any(event["event"] == "cell" for event in report.events))
         events += report.events
         self._taken += len(report.events)
         if report.end is not None:
@@ -116,11 +116,19 @@ class RayRunning:
                     file.write(report.log)
             shorten(self._job.log)
 
-    def _keep(self, snapshot: Snapshot) -> None:
-        """Have what the pass keeps. Where that is not possible, a next attempt has less to go on from."""
+    def _keep(self, snapshot: Snapshot, answered: bool) -> None:
+        """Have what the pass keeps. Where that is not possible, a next attempt has less to go on from.
+
+        Raises ChangedError if answers depend on it: recorded, they would be ahead of what is here.
+        """
         try:
             self._copy.take(snapshot, self._read)
         except (ChangedError, OSError) as error:
+            if answered:
+                raise ChangedError(
+                    "what the pass keeps could not be brought here; its answers would be ahead of it: "
+                    f"{error}"
+                ) from error
             self._contact.say(f"what pass {self._job.work.id} keeps was not brought here: {error}")
         self._kept = snapshot.number
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from bench.run.cluster.files import CHUNK, ChangedError, Read, copy
 from bench.run.context import SCRATCH
+from bench.run.kept import OLD, PART, restore
 
 QUIET_SECONDS = 1.0  # without a change, before a folder is looked at: it may be in the middle of writing
 BUSY_SECONDS = 30.0  # after which one that is never quiet is looked at all the same
@@ -52,22 +53,28 @@ class Watch:
         self._seen = self._known = listing(self._folder)
         self._changed = self._made = time.monotonic()
         self._last: Snapshot | None = None
+        self._closed = False
         self._hashes: dict[tuple[str, tuple[int, int, int]], str] = {}
 
-    def look(self, taken: int, *, now: bool = False) -> Snapshot | None:
+    def look(self, taken: int, *, now: bool = False, over: bool = False) -> Snapshot | None:
         """A snapshot that the driver does not have; None if there is none (yet).
 
         ``taken``: number of the last one that it has dealt with. ``now``: do not wait until it is quiet.
+        ``over``: the pass has ended, so one more is made at most, whoever still writes there.
         """
         if self._last is not None and taken < self._last.number:
             return self._last
+        if self._closed:
+            return None
         found, clock = listing(self._folder), time.monotonic()
         if found != self._seen:
             self._seen, self._changed = found, clock
         quiet = clock - self._changed >= QUIET_SECONDS or clock - self._made >= BUSY_SECONDS
         if found == self._known or not (now or quiet):
             return None
-        return self._snapshot(taken + 1)
+        made = self._snapshot(taken + 1)
+        self._closed = over and made is not None
+        return made
 
     def is_known(self) -> bool:
         """Whether the last snapshot, or what was there at the start, is what there is."""
@@ -103,9 +110,8 @@ class Copy:
 
     def __init__(self, root: Path, name: str) -> None:
         self._here = root / SCRATCH / name
-        self._part, self._old = (self._here.with_name(name + suffix) for suffix in (".part", ".old"))
-        if self._old.exists() and not self._here.exists():  # we were killed between two renames
-            self._old.rename(self._here)
+        self._part, self._old = (self._here.with_name(name + suffix) for suffix in (PART, OLD))
+        restore(self._here)
         self._known: dict[str, str] = {}  # hashes of what we have put there
 
     def take(self, snapshot: Snapshot, read: Read) -> None:

@@ -22,7 +22,7 @@ from bench.run.launch import LocalLauncher, Running
 from bench.run.meaning import Meaning, check_meaning
 from bench.run.worker import Job, load_target, outcome
 
-LINES, ALIVE, ROOT = "events.jsonl", "alive", "root"  # in the folder of a job
+LINES, ALIVE = "events.jsonl", "alive"  # in the folder of a job
 PATIENCE_SECONDS = 120.0  # without a sign of the driver; a shared file system is slow to show one
 POLL_SECONDS = 0.5
 
@@ -49,7 +49,9 @@ def measure(order: Order) -> None:
     with open(order.folder / LINES, "ab", buffering=0) as file:
 
         def tell(**line: Any) -> None:
-            file.write(json.dumps(line, allow_nan=False).encode() + b"\n")
+            left = memoryview(json.dumps(line, allow_nan=False).encode() + b"\n")
+            while left:  # a disk that runs full takes a part of it
+                left = left[file.write(left) :]
 
         try:
             workload = load_target(order.job.target)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,8 @@ from bench.results.record import Status
 from bench.results.store import clear_errors
 from bench.run.child import LAST_WORDS_SECONDS, End, Event, Place
 from bench.run.cluster.files import ChangedError, receive
-from bench.run.context import SCRATCH
-from bench.run.slurm.batch import ALIVE, LINES, ROOT
+from bench.run.kept import ROOT, keep_scratch
+from bench.run.slurm.batch import ALIVE, LINES
 from bench.run.worker import Job
 
 SIGN_SECONDS = 2.0  # between two signs of life
@@ -28,6 +28,7 @@ ENDS = {
     "OUT_OF_MEMORY": End(Status.OOM, "killed by Slurm: out of host memory"),
     "TIMEOUT": End(Status.TIMEOUT, "ended by Slurm: its time was over"),
 }
+LOST = ("NODE_FAIL", "BOOT_FAIL", "PREEMPTED")  # not the fault of the pass, even before its first line
 
 
 class SlurmRunning:
@@ -68,17 +69,24 @@ class SlurmRunning:
         if self.end is None:
             self._leave(End(Status.ERROR, "stopped"))
 
-    def _lines(self) -> list[Event]:
-        """Whole lines that are new."""
+    def _lines(self) -> Iterator[Event]:
+        """Whole lines that are new. Raises ChangedError for one that cannot be read."""
         try:
             with open(self._folder / LINES, "rb") as file:
                 file.seek(self._read)
                 data = file.read()
         except FileNotFoundError:  # it waits in the queue
-            return []
+            return
         whole = data[: data.rfind(b"\n") + 1]
         self._read += len(whole)
-        return [json.loads(line) for line in whole.splitlines()]
+        for text in whole.splitlines():
+            try:
+                line = json.loads(text)
+            except ValueError:
+                line = None
+            if not isinstance(line, dict) or "event" not in line:
+                raise ChangedError("what the job says cannot be read: a line of it is damaged (a full disk?)")
+            yield line
 
     def _take(self, line: Event, events: list[Event]) -> None:
         match line["event"]:
@@ -126,7 +134,8 @@ class SlurmRunning:
         reason = f"Slurm job {self._submitted.job_id} {how} ({state})"
         if not begun and (said := (self._submitted.stderr() or "").strip()):
             reason += f": {said.splitlines()[-1][:300]}"
-        self._leave(ENDS.get(state, End(Status.ERROR, reason, lost=begun)))
+        lost = begun or state in LOST
+        self._leave(ENDS.get(state, End(Status.ERROR, reason, lost=lost, counts=lost)))
 
     def _await_the_job(self) -> None:
         """Let a job that has said its last word leave by itself: cancelled, it would count as failed."""
@@ -141,16 +150,3 @@ class SlurmRunning:
                 self._submitted.cancel(check=False)
         keep_scratch(self._folder, self._job.root)
         shutil.rmtree(self._folder, ignore_errors=True)
-
-
-def keep_scratch(folder: Path, root: Path) -> None:
-    """Have what the pass of a job's ``folder`` keeps for its next attempt where that is looked for.
-
-    A rename: who still writes there finds no place for more.
-    """
-    for kept in (folder / ROOT / SCRATCH).glob("*"):
-        with suppress(OSError):
-            target = root / SCRATCH / kept.name
-            target.parent.mkdir(exist_ok=True)
-            shutil.rmtree(target, ignore_errors=True)
-            kept.rename(target)

@@ -22,17 +22,17 @@ from bench.results.store import clear_errors
 from bench.run.child import Event, Place
 from bench.run.cluster.agent import Description, describe
 from bench.run.context import SCRATCH
-from bench.run.launch import Launcher
-from bench.run.meaning import meaning
-from bench.run.slurm.batch import ROOT, Order, measure
-from bench.run.slurm.running import SlurmRunning, keep_scratch
+from bench.run.kept import JOBS, ROOT, gather
+from bench.run.launch import Launcher, Refused, Running
+from bench.run.meaning import OtherDataError, meaning
+from bench.run.slurm.batch import Order, measure
+from bench.run.slurm.running import SlurmRunning
 from bench.run.worker import Job
 from bench.suite.request import Options, Request
 from bench.workload import ALLOW_CODE
 
 Say = Callable[[str], None]
 KIND = "slurm"  # of submitit's executors
-JOBS = "slurm"  # folder of the jobs of a run, in the run folder
 QUEUED = 32  # jobs of ours that wait or run at a time
 MARGIN_MINUTES = 15  # for a job beyond the time limit of its pass: imports, downloads
 LIMIT = "SBATCH_TIMELIMIT"
@@ -53,12 +53,11 @@ class SlurmSite:
 
     @contextmanager
     def launcher(self, folder: Path, say: Say) -> Iterator[Launcher]:
-        """Jobs; what those of a run that is gone have left is taken or removed, and so they end."""
-        _tidy(folder)
+        """Jobs; what they have left is taken or removed, and so they end."""
         try:
             yield SlurmLauncher(self, folder)
         finally:
-            _tidy(folder)
+            gather(folder)
 
     def submit(self, folder: Path, work: Any, *arguments: Any) -> Any:
         """A job that calls ``work``. Raises UserError if Slurm does not take it."""
@@ -135,15 +134,19 @@ class SlurmLauncher:
         """How many jobs may wait or run."""
         return QUEUED
 
-    def launch(self, job: Job) -> SlurmRunning:
+    def launch(self, job: Job) -> Running:
         """Submit ``job``, with what an earlier attempt has kept."""
         folder = self._folder.resolve() / JOBS / secrets.token_hex(4)
+        try:
+            order = self._site.order(job, folder)
+        except OtherDataError as error:
+            return Refused(str(error))
         kept, name = self._folder / SCRATCH / job.work.id, job.work.id
         with clear_errors(f"cannot create {folder}"):
             (folder / ROOT / SCRATCH).mkdir(parents=True)
             if kept.exists():
                 kept.rename(folder / ROOT / SCRATCH / name)
-        submitted = self._site.submit(folder, measure, self._site.order(job, folder))
+        submitted = self._site.submit(folder, measure, order)
         return SlurmRunning(
             submitted, folder, job, lambda hello: self._site.place(hello, self._folder, submitted.job_id)
         )
@@ -176,13 +179,6 @@ def asked_for(request: Request, jobs: int) -> dict[str, Any]:
     if jobs == 1:  # what measures time runs alone
         asked["slurm_exclusive"] = True
     return asked
-
-
-def _tidy(folder: Path) -> None:
-    """Take what passes keep from jobs that nobody reads any more, and remove the rest."""
-    for left in (folder / JOBS).glob("*"):
-        keep_scratch(left, folder)
-    shutil.rmtree(folder / JOBS, ignore_errors=True)
 
 
 def _other_code(there: str, here: str) -> UserError:

@@ -1,4 +1,5 @@
 import json
+import math
 
 import pyarrow.parquet as pq
 import pytest
@@ -33,6 +34,20 @@ def test_columns_of_mixed_types_do_not_break_the_export(tmp_path):
     table = pq.read_table(path)
     assert table.column("x").to_pylist() == [1.0, 2.5, None]
     assert table.column("y").to_pylist() == ["1", "a", "True"]
+
+
+def test_integers_that_the_file_cannot_hold_make_a_column_of_floats(tmp_path):
+    path = tmp_path / "records.parquet"
+    values = {"a": [2**63, 1], "b": [-(2**63) - 1, None], "c": [2**63 - 1, -(2**63)], "d": [10**400, "x"]}
+    values["e"] = [-(10**400), 0]
+    rows = [{name: own[n] for name, own in values.items()} for n in range(2)]
+    write_parquet([make_record(str(n), columns=row) for n, row in enumerate(rows)], path)
+    table = pq.read_table(path)
+    assert table.column("a").to_pylist() == [2.0**63, 1.0]
+    assert table.column("b").to_pylist() == [-(2.0**63), None]
+    assert table.column("c").to_pylist() == values["c"]
+    assert table.column("d").to_pylist() == ["1" + "0" * 400, "x"]
+    assert table.column("e").to_pylist() == [-math.inf, 0.0]
 
 
 def test_many_records_have_the_file_of_few(tmp_path, monkeypatch):

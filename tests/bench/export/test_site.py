@@ -21,6 +21,8 @@ from bench import registry
 from bench.errors import UserError
 from bench.export import hub
 from bench.export import site as publish
+from bench.report.large import load
+from bench.results import index
 from bench.results.environment import fingerprint_id
 from helpers.synthetic import ENV, Synthetic, measured, record, write_run
 
@@ -96,6 +98,21 @@ def test_an_older_run_published_late_stays_behind_the_newer(tmp_path: Path) -> N
     publish.add(run(tmp_path / "one", "20260101-000000-aaaaaa", 1), site)
     assert [card["run"][-6:] for card in publish.cards(site)] == ["bbbbbb", "aaaaaa"]
     assert publish.cards(site)[1]["baseline"] is None
+
+
+def test_a_run_too_large_to_be_compared_leaves_no_trace_and_names_no_folder_that_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = tmp_path / "site"
+    before = publish.add(run(tmp_path / "one", "20260101-000000-aaaaaa", 1), site)[0].parent
+    monkeypatch.setattr(load, "MOST_CELLS", 1)
+    monkeypatch.setattr(index, "BLOCK", 1000)
+    known = content(before)
+    _, note = publish.add(run(tmp_path / "two", "20260102-000000-bbbbbb", 2), site)
+    assert note.startswith(
+        "not compared with 20260101-000000-aaaaaa: 20260102-000000-bbbbbb has 2 cells: a page of several"
+    )
+    assert content(before) == known
 
 
 def test_what_cannot_be_compared_is_published_all_the_same(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from bench.errors import UserError
 from bench.results import build, index, line
-from bench.results.digest import with_digest
+from bench.results.digest import Integrity, digest, with_digest
 from bench.results.index import open_index
 from bench.results.outline import DAMAGED_LINE, Outline
 from bench.results.record import Record
@@ -165,6 +165,17 @@ def survives(folder, *event):
     except UserError:
         return False
     return True
+
+
+def test_a_line_with_a_number_that_is_none_is_read_as_a_record(tmp_path):
+    """Whoever has written it has sealed it, too."""
+    data = json.loads(make_record().model_dump_json())
+    data["metrics"]["total"]["value"] = float("nan")
+    (tmp_path / RECORDS).write_text(json.dumps(data | {"digest": digest(data)}) + "\n")
+    found = open_index(tmp_path / RECORDS)
+    assert found.columns["seal"][0] == Integrity.WHOLE
+    assert found.plain(0)["metrics"]["total"]["value"] is None
+    assert found.plain(0) == found.record(0).model_dump(mode="json")
 
 
 def test_what_the_index_knows_is_not_parsed_again(tmp_path, small_blocks, parses):

@@ -9,7 +9,7 @@ from bench.errors import UserError
 from bench.results.record import Status
 from bench.results.store import Store
 from bench.run.child import End, Place
-from bench.run.launch import LocalLauncher
+from bench.run.launch import LocalLauncher, Refused
 from bench.run.loop import RunSession, exit_code, measure, remaining, tally
 from helpers.passes import make_pass
 from helpers.toy import Toy
@@ -314,9 +314,9 @@ def test_passes_run_side_by_side_and_each_keeps_its_own_outcome(run, tmp_path):
 class Leaving(Spy):
     """A launcher under whose first ``times`` passes the machine goes away once a cell is answered."""
 
-    def __init__(self, launcher, times, begun=True):
+    def __init__(self, launcher, times, begun=True, counts=False):
         super().__init__(launcher)
-        self.times, self.begun = times, begun
+        self.times, self.begun, self.counts = times, begun, counts
 
     def launch(self, job):
         running = super().launch(job)
@@ -330,7 +330,7 @@ class Leaving(Spy):
             if not told and self.begun:
                 return events
             running.stop()
-            running.end = End(Status.ERROR, "the machine went away", lost=True)
+            running.end = End(Status.ERROR, "the machine went away", lost=True, counts=self.counts)
             return events[: told[0] + 1] if self.begun else []
 
         running.poll = leave
@@ -348,6 +348,55 @@ def test_a_pass_whose_machine_goes_away_is_measured_again_for_what_is_left(run, 
     assert (later.env, "node" in later.conformance) == ("env1", False)
     assert len((tmp_path / "records.jsonl").read_text().splitlines()) == 6  # nothing twice
     assert [len(witness.of(name)) for name in ("pass_started", "pass_ended")] == [3, 2]
+
+
+def test_a_job_lost_before_it_began_counts_where_its_end_says_so(run, launcher):
+    leaving = Leaving(launcher, 100, begun=False, counts=True)
+    records = run(make_pass(), starts=leaving)
+    assert len(leaving.started) == 3
+    assert {record.reason for record in records.values()} >= {"the machine went away"}
+
+
+class Reading(Toy):
+    """Its parameters are valid while a file is there."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def columns(self, params):
+        self.path.read_text()
+        return super().columns(params) | {"read": True}
+
+
+def test_a_file_that_goes_away_while_a_pass_runs_costs_no_record(run, tmp_path):
+    """The columns are those of its start; of a pass that begins later, plain parameters."""
+    path = tmp_path / "text.txt"
+    path.write_text("x")
+
+    class Removing(Witness):
+        def cell_answered(self, record):
+            path.unlink(missing_ok=True)
+
+    records = run(make_pass(), make_pass(number=1), workload=Reading(path), watched_by=Removing())
+    assert [str(record.status) for record in records.values()] == ["ok"] * 6
+    assert [record.columns.get("read") for record in records.values()] == [True] * 3 + [None] * 3
+    assert records["1-ok-8"].columns["length"] == 8
+
+
+def test_a_pass_that_is_refused_is_an_outcome(run):
+    class Refusing:
+        def await_ready(self):
+            pass
+
+        def places(self):
+            return 1
+
+        def launch(self, job):
+            return Refused("no such file")
+
+    records = run(make_pass(), starts=Refusing())
+    assert statuses(records)[0][1:] == ("error", "no such file")
+    assert {str(record.status) for record in records.values()} == {"error"}
 
 
 def test_a_pass_that_loses_every_machine_is_given_an_outcome(run, launcher):

@@ -164,7 +164,8 @@ def test_a_job_that_is_killed_is_measured_again_from_where_it_was(runs):
     runs.check_nothing_left()
 
 
-def test_a_driver_that_is_killed_is_gone_on_from_and_its_jobs_end(runs):
+def killed(runs):
+    """A run whose driver is gone, and its jobs with it; how many cells it has answered."""
     runs.write(defaults={"speed": 0.05, "mode": "keep"})
     process = runs.start()
     assert eventually(lambda: len(runs.records()) == 4, 120)
@@ -172,10 +173,23 @@ def test_a_driver_that_is_killed_is_gone_on_from_and_its_jobs_end(runs):
     process.kill()
     process.communicate()
     assert eventually(lambda: not runs.family(), 30)  # nobody gives them a sign of life
-    known = len(runs.records())
+    return len(runs.records())
+
+
+def test_a_driver_that_is_killed_is_gone_on_from_and_its_jobs_end(runs):
+    known = killed(runs)
     assert f"({known} answered before)" in runs.run()
     runs.check_all_there_once()
     assert max(record.conformance["resumed_at"] for record in runs.records()) >= 20
+    runs.check_nothing_left()
+
+
+def test_a_local_run_goes_on_from_what_the_jobs_of_a_killed_driver_have_kept(runs):
+    known = killed(runs)
+    assert f"({known} answered before)" in runs.run(launcher="local")
+    assert len(runs.records()) == CELLS
+    here = [record for record in runs.records() if "slurm_job" not in record.conformance]
+    assert max(record.conformance["resumed_at"] for record in here) >= 20
     runs.check_nothing_left()
 
 

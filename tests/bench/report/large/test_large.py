@@ -15,11 +15,12 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 
 from bench import registry
 from bench.errors import UserError
 from bench.export import site
-from bench.report import frames, page, render, render_only
+from bench.report import frames, page, render, render_only, session
 from bench.report.about import status_line, when_line
 from bench.report.contents import contents
 from bench.report.large import CHOSEN_CELLS, MOST_CELLS, failures, load
@@ -68,6 +69,20 @@ def test_the_table_of_all_cells_is_the_same_byte_for_byte(small: None, name: str
     assert len(data.records) <= 4 < len(plain.records)
     assert (status_line(data), when_line(data)) == (status_line(plain), when_line(plain))
     assert {**vars(data.whole), "chosen": ""} == vars(plain.whole)
+
+
+def test_a_parameter_called_like_a_field_or_a_metric_is_in_the_table_of_all_cells(
+    small: None, tmp_path: Path
+) -> None:
+    """Also where a column of its name tells it: that column is not in the table."""
+    made = [
+        measured("dense", 512, params={"repeat": 10 * n, "loss": n, "x": 1}, columns={"repeat": n, "loss": n})
+        for n in range(7)
+    ]
+    folder = write_run(tmp_path / "run", [one | {"cell": f"c{n}"} for n, one in enumerate(made)])
+    text = every(large(folder, Synthetic()), tmp_path)
+    assert text == full(frames.load(folder, Synthetic())).csv()
+    assert "repeat (parameter)" in text.partition("\n")[0].split(",")
 
 
 axes = st.lists(st.sampled_from([*grids.VALUES]), max_size=4, unique=True)
@@ -203,11 +218,27 @@ def test_a_plan_is_walked_as_it_is_read(name: str, indent: int | None, tmp_path:
     "text",
     ['{"cells": [{"id": "a"}, {"id": "b"}]}', '{"passes": [], "cells": [{"id": "a"}]}', "{}",
      '{"passes": null, "cells": [{"id": "a"}, 3]}',
+     '{"passes": [{"cells": null}, {"cells": [{"id": "a"}]}]}',
      ' { "x" : 1 , "passes" : [ { "cells" : [ {"id": 1} ] } ] }'],
 )  # fmt: skip
 def test_other_plans_are_walked_as_they_are_read(text: str, tmp_path: Path) -> None:
     (tmp_path / PLAN).write_text(text)
     assert list(walk(tmp_path / PLAN, {})) == frames.planned_cells(json.loads(text))
+
+
+def test_a_plan_with_a_number_that_is_none_is_said_to_be_unreadable(small: None, tmp_path: Path) -> None:
+    """Of a run of any size."""
+    folder = grid_run(tmp_path / "run")
+    (folder / PLAN).write_text('{"passes": [{"cells": [{"id": "a", "params": {"x": NaN}}]}]}')
+    said = "plan.json could not be read: NaN is no number of JSON"
+    assert said in large(folder, Synthetic()).notes
+    assert said in frames.load(folder, Synthetic()).notes
+
+
+def test_a_plan_that_is_nested_too_deep_is_said_to_be(small: None, tmp_path: Path) -> None:
+    folder = grid_run(tmp_path / "run")
+    (folder / PLAN).write_text('{"passes":' + "[" * 200_000)
+    assert "plan.json could not be read: nested too deep" in large(folder, Synthetic()).notes
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"cells": [{"id": "a"}', '{"a" 1}', '{"a": 1 "b": 2}', "{"])
@@ -250,6 +281,63 @@ def test_cells_that_are_asked_for_have_a_report_of_their_own(
     assert render_only(folder, "sink 4+508 @ 512").parent != written.parent
     with pytest.raises(UserError, match="--only 'nothing' matches no cell"):
         render_only(folder, "nothing")
+
+
+def test_what_is_asked_for_may_hold_bytes_that_are_no_text(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", [measured("dense", 512, label="a")])
+    assert load.load_only(folder, "[a\udcff]").pages.parent == folder / "only"
+
+
+def report_only(folder: Path, wanted: str) -> tuple[int, str]:
+    console = Console(file=io.StringIO(), width=200)
+    code = session.report([str(folder)], None, None, folder.parent, console, vectors=False, only=wanted)
+    return code, console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_the_exit_code_is_of_the_cells_that_are_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(registry._registered, "synthetic", f"{__name__}:PLAIN")
+    made = [measured("dense", 512), record("window 512", 512, status="oom", reason="out of memory")]
+    folder = write_run(tmp_path / "run", made, planned=made)
+    assert report_only(folder, "dense *")[0] == 0
+    code, said = report_only(folder, "window *")
+    assert code == 3
+    assert "nothing was measured of 'window *'" in said
+
+
+def test_cells_that_the_plan_no_longer_has_cannot_be_asked_for(tmp_path: Path) -> None:
+    made = [measured("dense", 512), measured("window 512", 512)]
+    folder = write_run(tmp_path / "run", made, planned=made[:1])
+    assert [one.label for one in load.load_only(folder, "*").records] == [made[0]["label"]]
+    with pytest.raises(UserError, match=r"--only 'window .*' matches no cell"):
+        load.load_only(folder, "window *")
+
+
+def test_what_the_workload_holds_others_against_stays_though_it_is_no_parameter(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A column that one parameter tells, and one that two do."""
+    monkeypatch.setattr(load, "MOST_CELLS", 50)
+    monkeypatch.setattr(load, "CHOSEN_CELLS", 20)
+    made = []
+    for policy in range(20):
+        for n in range(1, 13):
+            kind = {3: "random", 4: "random"}.get(policy, "sink")
+            both = "odd" if (policy, n) == (7, 5) else "even"
+            columns = {"kind": kind, "both": both}
+            made.append(measured("dense", n, params={"number": policy}, columns=columns))
+    made = [one | {"cell": f"c{n}"} for n, one in enumerate(made)]
+    folder = write_run(tmp_path / "run", made)
+    held = [("kind", "random")]
+    monkeypatch.setattr(load, "_anchors", lambda *rest: held)
+    data = large(folder, Synthetic())
+    assert {one.params["number"] for one in data.records} >= {3, 4}
+    assert len({one.params["length"] for one in data.records}) < 12
+    held[:] = [("both", "odd")]
+    assert "odd" in {one.columns["both"] for one in large(folder, Synthetic()).records}
+    held[:] = [("kind", "absent")]
+    assert len(large(folder, Synthetic()).records) <= 20
 
 
 def test_a_large_run_is_published_with_its_table_of_all_cells(
@@ -309,6 +397,7 @@ def test_the_table_shows_as_many_cells_as_a_page_has_room_for(twenty_thousand: P
     from bench.report.web import cells
 
     run = page.read(twenty_thousand)
+    assert len(cells.within([run], 1)["cells"]) == 1  # of no room at all one cell is shown
     found = cells.within([run], 100_000)
     size = len(json.dumps(found, ensure_ascii=False, separators=(",", ":")))
     assert 50_000 < size <= 100_100
