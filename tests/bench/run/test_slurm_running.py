@@ -80,14 +80,16 @@ def load(target):
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
     return SimpleNamespace(version=lambda: "1")
 batch.load_target = load
-job = SimpleNamespace(target="")
+batch.check_meaning = lambda *rest: Path(sys.argv[1], "went on").touch()
+job = SimpleNamespace(target="", work=SimpleNamespace(cells=[None]))
 batch.measure(batch.Order(job, {}, {}, Path(sys.argv[1]), "."))
 """
 
 
 def test_a_line_that_the_disk_takes_half_of_is_no_line_that_was_told(tmp_path):
     done = subprocess.run([sys.executable, "-c", TELL, tmp_path], capture_output=True, text=True)
-    assert "File too large" in done.stderr  # and not silence: the job ends
+    assert "File too large" in done.stderr
+    assert not (tmp_path / "went on").exists()  # in silence
     assert (tmp_path / LINES).stat().st_size == 100
 
 
