@@ -65,10 +65,8 @@ def check_planned(workload: Workload, work: Pass) -> None:
     again = "run the same command again: it is planned anew"
     try:
         here = meaning(workload, work.cells[0])
-    except ValidationError as error:
-        raise OtherDataError(f"{_CHANGED}: {error.errors()[0]['msg']}; {again}") from None
-    except (UserError, ValueError, OSError) as error:
-        raise OtherDataError(f"{_CHANGED}: {str(error).splitlines()[0]}; {again}") from None
+    except OtherDataError as error:
+        raise OtherDataError(f"{_CHANGED}: {error}; {again}") from None
     if here is None or here == work.identity:
         return
     first = _first_difference(here, work.identity)

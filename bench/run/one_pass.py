@@ -251,7 +251,7 @@ class PassRun:
         workload = self.session.workload
         try:
             return workload.columns(workload.Params.model_validate(dict(cell.params)))
-        except (ValidationError, UserError, OSError):
+        except (ValueError, UserError, OSError):
             plain = (str, int, float, bool, NoneType)
             return {name: value for name, value in cell.params.items() if isinstance(value, plain)}
 

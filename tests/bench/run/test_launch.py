@@ -221,7 +221,7 @@ if __name__ == "__main__":
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60
     )
-    assert done.stdout == "End(status=None, reason=None, lost=False) ['poison']\n", done.stderr
+    assert done.stdout == "End(status=None, reason=None, lost=False, counts=False) ['poison']\n", done.stderr
     assert "poisoned" in (tmp_path / "server.log").read_text()
 
 
