@@ -137,3 +137,24 @@ def policy_claims(folder: Path) -> str:
 def test_readmes_table_of_policies_is_told_from_the_records() -> None:
     table = policy_claims(PUBLISHED / "policies")
     assert table in (PUBLISHED.parents[1] / "README.md").read_text(encoding="utf-8"), table
+
+
+@pytest.mark.parametrize(
+    ("reward", "values"),
+    [
+        ("jpeg_compressibility", ("+6.12 [+5.56, +6.67]", "−2.34 [−2.92, −1.75]")),
+        ("preference", ("+2.81 [+2.36, +3.26]", "−1.98 [−2.42, −1.54]")),
+        ("brisque", ("+0.96 [+0.69, +1.22]",)),
+        ("alignment", ("+0.09 [−0.01, +0.19]",)),
+    ],
+)
+def test_what_readme_says_of_the_flow_model_stands_in_the_published_table(
+    reward: str, values: tuple[str, ...]
+) -> None:
+    said = " ".join((PUBLISHED.parents[1] / "README.md").read_text(encoding="utf-8").split())
+    page = (PUBLISHED / "ddpo-flow" / "README.md").read_text(encoding="utf-8")
+    table = page[page.index("## What training on a reward does to all of them") :]
+    row = next(line for line in table.splitlines() if line.startswith(f"| {reward} | 16 |"))
+    for value in values:
+        assert value in said
+        assert value in row
