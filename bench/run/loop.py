@@ -84,8 +84,11 @@ def measure(
 
 def found_no_room(record: Record) -> bool:
     """Whether a cell was not measured because a disk was full."""
-    reason = (record.reason or "").removeprefix(NOT_REACHED)
-    return record.status is Status.ERROR and reason.startswith(DISK_FULL)
+    if (
+        record.status is not Status.ERROR
+    ):  # first: an index has no reason of what went well, and would read on
+        return False
+    return (record.reason or "").removeprefix(NOT_REACHED).startswith(DISK_FULL)
 
 
 def tally(cells: Iterable[Cell], store: Store) -> Counter[Status]:

@@ -10,7 +10,7 @@ from bench.results.record import Status
 from bench.results.store import Store
 from bench.run.child import End, Place
 from bench.run.launch import LocalLauncher, Refused
-from bench.run.loop import RunSession, exit_code, measure, remaining, tally
+from bench.run.loop import RunSession, exit_code, found_no_room, measure, remaining, tally
 from helpers.passes import make_pass
 from helpers.toy import Toy
 
@@ -412,3 +412,16 @@ def test_a_machine_that_goes_away_before_the_pass_has_begun_does_not_count(run, 
     records = run(make_pass(), starts=leaving)
     assert len(leaving.started) == 6
     assert [str(record.status) for record in records.values()] == ["ok"] * 3
+
+
+def test_what_went_well_is_not_asked_for_its_reason():
+    """Of a million records in an index that would be a million that are read from the file."""
+
+    class Stored:
+        status = Status.OK
+
+        @property
+        def reason(self):
+            raise AssertionError("read from the file")
+
+    assert not found_no_room(Stored())
