@@ -123,11 +123,11 @@ def happen(folder, event, number, count):
             store.close()
             return
         case "index: flip" if own:
-            text = bytearray(own[number % len(own)].read_bytes())
+            text = bytearray(own[number % len(own)].read_bytes()) or bytearray(1)  # one may be cut to nothing
             text[number % len(text)] ^= 1 << number % 8
             own[number % len(own)].write_bytes(text)
         case "index: cut" if own:
-            os.truncate(own[number % len(own)], number % own[number % len(own)].stat().st_size)
+            os.truncate(own[number % len(own)], number % max(own[number % len(own)].stat().st_size, 1))
         case "index: lose" if own:
             own[number % len(own)].unlink()
         case "index: rename" if own:
