@@ -18,6 +18,8 @@ import pytest
 from bench.errors import UserError
 from bench.results.record import Status
 from bench.results.store import ENV, RECORDS, read_records
+from bench.run import kept as kept_files
+from bench.run.context import SCRATCH
 from bench.suite.model import Resources
 from helpers.slurm import install
 
@@ -149,10 +151,15 @@ def test_jobs_give_what_a_local_run_gives(runs):
     runs.check_nothing_left()
 
 
+def kept_by_jobs(runs):
+    """What passes keep for their next attempt, in the folders of their jobs."""
+    return list(runs.folder.glob(f"results/*/*/{kept_files.JOBS}/*/{kept_files.ROOT}/{SCRATCH}/*/at-*"))
+
+
 def test_a_job_that_is_killed_is_measured_again_from_where_it_was(runs):
     runs.write(defaults={"speed": 0.05, "mode": "keep"}, grid={"at": [0], "length": [2, 20, 100]})
     process = runs.start()
-    assert eventually(lambda: list(runs.folder.glob("results/*/*/slurm/*/root/scratch/*/at-*")), 120)
+    assert eventually(lambda: kept_by_jobs(runs), 120)
     for job in runs.jobs():
         job.kill()
     said = runs.end(process)
@@ -169,7 +176,7 @@ def killed(runs):
     runs.write(defaults={"speed": 0.05, "mode": "keep"})
     process = runs.start()
     assert eventually(lambda: len(runs.records()) == 4, 120)
-    assert eventually(lambda: list(runs.folder.glob("results/*/*/slurm/*/root/scratch/*/at-*")), 120)
+    assert eventually(lambda: kept_by_jobs(runs), 120)
     process.kill()
     process.communicate()
     assert eventually(lambda: not runs.family(), 30)  # nobody gives them a sign of life
