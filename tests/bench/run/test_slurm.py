@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -42,6 +43,12 @@ SUITE = {
 }
 CELLS = 6
 
+# What submitit's own executor says where it was stopped: on Ctrl-C, or on a slow machine at the end of a job.
+CONTROLLER_STOPPED = re.compile(
+    r"^Traceback [^\n]*\n(?: [^\n]*\n)*? [^\n]*submitit/local/_local\.py(?:[^\n]*\n)(?: [^\n]*\n)*KeyboardInterrupt\n",
+    re.M,
+)
+
 
 class Runs:
     def __init__(self, folder):
@@ -67,7 +74,7 @@ class Runs:
 
     def end(self, process, code=0):
         out, err = process.communicate(timeout=120)
-        assert code == 130 or "Traceback" not in err, err  # submitit's own executor says where it was stopped
+        assert "Traceback" not in CONTROLLER_STOPPED.sub("", err), err
         assert process.returncode == code, (process.returncode, out, err)
         return out + err
 

@@ -244,7 +244,7 @@ def test_comments_and_docstrings_are_no_other_version(copy, versions):
 
 def test_the_harness_is_part_of_a_version_only_as_far_as_a_child_runs_it():
     trackers = "track.memory track.nvml track.rss"  # of who measures memory
-    rooms = "results results.status run run.context run.worker"
+    rooms = "errors results results.status run run.context run.meaning run.worker"
     child = f"{rooms} track track.contention version workload"
     own = {
         "stream": f"{trackers} track.clock track.power track.work",
