@@ -139,9 +139,15 @@ class Toy:
                 cell,
                 {"total": total, "nll": 0.5, "ms": samples, "vram": Missing("no GPU")},
                 facts={"seen": position},
-                conformance={"calls": position, "resumed_at": resumed_at},
+                conformance={"calls": position, "resumed_at": resumed_at} | _devices(),
                 artifacts=[series] if cell is work.cells[-1] else [],
             )
+
+
+def _devices() -> dict[str, str]:
+    """The GPUs that this process may see, where somebody has chosen them."""
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return {"cuda_visible": chosen} if chosen else {}
 
 
 def _keep(ctx: Context, position: int) -> None:

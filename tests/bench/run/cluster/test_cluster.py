@@ -147,14 +147,35 @@ def check_places(folder, records):
     assert len({record.conformance["node"] for record in records}) == 3
     kept = json.loads((folder / ENV).read_text())
     assert {record.env for record in records} <= {kept["id"], *kept.get("earlier", {})}
+    check_never_shared(records, "node")
+
+
+def check_never_shared(records, place):
+    """No two passes were at one `place` at a time."""
     passes = {}
     for r in records:
         last = max(s.finished for s in records if s.pass_id == r.pass_id)
-        passes[r.pass_id] = (r.conformance["node"], r.started, last)
+        passes[r.pass_id] = (r.conformance[place], r.started, last)
     for one in passes.values():
         for another in passes.values():
-            node, started, finished = one
-            assert one == another or node != another[0] or not started < another[1] < finished
+            where, started, finished = one
+            assert one == another or where != another[0] or not started < another[1] < finished
+
+
+def test_no_two_passes_have_one_gpu(runs):
+    """There are no GPUs; but Ray hands out as many as a node says that it has."""
+    added = runs.cluster.add("--num-gpus", "2", "--num-cpus", "2")
+    runs.write(defaults={"speed": 0.02}, resources={"gpus": 1}, jobs=2)
+    try:
+        runs.run()
+    finally:
+        runs.cluster.end(added)
+    runs.check_all_there_once()
+    records = runs.records()
+    assert {record.conformance["cuda_visible"] for record in records} == {"0", "1"}
+    assert {record.conformance["passes_side_by_side"] for record in records} == {2}
+    check_never_shared(records, "cuda_visible")
+    runs.check_nothing_left()
 
 
 def test_a_node_that_goes_away_in_the_middle_costs_only_its_pass(runs):
