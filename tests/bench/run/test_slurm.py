@@ -45,7 +45,8 @@ CELLS = 6
 
 # What submitit's own executor says where it was stopped: on Ctrl-C, or on a slow machine at the end of a job.
 CONTROLLER_STOPPED = re.compile(
-    r"^Traceback [^\n]*\n(?: [^\n]*\n)*? [^\n]*submitit/local/_local\.py(?:[^\n]*\n)(?: [^\n]*\n)*KeyboardInterrupt\n",
+    r"^Traceback [^\n]*\n(?: [^\n]*\n)*? [^\n]*submitit/local/_local\.py[^\n]*\n(?: [^\n]*\n)*"
+    r"KeyboardInterrupt\n",
     re.M,
 )
 
