@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import posixpath
+import re
 import subprocess
 from pathlib import Path
 
@@ -42,6 +44,27 @@ def test_published_runs(tracked: dict[str, int]) -> None:
     assert published
     assert sum(published.values()) <= 6 * MIB
     assert max((size for name, size in published.items() if name.endswith(".html")), default=0) <= 1.5e6
+
+
+LINK = re.compile(r"\]\(([^)#\s]+)[^)]*\)|`([\w./-]+\.(?:md|csv|jsonl?|parquet|npz|html|webp|png))`")
+
+
+def test_pages_point_only_at_what_is_carried(tracked: dict[str, int]) -> None:
+    """Not at a file that is there for whoever made the page, and ignored."""
+    carried = {*tracked, *(str(above) for name in tracked for above in Path(name).parents)}
+    pages = [name for name in tracked if name.startswith("results/") and name.endswith("README.md")]
+    assert len(pages) > 5
+    missing = []
+    for page in pages:
+        for line in (ROOT / page).read_text(encoding="utf-8").splitlines():
+            found = [link or name for link, name in LINK.findall(line)]
+            # A line of an overview names files of the run whose page it points at.
+            folders = [posixpath.dirname(posixpath.join(posixpath.dirname(page), x)) for x in ("", *found)]
+            for name in found:
+                places = {posixpath.normpath(posixpath.join(folder, name)) for folder in folders}
+                if "://" not in name and not places & carried:
+                    missing.append(f"{page}: {name}")
+    assert missing == []
 
 
 def test_no_bitmap_inside_a_vector_picture(tracked: dict[str, int]) -> None:
