@@ -2,120 +2,19 @@
 
 import json
 import os
-import shutil
 import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import psutil
 import pytest
 
-from bench import registry
 from bench.results.record import Status
-from bench.results.store import ENV, RECORDS, read_records
+from bench.results.store import ENV
 
 pytest.importorskip("ray", reason="ray is not installed (pip install 'ddposink[ray]')")
-from helpers.raycluster import RayCluster, passes_left, words
+from helpers.raycluster import words
+from helpers.rayruns import eventually
 
-ROOT = Path(__file__).parents[4]
 pytestmark = pytest.mark.timeout(420)
-START = """
-from bench import registry
-registry.register("toy", "helpers.toy:Toy")
-from bench.cli import main
-main()
-"""
-SUITE = {
-    "suite": "toys",
-    "workload": "toy",
-    "defaults": {"speed": 0.01},
-    "grid": {"at": [0, 1, 2, 3], "length": [2, 20, 100]},  # a pass for each `at`, which changes nothing
-}
-CELLS = 12
-
-
-@pytest.fixture(scope="module")
-def cluster():
-    made = RayCluster()
-    try:
-        yield made
-    finally:
-        made.close()
-        assert made.family() == []
-
-
-class Runs:
-    """Runs of one suite in one folder, on the cluster unless told otherwise."""
-
-    def __init__(self, folder, cluster):
-        self.folder, self.cluster = folder, cluster
-        self.started = []
-        self.write()
-
-    def write(self, **more):
-        (self.folder / "toys.yaml").write_text(json.dumps(SUITE | more))
-
-    def start(self, *words, local=False, **environment):
-        where = [] if local else ["--launcher", "ray", "--address", self.cluster.address]
-        process = subprocess.Popen(
-            [sys.executable, "-c", START, "toys.yaml", *where, *words],
-            cwd=self.folder,
-            env=self.cluster.environment() | {"COLUMNS": "200"} | environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-        self.started.append(process)
-        return process
-
-    def run(self, *words, code=0, **rest):
-        return self.end(self.start(*words, **rest), code)
-
-    def end(self, process, code=0):
-        out, err = process.communicate(timeout=200)
-        assert "Traceback" not in err, err
-        assert process.returncode == code, (process.returncode, out, err)
-        return out + err
-
-    def records(self):
-        found = []
-        for path in sorted(self.folder.glob(f"results/*/*/{RECORDS}")):
-            records, damaged = read_records(path)
-            assert not damaged
-            found += records
-        return found
-
-    def await_records(self, count):
-        assert eventually(lambda: len(self.records()) >= count, 120)
-
-    def check_all_there_once(self):
-        records = self.records()
-        assert len(records) == len({record.cell for record in records}) == CELLS
-        for record in records:
-            assert record.status is Status.OK, record.reason
-            length = record.params["length"]
-            assert record.metrics["total"].value == length * (length - 1) // 2
-
-    def check_nothing_left(self):
-        assert eventually(lambda: not passes_left(self.cluster), 10), passes_left(self.cluster)
-
-
-@pytest.fixture
-def runs(tmp_path, cluster):
-    made = Runs(tmp_path, cluster)
-    yield made
-    for process in made.started:  # if the test has failed
-        process.kill()
-
-
-def eventually(condition, seconds):
-    deadline = time.monotonic() + seconds
-    while not (found := condition()) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return found
 
 
 def test_a_run_on_the_cluster_gives_what_a_local_one_gives(runs):
@@ -314,39 +213,6 @@ def test_other_data_on_a_node_is_no_number(runs):
     assert all("data is toy, where the run was started it is other" in reason for reason in reasons)
 
 
-def copy_of_the_code(folder, change):
-    """The project in another folder, with a line put at the end of a module that children run."""
-    for name in ("bench", "ddposink"):
-        shutil.copytree(ROOT / name, folder / name, copy_function=os.link, dirs_exist_ok=True)
-    module = folder / "ddposink" / "streaming" / "blocks.py"
-    text = module.read_text()
-    module.unlink()
-    module.write_text(text + change)
-    return os.pathsep.join([str(folder), str(ROOT / "tests")])
-
-
-def test_code_is_compared_by_what_it_does_and_never_mixed(runs, tmp_path):
-    """A node with the same code in other words is used; one on which a line differs stops the run."""
-    (runs.folder / "text.txt").write_text("The storm passed the harbour. " * 40)
-    defaults = {"model": "bundled:sink-llama/vanilla", "corpus": "file:text.txt", "threads": 1}
-    runs.write(
-        workload="stream",
-        defaults=defaults | {"measure": ["quality"], "policy": "dense"},
-        grid={"length": [40]},
-        resources={"custom": {"copied": 1}},
-    )
-    for change in ("# in other words", "OTHER = 1"):
-        folder = copy_of_the_code(tmp_path / change[:1], f"\n{change}\n")
-        added = runs.cluster.add("--resources", '{"copied": 1}', PYTHONPATH=folder)
-        try:
-            said = runs.run(code=0 if change[0] == "#" else 2)
-        finally:
-            runs.cluster.end(added)
-    assert "the code of the workload on node" in said
-    (record,) = runs.records()  # of the first node
-    assert record.status is Status.OK
-
-
 def agents_below(pid):
     """Ray workers of a node that have started a fork server."""
     below = psutil.Process(pid).children(recursive=True)
@@ -360,29 +226,3 @@ def parent_of(pid):
         return psutil.Process(pid).ppid()
     except psutil.Error:
         return None
-
-
-@pytest.mark.assets
-@pytest.mark.timeout(1500)
-@pytest.mark.parametrize(("name", "part"), [("smoke", "*256"), ("ddpo-smoke", "*brisque*")])
-def test_a_suite_gives_the_table_of_a_local_run(runs, name, part, request):
-    """With --whole-suites of every cell of it, which takes minutes."""
-    only = [] if request.config.getoption("--whole-suites") else ["--only", part]
-    for where in ([], ["--launcher", "ray", "--address", runs.cluster.address, "--new"]):
-        command = [sys.executable, "-m", "bench", str(ROOT / "suites" / f"{name}.yaml"), *only, *where]
-        env = runs.cluster.environment() | {"OMP_NUM_THREADS": "1"}
-        done = subprocess.run(command, cwd=runs.folder, env=env, capture_output=True, text=True, timeout=700)
-        assert done.returncode == 0, done.stdout + done.stderr
-    folders = sorted({record.run for record in runs.records()})
-    here, there = ({r.cell: r for r in runs.records() if r.run == folder} for folder in folders)
-    assert here.keys() == there.keys()
-    declared = registry.load(next(iter(here.values())).workload).metrics
-    judged = {metric.name: metric for metric in declared if metric.klass in ("exact", "near")}
-    for cell, one in here.items():
-        other = there[cell]
-        assert other.columns.keys() == one.columns.keys()
-        assert other.metrics.keys() == one.metrics.keys()
-        for name in one.metrics.keys() & judged.keys():
-            a, b = one.metrics[name].value, other.metrics[name].value
-            same = a == b if a is None or b is None else abs(a - b) <= judged[name].tolerance
-            assert same, (one.label, name, a, b)
