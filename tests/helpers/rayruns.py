@@ -53,7 +53,7 @@ class Runs:
         return self.end(self.start(*words, **rest), code)
 
     def end(self, process, code=0):
-        out, err = process.communicate(timeout=200)
+        out, err = process.communicate(timeout=400)
         assert "Traceback" not in err, err
         assert process.returncode == code, (process.returncode, out, err)
         return out + err

@@ -187,10 +187,11 @@ def test_progress_is_rate_limited_but_the_last_step_arrives(launcher, tmp_path):
 
 def test_stop_ends_a_running_pass(launcher, tmp_path):
     running = launcher.launch(make_job(tmp_path, make_pass("hang", scratch=str(tmp_path))))
-    assert eventually(lambda: (tmp_path / "trace.txt").exists())
+    trace = tmp_path / "trace.txt"
+    assert eventually(lambda: trace.exists() and trace.read_text().endswith("\n"))
     assert running.usage()["rss_bytes"] > 0
     running.stop()
-    pid = int((tmp_path / "trace.txt").read_text().split()[0])
+    pid = int(trace.read_text().split()[0])
     assert eventually(lambda: gone(pid))
     assert running.poll(0) == []
 

@@ -14,7 +14,7 @@ pytest.importorskip("ray", reason="ray is not installed (pip install 'ddposink[r
 from helpers.raycluster import words
 from helpers.rayruns import eventually
 
-pytestmark = pytest.mark.timeout(420)
+pytestmark = pytest.mark.timeout(900)
 
 
 def test_a_run_on_the_cluster_gives_what_a_local_one_gives(runs):
@@ -93,7 +93,10 @@ def test_a_node_that_goes_away_in_the_middle_costs_only_its_pass(runs):
 
 def kept_at(folder):
     """How far each pass has come that keeps it, as the run folder has it."""
-    return {path.parent.name: int(path.name[3:]) for path in folder.glob("results/*/*/scratch/*/at-*")}
+    kept = folder.glob(
+        "results/*/*/scratch/*/at-*"
+    )  # a killed driver may leave what was on its way as *.part
+    return {path.parent.name: int(path.name[3:]) for path in kept if not path.parent.suffix}
 
 
 def test_what_a_pass_keeps_outlives_its_node(runs):

@@ -14,7 +14,7 @@ from bench.results.record import Status
 pytest.importorskip("ray", reason="ray is not installed (pip install 'ddposink[ray]')")
 
 ROOT = Path(__file__).parents[4]
-pytestmark = pytest.mark.timeout(420)
+pytestmark = pytest.mark.timeout(900)
 
 
 def copy_of_the_code(folder, change):
