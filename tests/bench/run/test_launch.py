@@ -277,11 +277,12 @@ def test_a_server_killed_in_the_middle_ends_the_pass_and_is_replaced(launcher, t
 
     work = make_pass("hang", scratch=str(tmp_path))
     running = launcher.launch(make_job(tmp_path, work))
-    assert eventually(lambda: (tmp_path / "trace.txt").exists())
+    trace = tmp_path / "trace.txt"
+    assert eventually(lambda: trace.exists() and trace.read_text().endswith("\n"))
     os.kill(_forkserver._forkserver_pid, signal.SIGKILL)
     finish(running)
     assert running.end.status is Status.ERROR
-    assert eventually(lambda: gone(int((tmp_path / "trace.txt").read_text().split()[0])))
+    assert eventually(lambda: gone(int(trace.read_text().split()[0])))
     events, end, _ = play(launcher, tmp_path)
     assert end.status is None
     assert events["ready"][0]["not_preloaded"] == []
