@@ -84,9 +84,8 @@ def measure(
 
 def found_no_room(record: Record) -> bool:
     """Whether a cell was not measured because a disk was full."""
-    if (
-        record.status is not Status.ERROR
-    ):  # first: an index has no reason of what went well, and would read on
+    # The status first: an index has no reason of what went well, and would read on.
+    if record.status is not Status.ERROR:
         return False
     return (record.reason or "").removeprefix(NOT_REACHED).startswith(DISK_FULL)
 

@@ -3,11 +3,9 @@
 import json
 import subprocess
 import sys
-import time
 
-from bench.results.record import Status
-from bench.results.store import RECORDS, read_records
 from helpers.raycluster import passes_left
+from helpers.toyruns import check_all_there_once, eventually, whole_records
 
 START = """
 from bench import registry
@@ -59,30 +57,13 @@ class Runs:
         return out + err
 
     def records(self):
-        found = []
-        for path in sorted(self.folder.glob(f"results/*/*/{RECORDS}")):
-            records, damaged = read_records(path)
-            assert not damaged
-            found += records
-        return found
+        return whole_records(self.folder / "results")
 
     def await_records(self, count):
         assert eventually(lambda: len(self.records()) >= count, 120)
 
     def check_all_there_once(self):
-        records = self.records()
-        assert len(records) == len({record.cell for record in records}) == CELLS
-        for record in records:
-            assert record.status is Status.OK, record.reason
-            length = record.params["length"]
-            assert record.metrics["total"].value == length * (length - 1) // 2
+        check_all_there_once(self.records(), CELLS)
 
     def check_nothing_left(self):
         assert eventually(lambda: not passes_left(self.cluster), 10), passes_left(self.cluster)
-
-
-def eventually(condition, seconds):
-    deadline = time.monotonic() + seconds
-    while not (found := condition()) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return found

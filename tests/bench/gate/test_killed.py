@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import psutil
@@ -16,6 +15,7 @@ from bench import temporary
 from bench.gate import commits
 from helpers.gateplace import HERE, ROOT, plug_in, write_suite
 from helpers.toy import gone
+from helpers.toyruns import eventually
 
 
 def git(folder, *words):
@@ -49,13 +49,6 @@ def place(tmp_path, temp, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, paths)))
     monkeypatch.setenv("GATETOY_SETTINGS", str(tmp_path / "settings.json"))
     return folder
-
-
-def eventually(condition, seconds=30):
-    deadline = time.monotonic() + seconds
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return condition()
 
 
 def gate(place):

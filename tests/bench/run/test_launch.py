@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 
 import pytest
 
@@ -18,6 +19,7 @@ from bench.run.context import as_value
 from bench.run.launch import LocalLauncher
 from bench.run.worker import outcome
 from bench.workload import Missing, Samples, Skip
+from helpers import toyruns
 from helpers.passes import finish, make_job, make_pass
 from helpers.toy import gone
 
@@ -37,11 +39,7 @@ def play(launcher, tmp_path, mode="ok", *, job=None, **params):
     return kinds, running.end, (tmp_path / "logs" / "pass.log").read_text()
 
 
-def eventually(condition):
-    deadline = time.monotonic() + 10
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    return condition()
+eventually = partial(toyruns.eventually, seconds=10)
 
 
 def test_a_pass_reports_readiness_cells_and_its_end(launcher, tmp_path):

@@ -25,10 +25,10 @@ from helpers.faults.place import (
     SECONDS,
     TESTS,
     Place,
-    eventually,
     is_child,
     is_server,
 )
+from helpers.toyruns import eventually
 
 Kind = Callable[[Place, random.Random], None]
 KINDS: dict[str, Kind] = {}

@@ -7,10 +7,9 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ import psutil
 from filelock import FileLock
 
 from bench.results.record import Record
-from bench.results.store import RECORDS, read_records
+from helpers.toyruns import eventually, whole_records
 
 TESTS = Path(__file__).parents[2]
 ROOT = TESTS.parent
@@ -105,12 +104,7 @@ class Place:
 
     def records(self) -> list[Record]:
         """All records of all runs here."""
-        found = []
-        for path in sorted(self.results.glob(f"*/*/{RECORDS}")):
-            records, damaged = read_records(path)
-            assert not damaged
-            found += records
-        return found
+        return whole_records(self.results)
 
     def kill(self, process: psutil.Process) -> None:
         """Kill -9, counted."""
@@ -150,13 +144,6 @@ class Place:
         for lock in self.results.glob("*/.lock"):
             with FileLock(lock, timeout=0):
                 pass
-
-
-def eventually(condition: Callable[[], Any], seconds: float = 30.0) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := condition()) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    return found
 
 
 def is_server(process: psutil.Process) -> bool:

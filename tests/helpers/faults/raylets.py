@@ -12,7 +12,8 @@ import psutil
 import pytest
 
 from helpers.faults.kinds import kind
-from helpers.faults.place import PASSES, Place, eventually
+from helpers.faults.place import PASSES, Place
+from helpers.toyruns import eventually
 
 RUN_SECONDS = 180.0  # Ray starts slowly, and takes some time to miss a node
 SPEED = 0.05  # a pass takes seconds, so that a node dies in the middle of one

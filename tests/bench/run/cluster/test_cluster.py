@@ -12,7 +12,7 @@ from bench.results.store import ENV
 
 pytest.importorskip("ray", reason="ray is not installed (pip install 'ddposink[ray]')")
 from helpers.raycluster import words
-from helpers.rayruns import eventually
+from helpers.toyruns import eventually
 
 pytestmark = pytest.mark.timeout(900)
 
