@@ -70,7 +70,10 @@ class Context(Protocol):
     scratch: Path
 
     def progress(self, done: int, total: int, **values: float) -> None:
-        """Report progress (cheap, rate limited), e.g. ``progress(512, 4096, perplexity=17.2)``."""
+        """Report progress (cheap, rate limited), e.g. ``progress(512, 4096, perplexity=17.2)``.
+
+        Values whose name begins with a slash are not shown, only written for trackers (``--log-with``).
+        """
 
     def emit(
         self,

@@ -60,6 +60,14 @@ def run(
             show_default=False,
         ),
     ] = None,
+    log_with: Annotated[
+        Literal["tensorboard", "trackio"] | None,
+        typer.Option(
+            help="Write what passes tell while they run, and their answers, for TensorBoard (in the run "
+            "folder) or trackio too.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Measure a suite, or go on where the last run of it stopped.
 
@@ -75,7 +83,7 @@ def run(
     options = run_options(
         suite, set_, device, allow_code,
         results=results, new=new, wait=wait, only=only, retry_failed=retry_failed, plain=plain, jobs=jobs,
-        launcher=launcher, address=address,
+        launcher=launcher, address=address, log_with=log_with,
     )  # fmt: skip
     raise typer.Exit(session.run(options, console(), readable))
 

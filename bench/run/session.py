@@ -18,7 +18,7 @@ from bench import registry
 from bench.results.folder import choose_run, locked, remove_partial
 from bench.results.record import Status
 from bench.results.store import DAMAGED, PLAN, SUITE, Store, write_atomic
-from bench.run import live, site, terminal
+from bench.run import live, site, terminal, tracked
 from bench.run.interrupt import Interrupts
 from bench.run.kept import gather
 from bench.run.loop import RETRIED, RunSession, exit_code, found_no_room, measure, remaining, tally
@@ -39,6 +39,7 @@ def run(options: Options, console: Console, draw: Draw) -> int:
     Raises UserError, and KeyboardInterrupt after having said how to go on.
     """
     request = prepare(options)
+    tracked.check_installed(options.log_with)
     with site.open_site(request, options, lambda text: _say(console, escape(text))) as place:
         return _run(request, options, console, draw, place)
 
@@ -132,6 +133,8 @@ def _measure(
         jobs=place.jobs,
     )
     watcher = live.observer(console, request.workload.metrics, plain=options.plain)
+    if options.log_with is not None:
+        watcher = tracked.Tracked(watcher, options.log_with, store.folder, request.workload.prefix_axis)
     try:
         with Interrupts() as interrupts, place.launcher(store.folder, watcher.message) as launcher:
             watcher.run_started(todo, kept)

@@ -29,8 +29,8 @@ def pass_name(work: Pass) -> str:
 
 
 def values_text(values: Mapping[str, float]) -> str:
-    """Running values, e.g. ``perplexity 17.2``."""
-    return ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+    """Running values, e.g. ``perplexity 17.2``; see ``bench.workload.Context.progress``."""
+    return ", ".join(f"{name} {value:.4g}" for name, value in values.items() if not name.startswith("/"))
 
 
 def usage_text(usage: Mapping[str, float]) -> str:

@@ -39,6 +39,7 @@ class Options:
     allow_code: bool = False
     launcher: str = "local"
     address: str | None = None  # of a cluster
+    log_with: str | None = None  # see bench.run.tracked
 
     def command(self, *more: str) -> str:
         """The command line that goes on where this run stopped."""
@@ -55,6 +56,8 @@ class Options:
             words += ["--launcher", self.launcher]
         if self.address is not None:
             words += ["--address", self.address]
+        if self.log_with is not None:
+            words += ["--log-with", self.log_with]
         if self.allow_code:
             words.append("--allow-code")
         return shlex.join([*words, *more])

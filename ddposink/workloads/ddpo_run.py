@@ -159,7 +159,7 @@ def _train(state: TrainingRun, until: int, total: int, ctx: Context) -> None:
                 done.logs.append(log)
                 done.parts += [said] if (said := _parts(state)) else []
                 state.tracker.sample()
-                ctx.progress(log.step, total, **_shown(log))
+                ctx.progress(log.step, total, **_shown(log), **_each(log))
             _raise_peaks(done.peaks, state.tracker.snapshot())
             if every and point % every == 0:
                 done.joules = _sum(before, meter.so_far())
@@ -188,6 +188,14 @@ def _shown(log: StepLog) -> dict[str, float]:
         "learning_s": log.training_s,
     }
     return {name: value for name, value in values.items() if value is not None}
+
+
+def _each(log: StepLog) -> dict[str, float]:
+    """What is told of every denoising step, counted from 1; for trackers."""
+    each = (
+        (f"/{name}/{step}", value) for name, row in log.by_step.items() for step, value in enumerate(row, 1)
+    )
+    return {name: value for name, value in each if value is not None}
 
 
 def _parts(state: TrainingRun) -> dict[str, float]:

@@ -68,7 +68,7 @@ def test_plain_lines_where_nobody_watches(monkeypatch):
     view.progress(work, 1, 10, {"perplexity": 17.23456})
     assert out.file.getvalue() == ""
     now[0] += live.PLAIN_SECONDS
-    view.progress(work, 4, 10, {"perplexity": 17.23456})
+    view.progress(work, 4, 10, {"perplexity": 17.23456, "/for trackers/1": 1.0})
     view.cell_answered(make_record())
     view.pass_ended(work, End())
     view.run_ended()

@@ -47,8 +47,9 @@ OWN_FRAME = re.compile(rf'File "{re.escape(str(ROOT))}/(?:bench|ddposink)/')
 
 
 def no_trace(err):
-    """No traceback but what submitit's own executor says where Ctrl-C stopped it, two of them line by line in one."""
-    return not OWN_FRAME.search(err) and err.count("Traceback") <= len(re.findall(r"^KeyboardInterrupt$", err, re.M))
+    """No traceback but what submitit's executor says where it was stopped; two may be line by line in one."""
+    stopped = re.findall(r"^KeyboardInterrupt$", err, re.M)
+    return not OWN_FRAME.search(err) and err.count("Traceback") <= len(stopped)
 
 
 class Runs:

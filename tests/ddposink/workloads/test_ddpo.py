@@ -64,10 +64,13 @@ def test_the_base_has_gained_nothing_and_trained_nothing(whole):
 def test_progress_shows_reward_divergence_and_clipping(whole):
     done, total, values = whole.shown[-1]
     assert (done, total) == (2, 2)
-    assert set(values) == {
+    each = {name for name in values if name.startswith("/")}
+    assert values.keys() - each == {
         "reward", "kl", "ratio less one", "deviation", "clipped", "above", "below", "flat", "gradient",
         "sampling_s", "reward_s", "learning_s",
     }  # fmt: skip
+    told = ("ratio_mean", "ratio_std", "clipped_above", "clipped_below")
+    assert each == {f"/{name}/{step}" for name in told for step in (1, 2, 3)}  # for trackers
 
 
 def test_artifacts_scores_curves_pictures_and_weights(whole):
