@@ -125,7 +125,8 @@ def test_the_size_of_a_forward_does_not_matter(place: Path, base: dict[str, Any]
 
 @pytest.mark.parametrize("length", LENGTHS[1:2])
 def test_other_lengths_in_the_suite_do_not_matter(place: Path, base: dict[str, Any], length: int) -> None:
-    assert_same(run(place, f"length{length}", lengths=[length]), base)
+    told = {"policies": ["dense", "sink 3+13 evict=turn"]}
+    assert_same(run(place, f"length{length}", lengths=[length], **told), base)
 
 
 def test_a_child_without_preload_does_not_matter(place: Path, base: dict[str, Any]) -> None:
@@ -135,12 +136,14 @@ def test_a_child_without_preload_does_not_matter(place: Path, base: dict[str, An
 
 def test_passes_side_by_side_and_cut_off_do_not_matter(place: Path, base: dict[str, Any]) -> None:
     """Side by side; then every second record is lost, and passes go on from their beginning or middle."""
-    assert_same(run(place, "cut", "--jobs", "2"), base)
+    told = {"policies": ["dense", "sink 4+28", "sink 3+13 evict=turn"]}
+    whole = run(place, "cut", "--jobs", "2", **told)
+    assert_same(whole, base)
     (folder,) = (place / "cut" / "same").glob("2*")
     lines = (folder / "records.jsonl").read_text().splitlines(keepends=True)
     (folder / "records.jsonl").write_text("".join(lines[::2]))
-    found = run(place, "cut")
-    assert len(found) == len(base)
+    found = run(place, "cut", **told)
+    assert len(found) == len(whole) == len(SCALINGS) * 3 * len(LENGTHS)
     assert_same(found, base)
 
 
