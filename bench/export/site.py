@@ -51,7 +51,7 @@ def publish(
         written, note = add(folder, site)
         if note:
             console.print(f"[yellow]note:[/] {escape(note)}", soft_wrap=True, highlight=False)
-        console.print(f"published: {written}", soft_wrap=True, highlight=False)
+        console.print(f"published: {escape(str(written))}", soft_wrap=True, highlight=False)
     if repo is not None:
         from bench.export.hub import upload
 

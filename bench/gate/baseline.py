@@ -80,7 +80,11 @@ def read_run(folder: Path, suite: str, workload: str, name: str | None = None) -
     if damaged:
         notes.append(f"{folder.name}: {plural(damaged, 'line')} of {RECORDS} cannot be read")
     cells, repeats = index.columns["cell"], index.columns["repeat"]
-    newest = {(cells[row], repeats[row]): row for row in rows}
+    newest = {(cells[row], repeats[row]): row for row in rows if not planned or cells[row] in planned}
+    if stale := len({cells[row] for row in rows} - planned.keys()) if planned else 0:
+        notes.append(
+            f"{folder.name}: {plural(stale, 'record')} left out of cells that its suite no longer has"
+        )
     if left := planned.keys() - set(cells):
         notes.append(f"{folder.name} is unfinished: {len(left)} of {len(planned)} cells have no record")
     if not any(index.columns["status"][row] == Status.OK for row in newest.values()):
@@ -154,9 +158,12 @@ def _check_untouched(folder: Path, index: Index, planned: Mapping[str, dict[str,
             how = f"{clean(outside[row], 40)} of {name} lies outside its own samples"
             raise UserError(_edited(folder, how), hint=_AGAIN)
         for place, sha256 in json.loads(kept[row] or "[]"):
-            path = (folder / place).resolve()
-            inside = path.is_relative_to(folder.resolve())
-            if inside and path.is_file() and _sha256(path) != sha256:
+            try:
+                path = (folder / place).resolve()
+                differs = path.is_relative_to(folder.resolve()) and path.is_file() and _sha256(path) != sha256
+            except (OSError, ValueError, RuntimeError):  # a name too long, a NUL in it, a loop of links
+                differs = True
+            if differs:
                 raise UserError(_edited(folder, f"{clean(place, 100)} has another hash"), hint=_AGAIN)
 
 

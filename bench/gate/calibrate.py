@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -86,7 +87,7 @@ def calibrate(options: Options, pairs: int, console: Console, alpha: float = Rul
     except UserError:  # not a checkout: what is installed
         tree = Tree("this code")
     place = options.results / request.suite.suite
-    folder = place / "calibrations" / f"{datetime.now(UTC):%Y%m%d-%H%M%S}"
+    folder = place / "calibrations" / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
     asked = Asked.of(request, options, repeats=pairs)
     with (
         Interrupts(),

@@ -16,6 +16,7 @@ from typing import Any
 
 from bench import temporary
 from bench.errors import UserError
+from bench.results.environment import git_environment
 from bench.results.store import RECORDS
 
 TREE = "tree"  # the worktree in its temporary folder
@@ -123,6 +124,12 @@ def _git_or_fail(root: Path, *words: str) -> None:
 
 def _run_git(root: Path, *words: str) -> subprocess.CompletedProcess[str]:
     try:
-        return subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=False)
+        return subprocess.run(
+            ["git", "-C", str(root), *words],
+            capture_output=True,
+            text=True,
+            check=False,
+            env=git_environment(),
+        )
     except OSError as error:
         raise UserError(f"git cannot be run: {error}", hint="install git, or use --baseline RUN") from error

@@ -103,6 +103,7 @@ def compare(
     others: Sequence[ComparedRun],
     metrics: Sequence[Metric],
     tolerances: Mapping[str, float] | None = None,
+    defaults: Mapping[str, Any] | None = None,
 ) -> Comparison:
     """Hold every run against the baseline. Cells are matched by parameters and seed, not by code version.
 
@@ -113,7 +114,7 @@ def compare(
     seeds: list[OverSeeds] = []
     intervals = 0
     for other in others:
-        matched = match(baseline.side, other.side)
+        matched = match(baseline.side, other.side, defaults=defaults)
         cells = {cell.name: cell for cell in matched}
         judged = judge(baseline.side, other.side, metrics, tolerances, paired=False, cells=matched)
         seeds += over_seeds(other.name, cells, judged)

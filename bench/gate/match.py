@@ -105,8 +105,9 @@ def keys(
     """A key for every cell of both sides, equal where the same was asked."""
     known = [{name for params, _ in side for name in params} for side in (base, head)]
     shared = known[0] & known[1] if all(known) else known[0] | known[1]
+    shared |= (known[0] | known[1]) & defaults.keys()  # what one side lacks is what it is by default
     if _distinct(head, shared) and _distinct(base, shared):
-        return _keys(base, shared, {}), _keys(head, shared, {})
+        return _keys(base, shared, defaults), _keys(head, shared, defaults)
     every = known[0] | known[1]
     return _keys(base, every, defaults), _keys(head, every, defaults)
 

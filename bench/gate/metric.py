@@ -56,7 +56,8 @@ def compare(
 
 def _exact(cell: Match, metric: Metric, tolerance: float, values: list[list[float]], named: Any) -> Judgement:
     numbers = {"pairs": min(map(len, values)), **_means(*values)}
-    if len(set(values[0])) > 1 and not _within(max(values[0]) - min(values[0]), tolerance, max(values[0])):
+    spread = max(values[0]) - min(values[0])
+    if not _within(spread, tolerance, max(values[0]), exact=True):
         reason = f"not the same in every process of the base: {_span(values[0])}"
         return named(Verdict.INCONCLUSIVE, reason=reason, **numbers)
     was = values[0][0]
@@ -151,12 +152,17 @@ def _why_missing(record: Record, name: str) -> str:
 
 
 def _means(base: Sequence[float], head: Sequence[float]) -> dict[str, Any]:
-    was, now = (sum(side) / len(side) if side else None for side in (base, head))
+    was, now = (_mean(side) if side else None for side in (base, head))
     if was is None or now is None:
         return {"base": was, "head": now}
     quotient = now / was if was > 0 and now > 0 else math.inf
     ratio = quotient if math.isfinite(quotient) else None
     return {"base": was, "head": now, "difference": now - was, "ratio": ratio}
+
+
+def _mean(values: Sequence[float]) -> float:
+    total = sum(values)
+    return total / len(values) if math.isfinite(total) else sum(value / len(values) for value in values)
 
 
 def _worse(metric: Metric, difference: float) -> float:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bench.declarations import MetricClass
 from bench.errors import UserError, listed
@@ -33,7 +33,7 @@ class Scatter(BaseModel):
 
     metric: str
     klass: MetricClass
-    worst: float
+    worst: float = Field(ge=0, allow_inf_nan=False)
     worst_cell: str
 
 

@@ -23,7 +23,7 @@ from bench.gate.baseline import Stored, open_run, read_run
 from bench.gate.commits import VERDICT
 from bench.gate.confirm import confirm
 from bench.gate.judge import judge
-from bench.gate.match import Side
+from bench.gate.match import match
 from bench.gate.noise import (
     read_noise,
     resolvable_tolerances,
@@ -38,6 +38,7 @@ from bench.gate.scope import parameter_defaults
 from bench.gate.show import markdown, show
 from bench.gate.verdict import GateReport, Judgement, Terms, assemble
 from bench.results.folder import run_folders
+from bench.results.record import setting_of
 from bench.results.store import clear_errors, write_atomic
 from bench.run.session import Draw, run
 from bench.suite.request import Request, prepare
@@ -131,26 +132,22 @@ def _compared(base: Stored, head: Stored, request: Request, options: GateOptions
     if head.folder.resolve() == base.folder.resolve():
         raise UserError("base and head are the same run", hint="give two runs, or leave out --head")
     rule = options.rule()
-    wanted = {(cell.label, cell.seed) for cell in request.cells} if options.run.only else None
+    defaults = parameter_defaults(request.workload)
+    wanted = {(setting_of(cell.params), cell.seed) for cell in request.cells}
+    cells = match(base.side, head.side, options.accept, defaults)
     judgements = judge(
-        _only(base.side, wanted),
-        _only(head.side, wanted),
+        base.side,
+        head.side,
         request.workload.metrics,
         request.suite.tolerances,
         paired=False,
         rule=rule,
-        accept=options.accept,
-        defaults=parameter_defaults(request.workload),
+        cells=[one for one in cells if one.asked.question in wanted] if options.run.only else cells,
     )
     terms = Terms.of(rule, "stored", pairs=max((found.pairs for found in judgements), default=0))
     notes = [*base.notes, *head.notes, *_environment_notes(judgements)]
     names = (request.suite.suite, request.workload.name)
     return assemble(names, judgements, (base.info, head.info), terms, notes)
-
-
-def _only(side: Side, wanted: set[tuple[str, int]] | None) -> Side:
-    kept = tuple(r for r in side.records if wanted is None or (r.label, r.seed) in wanted)
-    return replace(side, records=kept)
 
 
 def _environment_notes(judgements: Sequence[Judgement]) -> list[str]:

@@ -7,6 +7,7 @@ The file is versioned like a record. Its JSON Schema is
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
@@ -90,6 +91,15 @@ class Terms(_FrozenVerdict):
         return cls(mode=mode, pairs=pairs, **shared)
 
 
+def _finite(data: Any) -> Any:
+    """JSON data with null for what no float holds, such as the difference of two that are huge."""
+    if isinstance(data, dict):
+        return {key: _finite(value) for key, value in data.items()}
+    if isinstance(data, list):
+        return [_finite(value) for value in data]
+    return None if isinstance(data, float) and not math.isfinite(data) else data
+
+
 class GateReport(_FrozenVerdict):
     """The verdict file."""
 
@@ -108,7 +118,7 @@ class GateReport(_FrozenVerdict):
 
     def json_text(self) -> str:
         """The verdict file: plain ASCII, so that no name in it does anything to whoever looks at it."""
-        return json.dumps(self.model_dump(mode="json"), indent=1, allow_nan=False) + "\n"
+        return json.dumps(_finite(self.model_dump(mode="json")), indent=1, allow_nan=False) + "\n"
 
     def of(self, *verdicts: Verdict) -> list[Judgement]:
         """The judgements with one of these verdicts, in the order of the suite."""

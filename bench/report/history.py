@@ -20,10 +20,12 @@ from rich.table import Table
 
 from bench import registry
 from bench.errors import UserError, did_you_mean, parse_json
+from bench.gate.baseline import planned_by_id
+from bench.report.session import warn
 from bench.report.tracks import Track, follow
 from bench.results.index import open_index
 from bench.results.record import Record
-from bench.results.store import ENV, RECORDS, write_atomic
+from bench.results.store import ENV, PLAN, RECORDS, write_atomic
 from bench.results.stored import stored
 from bench.text import clean, number, plural, scale_for
 
@@ -31,14 +33,19 @@ CSV = "history.csv"
 
 
 # What is looked at of every record; the values are read of cells that have a history.
-_COLUMNS = ("suite", "workload", "run", "label", "setting", "seed", "repeat", "status", "started")
+_COLUMNS = ("cell", "suite", "workload", "run", "label", "setting", "seed", "repeat", "status", "started")
+
+
+def run_places(folder: Path) -> list[Path]:
+    """Folders of runs in a folder, or one level below."""
+    return sorted({path.parent for depth in ("*", "*/*") for path in folder.glob(f"{depth}/{RECORDS}")})
 
 
 def read_runs(folder: Path) -> tuple[list[tuple[list[Record], dict[str, Any]]], str]:
     """All runs in a folder (or one level below) of one suite, and the name of their workload."""
-    places = sorted({path.parent for depth in ("*", "*/*") for path in folder.glob(f"{depth}/{RECORDS}")})
-    found = ((open_index(place / RECORDS, _COLUMNS), _env(place)) for place in places)
-    runs = [(records, env) for index, env in found if (records := stored(index, index.rows()))]
+    places = run_places(folder)
+    found = ((_planned_records(place), _env(place)) for place in places)
+    runs = [(records, env) for records, env in found if records]
     if not runs:
         raise UserError(f"there is no run in {folder}", hint="give a folder of runs, e.g. results/SUITE")
     suites = sorted({records[0].suite for records, _ in runs})
@@ -50,9 +57,18 @@ def read_runs(folder: Path) -> tuple[list[tuple[list[Record], dict[str, Any]]], 
     return runs, runs[0][0][0].workload
 
 
+def _planned_records(place: Path) -> list[Record]:
+    """The records of cells that the run's plan still has; all of them if it has none."""
+    index, planned = open_index(place / RECORDS, _COLUMNS), planned_by_id(_object(place / PLAN))
+    cells = index.columns["cell"]
+    return stored(index, (row for row in index.rows() if not planned or cells[row] in planned))
+
+
 def write(folder: Path, out: Path, names: Sequence[str], console: Console) -> list[Path]:
     """Print the history of a folder, and write it as CSV and as a picture."""
     runs, workload = read_runs(folder)
+    for place in run_places(folder):
+        warn(place, console)
     metrics = registry.load(workload).metrics
     known = {metric.name: metric for metric in metrics}
     for name in names:
@@ -114,8 +130,9 @@ def table_csv(tracks: Iterable[Track]) -> str:
     for track in tracks:
         marks = {s.at: {True: "worse", False: "better", None: "changed"}[s.worse] for s in track.steps}
         for i, point in enumerate(track.points):
-            own = [_inert(track.cell), track.metric.name, track.metric.unit, point.run, point.started]
-            sheet.writerow([*own, point.commit or "", repr(point.value), marks.get(i, "")])
+            own = [track.cell, track.metric.name, track.metric.unit, point.run, point.started]
+            told = map(_inert, (*own, str(point.commit or "")))
+            sheet.writerow([*told, repr(point.value), marks.get(i, "")])
     return text.getvalue()
 
 
@@ -126,8 +143,12 @@ def _inert(text: str) -> str:
 
 
 def _env(place: Path) -> dict[str, Any]:
+    return _object(place / ENV)
+
+
+def _object(path: Path) -> dict[str, Any]:
     try:
-        data = parse_json((place / ENV).read_text(encoding="utf-8"))
+        data = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return data if isinstance(data, dict) else {}

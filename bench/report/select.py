@@ -13,6 +13,7 @@ import pandas as pd
 
 from bench.report.frames import SERIES_END, RunData, planned_cells
 from bench.results.record import canonical
+from bench.suite.conditions import same
 from bench.workload import Scalar, View
 
 
@@ -186,7 +187,7 @@ def pairs(data: RunData, axis: str, reference: Any, frame: pd.DataFrame) -> list
 def is_reference(data: RunData, index: int, axis: str, reference: Any) -> bool:
     """Whether a cell has the reference value on the comparison axis (as column or as parameter)."""
     record = data.records[index]
-    return equal(record.columns.get(axis), reference) or equal(record.params.get(axis), reference)
+    return any(axis in own and same(own[axis], reference) for own in (record.columns, record.params))
 
 
 def _partner(data: RunData, index: int, axis: str) -> str:

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from bench.errors import UserError
+from bench.errors import UserError, inert
 from bench.gate.compare import Comparison
 from bench.gate.verdict import EXIT_FAILED_CELLS, EXIT_NOTHING, EXIT_PASS
 from bench.report import tables as report_tables
@@ -55,7 +55,7 @@ def report(
         heads, against = (rest, first) if base is None else (folders, base)
         name = "-".join(folder.name for folder in (*heads, against))[:120]
         page = render_several(heads, against, out or results / "compare" / name)
-    console.print(f"report: {page}", soft_wrap=True, highlight=False)
+    console.print(f"report: {escape(str(page))}", soft_wrap=True, highlight=False)
     return EXIT_PASS if _measured(folders, console) else EXIT_FAILED_CELLS
 
 
@@ -64,7 +64,8 @@ def _report_only(folder: Path, wanted: str, console: Console, *, vectors: bool) 
     from bench.report.page import draw_run, read_only
 
     data = read_only(folder, wanted)
-    console.print(f"report: {draw_run(data, vectors=vectors)}", soft_wrap=True, highlight=False)
+    page = draw_run(data, vectors=vectors)
+    console.print(f"report: {escape(str(page))}", soft_wrap=True, highlight=False)
     if data.whole.statuses.get(Status.OK):
         return EXIT_PASS
     console.print(f"[yellow]nothing was measured[/] of {escape(repr(wanted))}", soft_wrap=True)
@@ -120,7 +121,8 @@ def _print(comparison: Comparison, console: Console) -> None:
                 name, justify="right" if name in ("baseline", "value") else "left", overflow="fold"
             )
         for row in open_[:_MOST_ROWS]:
-            texts = [escape(str(row[name].text or row[name].value)) if name in row else "" for name in names]
+            said = (str(row[name].text or row[name].value) if name in row else "" for name in names)
+            texts = [escape(inert(text)) for text in said]
             colour = gate_show.COLOURS[Verdict(row["verdict"].value)]
             table.add_row(
                 *(f"[{colour}]{t}[/]" if n == "verdict" else t for n, t in zip(names, texts, strict=True))
@@ -145,7 +147,7 @@ def _print_seeds(found: report_tables.Table, console: Console) -> None:
         texts = [
             str(e.value if e.text is None else e.text) + (f" {e.note}" if e.note else "") for e in entries
         ]
-        table.add_row(*map(escape, texts))
+        table.add_row(*(escape(inert(text)) for text in texts))
     console.print(table)
 
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
+from bench import registry
+from bench.errors import UserError
 from bench.gate import show
 from bench.gate.baseline import read_run
 from bench.gate.compare import ComparedRun, Comparison, Lookup, Row, Series, compare
 from bench.gate.rule import Verdict
+from bench.gate.scope import parameter_defaults
 from bench.gate.verdict import Judgement
 from bench.report.frames import RunData
 from bench.report.tables import Column, Entry, Table
@@ -39,10 +43,22 @@ def compare_runs(runs: Sequence[RunData]) -> Comparison:
     tolerances = runs[0].suite.get("tolerances")
     sides = [ComparedRun(found.side, _series(run)) for found, run in zip(stored, runs, strict=True)]
     found = compare(
-        sides[-1], sides[:-1], list(metrics.values()), tolerances if isinstance(tolerances, dict) else None
+        sides[-1],
+        sides[:-1],
+        list(metrics.values()),
+        tolerances if isinstance(tolerances, dict) else None,
+        _defaults(workload),
     )
     notes = (*(note for one in stored for note in one.notes), *found.notes)
     return replace(found, notes=notes, replicate=runs[0].words.replicate, sample=runs[0].words.sample)
+
+
+def _defaults(workload: str) -> dict[str, Any]:
+    """What a run that does not know a parameter has done; empty for a workload that is not installed."""
+    try:
+        return parameter_defaults(registry.load(workload))
+    except UserError:
+        return {}
 
 
 def _series(run: RunData) -> Lookup:

@@ -52,7 +52,7 @@ def spread_of(value: Value | None) -> Spread | None:
     if len(samples) >= _FEWEST[MEAN] and is_mean_of(value.value, samples):
         mean = t_interval(samples)
         return Spread(mean.estimate, mean.low, mean.high, MEAN)
-    if len(samples) >= _FEWEST[MEDIAN] and np.isclose(np.median(samples), value.value, rtol=_ROUNDED):
+    if len(samples) >= _FEWEST[MEDIAN] and np.isclose(np.median(samples), value.value, rtol=_ROUNDED, atol=0):
         median = bootstrap_median(samples)
         return Spread(median.estimate, median.low, median.high, MEDIAN)
     return None

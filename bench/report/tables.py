@@ -84,7 +84,8 @@ class Table:
         for row in self.rows:
             values = [raw(entry.value) if (entry := row.get(c.key)) else "" for c in self.columns]
             missing = (row.get(c.key) for c in reasons)
-            writer.writerow(values + [clean(e.note or "") if e and e.value is None else "" for e in missing])
+            notes = (clean(e.note or "") if e and e.value is None else "" for e in missing)
+            writer.writerow(values + [raw(note) for note in notes])
         return out.getvalue()
 
 

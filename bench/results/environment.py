@@ -150,6 +150,19 @@ def _packages() -> dict[str, str]:
     return found
 
 
+# As `git rev-parse --local-env-vars` says, but for the settings (safe.directory may be one of them).
+_LOCAL = {
+    "GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_COMMON_DIR", "GIT_DIR", "GIT_GRAFT_FILE",
+    "GIT_IMPLICIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_INTERNAL_SUPER_PREFIX", "GIT_NO_REPLACE_OBJECTS",
+    "GIT_OBJECT_DIRECTORY", "GIT_PREFIX", "GIT_REPLACE_REF_BASE", "GIT_SHALLOW_FILE", "GIT_WORK_TREE",
+}  # fmt: skip
+
+
+def git_environment() -> dict[str, str]:
+    """The environment without what a hook of git sets: its repository, and the index of its commit."""
+    return {name: value for name, value in os.environ.items() if name not in _LOCAL}
+
+
 def _git(root: Path) -> dict[str, str | bool | None]:
     """Commit of our own source tree, and whether its code differs from that commit."""
     nothing: dict[str, str | bool | None] = {"commit": None, "dirty": None}
@@ -163,6 +176,7 @@ def _git(root: Path) -> dict[str, str | bool | None]:
             text=True,
             timeout=10,
             check=True,
+            env=git_environment(),
         )
     except (OSError, subprocess.SubprocessError):
         return nothing

@@ -106,9 +106,10 @@ def _new_folder(parent: Path, earlier: list[Path]) -> Path:
 
 def _started(folder: Path) -> datetime | None:
     try:
-        return datetime.strptime(folder.name[:15], _STAMP).replace(tzinfo=UTC)
+        found = datetime.strptime(folder.name[:15], _STAMP).replace(tzinfo=UTC)
     except ValueError:  # not one of ours
         return None
+    return found if found.year < 9999 else None  # nothing could come after it
 
 
 def _write_fingerprint(folder: Path, fingerprint: Fingerprint, known: dict[str, Any]) -> None:

@@ -17,6 +17,7 @@ def parse_line(path: Path, line: bytes) -> tuple[Record, Integrity] | None:
     """
     try:
         record, data = Record.model_validate_json(line), parse_json(line)
+        _ = record.setting  # parameters that are no JSON (NaN) name no cell
     except ValueError:  # pydantic's is one
         _check_version(path, _schema_version(line))
         return None

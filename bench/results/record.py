@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -43,6 +44,8 @@ class Value(_FrozenRecord):
     def _no_nan(cls, data: Any) -> Any:
         """NaN and infinity are not JSON: they become null with the reason."""
         value = data.get("value") if isinstance(data, dict) else None
+        if isinstance(value, int) and abs(value) > sys.float_info.max:
+            return {**data, "reason": data.get("reason") or "measured more than a float holds", "value": None}
         if isinstance(value, float) and not math.isfinite(value):
             return {**data, "reason": data.get("reason") or f"measured {value}", "value": None}
         return data

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from bench import registry
+from bench.errors import inert
 from bench.results.folder import choose_run, locked, remove_partial
 from bench.results.record import Status
 from bench.results.store import DAMAGED, PLAN, SUITE, Store, write_atomic
@@ -74,7 +75,8 @@ def _run(request: Request, options: Options, console: Console, draw: Draw, place
                 _measure(todo, request, options, store, place, console)
             _sum_up(console, store, request, options, measured=bool(todo))
             readme = store.folder / README
-            if changed or not readme.exists() or readme.stat().st_mtime < store.path.stat().st_mtime:
+            # What was measured is drawn whatever the clock says: set back, it makes a page look newer.
+            if todo or changed or not readme.exists() or readme.stat().st_mtime < store.path.stat().st_mtime:
                 readme = draw(store, request.workload)
             _conclude(console, store, request, options)
             _say(console, f"report: [bold]{escape(str(readme))}[/]")
@@ -99,7 +101,7 @@ def _write_plan(folder: Path, request: Request, options: Options) -> bool:
 
 def _say_what_was_found(console: Console, store: Store, request: Request) -> None:
     for note in request.plan.notes:
-        _say(console, escape(note))
+        _say(console, escape(inert(note)))
     if store.damaged:
         lines = plural(store.damaged, "damaged line")
         _say(console, f"[yellow]warning:[/] {lines} set aside in {DAMAGED}; those cells are measured again")

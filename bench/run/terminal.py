@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from bench.errors import inert
 from bench.results.record import Record, Status
 from bench.suite.plan import Plan
 from bench.text import MISSING, Scale, number, plural, scale_for
@@ -25,7 +26,7 @@ COLOURS = {
 
 def pass_name(work: Pass) -> str:
     """The label of the pass's last cell: the one that costs most, along the prefix axis."""
-    return work.cells[-1].label
+    return inert(work.cells[-1].label)
 
 
 def values_text(values: Mapping[str, float]) -> str:
@@ -51,9 +52,9 @@ def duration_text(seconds: float) -> str:
 
 def answer_text(record: Record, metrics: Sequence[Metric]) -> str:
     """One answered cell as a line of rich markup."""
-    head = f"[{COLOURS[record.status]}]{record.status:>7}[/]  {escape(record.label)}"
+    head = f"[{COLOURS[record.status]}]{record.status:>7}[/]  {escape(inert(record.label))}"
     if record.status is not Status.OK:
-        return f"{head}  {escape(record.reason or '')}"
+        return f"{head}  {escape(inert(record.reason or ''))}"
     shown = [f"{m.label} {value_text(record, m)}" for m in metrics if m.headline and _known(record, m)]
     taken = "  [yellow]disturbed[/]" if record.conformance.get("disturbed") else ""
     if warning := record.conformance.get("warning"):
@@ -120,7 +121,7 @@ def _table(answered: Sequence[tuple[Cell, Record]], metrics: Sequence[Metric]) -
             note = "[yellow]disturbed[/]"
         elif record.conformance.get("warning"):
             note = "[yellow]warning[/]"
-        table.add_row(escape(label), *row, note)
+        table.add_row(escape(inert(label)), *row, note)
     return table
 
 
@@ -148,10 +149,11 @@ def show_plan(plan: Plan, passes: Sequence[Pass], console: Console) -> None:
     for work in passes:
         labels = [cell.label for cell in work.cells]
         answers = [labels[0], *short_labels(labels)[1:]]
-        table.add_row(work.id[:8], str(len(work.cells)), f"{work.cost.amount:,}", escape(", ".join(answers)))
+        told = escape(", ".join(map(inert, answers)))
+        table.add_row(work.id[:8], str(len(work.cells)), f"{work.cost.amount:,}", told)
     console.print(table)
     for note in plan.notes:
-        console.print(escape(note), soft_wrap=True, highlight=False)
+        console.print(escape(inert(note)), soft_wrap=True, highlight=False)
     cells, cost = sum(len(work.cells) for work in passes), sum(work.cost.amount for work in passes)
     text = f"[bold]{plan.suite}[/]: {plural(cells, 'cell')} in {plural(len(passes), 'pass')}, {cost:,} {unit}"
     if cells == len(plan.cells) and plan.naive_cost.amount > plan.cost.amount:

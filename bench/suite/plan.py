@@ -250,7 +250,10 @@ def _check_rules(suite: Suite, points: Sequence[GridPoint]) -> list[UserError]:
         for name in item
         if name not in known
     ]
-    if suite.compare and suite.compare.axis not in shown:
+    if suite.compare and suite.compare.axis in ("seed", "repeat"):
+        message = f"compare: cells are compared within one {suite.compare.axis}, not along it"
+        errors.append(UserError(message, "name a column of the cells", suite.where(("compare", "axis"))))
+    elif suite.compare and suite.compare.axis not in shown:
         message = f"compare: no cell has a column {suite.compare.axis!r}"
         where = suite.where(("compare", "axis"))
         errors.append(UserError(message, did_you_mean(suite.compare.axis, shown), where))

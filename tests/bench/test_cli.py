@@ -525,3 +525,14 @@ def test_a_terminal_gets_moving_bars(place):
     assert "1 pass" in shown
     assert "sum " in shown
     assert "total 1,770 units" in shown
+
+
+def test_a_page_is_drawn_of_what_was_measured_also_when_the_clock_was_set_back(place):
+    suite = place.suite(grid={"length": [4, 8]})
+    assert place.bench(suite, "--only", "ok 4").returncode == 0
+    (folder,) = place.runs()
+    page = folder / "README.md"
+    page.write_text("of one cell")
+    os.utime(page, (time.time() + 7200,) * 2)
+    assert place.bench(suite).returncode == 0
+    assert page.read_text() == "drawn"

@@ -73,8 +73,8 @@ class EveryCell:
         if found.get("value") is not None:
             return ""
         if data["status"] != Status.OK:
-            return clean(f"{data['status']}: {data['reason']}")
-        return clean(found.get("reason") or "not measured by this cell")
+            return str(raw(clean(f"{data['status']}: {data['reason']}")))
+        return str(raw(clean(found.get("reason") or "not measured by this cell")))
 
     def write(self, path: Path, records: Iterable[Mapping[str, Any]]) -> None:
         """Write ``path``, whole or not at all. Raises UserError."""

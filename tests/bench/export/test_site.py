@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import re
@@ -304,3 +305,12 @@ def test_the_card_is_yaml_with_one_configuration_per_suite() -> None:
     head = yaml.safe_load(hub.card("org/name", {"b", "a: [x]"}).split("---")[1])
     assert [c["config_name"] for c in head["configs"]] == ["a: [x]", "b"]
     assert head["license"] == "apache-2.0"
+
+
+@pytest.mark.parametrize("name", ["site[old]", "s[bold]x", "s[%red]"])
+def test_the_folder_of_a_site_is_told_as_it_is_written(tmp_path: Path, name: str) -> None:
+    out, name = io.StringIO(), name.replace("%", "/")
+    target = tmp_path / name
+    console = Console(file=out, width=1000)
+    publish.publish(str(run(tmp_path / "r")), target, None, False, tmp_path, console)
+    assert f"published: {target}" in out.getvalue()

@@ -215,3 +215,22 @@ def test_earlier_fingerprints_of_a_resumed_run_are_known(run):
         fingerprint["earlier"] = {earlier["id"]: earlier}
 
     assert len(read_run(run(resumed), "toys", "gatetoy").side.environments) == 2
+
+
+def test_records_of_cells_that_the_plan_no_longer_has_are_left_out(run):
+    def add(records, plan, fingerprint):
+        records.append(records[0] | {"cell": "of another time"})
+
+    stored = read_run(run(add), "toys", "gatetoy")
+    assert len(stored.side.records) == 2
+    assert stored.notes == (
+        "20260101-000000-abcdef: 1 record left out of cells that its suite no longer has",
+    )
+
+
+@pytest.mark.parametrize("path", ["artifacts/a\0b", "artifacts/loop", "a" * 5000])
+def test_a_path_of_an_artifact_that_cannot_be_one(run, path):
+    folder = run(lambda r, p, e: r[0]["artifacts"][0].update(path=path))
+    (folder / "artifacts" / "loop").symlink_to("loop")
+    with pytest.raises(UserError, match="has another hash"):
+        read_run(folder, "toys", "gatetoy")

@@ -260,7 +260,9 @@ def test_a_side_that_does_not_know_a_parameter_has_its_default():
     base, head = [({"kind": "a"}, 0)], [({"kind": "a", "level": 0}, 0), ({"kind": "a", "level": 5}, 0)]
     (known,), (same, new) = keys(base, head, {"level": 0})
     assert known == same != new
-    (known,), (same,) = keys(base, head[1:], {"level": 0})  # told apart without it: left out
+    (known,), (new,) = keys(base, head[1:], {"level": 0})
+    assert known != new
+    (known,), (same,) = keys(base, head[1:], {})  # no default, and told apart without it: left out
     assert known == same
 
 
@@ -286,3 +288,15 @@ def test_memory_of_a_child_that_was_not_preloaded_is_not_held_against_others():
         assert verdicts(found, "rss") == [verdict]
         assert verdicts(found, "latency") == ["pass"]
     assert verdicts(judged(repeats(1e8, False), repeats(1e8, False)), "rss") == ["pass"]
+
+
+def test_an_exact_metric_that_scatters_in_the_base_blames_nobody():
+    (found,) = judged(*pairs("slots", [4e9, 4e9 + 1, 4e9], [4e9 + 1, 4e9, 4e9]), paired=False)
+    assert found.verdict == "inconclusive"
+    assert "not the same in every process of the base" in found.reason
+
+
+def test_numbers_at_the_end_of_floats_are_judged():
+    (found,) = judged(*pairs("nll", [1.7e308] * 3, [-1.7e308] * 3), paired=False)
+    assert (found.base, found.head) == pytest.approx((1.7e308, -1.7e308))
+    assert found.verdict == "improved"

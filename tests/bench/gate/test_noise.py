@@ -1,6 +1,7 @@
 """What is said before a gate measures, and thresholds from a calibration. The command is in test_gate_cli."""
 
 import json
+import math
 
 import pytest
 
@@ -71,6 +72,10 @@ def test_thresholds_below_the_noise_of_this_machine_are_raised_and_told(asked, t
         ({"environment": {"cpu": {"model": "Another CPU"}}}, "measured with another "),
         ({"metrics": [{"metric": "latency"}]}, "is no calibration: metrics.0.klass: Field required"),
         ({"environment": None}, "is no calibration: environment: Input should be"),
+        (
+            {"metrics": [{"metric": "nll", "klass": "near", "worst": math.inf, "worst_cell": "a"}]},
+            "is no calibration: metrics.0.worst: Input should be a finite number",
+        ),
     ],
 )
 def test_a_file_of_anything_else_is_refused(tmp_path, changes, message):

@@ -19,7 +19,7 @@ from bench.gate.verdict import GateReport
 from bench.results.digest import with_digest
 from bench.results.record import Record
 from bench.results.store import read_records
-from helpers.gateplace import HERE, ROOT, plug_in, write_suite
+from helpers.gateplace import HERE, ROOT, plug_in, verdicts, write_suite
 
 SMALL = {"grid": {"kind": ["a"], "tokens": [8]}, "repeat": 3}
 
@@ -440,3 +440,35 @@ def test_calibration_prints_noise_and_warns_of_thresholds_below_it(repository):
     data = json.loads(path.read_text())
     assert data["pairs"] == 4
     assert {one["metric"] for one in data["metrics"]} == {"slots", "fed", "nll", "latency", "speed", "rss"}
+
+
+def test_only_finds_a_cell_whose_label_the_base_does_not_know(place, monkeypatch):
+    from helpers.gatetoy import GateToy
+
+    monkeypatch.setattr(GateToy, "label", lambda self, params: params.kind)
+    assert bench("run", write_suite(place, grid={"kind": ["a", "b"], "tokens": [8]})).exit_code == 0
+    (place.parent / "noise.json").write_text('{"SLOTS": 1, "SCATTER": 0.01}')
+    suite = write_suite(place, grid={"kind": ["a", "b"], "tokens": [8, 16]})
+    assert bench("run", suite, "--new").exit_code == 0
+    base, head = sorted(path.parent for path in (place / "results/toys").glob("*/env.json"))
+    done = bench("gate", suite, "--baseline", base, "--head", head, "--only", "a (tokens=8)")
+    assert done.exit_code == 4, done.output
+    judged = verdict(place).judgements
+    assert {found.cell for found in judged} == {"a (tokens=8)"}
+    assert verdicts(judged, "slots") == ["regressed"]
+
+
+def test_a_hook_of_git_has_no_say_in_what_a_gate_asks_git(repository, monkeypatch):
+    """Within a hook git's variables name the repository and the index of the commit that is being made."""
+    suite = write_suite(repository, **SMALL)
+    commit(repository, "suite")
+    before = subprocess.check_output(["git", "status", "--porcelain"], cwd=repository)
+    index = repository / ".git" / "index"
+    monkeypatch.setenv("GIT_INDEX_FILE", str(index))
+    monkeypatch.setenv("GIT_DIR", str(repository / ".git"))
+    kept = index.read_bytes()
+    done = bench("gate", suite, "--against", "HEAD~1", "--pairs", "3")
+    assert done.exit_code in (0, 4, 5), done.output
+    assert index.read_bytes() == kept
+    monkeypatch.undo()
+    assert subprocess.check_output(["git", "status", "--porcelain"], cwd=repository) == before

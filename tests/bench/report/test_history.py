@@ -169,3 +169,27 @@ def test_memory_of_children_that_were_not_preloaded_is_no_step():
     (track,) = follow(made, [metric for metric in GateToy.metrics if metric.name == "rss"])
     assert len(track.points) == 8
     assert track.steps == []
+
+
+def test_of_a_run_only_the_cells_of_its_plan_are_followed(folder):
+    place = folder / "run00"
+    old = record({"latency": 99.0, "speed": 99.0}, cell="of another time", run="run00")
+    with open(place / "records.jsonl", "a") as file:
+        file.write(with_digest(old).model_dump_json() + "\n")
+    kept = json.loads((place / "records.jsonl").read_text().splitlines()[0])
+    (place / "plan.json").write_text(json.dumps({"passes": [{"cells": [{"id": kept["cell"]}]}]}))
+    assert [len(records) for records, _ in read_runs(folder)[0]] == [1] * 12
+
+
+def test_an_edited_record_is_told(folder):
+    file = folder / "run03" / "records.jsonl"
+    file.write_text(file.read_text().replace('"kind":"a"', '"kind":"b"', 1))
+    done = CliRunner().invoke(app, ["history", str(folder)])
+    assert "was edited after" in done.output.replace("\n", " ")
+
+
+def test_no_cell_of_the_table_is_a_formula(folder):
+    made = [(r, {"git": {"commit": "=1+1"}}) for r, _ in runs("latency", [1.0] * 8)]
+    made = [([r.model_copy(update={"run": "=2+2"}) for r in records], env) for records, env in made]
+    rows = csv.DictReader(io.StringIO(table_csv(follow(made, GateToy.metrics))))
+    assert {(row["run"], row["commit"]) for row in rows} == {("'=2+2", "'=1+1")}

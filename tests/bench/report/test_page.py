@@ -190,6 +190,15 @@ def test_pairs_share_everything_but_the_axis(tmp_path: Path) -> None:
     assert "2 measured cells" in str(comparisons.missing_reference(data))
 
 
+@pytest.mark.parametrize("reference", [512, "512", 512.0])
+def test_a_reference_is_found_however_it_is_written(tmp_path: Path, reference: Any) -> None:
+    suite = {"compare": {"axis": "length", "reference": reference}}
+    records = [measured("dense", length) for length in (512, 1024)]
+    data = load(write_run(tmp_path / RUN, records, suite=suite), Synthetic())
+    assert comparisons.missing_reference(data) is None
+    assert len(comparisons.pairs(data, "length", reference, data.ok)) == 1
+
+
 HOSTILE = (
     "$\\frac{$ <script>alert(1)</script> | ![x](http://e.vil/i.png) [y](javascript:z) "
     "`` \n# h\u202e **b** www.e.vil"
@@ -207,6 +216,7 @@ def test_hostile_names_are_inert(tmp_path: Path) -> None:
         renamed(record("window 512", 1024, status="error", reason=HOSTILE), HOSTILE),
         renamed(record("sink 4+508", 512, status="error", reason="=1+1"), "=cmd|' /C calc'!A0"),
     ]
+    records[0]["metrics"]["vram"] = {"value": None, "unit": "bytes", "reason": "=cmd|'x'!A0"}
     series = {made["pass_id"]: {"nll": nll_series("dense", 512)} for made in records}
     suite = {"description": HOSTILE, "compare": {"axis": "policy", "reference": HOSTILE}}
     folder = write_run(tmp_path / RUN, records, series=series, suite=suite, env={"cpu": HOSTILE})
@@ -244,6 +254,8 @@ def test_numbers_are_readable() -> None:
     assert shown == ["0", "0", "5,158", "17.23", "0.01235", "1.20e-07", "16,384", "1.5e+13", "–", "yes", "∞"]
     assert interval(0.02634, 0.014, 0.0401) == "+0.026 [+0.014, +0.040]"
     assert interval(-3.0, -3.4, -2.6) == "−3.00 [−3.40, −2.60]"
+    assert interval(5e-9, 4e-9, 6e-9) == "+5e-09 [+4e-09, +6e-09]"  # not zero, which the interval excludes
+    assert interval(2e15, 1e15, 3e15) == "+2e+15 [+1e+15, +3e+15]"
     assert scale_for("bytes", [2**20, 3 * 2**30, 5 * 2**30]).unit == "GiB"
     assert scale_for("ms", [1.0]) == (1.0, "ms")
     assert code("a`b") == "``a`b``"

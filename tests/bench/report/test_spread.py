@@ -39,3 +39,9 @@ def test_samples_that_say_nothing_give_no_interval(samples):
 def test_a_metric_without_a_value_has_none():
     assert spread_of(None) is None
     assert spread_of(Value(value=None, unit="", reason="no GPU", samples=[1.0, 2.0, 3.0])) is None
+
+
+def test_a_median_of_small_numbers_is_taken_for_one_only_if_it_is():
+    samples = [float(n) * 1e-9 for n in range(1, 10)]
+    assert spread_of(Value(value=9e-9, unit="s", samples=samples)) is None
+    assert spread_of(Value(value=5e-9, unit="s", samples=[*samples[:8], 2e-8])).what == MEDIAN

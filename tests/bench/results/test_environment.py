@@ -2,8 +2,11 @@ import copy
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 from bench.results import environment
+
+ROOT = Path(__file__).parents[3]
 
 
 def test_the_fingerprint_is_json_and_its_id_covers_everything():
@@ -86,3 +89,9 @@ def test_the_commit_of_a_repository_and_whether_it_was_changed(tmp_path):
     assert environment._git(tmp_path) == clean
     (tmp_path / "bench" / "a.py").write_text("a = 2\n")
     assert environment._git(tmp_path) == {**clean, "dirty": True}
+
+
+def test_a_hook_of_another_repository_has_no_say_in_the_commit(tmp_path, monkeypatch):
+    monkeypatch.setenv("GIT_DIR", str(ROOT / ".git"))
+    monkeypatch.setenv("GIT_WORK_TREE", str(ROOT))
+    assert environment._git(tmp_path) == {"commit": None, "dirty": None}

@@ -362,3 +362,22 @@ def test_records_hold_no_nan(tmp_path):
     text = (tmp_path / RECORDS).read_text()
     assert "NaN" not in text
     assert Store(tmp_path).damaged == 0
+
+
+def test_a_number_that_no_float_holds_is_null_with_a_reason():
+    for value in (10**320, -(10**5000)):
+        found = make_record(metrics={"total": {"value": value, "unit": "units"}}).metrics["total"]
+        assert found.value is None
+        assert found.reason == "measured more than a float holds"
+
+
+def test_parameters_that_are_no_json_make_a_damaged_line(tmp_path):
+    path = tmp_path / RECORDS
+    line = make_record().model_dump_json().replace('"length":8}', '"length":NaN}', 1)
+    path.write_text(line + "\n")
+    assert read_records(path) == ([], [line.encode()])
+
+
+def test_a_folder_of_the_last_year_is_none_of_ours(tmp_path):
+    (tmp_path / "s" / "99991231-235959-aaaaaa").mkdir(parents=True)
+    assert choose_run(tmp_path, "s", FINGERPRINT, {}, "v1").folder.name < "9999"

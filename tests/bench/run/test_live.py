@@ -1,3 +1,4 @@
+import dataclasses
 import io
 
 import pytest
@@ -140,3 +141,21 @@ def test_the_plan_shows_passes_and_saving():
     assert (
         "s: 4 cells in 2 passes, 32 numbers; cell by cell it would be 48 numbers: sharing saves 33%" in text
     )
+
+
+@pytest.mark.parametrize("text", ["\x1b[31mred", "\x9b31mred", "\u202eabc", "a\nforged row", "a\rb"])
+def test_labels_and_reasons_draw_nothing_in_a_terminal(text):
+    out = console()
+    view = live.PlainView(out, Toy.metrics)
+    view.cell_answered(make_record(label=text))
+    view.cell_answered(make_record(status="error", reason=text, metrics={}))
+    terminal.summary([make_record("a")], Toy.metrics, [Cell("a", {}, text)], out)
+    work = make_pass(lengths=(10,))
+    work = dataclasses.replace(work, cells=(dataclasses.replace(work.cells[0], label=text),))
+    view.run_started([work], 0)
+    cost = Cost(10, "numbers")
+    terminal.show_plan(Plan("s", "toy", "1", work.cells, (work,), cost, cost, (text,)), [work], out)
+    said = out.file.getvalue()
+    assert said.replace("\n", "").isprintable()
+    assert "\nforged row" not in said
+    assert terminal.pass_name(work).isprintable()
