@@ -41,7 +41,9 @@ class TensorBoardLog:
     def __init__(self, folder: Path, work: Pass) -> None:
         from tensorboard.summary import Writer
 
-        self._writer = Writer(str(folder / FOLDER / f"{slug(pass_name(work))}-{work.id}"))
+        above = folder / FOLDER
+        known = sorted(above.glob(f"*-{work.id}"))  # an earlier attempt's, whose last open cell was another
+        self._writer = Writer(str(known[0] if known else above / f"{slug(pass_name(work))}-{work.id}"))
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         """See `Log`; on the disk at once, for who looks is waiting."""

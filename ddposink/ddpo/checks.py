@@ -125,7 +125,11 @@ def _flow(config: Settings) -> None:
     if config.max_sequence_length is not None:
         _whole("max_sequence_length", config.max_sequence_length, 0)
     if window is None:
+        if config.sample_sde_window_moves != "fixed":
+            raise ValueError("sample_sde_window_moves is of a window: name its size, sample_sde_window")
         return
+    if kernel == ODE:
+        raise ValueError(f"sample_sde_window is where noise is drawn; sample_kernel '{ODE}' draws none")
     _whole("sample_sde_window", window, 1)
     if window > config.noisy_steps > 0:
         left = config.sample_num_steps - config.noisy_steps
@@ -147,9 +151,11 @@ def _training(config: Settings) -> None:
             f"steps leaves none to learn from; use at most {config.sample_num_steps - 1}"
         )
     if config.num_train_timesteps < 1:
+        noised = config.algorithm in rules.LEARN_FROM_NOISED
+        of = config.sample_num_steps - config.train_skip_last_steps if noised else config.window.size
         raise ValueError(
-            f"train_timestep_fraction {fraction} of {config.sample_num_steps} denoising steps leaves none to "
-            f"learn from; use at least {math.ceil(1e4 / config.sample_num_steps) / 1e4}"
+            f"train_timestep_fraction {fraction} of {of} denoising steps to be learnt from leaves none; "
+            f"use at least {math.ceil(1e4 / of) / 1e4}"
         )
     for name in ("train_adam_beta1", "train_adam_beta2"):
         value = getattr(config, name)

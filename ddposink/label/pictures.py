@@ -70,7 +70,7 @@ def _from_manifest(folder: Path) -> list[Picture]:
             if not picture.is_file():
                 raise ValueError(f"{folder / MANIFEST}:{number}: there is no picture '{row['image']}'")
             found.append(Picture(row["prompt"], picture.resolve()))
-    return found
+    return list(dict.fromkeys(found))  # named twice is one picture: it is not compared with itself
 
 
 def _inside(file: Path, folder: Path) -> bool:

@@ -36,7 +36,7 @@ class LabelSession:
         self.pictures, self.choices, self.judge = list(pictures), choices, judge
         self.lock = threading.RLock()
         self.pairs = plan(self.pictures, seed, per_prompt)
-        done = {frozenset((row["image_a"], row["image_b"])) for row in choices.rows}
+        done = {(row["prompt"], frozenset((row["image_a"], row["image_b"]))) for row in choices.rows}
         self.queue = [number for number, pair in enumerate(self.pairs) if self._names(pair) not in done]
 
     @property
@@ -76,12 +76,14 @@ class LabelSession:
         with self.lock:
             if (row := self.choices.undo()) is None:
                 return False
-            names = frozenset((row["image_a"], row["image_b"]))
+            names = row["prompt"], frozenset((row["image_a"], row["image_b"]))
             self.queue.insert(0, next(n for n, pair in enumerate(self.pairs) if self._names(pair) == names))
             return True
 
-    def _names(self, pair: PicturePair) -> frozenset[str]:
-        return frozenset(self.choices.name(self.pictures[i].file) for i in (pair.a, pair.b))
+    def _names(self, pair: PicturePair) -> tuple[str, frozenset[str]]:
+        """Its prompt too: the same two pictures may be compared under several."""
+        files = (self.pictures[pair.a].file, self.pictures[pair.b].file)
+        return self.pictures[pair.a].prompt, frozenset(map(self.choices.name, files))
 
 
 def plan(pictures: Sequence[Picture], seed: int, per_prompt: int | None) -> list[PicturePair]:

@@ -71,7 +71,7 @@ class Weighted(RewardKind):
 
     def parse(self, argument: str) -> str:
         """The sum in its canonical form."""
-        text = "".join(f"{factor:+g}*{ref.name}" for factor, ref in self.parts(argument))
+        text = "".join(f"{_factor(factor)}*{ref.name}" for factor, ref in self.parts(argument))
         return text.removeprefix("+")
 
     def runs_code(self, argument: str) -> bool:
@@ -133,6 +133,12 @@ class WeightedSum:
         """Mean of every weighted part over the pictures since last asked; empty if there were none."""
         said, self._said = self._said, {}
         return {name: sum(values) / len(values) for name, values in said.items()}
+
+
+def _factor(value: float) -> str:
+    """With its sign, and read back as the same number."""
+    short = f"{value:+g}"
+    return short if float(short) == value else "+" * (value > 0) + repr(value)
 
 
 def shares(variances: Mapping[str, float]) -> dict[str, float]:

@@ -97,10 +97,7 @@ def load_tuned(pipeline: Any, weights: Path) -> None:
 
 def find_cell(text: str, results: Path) -> tuple[Path, Record]:
     """Run folder and record of RUN/CELL, where CELL is an id, a label or a pattern of labels."""
-    run, _, wanted = text.rpartition("/")
-    if not run:
-        raise UserError(f"{text!r} is not of the form RUN/CELL", hint="for example 'ddpo/*brisque*50'")
-    folder = find_run(run, results)
+    folder, wanted = _run_and_cell(text, results)
     planned = planned_cells(folder)
     read = read_records(folder / RECORDS)[0]
     records = {r.cell: r for r in read if planned is None or r.cell in planned}
@@ -114,6 +111,21 @@ def find_cell(text: str, results: Path) -> tuple[Path, Record]:
         what = f"{wanted!r} means {len(found)} cells"
         raise UserError(f"{what}: {'; '.join(named)}", hint="name one, or its id")
     raise UserError(f"no cell {wanted!r} in {folder}", hint=did_you_mean(wanted, labels))
+
+
+def _run_and_cell(text: str, results: Path) -> tuple[Path, str]:
+    """Both may hold slashes (a path; the label of a reward server): the longest beginning that is a run."""
+    places = [i for i, letter in enumerate(text) if letter == "/" and i]
+    if not places:
+        raise UserError(f"{text!r} is not of the form RUN/CELL", hint="for example 'ddpo/*brisque*50'")
+    missing: UserError | None = None
+    for place in reversed(places):
+        try:
+            return find_run(text[:place], results), text[place + 1 :]
+        except UserError as error:
+            missing = error
+    assert missing is not None
+    raise missing
 
 
 def planned_cells(folder: Path) -> set[str] | None:
@@ -145,16 +157,23 @@ def _write(
     out: Path, prompts: Sequence[str], seeds: int, pictures: tuple[torch.Tensor, torch.Tensor]
 ) -> Iterator[Path]:
     columns, labels = [], []
+    names = _file_names(prompts)
     for number, prompt in enumerate(prompts):
         for name, images in zip(NAMES, pictures, strict=True):
             own = [images[number * seeds + seed] for seed in range(seeds)]
             columns.append(own)
             labels.append(f"{name}: {prompt}")
             for seed, picture in enumerate(own):
-                path = out / f"{_file_name(prompt)}-{seed}-{name}.png"
+                path = out / f"{names[number]}-{seed}-{name}.png"
                 to_image(picture).save(path)
                 yield path
     yield save_sheet(columns, labels, out / "sheet.webp")
+
+
+def _file_names(prompts: Sequence[str]) -> list[str]:
+    """One for each; prompts of one name are told apart by their place, counted from 1."""
+    names = [_file_name(prompt) for prompt in prompts]
+    return [f"{name}-prompt{i}" if names.count(name) > 1 else name for i, name in enumerate(names, 1)]
 
 
 def _file_name(prompt: str) -> str:

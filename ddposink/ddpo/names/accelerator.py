@@ -18,6 +18,7 @@ from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.utils import ProjectConfiguration
 from torch import Tensor
 
+from ddposink.ddpo import grpo
 from ddposink.ddpo.config import DDPOConfig
 from ddposink.ddpo.stats import PROMPT_EPSILON, Prompts
 from ddposink.ddpo.trackers import log
@@ -121,6 +122,11 @@ class TrlAttributes:
             raise ValueError(
                 "TRL's methods have only the loss 'is'; 'sf' needs a trainer that overrides none"
             )
+        if used := beyond_trl(config):
+            raise ValueError(
+                f"TRL's methods know no {used}: with a method or a pipeline of one's own leave it out, or "
+                "train with a trainer that overrides none"
+            )
         return TrainersAccelerator(self.engine, self.trackers, self._save_to, self._load_from)
 
     @property
@@ -170,6 +176,15 @@ class TrlAttributes:
     def num_train_timesteps(self) -> int:
         """Denoising steps of each sample that are learnt from."""
         return self.engine.config.num_train_timesteps
+
+
+def beyond_trl(config: Any) -> str | None:
+    """The first setting that only the engine's own training step obeys; None if there is none."""
+    if config.algorithm != "ddpo":
+        return f"algorithm '{config.algorithm}'"
+    passed_on = ("advantage_deviation",)  # which the comparison obeys, see `TrlMethods._advantages`
+    used = (n for n, default in grpo.OPTIONS.items() if n not in passed_on and getattr(config, n) != default)
+    return next(used, None)
 
 
 def encoded(pipeline: Any, texts: Iterable[str], device: torch.device) -> tuple[Tensor, Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +47,11 @@ class Saving:
             self.push_to_hub(repo_id or Path(save_directory).name, **push_to_hub_kwargs)
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        if self._pipeline_overrides("save_pretrained"):
-            self.sd_pipeline.save_pretrained(save_directory)
-        else:  # TRL's own writes a UNet that does not load again
-            save_pipeline(self.engine.pipeline, self.engine.config.use_lora, save_directory)
+        with getattr(self.engine, "evaluated", nullcontext)():  # the average of the weights, with ema_decay
+            if self._pipeline_overrides("save_pretrained"):
+                self.sd_pipeline.save_pretrained(save_directory)
+            else:  # TRL's own writes a UNet that does not load again
+                save_pipeline(self.engine.pipeline, self.engine.config.use_lora, save_directory)
         self._card_folder = Path(save_directory)
         self.create_model_card()
 

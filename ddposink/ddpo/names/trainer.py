@@ -10,7 +10,6 @@ methods (`ddposink.ddpo.names.steps`) on the same weights, optimizer and checkpo
 from __future__ import annotations
 
 import os
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -84,7 +83,6 @@ class DDPOTrainer(Saving, TrlMethods):
         self.sd_pipeline = (
             DefaultDDPOStableDiffusionPipeline.around(pipeline, own.use_lora) if stock else sd_pipeline
         )
-        self._drawn: deque[Any] = deque()  # metadata of the prompts whose pictures are not finished
         self._batches: list[list[Any]] = []
         self._start(own, pipeline)
         self.trackers = start_trackers(own, cpu=pipeline.unet.device.type == "cpu")
@@ -120,7 +118,6 @@ class DDPOTrainer(Saving, TrlMethods):
                 updates = self._step_by_step(epoch, global_step) - global_step
                 self.engine.step += 1
             else:
-                self._drawn.clear()
                 self._batches.clear()
                 finished, updates = self.engine._train(), self.engine.config.updates_per_epoch
         if not by_steps:
@@ -217,11 +214,12 @@ class DDPOTrainer(Saving, TrlMethods):
         answer = self.prompt_fn()
         if not (isinstance(answer, tuple | list) and len(answer) == 2):
             raise ValueError(f"prompt_function must answer (prompt, metadata), not {answer!r}")
-        self._drawn.extend([answer[1]] * self._made_of["samples_per_prompt"])
-        return answer[0]
+        return _Told(answer[0], answer[1]) if isinstance(answer[0], str) else answer[0]
 
     def _reward(self, images: Tensor, prompts: list[str]) -> Tensor:
-        metadata = tuple(self._drawn.popleft() for _ in prompts)
+        # By the prompt itself: `draft` asks in another order than was drawn in.
+        metadata = tuple(prompt.metadata for prompt in prompts)  # type: ignore[attr-defined]
+        prompts = list(map(str, prompts))
         scores, about = both(self.reward_fn(images, tuple(prompts), metadata))
         scores = torch.as_tensor(scores, device=images.device)
         if self.image_samples_callback is not None:
@@ -237,6 +235,21 @@ class DDPOTrainer(Saving, TrlMethods):
         more |= {"approx_kl": finished.approx_kl, "clipfrac": finished.clip_fraction}
         values |= {"loss": finished.loss} | {name: v for name, v in more.items() if v is not None}
         log(self.trackers, values | _told(finished), global_step)
+
+
+class _Told(str):
+    """A prompt and what the script says about it; a plain text where it is sent to other processes."""
+
+    __slots__ = ("metadata",)
+    metadata: Any
+
+    def __new__(cls, text: str, metadata: Any) -> _Told:
+        found = super().__new__(cls, text)
+        found.metadata = metadata
+        return found
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return str, (str(self),)
 
 
 _TOLD = (

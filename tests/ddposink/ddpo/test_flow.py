@@ -190,6 +190,15 @@ def test_lora_goes_into_a_stock_pipeline_and_back(tmp_path: Path) -> None:
         ({"sample_kernel": "cps", "sample_eta": 1.2}, r"must lie in \(0, 1\]"),
         ({"sample_sde_window": 4}, "window 4 is beyond the 3 denoising steps; use at most 3"),
         ({"sample_kernel": "cps", "sample_sde_window": 3}, "the last 1 has no part in it; use at most 2"),
+        ({"sample_sde_window_moves": "random"}, "is of a window: name its size"),
+        (
+            {"sample_kernel": "ode", "algorithm": "nft", "sample_sde_window": 1},
+            "sample_kernel 'ode' draws none",
+        ),
+        (
+            {"train_skip_last_steps": 1, "train_timestep_fraction": 0.3},
+            "0.3 of 2 denoising steps to be learnt from leaves none; use at least 0.5",
+        ),
         ({"sample_sde_window": 0}, "sample_sde_window must be a whole number of at least 1"),
         ({"sample_shift": -1.0}, "sample_shift must be a positive number"),
         ({"engine": "trl"}, "TRL's engine knows no sample_kernel 'flow-sde'"),

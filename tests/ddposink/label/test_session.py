@@ -285,3 +285,18 @@ def test_the_page_in_a_browser(folder):
         browser.close()
     assert faults == []
     assert [c.choice for c in read_comparisons(str(folder / "choices.csv"))] == [1, 0.5, 1, 1, 0]
+
+
+def test_the_same_two_pictures_under_two_prompts_are_two_pairs(folder):
+    names = sorted(p.file.relative_to(folder).as_posix() for p in read_pictures(folder))[:2]
+    lines = [f"{prompt},{name}\n" for prompt in ("cat", "dog") for name in (*names, names[0])]  # one twice
+    (folder / "manifest.csv").write_text("".join(["prompt,image\n", *lines]))
+    session = start(folder)
+    assert len(session.queue) == 2
+    session.answer(session.queue[0], "a")
+    again = start(folder)
+    assert len(again.queue) == 1
+    again.answer(again.queue[0], "b")
+    assert again.undo()
+    assert len(again.queue) == 1
+    assert len(start(folder).queue) == 1

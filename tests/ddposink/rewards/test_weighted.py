@@ -80,3 +80,9 @@ def test_the_identity_is_that_of_the_parts():
 def test_what_is_no_sum_is_told(text, words):
     with pytest.raises(ValueError, match=words):
         parse_reward(text)
+
+
+@pytest.mark.parametrize("factor", ["1.0000004", "1234567", "0.12345678", "-1e-07", "3", "0.1"])
+def test_a_factor_is_trained_with_as_it_is_written(factor):
+    ref = parse_reward(f"weighted:{factor}*brisque+1*clip_score")
+    assert weighted.parts(ref.argument)[0][0] == float(factor)

@@ -83,3 +83,15 @@ def test_what_cannot_be_drawn_says_why(run, cell, message, tmp_path):
         ddpo_generate.main(f"{run}/{cell}", ["cat"], results=run, out=tmp_path)
     with pytest.raises(UserError, match="RUN/CELL"):
         ddpo_generate.main("cell", ["cat"], results=run, out=tmp_path)
+
+
+def test_prompts_that_would_have_one_file_have_several():
+    found = ddpo_generate._file_names(["red fox", "Red fox!", "猫", "犬", "cat", "x" * 70, "x" * 80])
+    assert len(set(found)) == len(found)
+    assert found[0] == "red-fox-prompt1"
+    assert found[4] == "cat"
+
+
+def test_a_label_may_hold_a_slash(run, tmp_path):
+    with pytest.raises(UserError, match=r"no cell 'http://127\.0\.0\.1:1/score · 1' in"):
+        ddpo_generate.main(f"{run}/http://127.0.0.1:1/score · 1", ["cat"], results=run, out=tmp_path)

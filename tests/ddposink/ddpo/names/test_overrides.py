@@ -389,3 +389,53 @@ def test_what_cannot_be_gone_round_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(ValueError, match="not with me"):
         made(tmp_path, Refuses)
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"algorithm": "nft"}, "algorithm 'nft'"),
+        ({"algorithm": "dpo", "samples_per_prompt": 2}, "algorithm 'dpo'"),
+        ({"kl_beta": 1.0}, "kl_beta"),
+        ({"train_clip_range_high": 0.5}, "train_clip_range_high"),
+        ({"ratio_norm": True}, "ratio_norm"),
+        ({"ema_decay": 0.9}, "ema_decay"),
+        ({"measure_kl": 0.5}, "measure_kl"),
+    ],
+)
+def test_what_trls_methods_do_not_know_is_refused(tmp_path: Path, values: Any, named: str) -> None:
+    """They would train without it, and the label would say that it was there."""
+    with pytest.raises(ValueError, match=f"TRL's methods know no {named}"):
+        made(tmp_path, Rewards, **values).train(1)
+
+
+def test_what_is_saved_are_the_averaged_weights(tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    trainer = made(tmp_path, ema_decay=0.5)
+    trainer.train(2)
+    trainer.save_pretrained(tmp_path / "saved")
+    trainer.engine.export(tmp_path / "exported")
+    (saved,), (exported,) = (list((tmp_path / n).rglob("*lora*.safetensors")) for n in ("saved", "exported"))
+    saved, exported = load_file(saved), load_file(exported)
+    assert saved.keys() == exported.keys()
+    assert all(torch.equal(saved[name], exported[name]) for name in saved)
+
+
+@pytest.mark.parametrize("values", [{}, {"algorithm": "nft"}, {"algorithm": "draft"}])
+def test_metadata_are_those_of_the_prompt(tmp_path: Path, values: Any) -> None:
+    """Also where an algorithm asks in another order than was drawn in."""
+    asked = []
+
+    def told(images: torch.Tensor, prompts: tuple[str, ...], metadata: tuple[Any, ...]) -> Any:
+        asked.extend(zip(prompts, metadata, strict=True))
+        return brightness(images, list(prompts)), {}
+
+    def draw() -> tuple[str, dict[str, str]]:
+        prompt = random.choice(PROMPTS)
+        return prompt, {"of": prompt}
+
+    given = settings(tmp_path, sample_batch_size=4, sample_num_batches_per_epoch=2, **values)
+    DDPOTrainer(given, told, draw, tiny_pipeline()).train(1)
+    assert len(asked) >= 8
+    assert all(type(prompt) is str and data == {"of": prompt} for prompt, data in asked)
