@@ -57,8 +57,11 @@ def _paragraph_ends(ids: np.ndarray, tokenizer: Any) -> np.ndarray:
     import numpy as np
 
     numbers, place = np.unique(ids, return_inverse=True)
-    texts = [tokenizer.decode([int(i)]).replace(" ", "") for i in numbers]
+    unseen = str.maketrans("", "", " \t\r")  # a line of these alone is blank; CRLF ends a line
+    texts = [tokenizer.decode([int(i)]).translate(unseen) for i in numbers]
     blank = np.array([text.endswith("\n\n") for text in texts], dtype=bool)[place]
-    newline = np.array([text.endswith("\n") for text in texts], dtype=bool)[place]
-    blank[1:] |= newline[1:] & newline[:-1]
+    ends = np.array([text.endswith("\n") for text in texts], dtype=bool)[place]
+    alone = np.array([text == "\n" for text in texts], dtype=bool)[place]
+    seen = np.flatnonzero(np.array([bool(text) for text in texts], dtype=bool)[place])
+    blank[seen[1:]] |= alone[seen[1:]] & ends[seen[:-1]]
     return blank

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
+from itertools import pairwise
 
 from ddposink import plugins
 from ddposink.caches.adakv import AdaKV
@@ -88,7 +89,11 @@ def parse_policy(text: str) -> Policy:
                 f"'{kind}' has no option '{name}'{suggest(name, list(names))}; "
                 f"options: {', '.join(names) or 'none'}"
             )
+        if name in options:
+            raise ValueError(f"'{kind}' has the option '{name}' twice")
         options[name] = Evict.parse(value) if name == "evict" else value
+    if any(a[-1].isdigit() and b[0].isdigit() for a, b in pairwise(sizes)):
+        raise ValueError(f"'{kind}' is followed by one size, got '{' '.join(sizes)}'")
     return policy.from_text("".join(sizes), **options)
 
 

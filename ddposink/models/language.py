@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -28,6 +29,11 @@ if TYPE_CHECKING:
     from torch import nn
 
 EMBEDDED = {"smollm2-135m": "smollm2-135m-gguf"}
+# What the library raises for configurations, weights and tokenizers that do not fit each other or are none.
+_UNLOADABLE = (
+    *(OSError, ValueError, KeyError, ImportError, AttributeError, TypeError, AssertionError),
+    *(IndexError, ZeroDivisionError),
+)
 
 
 @lru_cache(maxsize=64)
@@ -118,7 +124,13 @@ class ModelRef:
         if self.kind in ("random", "embedded"):
             return SHAPES[self.name]
         if self.folder is not None:
-            return json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
+            try:
+                found = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
+            except ValueError as error:  # no JSON, or no UTF-8
+                raise ValueError(f"'{self.folder}/config.json' is no JSON: {error}") from error
+            if not isinstance(found, dict):
+                raise ValueError(f"'{self.folder}/config.json' is no JSON object")
+            return found
         return None
 
 
@@ -167,15 +179,35 @@ def _pretrained(folder: Path, dtype: Any, device: str) -> tuple[Any, Any]:
     common = {"trust_remote_code": False, "local_files_only": True}
     _check_streamable(folder)
     load = {"dtype": dtype, "use_safetensors": True, "output_loading_info": True}
+    load["ignore_mismatched_sizes"] = True  # which are named below, not in a report nobody sees
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, **common)
         model, info = AutoModelForCausalLM.from_pretrained(folder, **load, **common)
-    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
+    except (*_UNLOADABLE, SafetensorError) as error:
         raise Unavailable(f"'{folder}' could not be loaded: {hub.one_line(error)}") from error
     # The library would fill them with random numbers and only warn.
     if missing := sorted(info["missing_keys"]):
         raise Unavailable(f"'{folder}' lacks {len(missing)} of the model's weights, e.g. {missing[0]}")
+    if other := sorted(str(one) for one in info["mismatched_keys"]):
+        raise Unavailable(
+            f"'{folder}': {len(other)} weights have other shapes than its config.json says, e.g. {other[0]}"
+        )
+    if unused := _left_out(sorted(info["unexpected_keys"]), set(model.state_dict())):
+        raise Unavailable(
+            f"'{folder}' holds {len(unused)} weights that its config.json has no place for, e.g. "
+            f"{unused[0]}: what would be measured is another model"
+        )
     return model.to(device), tokenizer
+
+
+def _left_out(unexpected: Sequence[str], known: Set[str]) -> list[str]:
+    """Of weights that the model has no place for those that belong to it: of a further layer, or a bias.
+
+    Old buffers, a vision tower or layers for other uses lie in files too, and change nothing.
+    """
+    layers = {re.sub(r"\.\d+\.", ".#.", name) for name in known}
+    bias = {name.removesuffix("weight") + "bias" for name in known if name.endswith(".weight")}
+    return [name for name in unexpected if name in bias or re.sub(r"\.\d+\.", ".#.", name) in layers]
 
 
 def _check_streamable(folder: Path) -> None:
@@ -191,7 +223,7 @@ def _check_streamable(folder: Path) -> None:
             raise Unavailable(f"'{folder}' ({kind}) is no causal language model that the library knows")
         stateful = getattr(AutoModelForCausalLM._model_mapping[type(config)], "_is_stateful", False)
         layers = DynamicCache(config=config).layers
-    except (OSError, ValueError, KeyError, AttributeError, ImportError) as error:
+    except _UNLOADABLE as error:
         raise Unavailable(f"'{folder}' could not be loaded: {hub.one_line(error)}") from error
     recurrent = sum(hasattr(layer, "recurrent_states") for layer in layers)
     if recurrent == sum(not hasattr(layer, "keys") for layer in layers) == len(layers):

@@ -14,7 +14,7 @@ from ddposink.streaming.decode import MODES, DecodeStream
 from ddposink.streaming.dense import DenseStream
 from ddposink.streaming.divergence import Divergence
 from ddposink.streaming.exact import ExactStream
-from ddposink.streaming.examine import check_text_positions, inspect, length_limit
+from ddposink.streaming.examine import check_text_positions, inspect, length_limit, rebased_reach
 from ddposink.streaming.kept import KeptStream
 from ddposink.streaming.kinds import choose
 from ddposink.streaming.library import LibraryStream
@@ -34,6 +34,7 @@ from ddposink.streaming.refusals import (
 from ddposink.streaming.schedule import ScheduledStream
 from ddposink.streaming.trunk import Trunk
 
+FARTHEST = 131_072  # position at which rotations are examined
 EVALUATORS = ("auto", "exact", "decode", "reference")
 
 
@@ -72,7 +73,8 @@ def open_stream(
     with refusing_what_does_not_run():
         trunk = Trunk.of(model)
         check_text_positions(model, policy, length)
-        support = inspect(model, policy.budget or 0)
+        # No farther than that: angles beyond are too coarse in float32 to be told from a fault.
+        support = inspect(model, max(policy.budget or 0, min(rebased_reach(policy, length), FARTHEST)))
         kind = choose(model, policy, support, evaluator, capacity, decode)
         step = 1 if evaluator == "decode" else chunk
         layout = kind.layout or Layout({})

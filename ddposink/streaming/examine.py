@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache
 
 from ddposink.caches import Policy
+from ddposink.caches.recompute import Recompute
 from ddposink.streaming.hook import NAME, attention_hook, dispatch
 from ddposink.streaming.positions import Alibi, AttentionLayer, Layout, Positions, Rope
 from ddposink.streaming.refusals import (
@@ -310,9 +311,26 @@ def check_budget(model: nn.Module, budget: int) -> None:
         )
 
 
+def rebased_reach(policy: Policy, length: int) -> int:
+    """Positions that keys are given here at most, within ``length`` tokens; 0 where the model gives them."""
+    evict, budget = policy.evict, policy.budget
+    if policy.positions == "library" or isinstance(policy, Recompute) or (budget is None and not policy.bits):
+        return 0
+    if budget is None or policy.positions == "absolute" or evict.per == "after-turn":
+        return max(length, budget or 0)
+    if evict.per == "once":
+        return max(budget, length)
+    return max(budget, min(length, budget + evict.every - 1 if evict.per == "chunk" else budget))
+
+
 def check_text_positions(model: nn.Module, policy: Policy, length: int) -> None:
     """Refuse sinks at text positions that a length-dependent rotary scaling gives other frequencies."""
     limit = length_limit(model)
+    if limit is not None and policy.positions != "absolute" and rebased_reach(policy, length) > limit:
+        raise UnsupportedPolicyError(
+            f"'{policy}' over {length:,} tokens: this model's rotary scaling changes its frequencies beyond "
+            f"{limit} positions, so keys already cached would become inconsistent"
+        )
     if policy.bounded and policy.positions == "absolute" and limit is not None and length > limit:
         raise UnsupportedPolicyError(
             f"positions=absolute over {length:,} tokens: this model's rotary scaling changes its frequencies "

@@ -51,6 +51,11 @@ def choose(
 ) -> Kind:
     """The kind of stream for ``policy`` on ``model``; see `open_stream` for arguments and errors."""
     layout = support.positions
+    if policy.bits is not None and (layout is None or policy.positions == "library"):
+        raise UnsupportedPolicyError(
+            f"'{policy}' cannot be measured on this model: the library's own cache stores keys and values as "
+            f"they were made, not with fewer bits" + (f" ({support.reason})" if layout is None else "")
+        )
     if policy.positions == "library":
         return _library(model, f"the library's own cache, asked for; {support.reason}")
     if isinstance(policy, Static):

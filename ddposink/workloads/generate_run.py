@@ -26,6 +26,7 @@ from ddposink.streaming import (
     length_limit,
     open_stream,
 )
+from ddposink.streaming.examine import check_text_positions
 from ddposink.workloads import generate_text as text
 from ddposink.workloads.generate_artifact import answers, conversation
 from ddposink.workloads.generate_chat import Chat
@@ -77,6 +78,11 @@ def _prepare(params: GenerateParams, seed: int) -> State:
     tracker = MemoryTracker(device)  # before the model, so that the device figure counts all we take
     loaded = load_under(params.parsed_policy, params.model, params.dtype, device)
     policy, limit = params.parsed_policy, length_limit(loaded.model)
+    if loaded.train_length is not None and params.fresh_window > loaded.train_length:
+        raise UnsupportedPolicyError(
+            f"fresh_window {params.fresh_window} is beyond the {loaded.train_length} positions that this "
+            f"model was trained for: choose {loaded.train_length // 2 * 2} or fewer"
+        )
     choice = open_stream(loaded.model, policy, decode=params.decode, length=params.length)
     if limit is not None and not policy.bounded and params.length > limit:
         raise UnsupportedPolicyError(
@@ -172,6 +178,13 @@ def _of_the_answers(state: State) -> Measured:
 def _conformance(params: GenerateParams, state: State) -> dict[str, Scalar]:
     """Proof that the policy was applied, to everything that was written; PolicyNotAppliedError if not."""
     stream, decoder, count = state.choice.stream, state.writer.decoder, len(state.writer.ids)
+    check_text_positions(state.loaded.model, params.parsed_policy, count)
+    limit = length_limit(state.loaded.model)
+    if limit is not None and not params.parsed_policy.bounded and count > limit:
+        raise UnsupportedPolicyError(
+            f"with its prompts the conversation has {count:,} tokens, and dense attention of this model "
+            f"depends on the length of the text beyond {limit}"
+        )
     if stream.seen != count:
         raise PolicyNotAppliedError(f"after {count} tokens the cache has seen {stream.seen}")
     return applied(params.parsed_policy, stream, state.choice.reason) | {

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from ddposink.errors import Unavailable
 from ddposink.models.language import LoadedModel
 from ddposink.streaming import length_limit, open_stream
 from ddposink.workloads.policy_child import applied, facts_of, load_under
+from ddposink.workloads.recall_facts import NAMES
 from ddposink.workloads.recall_params import RecallParams
 from ddposink.workloads.recall_reader import Answer, Forking, Reader, Whole
 from ddposink.workloads.recall_score import figures
@@ -67,6 +69,7 @@ class _Source:
     """Where texts come from: one tokenizer, one book, one seed."""
 
     def __init__(self, params: RecallParams, loaded: LoadedModel, seed: int) -> None:
+        _check_digits(loaded.tokenizer)
         self.pieces, self.seed = Pieces(loaded.tokenizer), seed
         self.filler: Filler | None = None
         self.lead = [_bos(loaded)] if params.bos else []
@@ -179,6 +182,14 @@ def _conformance(params: RecallParams, reader: Reader) -> dict[str, Scalar]:
     """Proof that the policy was applied, at the last question (bytes were compared at every one)."""
     stream = reader.stream
     return applied(params.parsed_policy, stream, reader.reason) | {"tokens_seen": stream.seen}
+
+
+def _check_digits(tokenizer: Any) -> None:
+    """Refuse a tokenizer that loses numbers or the names they go by: whatever was answered would be right."""
+    for text in ("0123456789", *NAMES):
+        ids = tokenizer(f" {text}", add_special_tokens=False, verbose=False)["input_ids"]
+        if text not in tokenizer.decode(ids).lower():
+            raise ValueError(f"this tokenizer does not know all of '{text}', which is to be remembered")
 
 
 def _bos(loaded: LoadedModel) -> int:

@@ -25,6 +25,7 @@ from ddposink.models.language import LoadedModel
 from ddposink.streaming import (
     Choice,
     Divergence,
+    UnsupportedPolicyError,
     length_limit,
     open_stream,
     stream_nll,
@@ -152,6 +153,11 @@ def _text(params: StreamParams, loaded: LoadedModel, device: torch.device, seed:
     ref = CorpusRef.parse(params.corpus)
     corpus = load_stream(ref, loaded.tokenizer, params.length, bos=params.bos, spare=ahead)
     ends = turn_ends(corpus.ids, loaded.tokenizer) if policy.evict.by_turns else None
+    if ends is not None and not ends.any() and params.length > (policy.budget or params.length):
+        raise UnsupportedPolicyError(
+            f"'{policy}' goes by turns, and none ends in {len(ends):,} tokens of '{params.corpus}': there is "
+            "neither an end-of-turn token nor a blank line, and all of it would be kept"
+        )
     ids = torch.from_numpy(np.ascontiguousarray(corpus.ids[: params.length]))
     return Text(ids.to(device), corpus, None if ends is None else torch.from_numpy(ends))
 

@@ -57,3 +57,16 @@ def test_without_such_tokens_in_the_text_paragraphs_are_turns() -> None:
 def test_a_template_that_fails_leaves_the_well_known_tokens() -> None:
     tok = tokenizer("{{ raise_exception('no') }}", "<|eot_id|>")
     assert end_tokens(tok) == {tok.convert_tokens_to_ids("<|eot_id|>")}
+
+
+@pytest.mark.parametrize("blank", ["\r\n\r\n", "\n\t\n", "\n  \n", "\r\n \t\r\n"])
+def test_a_blank_line_is_one_however_it_is_written(blank: str) -> None:
+    assert pieces(f"one\ntwo{blank}three", tokenizer()) == [f"one\ntwo{blank}", "three"]
+
+
+def test_a_line_that_is_not_blank_ends_no_paragraph() -> None:
+    """Tokenizers join punctuation with the line break behind it."""
+    inner = Tokenizer(models.WordLevel({"a": 0, ";\n": 1, "}\n": 2, "b": 3, "\n": 4}, unk_token="a"))
+    joined = PreTrainedTokenizerFast(tokenizer_object=inner)
+    assert not turn_ends(np.array([0, 1, 2, 3]), joined).any()
+    assert turn_ends(np.array([0, 1, 4, 3]), joined).tolist() == [False, False, True, False]

@@ -338,3 +338,53 @@ def test_the_converted_weights_are_the_ones_in_the_asset() -> None:
     assert kept.keys() == source.state_dict().keys()
     for name, tensor in source.state_dict().items():
         assert torch.equal(tensor, kept[name]), name
+
+
+def test_a_configuration_that_says_less_than_the_weights_hold_is_refused(copy: Path) -> None:
+    """The library leaves them out, and another model would be measured under this one's name."""
+    from safetensors.torch import load_file, save_file
+
+    config, weights = copy / "config.json", copy / "model.safetensors"
+    text, tensors = config.read_text(), load_file(weights)
+    layers = json.loads(text)["num_hidden_layers"]
+    config.write_text(json.dumps(json.loads(text) | {"num_hidden_layers": layers - 1}))
+    with pytest.raises(
+        Unavailable, match=rf"holds \d+ weights that its config.json has no place for.*{layers - 1}"
+    ):
+        load(str(copy))
+    config.write_text(text)
+    name = "model.layers.0.self_attn.q_proj"
+    bias = {f"{name}.bias": tensors[f"{name}.weight"][:, 0].clone()}
+    save_file(tensors | bias, weights, {"format": "pt"})
+    with pytest.raises(Unavailable, match=r"holds 1 weights.*q_proj\.bias"):
+        load(str(copy))
+    others = ("model.layers.0.self_attn.rotary_emb.inv_freq", "vision_tower.blocks.0.weight")
+    save_file(
+        tensors | {other: tensors[f"{name}.weight"][0].clone() for other in others}, weights, {"format": "pt"}
+    )
+    load(str(copy))
+
+
+def test_weights_of_other_shapes_than_the_configuration_says(copy: Path) -> None:
+    config = copy / "config.json"
+    data = json.loads(config.read_text())
+    config.write_text(json.dumps(data | {"intermediate_size": data["intermediate_size"] * 2}))
+    with pytest.raises(Unavailable, match=r"\d+ weights have other shapes than its config.json says"):
+        load(str(copy))
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b'{"model_type": "lla', "is no JSON"),
+        (b"", "is no JSON"),
+        (b"\xff\xfe", "is no JSON"),
+        (b"[1]", "no JSON object"),
+    ],
+)
+def test_a_configuration_that_is_none(copy: Path, content: bytes, words: str) -> None:
+    (copy / "config.json").write_bytes(content)
+    with pytest.raises(ValueError, match=words):
+        ModelRef.parse(str(copy)).config_dict()
+    with pytest.raises(Unavailable, match="could not be loaded"):
+        load(str(copy))

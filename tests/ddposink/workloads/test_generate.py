@@ -17,7 +17,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTraine
 from bench.workload import Cell, Cost, Missing, Pass, Skip
 from ddposink.caches import parse_policy
 from ddposink.models.language import ModelRef, load_model
-from ddposink.streaming import PolicyNotAppliedError, Stream, open_stream
+from ddposink.streaming import PolicyNotAppliedError, Stream, UnsupportedPolicyError, open_stream
 from ddposink.workloads.generate import GenerateParams, GenerateWorkload
 from ddposink.workloads.generate_artifact import ALARM, HEADING, conversation
 from ddposink.workloads.generate_chat import Chat
@@ -330,3 +330,8 @@ def test_declaring_needs_no_torch() -> None:
     code = "import sys, ddposink.workloads.generate as s; s.GenerateWorkload().version(); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"torch", "transformers", "numpy", "pandas"} & set(done.stdout.split())
+
+
+def test_a_fresh_window_beyond_the_training_length_is_refused(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedPolicyError, match="fresh_window 96 is beyond the 64 positions"):
+        measure(folder, tmp_path, fresh_window=96)

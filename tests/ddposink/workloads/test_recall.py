@@ -171,3 +171,14 @@ def test_a_window_forgets_what_dense_attention_finds() -> None:
         found[policy] = recorder.cells[120]["metrics"]["accuracy"].value
     assert found["dense"] >= 0.9
     assert found["window 96"] == found["sink 4+92"] == 0
+
+
+def test_a_tokenizer_that_loses_digits_is_refused(tmp_path: Path) -> None:
+    """All numbers would be one number, and every answer right."""
+    letters = [c for c in CHARACTERS if not c.isdigit()]
+    save_tiny_llama(
+        tmp_path, {"<s>": 0} | {c: i + 1 for i, c in enumerate(letters)}, r"[\s\S]", size=80, positions=512
+    )
+    (tmp_path / "book.txt").write_text("The oak and the elm grow. " * 60)
+    with pytest.raises(ValueError, match="this tokenizer does not know all of '0123456789'"):
+        measure(tmp_path)

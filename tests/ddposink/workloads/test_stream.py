@@ -377,3 +377,12 @@ def test_a_policy_that_cannot_be_defined_is_refused_before_weights_are_loaded(
     monkeypatch.setattr("ddposink.workloads.policy_child.load_model", None)
     with pytest.raises(UnsupportedPolicyError, match="caches latents"):
         measure(place, tmp_path, (100,), policy="h2o 24")
+
+
+@pytest.mark.parametrize("policy", ["sink 4+28 evict=turn", "sink 4+28 evict=after-turn"])
+def test_a_text_without_turns_is_no_text_for_a_policy_by_turns(
+    folder: Path, tmp_path: Path, policy: str
+) -> None:
+    (tmp_path / "one.txt").write_text((folder / "text" / "book.txt").read_text().replace("\n\n", " "))
+    with pytest.raises(UnsupportedPolicyError, match="goes by turns, and none ends in"):
+        measure(folder, tmp_path / "out", policy=policy, corpus=f"file:{tmp_path}/one.txt")
