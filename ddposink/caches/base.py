@@ -57,8 +57,8 @@ class CacheShape:
         if config.get("model_type") == "falcon":
             kv_heads = _falcon_kv_heads(config, heads)
         else:
-            kv_heads = config.get("num_key_value_heads") or heads
-        head_dim = config.get("head_dim") or hidden // heads
+            kv_heads = int(config.get("num_key_value_heads") or heads)
+        head_dim = int(config.get("head_dim") or hidden // heads)
         window = config.get("sliding_window") if config.get("use_sliding_window", True) else None
         kinds = config.get("layer_types") or ["sliding_attention" if window else "full_attention"] * layers
         windows = tuple(window if kind == "sliding_attention" else None for kind in kinds)

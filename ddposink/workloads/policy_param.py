@@ -23,6 +23,10 @@ HELP = (
 )
 
 
+# Of configurations: latents instead of keys and values, values of another size, layers that share or differ.
+UNEVEN = "kv_lora_rank v_head_dim global_head_dim num_global_key_value_heads num_kv_shared_layers".split()
+
+
 def bytes_become_tokens(data: Any) -> Any:
     """A cell's raw parameters with a budget in bytes written in the tokens that it buys of this model.
 
@@ -39,7 +43,16 @@ def bytes_become_tokens(data: Any) -> Any:
             f"'{text}': a budget in bytes needs the model's configuration, which is not here; give tokens"
         )
     itemsize = ITEMSIZE.get(str(data.get("dtype", "float32")), 4)
-    shape = CacheShape.from_config(config.get("text_config") or config, itemsize)
+    config = config.get("text_config") or config
+    if odd := [key for key in UNEVEN if config.get(key)]:
+        raise ValueError(
+            f"'{text}': a budget in bytes needs layers that all hold keys and values of one size; this model "
+            f"has {odd[0]}: give tokens"
+        )
+    try:
+        shape = CacheShape.from_config(config, itemsize)
+    except (TypeError, AttributeError) as error:
+        raise ValueError(f"'{text}': the model's configuration does not tell its sizes: {error}") from error
     return {**data, "policy": in_tokens(text, shape)}
 
 

@@ -386,3 +386,25 @@ def test_a_text_without_turns_is_no_text_for_a_policy_by_turns(
     (tmp_path / "one.txt").write_text((folder / "text" / "book.txt").read_text().replace("\n\n", " "))
     with pytest.raises(UnsupportedPolicyError, match="goes by turns, and none ends in"):
         measure(folder, tmp_path / "out", policy=policy, corpus=f"file:{tmp_path}/one.txt")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"kv_lora_rank": 16}, "this model has kv_lora_rank: give tokens"),
+        ({"global_head_dim": 64}, "this model has global_head_dim: give tokens"),
+        ({"num_key_value_heads": [1, 2]}, "does not tell its sizes"),
+        ({"layer_types": 5}, "does not tell its sizes"),
+    ],
+)
+def test_bytes_of_layers_that_differ_are_not_promised(
+    folder: Path, tmp_path: Path, change: dict[str, Any], words: str
+) -> None:
+    """What a token takes is not told by one head's size; a budget would be overrun under its label."""
+    for file in folder.glob("*.json"):
+        shutil.copy(file, tmp_path)
+    config = json.loads((folder / "config.json").read_text()) | change
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    given = {"model": f"path:{tmp_path}", "corpus": f"file:{folder}/text/book.txt", "length": 40}
+    with pytest.raises(ValueError, match=words):
+        StreamParams(**given, policy="h2o 22.5MiB")
