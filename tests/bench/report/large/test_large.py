@@ -38,7 +38,7 @@ from helpers import grids
 from helpers.large import PUBLISHED, large_run
 from helpers.synthetic import Synthetic, measured, record, write_run
 
-RUNS = ["sinks", "policies", "learned-sinks", "ddpo", "ddpo-long", "gpu-headline", "book10146"]
+RUNS = ["sinks", "policies", "learned-sinks", "ddpo", "gpu-headline", "book10146"]
 
 
 @pytest.fixture
