@@ -80,6 +80,8 @@ def parse_policy(text: str) -> Policy:
             f"unknown cache policy '{kind}'{suggest(kind, known)}; "
             f"policies are written 'dense', 'window 1024', 'sink 4+1020' or 'snapkv 512'"
         )
+    if huge := re.search(r"\d{13,}", " ".join(words)):
+        raise ValueError(f"'{kind}' with {huge[0][:40]}: no text and no seed is so large")
     sizes = [word for word in words if "=" not in word]
     options: dict[str, object] = {}
     for name, value in (word.split("=", 1) for word in words if "=" in word):

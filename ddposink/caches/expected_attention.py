@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+MOST_FUTURE = 1_000_000
+
+
 @dataclass(frozen=True)
 class ExpectedAttention(Ranked):
     """Score: expected attention times the norm of the value, queries taken as Gaussian.
@@ -23,6 +26,11 @@ class ExpectedAttention(Ranked):
 
     kind: ClassVar[str] = "expected-attention"
     future: int = 512
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 1 <= self.future <= MOST_FUTURE:
+            raise ValueError(f"future must lie between 1 and {MOST_FUTURE:,} places, got {self.future:,}")
 
     @classmethod
     def defaults(cls, size: int) -> dict[str, Any]:

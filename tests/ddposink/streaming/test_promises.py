@@ -94,6 +94,20 @@ def test_two_sizes_are_not_glued_together(text: str) -> None:
         parse_policy(text)
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("expected-attention 32 future=0", "future must lie between 1 and 1,000,000"),
+        ("expected-attention 32 future=-1", "future must lie between 1 and 1,000,000"),
+        (f"random 32 seed={10**23}", "no text and no seed is so large"),
+        (f"window {10**20}", "no text and no seed is so large"),
+    ],
+)
+def test_numbers_that_cannot_be_meant(text: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        parse_policy(text)
+
+
 def test_a_size_may_have_spaces_and_an_option_comes_once() -> None:
     assert str(parse_policy("sink 4 + 28")) == "sink 4+28"
     with pytest.raises(ValueError, match="has the option 'evict' twice"):
