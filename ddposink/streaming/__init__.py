@@ -14,7 +14,13 @@ from ddposink.streaming.decode import MODES, DecodeStream
 from ddposink.streaming.dense import DenseStream
 from ddposink.streaming.divergence import Divergence
 from ddposink.streaming.exact import ExactStream
-from ddposink.streaming.examine import check_text_positions, inspect, length_limit, rebased_reach
+from ddposink.streaming.examine import (
+    check_text_positions,
+    inspect,
+    length_limit,
+    longest_turn,
+    rebased_reach,
+)
 from ddposink.streaming.kept import KeptStream
 from ddposink.streaming.kinds import choose
 from ddposink.streaming.library import LibraryStream
@@ -72,9 +78,11 @@ def open_stream(
     """
     with refusing_what_does_not_run():
         trunk = Trunk.of(model)
-        check_text_positions(model, policy, length)
+        turn = longest_turn(turn_ends)
+        check_text_positions(model, policy, length, turn)
         # No farther than that: angles beyond are too coarse in float32 to be told from a fault.
-        support = inspect(model, max(policy.budget or 0, min(rebased_reach(policy, length), FARTHEST)))
+        reach = min(rebased_reach(policy, length, turn), FARTHEST)
+        support = inspect(model, max(policy.budget or 0, reach))
         kind = choose(model, policy, support, evaluator, capacity, decode)
         step = 1 if evaluator == "decode" else chunk
         layout = kind.layout or Layout({})

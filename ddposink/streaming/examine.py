@@ -13,6 +13,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -311,22 +312,38 @@ def check_budget(model: nn.Module, budget: int) -> None:
         )
 
 
-def rebased_reach(policy: Policy, length: int) -> int:
-    """Positions that keys are given here at most, within ``length`` tokens; 0 where the model gives them."""
+def longest_turn(ends: Tensor | None) -> int | None:
+    """Tokens of the longest turn, given the (N,) ends; None where nothing is known of them."""
+    if ends is None or not len(ends):
+        return None
+    stops = [*ends.nonzero().flatten().tolist(), len(ends) - 1]
+    return max(stop - before for before, stop in pairwise([-1, *stops]))
+
+
+def rebased_reach(policy: Policy, length: int, turn: int | None = None) -> int:
+    """Positions that keys are given here at most, within ``length`` tokens; 0 where the model gives them.
+
+    ``turn``: tokens of the longest turn, if it is known.
+    """
     evict, budget = policy.evict, policy.budget
     if policy.positions == "library" or isinstance(policy, Recompute) or (budget is None and not policy.bits):
         return 0
-    if budget is None or policy.positions == "absolute" or evict.per == "after-turn":
+    if budget is None or policy.positions == "absolute":
         return max(length, budget or 0)
+    if evict.per == "after-turn":
+        return max(budget, length if turn is None else min(length, budget + turn))
     if evict.per == "once":
         return max(budget, length)
     return max(budget, min(length, budget + evict.every - 1 if evict.per == "chunk" else budget))
 
 
-def check_text_positions(model: nn.Module, policy: Policy, length: int) -> None:
-    """Refuse sinks at text positions that a length-dependent rotary scaling gives other frequencies."""
+def check_text_positions(model: nn.Module, policy: Policy, length: int, turn: int | None = None) -> None:
+    """Refuse positions at which a length-dependent rotary scaling has other frequencies.
+
+    ``turn``: see `rebased_reach`.
+    """
     limit = length_limit(model)
-    if limit is not None and policy.positions != "absolute" and rebased_reach(policy, length) > limit:
+    if limit is not None and policy.positions != "absolute" and rebased_reach(policy, length, turn) > limit:
         raise UnsupportedPolicyError(
             f"'{policy}' over {length:,} tokens: this model's rotary scaling changes its frequencies beyond "
             f"{limit} positions, so keys already cached would become inconsistent"

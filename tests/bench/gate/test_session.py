@@ -447,10 +447,14 @@ def test_only_finds_a_cell_whose_label_the_base_does_not_know(place, monkeypatch
 
     monkeypatch.setattr(GateToy, "label", lambda self, params: params.kind)
     assert bench("run", write_suite(place, grid={"kind": ["a", "b"], "tokens": [8]})).exit_code == 0
-    (place.parent / "noise.json").write_text('{"SLOTS": 1, "SCATTER": 0.01}')
     suite = write_suite(place, grid={"kind": ["a", "b"], "tokens": [8, 16]})
     assert bench("run", suite, "--new").exit_code == 0
     base, head = sorted(path.parent for path in (place / "results/toys").glob("*/env.json"))
+    records = [record.model_copy(deep=True) for record in read_records(head / "records.jsonl")[0]]
+    for record in records:
+        record.metrics["slots"] = record.metrics["slots"].model_copy(update={"value": 99})
+    text = "".join(with_digest(record).model_dump_json() + "\n" for record in records)
+    (head / "records.jsonl").write_text(text)
     done = bench("gate", suite, "--baseline", base, "--head", head, "--only", "a (tokens=8)")
     assert done.exit_code == 4, done.output
     judged = verdict(place).judgements

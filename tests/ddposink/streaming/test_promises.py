@@ -57,7 +57,7 @@ def test_positions_beyond_those_of_one_rotation_are_refused(policy: str) -> None
     """A scaling that follows the length: keys that are put in at a place have the rotation of another."""
     for length in (60, 200):
         ends = torch.zeros(length, dtype=torch.bool)
-        ends[::10] = True
+        ends[::50] = True
         if length == 60:
             open_stream(dynamic(), parse_policy(policy), length=length, turn_ends=ends)
             continue
@@ -81,6 +81,19 @@ def test_a_model_that_scales_queries_by_position_is_known_by_then(policy: str) -
         assert evaluate(choice.stream, ids).shape == (59,)
     with pytest.raises((UnsupportedPolicyError, UnsupportedModelError)):
         open_stream(model, parse_policy(policy), length=1500)
+
+
+def test_how_far_a_schedule_by_turns_goes_is_told_by_the_turns() -> None:
+    """Short turns are cut back before the rotation changes, however long the text is."""
+    ends = torch.zeros(300, dtype=torch.bool)
+    ends[::9] = True
+    policy = parse_policy("sink 4+28 evict=after-turn")
+    ids = torch.randint(0, VOCAB, (300,), generator=torch.Generator().manual_seed(1))
+    found = [
+        evaluate(open_stream(dynamic(), policy, evaluator=way, length=300, turn_ends=ends).stream, ids)
+        for way in ("auto", "reference")
+    ]
+    assert abs(found[0] - found[1]).max() < 1e-3
 
 
 def test_a_stream_of_millions_of_tokens_is_open_to_absolute_positions() -> None:

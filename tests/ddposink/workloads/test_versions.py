@@ -68,7 +68,7 @@ def trace(workload: str, folder: Path, **keys: object) -> set[str]:
 def imported(tmp_path_factory: pytest.TempPathFactory, saved_pipeline: Path) -> dict[str, set[str]]:
     """Modules that tiny passes import, by workload: every evaluator, both engines, and all local rewards."""
     folder = tmp_path_factory.mktemp("traced")
-    (folder / "text.txt").write_text("A text is read, and read again. " * 40)
+    (folder / "text.txt").write_text("A text is read,\n\nand read again. " * 40)
     (folder / "prompts.txt").write_text("cat\nred fox\n")
     streams = {
         "defaults": {"model": "bundled:sink-llama/vanilla", "corpus": f"file:{folder}/text.txt", "length": 48,
@@ -90,7 +90,7 @@ def imported(tmp_path_factory: pytest.TempPathFactory, saved_pipeline: Path) -> 
     }  # fmt: skip
     conversations = {
         "defaults": {"model": "bundled:sink-llama/vanilla", "length": 8, "temperature": 1, "device": "cpu",
-                     "threads": 1},
+                     "threads": 1, "fresh_window": 64},
         "grid": {"policy": ["dense", "sink 4+12", "sink 4+12 evict=chunk:4"]},
     }  # fmt: skip
     found = {}
