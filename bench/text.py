@@ -119,11 +119,10 @@ def interval(estimate: float, low: float, high: float) -> Md:
     """``+0.026 [+0.014, +0.040]``: signed, with the decimals that the width of the interval justifies."""
     width = (high - low) / 2
     decimals = max(0, 1 - math.floor(math.log10(width))) if width > 0 else 4
-    if decimals > 6 or max(map(abs, (estimate, low, high))) >= 1e12:
-        values = [f"{v:+.3g}" for v in (estimate, low, high)]
-        values = [f"−{text[1:]}" if text[0] == "-" else text for text in values]
-        return Md(f"{values[0]} [{values[1]}, {values[2]}]")
-    values = [f"{v:+,.{decimals}f}".replace("-", "−") for v in (estimate, low, high)]
+    extreme = decimals > 6 or max(map(abs, (estimate, low, high))) >= 1e12
+    form = "+.3g" if extreme else f"+,.{decimals}f"
+    values = [f"{v:{form}}" for v in (estimate, low, high)]
+    values = [f"−{text[1:]}" if text[0] == "-" else text for text in values]  # an exponent keeps its sign
     return Md(f"{values[0]} [{values[1]}, {values[2]}]")
 
 

@@ -133,8 +133,10 @@ def _compared(base: Stored, head: Stored, request: Request, options: GateOptions
         raise UserError("base and head are the same run", hint="give two runs, or leave out --head")
     rule = options.rule()
     defaults = parameter_defaults(request.workload)
-    wanted = {(setting_of(cell.params), cell.seed) for cell in request.cells}
     cells = match(base.side, head.side, options.accept, defaults)
+    if options.run.only:
+        wanted = {(setting_of(cell.params), cell.seed) for cell in request.cells}
+        cells = [one for one in cells if one.asked.question in wanted]
     judgements = judge(
         base.side,
         head.side,
@@ -142,7 +144,7 @@ def _compared(base: Stored, head: Stored, request: Request, options: GateOptions
         request.suite.tolerances,
         paired=False,
         rule=rule,
-        cells=[one for one in cells if one.asked.question in wanted] if options.run.only else cells,
+        cells=cells,
     )
     terms = Terms.of(rule, "stored", pairs=max((found.pairs for found in judgements), default=0))
     notes = [*base.notes, *head.notes, *_environment_notes(judgements)]

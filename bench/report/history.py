@@ -44,7 +44,7 @@ def run_places(folder: Path) -> list[Path]:
 def read_runs(folder: Path) -> tuple[list[tuple[list[Record], dict[str, Any]]], str]:
     """All runs in a folder (or one level below) of one suite, and the name of their workload."""
     places = run_places(folder)
-    found = ((_planned_records(place), _env(place)) for place in places)
+    found = ((_planned_records(place), _object(place / ENV)) for place in places)
     runs = [(records, env) for records, env in found if records]
     if not runs:
         raise UserError(f"there is no run in {folder}", hint="give a folder of runs, e.g. results/SUITE")
@@ -140,10 +140,6 @@ def _inert(text: str) -> str:
     """A name that no spreadsheet takes for a formula."""
     plain = clean(text)
     return f"'{plain}" if plain[:1] in "=+-@" else plain
-
-
-def _env(place: Path) -> dict[str, Any]:
-    return _object(place / ENV)
 
 
 def _object(path: Path) -> dict[str, Any]:

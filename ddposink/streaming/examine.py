@@ -334,7 +334,9 @@ def rebased_reach(policy: Policy, length: int, turn: int | None = None) -> int:
         return max(budget, length if turn is None else min(length, budget + turn))
     if evict.per == "once":
         return max(budget, length)
-    return max(budget, min(length, budget + evict.every - 1 if evict.per == "chunk" else budget))
+    if evict.per == "chunk":
+        return max(budget, min(length, budget + evict.every - 1))
+    return budget
 
 
 def check_text_positions(model: nn.Module, policy: Policy, length: int, turn: int | None = None) -> None:

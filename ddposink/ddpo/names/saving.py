@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +46,7 @@ class Saving:
             self.push_to_hub(repo_id or Path(save_directory).name, **push_to_hub_kwargs)
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        with getattr(self.engine, "evaluated", nullcontext)():  # the average of the weights, with ema_decay
+        with self.engine.evaluated():  # the average of the weights, with ema_decay
             if self._pipeline_overrides("save_pretrained"):
                 self.sd_pipeline.save_pretrained(save_directory)
             else:  # TRL's own writes a UNet that does not load again

@@ -214,7 +214,7 @@ class DDPOTrainer(Saving, TrlMethods):
         answer = self.prompt_fn()
         if not (isinstance(answer, tuple | list) and len(answer) == 2):
             raise ValueError(f"prompt_function must answer (prompt, metadata), not {answer!r}")
-        return _Told(answer[0], answer[1]) if isinstance(answer[0], str) else answer[0]
+        return _Prompt(answer[0], answer[1]) if isinstance(answer[0], str) else answer[0]
 
     def _reward(self, images: Tensor, prompts: list[str]) -> Tensor:
         # By the prompt itself: `draft` asks in another order than was drawn in.
@@ -237,13 +237,13 @@ class DDPOTrainer(Saving, TrlMethods):
         log(self.trackers, values | _told(finished), global_step)
 
 
-class _Told(str):
+class _Prompt(str):
     """A prompt and what the script says about it; a plain text where it is sent to other processes."""
 
     __slots__ = ("metadata",)
     metadata: Any
 
-    def __new__(cls, text: str, metadata: Any) -> _Told:
+    def __new__(cls, text: str, metadata: Any) -> _Prompt:
         found = super().__new__(cls, text)
         found.metadata = metadata
         return found
