@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ddposink.ddpo.several import Several
+from ddposink.ddpo.several import Several, several
 
 Reward = Callable[[Tensor, list[str]], Tensor]
 
@@ -39,15 +39,20 @@ def _answered(name: str, answer: Any, images: Tensor, prompts: list[str]) -> Ten
     return found
 
 
-def ask_with_gradient(reward: Reward, images: Tensor, prompts: list[str]) -> Tensor:
+def ask_with_gradient(reward: Reward, images: Tensor, prompts: list[str]) -> tuple[Tensor, dict[str, Tensor]]:
     """Rewards (B,) float32 with a history that leads to ``images`` (B, 3, H, W) in [0, 1].
 
-    A reward may have a method ``with_gradient`` for it. The gradient of a picture that has none, such as
-    that of a standard deviation at a blank picture, is taken as zero. Raises ValueError, naming the
-    reward, if it has no gradient, or not one finite number a picture.
+    With them, of a sum of rewards, those of every part, without a history. A reward may have a method
+    ``with_gradient`` for it. The gradient of a picture that has none, such as that of a standard deviation
+    at a blank picture, is taken as zero. Raises ValueError, naming the reward, if it has no gradient, or not
+    one finite number a picture.
     """
-    name = name_of(reward)
-    found = getattr(reward, "with_gradient", reward)(_finite_backwards(images), list(prompts))
+    name, sum_of, parts = name_of(reward), several(reward), {}
+    if sum_of is None:
+        found = getattr(reward, "with_gradient", reward)(_finite_backwards(images), list(prompts))
+    else:
+        said = sum_of.each(_finite_backwards(images), list(prompts))
+        found, parts = sum(said.values()), {part: values.detach().float() for part, values in said.items()}
     if not isinstance(found, Tensor) or not found.requires_grad:
         raise ValueError(
             f"{name} has no gradient with respect to the pictures, from which algorithm 'draft' learns; use "
@@ -57,7 +62,7 @@ def ask_with_gradient(reward: Reward, images: Tensor, prompts: list[str]) -> Ten
         raise ValueError(f"{name} answered {tuple(found.shape)} for {len(prompts)} pictures, not one each")
     if not bool(torch.isfinite(found.detach()).all()):
         raise ValueError(f"{name} is not a finite number for some picture")
-    return found.float().to(images.device)
+    return found.float().to(images.device), parts
 
 
 def _finite_backwards(images: Tensor) -> Tensor:

@@ -6,8 +6,10 @@ are gathered, gradients averaged before every update, and the first process's we
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Iterable
+from functools import cache
 from typing import Any
 
 import torch
@@ -25,6 +27,8 @@ class Ranks:
 
             PartialState(cpu=device.type == "cpu")
         together = dist.is_available() and dist.is_initialized()
+        if together:
+            _leave_at_exit()
         self.rank: int = dist.get_rank() if together else 0
         self.count: int = dist.get_world_size() if together else 1
 
@@ -75,3 +79,14 @@ class Ranks:
         """Until everybody is here."""
         if self.count > 1:
             dist.barrier()
+
+
+@cache
+def _leave_at_exit() -> None:
+    """End the group before the interpreter goes: torn down with it, its threads may abort the process."""
+
+    def leave() -> None:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+    atexit.register(leave)

@@ -130,6 +130,11 @@ class Settings:
         return "prompt" if self.per_prompt_stat_tracking else "batch"
 
     @property
+    def group(self) -> int:
+        """Samples in a row that are compared with each other alone; 1 where `compares` is not by group."""
+        return self.samples_per_prompt if self.compares == "group" else 1
+
+    @property
     def noisy_steps(self) -> int:
         """Denoising steps, from the first on, that may be noisy and learnt from; CPS' last is never noisy."""
         return self.sample_num_steps - max(self.train_skip_last_steps, int(self.sample_kernel == "cps"))

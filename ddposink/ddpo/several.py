@@ -53,6 +53,11 @@ def gdpo(
     return (np.zeros(len(prompts), np.float32) if found is None else found), share
 
 
+def told(parts: Parts, group: int) -> tuple[dict[str, float], dict[str, float]]:
+    """Mean of each of ``parts``, and its `variance_shares`; both empty where the reward is no sum."""
+    return {name: float(np.mean(rewards)) for name, rewards in parts.items()}, variance_shares(parts, group)
+
+
 def variance_shares(parts: Parts, group: int) -> dict[str, float]:
     """Part of the sum's variance that each part makes, within groups of ``group`` (1: within the step).
 

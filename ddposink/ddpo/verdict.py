@@ -12,7 +12,7 @@ from ddposink.ddpo.grpo import needs_several
 from ddposink.ddpo.judge import Reward, name_of
 from ddposink.ddpo.ranks import Ranks
 from ddposink.ddpo.sampler import Trajectories, judged
-from ddposink.ddpo.several import Parts, gdpo, several, variance_shares
+from ddposink.ddpo.several import Parts, gdpo, several, told
 from ddposink.ddpo.stats import Advantages, Floats, make_comparison
 
 
@@ -49,14 +49,8 @@ class Court:
         rewards = torch.cat([some for _, some, _ in everybodys]).numpy()
         parts = {name: torch.cat([p[name] for _, _, p in everybodys]).numpy() for name in asked.parts}
         advantages = self._compare(prompts, rewards, parts)
-        group = config.samples_per_prompt if config.compares == "group" else 1
-        return Verdict(
-            rewards,
-            advantages.reshape(ranks.count, -1)[ranks.rank],
-            {name: float(values.mean()) for name, values in parts.items()},
-            variance_shares(parts, group),
-            asked.seconds,
-        )
+        mine = advantages.reshape(ranks.count, -1)[ranks.rank]
+        return Verdict(rewards, mine, *told(parts, config.group), asked.seconds)
 
     def _compare(self, prompts: list[str], rewards: Floats, parts: Parts) -> Floats:
         if self._config.combine_rewards != "gdpo" or self._several is None:

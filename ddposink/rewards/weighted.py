@@ -103,11 +103,10 @@ class Weighted(RewardKind):
 
 
 class WeightedSum:
-    """The sum, and what its parts have said."""
+    """The sum of its parts."""
 
     def __init__(self, parts: list[tuple[float, Reward]]) -> None:
         self.parts = parts
-        self._said: dict[str, list[float]] = {}
 
     def __call__(self, images: Tensor, prompts: list[str]) -> Tensor:
         """(B, 3, H, W) in [0, 1] and B prompts → (B,) float32."""
@@ -125,14 +124,7 @@ class WeightedSum:
         for factor, part in self.parts:
             ask = part.with_gradient if images.requires_grad else part
             values[part.name] = factor * ask(images, prompts)
-        for name, found in values.items():
-            self._said.setdefault(name, []).extend(found.detach().tolist())
         return values
-
-    def take(self) -> dict[str, float]:
-        """Mean of every weighted part over the pictures since last asked; empty if there were none."""
-        said, self._said = self._said, {}
-        return {name: sum(values) / len(values) for name, values in said.items()}
 
 
 def _factor(value: float) -> str:

@@ -32,8 +32,8 @@ def save_pictures(path: Path, pictures: Pictures) -> Path:
     return save_sheet(columns, [prompt for prompt, _ in shown], path)
 
 
-def save_logs(path: Path, logs: Sequence[StepLog], parts: Sequence[Mapping[str, float]] = ()) -> Path:
-    """The curves of the training so far, one value per training step; ``parts`` of a weighted reward too.
+def save_logs(path: Path, logs: Sequence[StepLog]) -> Path:
+    """The curves of the training so far, one value per training step.
 
     What is told of every denoising step is kept as rows and columns of a map.
     """
@@ -50,13 +50,15 @@ def save_logs(path: Path, logs: Sequence[StepLog], parts: Sequence[Mapping[str, 
         "seconds": np.cumsum(arrays["sampling_s"] + arrays["training_s"]),
     }
     arrays |= times(logs)
-    arrays |= {
-        f"part {name}": np.array([step[name] for step in parts]) for name in (parts[0] if parts else ())
-    }
-    # A step whose rewards are all equal has no shares.
-    names = dict.fromkeys(name for log in logs for name in log.shares)
-    arrays |= {f"share {name}": np.array([log.shares.get(name, np.nan) for log in logs]) for name in names}
+    arrays |= _of_parts("part", [log.parts for log in logs])
+    arrays |= _of_parts("share", [log.shares for log in logs])  # none where all rewards are equal
     return save_arrays(path, arrays | maps(logs))
+
+
+def _of_parts(what: str, steps: Sequence[Mapping[str, float]]) -> dict[str, np.ndarray]:
+    """A curve for each part of a weighted reward; NaN where a step says nothing of it."""
+    names = dict.fromkeys(name for step in steps for name in step)
+    return {f"{what} {name}": np.array([step.get(name, np.nan) for step in steps]) for name in names}
 
 
 def times(logs: Sequence[StepLog]) -> dict[str, np.ndarray]:

@@ -29,13 +29,9 @@ _DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError)  # what rea
 
 @dataclass
 class Progress:
-    """A training so far. ``joules``: energy of all its steps; ``peaks``: the highest memory of any.
-
-    ``parts``: mean of every part of a weighted reward, a training step each; empty for other rewards.
-    """
+    """A training so far. ``joules``: energy of all its steps; ``peaks``: the highest memory of any."""
 
     logs: list[StepLog] = field(default_factory=list)
-    parts: list[dict[str, float]] = field(default_factory=list)
     peaks: dict[str, int | Missing] = field(default_factory=dict)
     joules: float | Missing = 0.0
 
@@ -177,7 +173,6 @@ def _plain(progress: Progress) -> dict[str, Any]:
 
     return {
         "logs": [asdict(log) for log in progress.logs],
-        "parts": progress.parts,
         "peaks": {name: value(known) for name, known in progress.peaks.items()},
         "joules": value(progress.joules),
     }
@@ -189,7 +184,6 @@ def _progress(content: dict[str, Any]) -> Progress:
 
     return Progress(
         logs=[StepLog(**log) for log in content["logs"]],
-        parts=content["parts"],
         peaks={name: value(known) for name, known in content["peaks"].items()},
         joules=value(content["joules"]),
     )

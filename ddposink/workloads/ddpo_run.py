@@ -154,10 +154,8 @@ def _train(state: TrainingRun, until: int, total: int, ctx: Context) -> None:
     with EnergyMeter(str(state.device)) as meter:
         for point in save_points(begin, until, every):
             state.tracker.restart()
-            _parts(state)  # what they said in an evaluation
             for log in state.engine.run(point):
                 done.logs.append(log)
-                done.parts += [said] if (said := _parts(state)) else []
                 state.tracker.sample()
                 ctx.progress(log.step, total, **_shown(log), **_each(log))
             _raise_peaks(done.peaks, state.tracker.snapshot())
@@ -196,11 +194,6 @@ def _each(log: StepLog) -> dict[str, float]:
         (f"/{name}/{step}", value) for name, row in log.by_step.items() for step, value in enumerate(row, 1)
     )
     return {name: value for name, value in each if value is not None}
-
-
-def _parts(state: TrainingRun) -> dict[str, float]:
-    """What the parts of a weighted reward have said on average since they were last asked; else empty."""
-    return {} if state.weighted is None else state.weighted.take()
 
 
 def _raise_peaks(peaks: dict[str, int | Missing], now: dict[str, int | Missing]) -> None:
@@ -242,7 +235,7 @@ def _emit(
     ]
     if params.steps:
         progress = state.progress
-        artifacts.append(save_logs(out / f"train-{params.steps}.npz", progress.logs, progress.parts))
+        artifacts.append(save_logs(out / f"train-{params.steps}.npz", progress.logs))
         artifacts += save_weights(out / f"weights-{params.steps}", engine)
     if last and params.eval_denoising_steps and params.steps:
         counts = sorted({*params.eval_denoising_steps, state.config.sample_num_steps})

@@ -40,17 +40,22 @@ class Draft:
         sampled = time.perf_counter()
         count = len(found.prompts)
         rewards = torch.zeros(count, device=shop.device)
+        parts: dict[str, Tensor] = {}
         values = []
         size = config.train_batch_size * config.train_gradient_accumulation_steps
         for samples in torch.randperm(count, device=shop.device).split(size):
             for rows in samples.split(self._rows(found)):
-                found_rewards = self._rewards(found, rows)
+                found_rewards, said = self._rewards(found, rows)
                 shop.backward(-found_rewards.sum() / len(samples))
                 rewards[rows] = found_rewards.detach()
+                for name, part in said.items():
+                    parts.setdefault(name, torch.zeros_like(rewards))[rows] = part
             values.append(torch.stack([-rewards[samples].mean(), shop.learner.apply()]))
         losses, norms = torch.stack(values).unbind(1)
-        everybodys = torch.cat(shop.ranks.gather(rewards.cpu())).numpy()
-        return Learnt(everybodys, losses, norms, None, sampled)
+        everybodys, *others = (
+            torch.cat(shop.ranks.gather(one.cpu())).numpy() for one in (rewards, *parts.values())
+        )
+        return Learnt(everybodys, losses, norms, None, sampled, dict(zip(parts, others, strict=True)))
 
     def invariant(self) -> Invariant:
         """That the gradient is that of finite differences, for the brightness of the pictures.
@@ -101,8 +106,8 @@ class Draft:
         blocks = len(self.workshop.pipeline.vae.config.block_out_channels)
         return min(self.workshop.layout.learning, decoded_at_once(found.latents[0], blocks, DIFFERENTIATED))
 
-    def _rewards(self, found: Trajectories, rows: Tensor) -> Tensor:
-        """Rewards (M,) of samples ``rows``, with their history."""
+    def _rewards(self, found: Trajectories, rows: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Rewards (M,) of samples ``rows``, with their history, and the parts of a sum."""
         prompts = [found.prompts[row] for row in rows.tolist()]
         return ask_with_gradient(self.workshop.reward, self._pictures(found, rows), prompts)
 

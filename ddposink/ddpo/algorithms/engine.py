@@ -22,6 +22,7 @@ from ddposink.ddpo.pairs import PreferencePairs
 from ddposink.ddpo.protocol import DivergedError, Pipeline, Prompts, RewardFunction, StepLog
 from ddposink.ddpo.randomness import Randomness
 from ddposink.ddpo.sampler import Trajectories
+from ddposink.ddpo.several import told
 from ddposink.ddpo.trainer import NativeEngine
 from ddposink.models.denoiser import denoiser
 
@@ -80,6 +81,8 @@ class AlgorithmEngine(NativeEngine):
         # `draft` learns as it judges; a file of pairs has been judged before.
         asked, drawn = learnt.rewards is not None, not rules.offline(self.config)
         verdict = self._verdict if drawn and self.config.algorithm != rules.DRAFT else None
+        # What is compared is the step: `draft` has no groups.
+        parts, shares = (verdict.parts, verdict.shares) if verdict else told(learnt.parts, group=1)
         return StepLog(
             step=self.step,
             reward_mean=float(learnt.rewards.mean()) if asked else None,
@@ -94,8 +97,8 @@ class AlgorithmEngine(NativeEngine):
             training_s=time.perf_counter() - learnt.sampled,
             reward_s=verdict.reward_s if verdict else None,
             gradient_norm=norm if math.isfinite(norm) else None,
-            parts=verdict.parts if verdict else {},
-            shares=verdict.shares if verdict else {},
+            parts=parts,
+            shares=shares,
         )
 
     def _check_finite(self, learnt: Learnt) -> None:

@@ -16,6 +16,7 @@ from ddposink.ddpo.learner import Learner
 from ddposink.ddpo.policy import Conditions, DenoisingPolicy
 from ddposink.ddpo.ranks import Ranks
 from ddposink.ddpo.sampler import Trajectories
+from ddposink.ddpo.several import Parts
 
 
 class Judged(NamedTuple):
@@ -64,7 +65,7 @@ class Learnt(NamedTuple):
     """One training step: rewards of all processes (N,), losses (U,) and gradient norms (U,) of its updates.
 
     ``rewards``: None where no reward was asked. ``flat_share``: see `StepLog`. ``sampled``: when sampling and
-    judging were over (`time.perf_counter`).
+    judging were over (`time.perf_counter`). ``parts``: of a sum of rewards that the algorithm itself asked.
     """
 
     rewards: Any
@@ -72,6 +73,7 @@ class Learnt(NamedTuple):
     norms: Tensor
     flat_share: float | None
     sampled: float
+    parts: Parts = {}  # noqa: RUF012 (never written to)
 
 
 class Invariant(NamedTuple):

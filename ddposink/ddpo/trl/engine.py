@@ -22,10 +22,12 @@ from torch import Tensor
 from ddposink.ddpo import lora
 from ddposink.ddpo.config import DDPOConfig
 from ddposink.ddpo.costs import forwards_of_a_step
-from ddposink.ddpo.judge import ask
+from ddposink.ddpo.judge import ask, ask_each
 from ddposink.ddpo.protocol import DivergedError, Pipeline, Prompts, RewardFunction, StepLog
 from ddposink.ddpo.randomness import PromptSource, Randomness
+from ddposink.ddpo.ranks import Ranks
 from ddposink.ddpo.schedule import float32_eta
+from ddposink.ddpo.several import Parts, several, told
 from ddposink.ddpo.stats import make_comparison
 from ddposink.ddpo.trl import state
 from ddposink.ddpo.trl.pipeline import around
@@ -53,6 +55,7 @@ class TrlEngine:
         self.pipeline = pipeline
         self.step = 0
         self._disabled = tuple(disabled)
+        self._said: list[dict[str, Tensor]] = []
         source = self._prompts = PromptSource(prompts, config.samples_per_prompt)
         classes = repaired(disabled)
         device = pipeline.unet.device
@@ -66,7 +69,7 @@ class TrlEngine:
         self._randomness = Randomness(config.seed, device)  # TRL seeds it again, and adds the rank
         with self._working():
             self._trainer = _trainer(
-                classes, config, device.type, _for_trl(reward), source, wrapped, disabled
+                classes, config, device.type, self._for_trl(reward), source, wrapped, disabled
             )
         self._updates = 0
 
@@ -113,6 +116,26 @@ class TrlEngine:
         self.pipeline.unet.eval()
         return deviation
 
+    def _for_trl(self, reward: RewardFunction) -> Callable[..., tuple[Tensor, dict[str, Any]]]:
+        sum_of = several(reward)
+
+        def reward_function(
+            images: Tensor, prompts: tuple[str, ...], _: Any
+        ) -> tuple[Tensor, dict[str, Any]]:
+            if sum_of is None:
+                return ask(reward, images, list(prompts)), {}
+            each = ask_each(sum_of, images, list(prompts))
+            self._said.append({name: values.cpu() for name, values in each.items()})
+            return torch.stack(list(each.values())).sum(0), {}
+
+        return reward_function
+
+    def _parts(self) -> Parts:
+        """What the parts of a sum of rewards said in this training step, of all processes."""
+        everybodys = [some for said in Ranks(self.pipeline.unet.device).gather(self._said) for some in said]
+        names = everybodys[0] if everybodys else ()
+        return {name: torch.cat([some[name] for some in everybodys]).numpy() for name in names}
+
     @contextmanager
     def _working(self) -> Iterator[None]:
         """The engine's random state, its thread count, and no chatter."""
@@ -132,6 +155,7 @@ class TrlEngine:
     def _train(self) -> StepLog:
         trainer, started = self._trainer, time.perf_counter()
         trainer.logged.clear()
+        self._said.clear()
         self._prompts.begin()
         self._updates = trainer.step(self.step, self._updates)
         self.pipeline.unet.eval()
@@ -142,6 +166,7 @@ class TrlEngine:
             if not torch.isfinite(torch.tensor(value)):
                 raise DivergedError(f"{name} is {value}", self.step)
         steps = self.step * trainer.accelerator.num_processes
+        parts, shares = told(self._parts(), self.config.group)
         return StepLog(
             step=self.step,
             reward_mean=values["reward_mean"],
@@ -154,6 +179,8 @@ class TrlEngine:
             unet_forwards=steps * forwards_of_a_step(self.config),
             sampling_s=trainer.sampled_at - started,
             training_s=finished - trainer.sampled_at,
+            parts=parts,
+            shares=shares,
         )
 
 
@@ -167,13 +194,6 @@ def _check(config: DDPOConfig) -> None:
 
 def _precision(config: DDPOConfig, device: str, disabled: Sequence[str]) -> str:
     return config.mixed_precision if "fp16-on-cpu" in disabled else config.precision_on(device)
-
-
-def _for_trl(reward: RewardFunction) -> Callable[..., tuple[Tensor, dict[str, Any]]]:
-    def reward_function(images: Tensor, prompts: tuple[str, ...], _: Any) -> tuple[Tensor, dict[str, Any]]:
-        return ask(reward, images, list(prompts)), {}
-
-    return reward_function
 
 
 def _trainer(

@@ -307,6 +307,36 @@ def test_each_part_of_a_weighted_reward_is_told(combine: str) -> None:
     assert log.loss != 0 or combine == "sum"
 
 
+class Sum:
+    """Twice the brightness less the redness of pictures, and what it has been asked for."""
+
+    def __init__(self) -> None:
+        self.weights = {"bright": 2.0, "red": -1.0}
+        self.said: list[dict[str, Tensor]] = []
+
+    def each(self, images: Tensor, prompts: list[str]) -> dict[str, Tensor]:
+        self.said.append({"bright": 2 * images.mean((1, 2, 3)), "red": -images[:, 0].mean((1, 2))})
+        return self.said[-1]
+
+    def __call__(self, images: Tensor, prompts: list[str]) -> Tensor:
+        raise AssertionError("it is asked for its parts")
+
+
+@pytest.mark.parametrize("how", ["native", "trl", "nft", "dpo", "draft"])
+def test_whoever_asks_a_sum_tells_its_parts(how: str) -> None:
+    """And their shares of the variance, of every sample once, within what is compared."""
+    group = 1 if how == "trl" else 4
+    values = {"engine": how} if how in ("native", "trl") else {"algorithm": how}
+    reward = Sum()
+    (log,) = engine(reward=reward, samples_per_prompt=group, sample_guidance_scale=2.0, **values).run(1)
+    parts = {name: torch.cat([s[name].detach() for s in reward.said]).numpy() for name in reward.weights}
+    assert len(parts["red"]) == log.samples == 8
+    assert log.parts == pytest.approx({name: float(said.mean()) for name, said in parts.items()}, rel=1e-5)
+    assert sum(log.parts.values()) == pytest.approx(log.reward_mean, rel=1e-5)
+    within = 1 if how == "draft" else group  # it compares the step, and asks in another order
+    assert log.shares == pytest.approx(variance_shares(parts, within), rel=1e-4)
+
+
 def test_gdpo_needs_several_rewards() -> None:
     with pytest.raises(ValueError, match=r"'gdpo' needs several rewards, and the reward 'brightness' is one"):
         engine(combine_rewards="gdpo")

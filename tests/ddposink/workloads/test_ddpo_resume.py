@@ -201,8 +201,8 @@ def test_reasons_survive_and_a_full_disk_keeps_the_older_checkpoint(tmp_path, mo
     logs = [StepLog(n, 0.1, 0.2, 1 / 3, 0.0, 0.0, 0.0, n, n, 0.1, 0.2) for n in (1, 2, 3)]
     engine, scratch = Saving(), Scratch(tmp_path)
     peaks = {"rss_peak_bytes": 7, "alloc_peak_bytes": Missing("no device")}
-    scratch.save(engine, Progress(logs[:2], [{"brisque": 0.1}] * 2, peaks, Missing("no meter")))
-    assert scratch.load(engine, 2) == Progress(logs[:2], [{"brisque": 0.1}] * 2, peaks, Missing("no meter"))
+    scratch.save(engine, Progress(logs[:2], peaks, Missing("no meter")))
+    assert scratch.load(engine, 2) == Progress(logs[:2], peaks, Missing("no meter"))
 
     def full(*_):
         raise OSError("no space left")
