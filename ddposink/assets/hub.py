@@ -75,12 +75,21 @@ def _lacks_weights(folder: Path, at: str) -> str | None:
 
 
 def has_weights(folder: Path) -> bool:
-    """Whether a folder holds all of a model's safetensors files."""
+    """Whether a folder holds all of a model's safetensors files.
+
+    A shard in another folder is none of them: nothing there is downloaded, or part of a model's identity.
+    Raises ValueError for an index that is none.
+    """
     index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        return all((folder / shard).is_file() for shard in shards)
-    return any(folder.glob("*.safetensors"))
+    if not index.is_file():
+        return any(folder.glob("*.safetensors"))
+    try:
+        shards = {
+            str(shard) for shard in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+        }
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"'{index}' is no index of safetensors files") from error
+    return all(Path(shard).name == shard and (folder / shard).is_file() for shard in shards)
 
 
 def unreachable() -> str | None:

@@ -176,6 +176,10 @@ def _pretrained(folder: Path, dtype: Any, device: str) -> tuple[Any, Any]:
     logging.disable_progress_bar()
     if not hub.has_weights(folder):
         raise Unavailable(f"'{folder}' has no complete safetensors weights; pickled weights are refused")
+    if (folder / "adapter_config.json").is_file():  # applied where peft is installed, else not; unchecked too
+        raise Unavailable(
+            f"'{folder}' holds an adapter (adapter_config.json): merge it into the weights, or move it away"
+        )
     common = {"trust_remote_code": False, "local_files_only": True}
     _check_streamable(folder)
     load = {"dtype": dtype, "use_safetensors": True, "output_loading_info": True}

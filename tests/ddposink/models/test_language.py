@@ -203,6 +203,38 @@ def test_a_missing_shard_and_a_damaged_file_are_refused(copy: Path) -> None:
         load(str(copy))
 
 
+@pytest.mark.parametrize("index", [b"{oops", b"[1]", b'{"metadata": {}}', b'{"weight_map": 3}', b"\xff"])
+def test_an_index_that_is_none_is_said_in_one_sentence(copy: Path, index: bytes) -> None:
+    (copy / "model.safetensors.index.json").write_bytes(index)
+    with pytest.raises(ValueError, match="is no index of safetensors files"):
+        load(f"path:{copy}")
+
+
+@pytest.mark.parametrize("place", ["../elsewhere", "parts"])
+def test_weights_that_no_identity_covers_are_refused(copy: Path, place: str) -> None:
+    (copy / place).mkdir()
+    shutil.move(copy / "model.safetensors", copy / place / "model.safetensors")
+    names = {"weight_map": {"model.norm.weight": f"{place}/model.safetensors"}}
+    (copy / "model.safetensors.index.json").write_text(json.dumps(names))
+    with pytest.raises(Unavailable, match="no complete safetensors weights"):
+        load(f"path:{copy}")
+
+
+def test_an_adapter_beside_the_weights_is_refused(copy: Path) -> None:
+    """It would be applied only where peft is installed, and hide that the model lacks weights."""
+    from peft import LoraConfig, get_peft_model
+    from safetensors.torch import load_file, save_file
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(copy)
+    get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"])).save_pretrained(copy)
+    weights = load_file(copy / "model.safetensors")
+    del weights["model.layers.1.mlp.down_proj.weight"]
+    save_file(weights, copy / "model.safetensors", {"format": "pt"})
+    with pytest.raises(Unavailable, match=r"holds an adapter .*merge it into the weights"):
+        load(f"path:{copy}")
+
+
 def test_code_that_comes_with_a_model_is_never_run(copy: Path, tmp_path: Path) -> None:
     config = json.loads((copy / "config.json").read_text())
     config |= {
