@@ -278,16 +278,9 @@ def _convert(gguf: Path, folder: Path) -> None:
 
 
 def _train_length(config: Any) -> int | None:
-    rope = getattr(config, "rope_parameters", None) or {}
-    for value in (
-        rope.get("original_max_position_embeddings"),
-        getattr(config, "max_position_embeddings", None),
-        getattr(config, "max_seq_len", None),
-        getattr(config, "n_positions", None),
-    ):
-        if value:
-            return int(value)
-    return None
+    """What a scaling of the rotation calls original came before the training that it was made for."""
+    names = ("max_position_embeddings", "max_seq_len", "n_positions")
+    return next((int(value) for name in names if (value := getattr(config, name, None))), None)
 
 
 def _facts(model: Any, config: Any) -> dict[str, str | int | float | bool | None]:

@@ -83,6 +83,11 @@ def _prepare(params: GenerateParams, seed: int) -> State:
             f"fresh_window {params.fresh_window} is beyond the {loaded.train_length} positions that this "
             f"model was trained for: choose {loaded.train_length // 2 * 2} or fewer"
         )
+    if limit is not None and params.fresh_window > limit:
+        raise UnsupportedPolicyError(
+            f"fresh_window {params.fresh_window} is beyond the {limit} positions up to which this model's "
+            f"rotary frequencies are the same: choose {limit // 2 * 2} or fewer"
+        )
     choice = open_stream(loaded.model, policy, decode=params.decode, length=params.length)
     if limit is not None and not policy.bounded and params.length > limit:
         raise UnsupportedPolicyError(

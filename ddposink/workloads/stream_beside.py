@@ -6,7 +6,14 @@ import numpy as np
 
 from bench.workload import Missing
 from ddposink.caches import Dense
-from ddposink.streaming import DenseStream, Divergence, contrasted, key_tokens, open_stream
+from ddposink.streaming import (
+    DenseStream,
+    Divergence,
+    contrasted,
+    key_tokens,
+    length_limit,
+    open_stream,
+)
 from ddposink.workloads.stream_decoding import DecodeRun
 from ddposink.workloads.stream_params import StreamParams
 from ddposink.workloads.stream_quality import DIVERGENCE, KEYS, Measured, divergence, of_key_tokens
@@ -32,7 +39,7 @@ def key_tokens_of(params: StreamParams, state: DecodeRun) -> np.ndarray | Missin
         return None
     if state.text.corpus is None:
         return Missing("random weights: their predictions say nothing")
-    ids = state.text.ids[: min(params.length, state.loaded.train_length or params.length)]
+    ids = state.text.ids[: min([params.length, *_ends(state)])]
     return key_tokens(contrasted(state.loaded.model, ids, params.key_context, params.chunk))
 
 
@@ -66,7 +73,14 @@ def on_key_tokens(params: StreamParams, state: DecodeRun) -> Measured:
 
 def _beyond(params: StreamParams, state: DecodeRun) -> Missing | None:
     """Why dense is no reference at this length; None if it is."""
-    limit = state.loaded.train_length
-    if limit is None or params.length <= limit:
-        return None
-    return Missing(f"dense, the reference, is beyond its training length of {limit:,} tokens")
+    why = next((why for end, why in _ends(state).items() if params.length > end), None)
+    return Missing(f"dense, the reference, {why}") if why else None
+
+
+def _ends(state: DecodeRun) -> dict[int, str]:
+    """Lengths beyond which dense, read in pieces, is no reference, and what it is there."""
+    limit, trained = length_limit(state.loaded.model), state.loaded.train_length
+    ends = {} if limit is None else {limit: f"has other rotary frequencies beyond {limit:,} tokens"}
+    return (
+        ends if trained is None else ends | {trained: f"is beyond its training length of {trained:,} tokens"}
+    )

@@ -162,6 +162,16 @@ def test_a_local_folder_gives_its_weights_and_its_tokenizer(saved: Path) -> None
     assert config["num_key_value_heads"] == 2
 
 
+@pytest.mark.parametrize("kind", ["llama3", "yarn"])
+def test_a_model_trained_with_a_scaling_is_trained_for_all_its_positions(copy: Path, kind: str) -> None:
+    """As Llama 3.1 and DeepSeek V3 were: what their scaling calls original is where they came from."""
+    config = json.loads((copy / "config.json").read_text())
+    scaling = {"rope_type": kind, "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 32}
+    factors = {"low_freq_factor": 1.0, "high_freq_factor": 4.0} if kind == "llama3" else {}
+    (copy / "config.json").write_text(json.dumps(config | {"rope_parameters": scaling | factors}))
+    assert load(f"path:{copy}").train_length == 128
+
+
 def test_identity_of_a_folder_follows_its_files(copy: Path) -> None:
     ref = ModelRef.parse(str(copy))
     before = ref.identity()

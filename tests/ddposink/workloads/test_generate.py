@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -335,3 +336,17 @@ def test_declaring_needs_no_torch() -> None:
 def test_a_fresh_window_beyond_the_training_length_is_refused(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UnsupportedPolicyError, match="fresh_window 96 is beyond the 64 positions"):
         measure(folder, tmp_path, fresh_window=96)
+
+
+def test_a_fresh_window_is_read_with_one_set_of_frequencies(folder: Path, tmp_path: Path) -> None:
+    """Where they depend on the length, what a token costs would depend on where a cell ends."""
+    model = shutil.copytree(folder, tmp_path / "scaled")
+    config = json.loads((model / "config.json").read_text())
+    size = config["hidden_size"] // config["num_attention_heads"] // 2
+    scaling = {
+        "rope_type": "longrope", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 32,
+        "short_factor": [1.0] * size, "long_factor": [2.0] * size,
+    }  # fmt: skip
+    (model / "config.json").write_text(json.dumps(config | {"rope_parameters": scaling}))
+    with pytest.raises(UnsupportedPolicyError, match="fresh_window 48 is beyond the 32 positions up to"):
+        measure(model, tmp_path, fresh_window=48)

@@ -181,3 +181,18 @@ def test_dense_beyond_the_trained_length_is_one_forward(place: Path, base: dict[
             assert record["metrics"]["nll"]["value"] == pytest.approx(float(expected), abs=NEAR)
             alone = "one forward of all tokens" in record["conformance"]["path_reason"]
             assert alone == (length > LIMIT)
+
+
+def test_dense_in_pieces_is_no_reference_where_frequencies_depend_on_the_length(place: Path) -> None:
+    """It is another model there, trained for that length or not."""
+    parts = ["quality", "divergence", "key_tokens"]
+    found = run(place, "beside", lengths=(90, 300), policies=["sink 4+28"], measure=parts, key_context=8)
+    reasons = {
+        (Path(one["params"]["model"]).name, one["params"]["length"], name): one["metrics"][name]["reason"]
+        for one in found.values()
+        for name in ("kl_dense", "longppl")
+    }
+    for name in ("kl_dense", "longppl"):
+        assert f"beyond its training length of {LIMIT}" in reasons["dynamic", 300, name]
+        assert f"other rotary frequencies beyond {LIMIT} tokens" in reasons["longrope", 300, name]
+        assert "reference" not in (reasons["longrope", 90, name] or "")
