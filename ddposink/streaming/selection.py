@@ -10,13 +10,15 @@ from ddposink.caches.held import Held
 from ddposink.caches.ranked import Ranked
 from ddposink.streaming.refusals import PolicyFaultError
 
+ROUNDING = 2.0**-20  # of a score in single precision: what differs by no more is equal
+
 
 def choose(policy: Policy, held: Held, count: int) -> Tensor:
     """(Hkv, n) int64 ascending slots that stay of ``held``, ``count`` a head; -1 in front where a head keeps
     fewer than the one with the most. Raises PolicyFaultError for a faulty policy.
 
     Sinks and recent tokens of the policy are protected; where even they do not fit (room made for a turn),
-    the recent ones yield. Equal scores: the earlier token stays.
+    the recent ones yield. Equal scores, as far as single precision can tell: the earlier token stays.
     """
     positions = held.positions
     sinks = (positions >= 0) & (positions < policy.sinks)
@@ -24,7 +26,7 @@ def choose(policy: Policy, held: Held, count: int) -> Tensor:
         return _highest(torch.where(sinks, torch.inf, positions.double()), [count] * len(positions))
     if (kept := policy.keep(held, count)) is not None:
         return _checked_slots(policy, kept, held, count)
-    scores = _checked(policy, policy.scores(held), held)
+    scores = _levelled(_checked(policy, policy.scores(held), held))
     recent = positions >= held.seen - policy.window
     # One scale for all: ranks of the scores, above them the recent tokens, above these the sinks.
     ranks = scores.argsort(dim=-1, descending=True, stable=True).argsort(-1).neg().double()
@@ -33,6 +35,22 @@ def choose(policy: Policy, held: Held, count: int) -> Tensor:
     ranks = torch.where(sinks, torch.inf, ranks).masked_fill(positions < 0, -torch.inf)
     free = (positions >= 0) & ~recent & ~sinks
     return _highest(ranks, _by_head(policy, scores.masked_fill(~free, -torch.inf), free, count))
+
+
+def _levelled(scores: Tensor) -> Tensor:
+    """``scores`` (Hkv, n), those of single precision that differ by rounding alone made one: the highest.
+
+    The same word has the same key wherever it stands in the first layer: which of them stays must not depend
+    on how a text was cut into forwards.
+    """
+    if scores.dtype is not torch.float32:
+        return scores
+    ordered, order = scores.sort(dim=-1, descending=True, stable=True)
+    begins = torch.ones_like(ordered, dtype=torch.bool)
+    begins[:, 1:] = ordered[:, :-1] - ordered[:, 1:] > ROUNDING * ordered[:, 1:].abs()
+    places = torch.arange(scores.shape[1], device=scores.device)
+    first = torch.where(begins, places, 0).cummax(-1).values
+    return torch.empty_like(scores).scatter(-1, order, ordered.gather(-1, first))
 
 
 def _highest(ranks: Tensor, counts: list[int]) -> Tensor:

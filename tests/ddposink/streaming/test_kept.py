@@ -105,6 +105,19 @@ def test_how_a_text_is_cut_into_forwards_changes_nothing(policy: str, schedule: 
     assert kept(whole) == kept(pieces)
 
 
+@pytest.mark.parametrize("policy", ["knorm 24", "knorm 24 sinks=2 recent=3", "knorm 24 positions=absolute"])
+def test_of_equal_keys_the_earlier_stays_however_a_text_is_cut(policy: str) -> None:
+    """In the first layer a word has one key wherever it stands, and rounding must not choose among them."""
+    model, ids = build("llama"), ids_of(200) % 5
+    whole, pieces = (stream_of(model, f"{policy} evict=chunk:40") for _ in range(2))
+    assert float((fed(whole, ids) - fed(pieces, ids, 1)).abs().max()) < 1e-3
+    assert kept(whole) == kept(pieces)
+    own = range(whole.policy.sinks, 200 - whole.policy.window)
+    for head in kept(whole)[0]:
+        chosen = [at for at in head if at in own]
+        assert chosen == [at for at in own if ids[at] == ids[chosen[0]]][: len(chosen)]
+
+
 def test_chunks_of_one_token_are_eviction_after_every_token() -> None:
     model, ids = build("llama").double(), ids_of(40)
     one, other = stream_of(model, "snapkv 12 recent=4 evict=chunk:1"), stream_of(model, "snapkv 12 recent=4")
