@@ -95,6 +95,8 @@ def _checked(policy: Ranked, scores: object, held: Held) -> Tensor:
     if not scores.is_floating_point():
         raise PolicyFaultError(f"{name} gave scores of {scores.dtype}: expected floating point numbers")
     if bool(scores.isnan().any()):
+        if bool(held.keys.isnan().any()) or bool(held.values.isnan().any()):
+            raise PolicyFaultError(f"{name} cannot choose: the model's own keys or values are NaN")
         raise PolicyFaultError(f"{name} gave NaN scores for {int(scores.isnan().sum())} tokens")
     return scores.detach()
 

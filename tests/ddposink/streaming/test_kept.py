@@ -255,6 +255,13 @@ def test_a_faulty_policy_is_an_error_that_names_it(answer: Any, own: Any, messag
         fed(stream, ids_of(30))
 
 
+def test_a_model_with_nan_in_it_is_not_the_policys_fault() -> None:
+    model, ids = build("llama"), ids_of(30)
+    model.model.embed_tokens.weight.data[ids[9]] = float("nan")
+    with pytest.raises(PolicyFaultError, match=r"cannot choose: the model's own keys or values are NaN"):
+        fed(stream_of(model, "h2o 8"), ids)
+
+
 def test_what_a_kept_set_cannot_be_on_a_model_is_refused_in_one_sentence() -> None:
     with pytest.raises(UnsupportedPolicyError, match="sliding layers of its own"):
         open_stream(build("mistral-sliding"), parse_policy("h2o 12"))
