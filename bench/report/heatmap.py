@@ -120,9 +120,9 @@ def _paint(axes: Axes, values: Array, missing: np.ndarray, norm: Normalize) -> N
     sns.despine(ax=axes, left=True, bottom=True)
     shown = np.where(np.isfinite(values), values, np.nan)
     line = {"linewidths": 1.5, "linecolor": "white"} if values.shape[1] <= _WIDE else {}
-    sns.heatmap(
-        shown, ax=axes, cmap=_COLOURS, norm=norm, cbar=False, xticklabels=False, yticklabels=False, **line
-    )
+    plain = {"cbar": False, "xticklabels": False, "yticklabels": False}
+    limits = {"vmin": norm.vmin, "vmax": norm.vmax}  # seaborn would look for those of nothing, and warn
+    sns.heatmap(shown, ax=axes, cmap=_COLOURS, norm=norm, **limits, **plain, **line)
     for i, j in zip(*np.nonzero(missing != ""), strict=True):
         axes.add_patch(Rectangle((j, i), 1, 1, facecolor="#f2f2f2", edgecolor="white", linewidth=1.5))
 

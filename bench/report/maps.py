@@ -101,6 +101,8 @@ def _paint(axes: Axes, one: Map, norm: Normalize) -> None:
         ax=axes,
         cmap=sns.color_palette(_COLOURS, as_cmap=True).resampled(_STEPS),
         norm=norm,
+        vmin=norm.vmin,
+        vmax=norm.vmax,
         **plain,
         **line,
     )

@@ -158,17 +158,17 @@ def load_model(ref: ModelRef, dtype: str, device: str, progress: Progress | None
 
     torch_dtype = getattr(torch, dtype)
     if ref.kind == "random":
-        model, tokenizer = random_model(ref.name, torch_dtype, device), None
+        model, tokenizer, stored = random_model(ref.name, torch_dtype, device), None, None
     else:
-        model, tokenizer = _pretrained(_local_folder(ref, progress), torch_dtype, device)
+        model, tokenizer, stored = _pretrained(_local_folder(ref, progress), torch_dtype, device)
     model.eval().requires_grad_(False)
     config = model.config.get_text_config()
-    return LoadedModel(
-        model, tokenizer, ref, _train_length(config), ref.kind == "random", _facts(model, config)
-    )
+    facts = _facts(model, config) | ({"quantization": _as_run(model, stored)} if stored else {})
+    return LoadedModel(model, tokenizer, ref, _train_length(config), ref.kind == "random", facts)
 
 
-def _pretrained(folder: Path, dtype: Any, device: str) -> tuple[Any, Any]:
+def _pretrained(folder: Path, dtype: Any, device: str) -> tuple[Any, Any, str | None]:
+    """Model, tokenizer, and how the weights are quantised as they are stored."""
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
@@ -181,7 +181,7 @@ def _pretrained(folder: Path, dtype: Any, device: str) -> tuple[Any, Any]:
             f"'{folder}' holds an adapter (adapter_config.json): merge it into the weights, or move it away"
         )
     common = {"trust_remote_code": False, "local_files_only": True}
-    _check_streamable(folder)
+    stored = _check_streamable(folder)
     load = {"dtype": dtype, "use_safetensors": True, "output_loading_info": True}
     load["ignore_mismatched_sizes"] = True  # which are named below, not in a report nobody sees
     try:
@@ -201,7 +201,7 @@ def _pretrained(folder: Path, dtype: Any, device: str) -> tuple[Any, Any]:
             f"'{folder}' holds {len(unused)} weights that its config.json has no place for, e.g. "
             f"{unused[0]}: what would be measured is another model"
         )
-    return model.to(device), tokenizer
+    return model.to(device), tokenizer, stored
 
 
 def _left_out(unexpected: Sequence[str], known: Set[str]) -> list[str]:
@@ -214,9 +214,13 @@ def _left_out(unexpected: Sequence[str], known: Set[str]) -> list[str]:
     return [name for name in unexpected if name in bias or re.sub(r"\.\d+\.", ".#.", name) in layers]
 
 
-def _check_streamable(folder: Path) -> None:
-    """Refuse, before any weight is read, what is no causal decoder with a cache of keys and values."""
+def _check_streamable(folder: Path) -> str | None:
+    """Refuse, before any weight is read, what is no causal decoder with a cache of keys and values.
+
+    Returns how its weights are quantised, None if they are not.
+    """
     from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
+    from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
@@ -234,6 +238,16 @@ def _check_streamable(folder: Path) -> None:
         raise Unavailable(f"'{folder}' ({kind}) has no attention layers, so no KV cache to measure")
     if stateful and not recurrent:
         raise Unavailable(f"'{folder}' ({kind}) carries a state of its own that is no KV cache")
+    quantised = getattr(config, "quantization_config", None)
+    if quantised is None:
+        return None
+    method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised.quant_method
+    # The library would pass over a method that it does not know, and take the stored numbers for weights.
+    if method not in AUTO_QUANTIZATION_CONFIG_MAPPING and not str(method).startswith("bitsandbytes"):
+        raise Unavailable(
+            f"'{folder}': its weights are quantised by '{method}', which the library does not know"
+        )
+    return str(getattr(method, "value", method))
 
 
 def _local_folder(ref: ModelRef, progress: Progress | None) -> Path:
@@ -281,6 +295,12 @@ def _train_length(config: Any) -> int | None:
     """What a scaling of the rotation calls original came before the training that it was made for."""
     names = ("max_position_embeddings", "max_seq_len", "n_positions")
     return next((int(value) for name in names if (value := getattr(config, name, None))), None)
+
+
+def _as_run(model: Any, stored: str) -> str:
+    """Whether weights that are ``stored`` by a method are computed with so, or in full."""
+    packed = any(p.element_size() < 2 for p in model.parameters())
+    return stored if packed else f"{stored}, dequantised to {str(model.dtype).removeprefix('torch.')}"
 
 
 def _facts(model: Any, config: Any) -> dict[str, str | int | float | bool | None]:

@@ -178,6 +178,21 @@ def test_a_heatmap_holds_values_and_statuses(whole: RunData) -> None:
     assert [label.get_text() for label in axes.get_yticklabels()][:2] == ["dense", "window 1024"]
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_panel_of_a_heatmap_without_any_value_is_no_warning(tmp_path: Path) -> None:
+    null = {"perplexity": {"value": None, "unit": "", "reason": "not asked for"}}
+    records = [
+        measured(
+            policy, 1024, params={"batch": batch}, columns={"batch": batch}, metrics=null if batch > 1 else {}
+        )
+        | {"cell": f"{policy}-{batch}"}
+        for policy in ("dense", "window 512")
+        for batch in (1, 2)
+    ]
+    figure = drawn(VIEW["overview"], load(write_run(tmp_path / "s" / "run", records), Synthetic()))
+    assert len(figure.axes) == 2
+
+
 def test_a_heatmap_too_fine_for_numbers_says_what_its_colours_mean(tmp_path: Path) -> None:
     text, lengths = nll_series("dense", 1024), [1024 * n for n in range(1, 41)]
     records = [

@@ -201,6 +201,24 @@ def test_weights_that_lack_a_tensor_are_refused_and_not_made_up(copy: Path) -> N
         load(str(copy))
 
 
+def test_how_quantised_weights_are_computed_with_is_told(copy: Path) -> None:
+    """A CPU has no fp8 kernels: the library dequantises, and only its own log said so."""
+    config = json.loads((copy / "config.json").read_text())
+    assert "quantization" not in load(f"path:{copy}").facts
+    stored = {"quantization_config": {"quant_method": "fp8"}}
+    (copy / "config.json").write_text(json.dumps(config | stored))
+    assert load(f"path:{copy}").facts["quantization"] == "fp8, dequantised to float32"
+
+
+def test_a_quantisation_that_nobody_knows_is_refused(copy: Path) -> None:
+    """The library passed over it and took the stored numbers for weights."""
+    config = json.loads((copy / "config.json").read_text())
+    stored = {"quantization_config": {"quant_method": "nonsense"}}
+    (copy / "config.json").write_text(json.dumps(config | stored))
+    with pytest.raises(Unavailable, match="quantised by 'nonsense', which the library does not know"):
+        load(f"path:{copy}")
+
+
 def test_a_missing_shard_and_a_damaged_file_are_refused(copy: Path) -> None:
     weights = copy / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:300])
