@@ -91,7 +91,10 @@ def main(job: Job, pipe: connection.Connection, launched: float) -> None:
 
 
 def outcome(error: BaseException) -> tuple[Status, str]:
-    """Status and one-line reason of an exception, told apart by class name: torch is not imported here."""
+    """Status and one-line reason of an exception, told apart by class name: torch is not imported here.
+
+    An exception says by an attribute ``nan`` that numbers were none.
+    """
     text = " ".join(str(error).split())[:300]
     name = type(error).__name__
     if isinstance(error, Skip):
@@ -103,7 +106,7 @@ def outcome(error: BaseException) -> tuple[Status, str]:
     refused |= isinstance(error, RuntimeError) and any(words in text for words in OUT_OF_MEMORY)
     if refused or isinstance(error, MemoryError) or name == "OutOfMemoryError":
         return Status.OOM, reason
-    return Status.ERROR, reason
+    return Status.NAN if getattr(error, "nan", False) else Status.ERROR, reason
 
 
 def _is_full(error: BaseException) -> bool:

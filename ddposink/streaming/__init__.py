@@ -29,6 +29,7 @@ from ddposink.streaming.positions import Layout
 from ddposink.streaming.proof import prove
 from ddposink.streaming.reference import ReferenceStream
 from ddposink.streaming.refusals import (
+    NotFiniteError,
     NotProvenError,
     PolicyFaultError,
     PolicyNotAppliedError,
@@ -101,6 +102,7 @@ __all__ = [
     "ExactStream",
     "KeptStream",
     "LibraryStream",
+    "NotFiniteError",
     "NotProvenError",
     "PolicyFaultError",
     "PolicyNotAppliedError",

@@ -28,6 +28,12 @@ class PolicyFaultError(RuntimeError):
     """A policy that ranks what is held gave an answer that is none; the message names it."""
 
 
+class NotFiniteError(RuntimeError):
+    """The model's own keys or values are NaN, and a policy had to choose among them."""
+
+    nan = True  # the outcome of the cell, as where no policy has to choose
+
+
 class NotProvenError(RuntimeError):
     """A stream does not give the numbers of the model itself; the message has both."""
 
@@ -37,6 +43,7 @@ REFUSALS = (
     UnsupportedPolicyError,
     PolicyFaultError,
     PolicyNotAppliedError,
+    NotFiniteError,
     NotProvenError,
 )
 # How models fail that want other inputs, another cache or other attention than they are given.

@@ -8,7 +8,7 @@ from torch import Tensor
 from ddposink.caches import Policy
 from ddposink.caches.held import Held
 from ddposink.caches.ranked import Ranked
-from ddposink.streaming.refusals import PolicyFaultError
+from ddposink.streaming.refusals import NotFiniteError, PolicyFaultError
 
 ROUNDING = 2.0**-20  # of a score in single precision: what differs by no more is equal
 
@@ -96,7 +96,7 @@ def _checked(policy: Ranked, scores: object, held: Held) -> Tensor:
         raise PolicyFaultError(f"{name} gave scores of {scores.dtype}: expected floating point numbers")
     if bool(scores.isnan().any()):
         if bool(held.keys.isnan().any()) or bool(held.values.isnan().any()):
-            raise PolicyFaultError(f"{name} cannot choose: the model's own keys or values are NaN")
+            raise NotFiniteError(f"{name} cannot choose: the model's own keys or values are NaN")
         raise PolicyFaultError(f"{name} gave NaN scores for {int(scores.isnan().sum())} tokens")
     return scores.detach()
 

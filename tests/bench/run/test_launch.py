@@ -338,6 +338,10 @@ for _ in range(2):
     assert (tmp_path / "logs" / "pass.log").read_text().count("bad fork: False False") == 2
 
 
+class NoNumberError(RuntimeError):
+    nan = True
+
+
 @pytest.mark.parametrize(
     ("error", "status"),
     [
@@ -355,6 +359,7 @@ for _ in range(2):
         (KeyError("x"), Status.ERROR),
         (Skip(""), Status.SKIPPED),
         (KeyboardInterrupt(), Status.ERROR),
+        (NoNumberError(), Status.NAN),
     ],
 )
 def test_outcomes_of_exceptions(error, status):

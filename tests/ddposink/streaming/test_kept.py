@@ -15,6 +15,7 @@ from ddposink.streaming import (
     DenseStream,
     ExactStream,
     KeptStream,
+    NotFiniteError,
     PolicyFaultError,
     ReferenceStream,
     ScheduledStream,
@@ -258,7 +259,7 @@ def test_a_faulty_policy_is_an_error_that_names_it(answer: Any, own: Any, messag
 def test_a_model_with_nan_in_it_is_not_the_policys_fault() -> None:
     model, ids = build("llama"), ids_of(30)
     model.model.embed_tokens.weight.data[ids[9]] = float("nan")
-    with pytest.raises(PolicyFaultError, match=r"cannot choose: the model's own keys or values are NaN"):
+    with pytest.raises(NotFiniteError, match=r"cannot choose: the model's own keys or values are NaN"):
         fed(stream_of(model, "h2o 8"), ids)
 
 
