@@ -209,4 +209,5 @@ class DdpoWorkload:
             raise Skip(f"{', '.join(absent)} not installed: pip install 'ddposink[ddpo]'")
         from ddposink.workloads.ddpo_run import run
 
-        run([(cell, DdpoParams(**cell.params)) for cell in work.cells], ctx, (work.identity or {}).get(PAIRS))
+        cells = [(cell, DdpoParams(**cell.params)) for cell in work.cells]
+        run(cells, ctx, (work.identity or {}).get(PAIRS), work.stops)

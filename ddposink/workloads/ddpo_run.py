@@ -48,10 +48,13 @@ from ddposink.workloads.ddpo_scores import (
 DRIFT_PICTURES = 32  # of all evaluation pictures; the divergence varies little between them
 
 
-def run(cells: Sequence[tuple[Cell, Any]], ctx: Context, pairs: str | None = None) -> None:
+def run(
+    cells: Sequence[tuple[Cell, Any]], ctx: Context, pairs: str | None = None, stops: Sequence[int] = ()
+) -> None:
     """Measure ``cells``, which differ in their step count only and come in ascending order.
 
-    ``pairs``: sha256 of the pairs that were planned to be learnt from, if it is known.
+    ``pairs``: sha256 of the pairs that were planned to be learnt from, if it is known. ``stops``: step counts
+    of the whole pass, those answered earlier too.
     """
     longest = cells[-1][1]
     if longest.threads:
@@ -62,8 +65,11 @@ def run(cells: Sequence[tuple[Cell, Any]], ctx: Context, pairs: str | None = Non
         raise Skip(str(error)) from error
     left = list(cells)
     try:
-        base = _begin(state, [params.steps for _, params in cells])
+        steps = [params.steps for _, params in cells]
+        base = _begin(state, steps)
         for cell, params in cells:
+            for stop in _unseen(state, {*stops} - {*steps}, params.steps):
+                _look_again(state, stop, longest.steps, ctx)
             _train(state, params.steps, longest.steps, ctx)
             with state.engine.evaluated():
                 pictures = base if base and not params.steps else _draw(state)
@@ -95,6 +101,35 @@ def _begin(state: TrainingRun, steps: Sequence[int]) -> Pictures | None:
         if state.params.save_freq:
             state.scratch.remember(state.found)
     return base
+
+
+def _unseen(state: TrainingRun, answered: set[int], until: int) -> list[int]:
+    """Of the step counts ``answered`` earlier those below ``until`` whose effects are not remembered."""
+    seen = {step for step, *_ in state.found.seen}
+    return sorted(n for n in answered - seen if n < until and (not n or n >= state.engine.step))
+
+
+def _look_again(state: TrainingRun, steps: int, total: int, ctx: Context) -> None:
+    """Remember the effects at a step count that is answered: over-optimisation is looked for among all.
+
+    Without, a suite that gets a longer training would say of it that there is none.
+    """
+    scores = state.found.base
+    if steps:
+        _train(state, steps, total, ctx)
+        with state.engine.evaluated():
+            pictures = _draw(state)
+        scores = {n: prompt_means(v, pictures) for n, v in score(pictures, state.scorers).items()}
+    parts = kinds(reward_ref(state.params.reward))
+    _see(state, steps, evaluate_step(scores, state.found.base, state.found.spread, state.trained, parts))
+
+
+def _see(state: TrainingRun, steps: int, metrics: Measured) -> None:
+    own, rest = metrics["effect"], metrics["others_effect"]
+    if isinstance(own, Samples) and isinstance(rest, Samples):
+        state.found.seen.append((steps, np.array(own.values), np.array(rest.values)))
+        if state.params.save_freq:
+            state.scratch.remember(state.found)  # before the answer: an answered cell is not measured again
 
 
 def _draw(state: TrainingRun) -> Pictures:
@@ -268,12 +303,8 @@ def _drift(state: TrainingRun, steps: int) -> Measured:
 
 def _facts(state: TrainingRun, metrics: Measured) -> dict[str, Scalar]:
     """Columns for tables and axes, and where over-optimisation has set in."""
-    own, rest = metrics["effect"], metrics["others_effect"]
-    if isinstance(own, Samples) and isinstance(rest, Samples):
-        state.found.seen.append((state.engine.step, np.array(own.values), np.array(rest.values)))
-        if state.params.save_freq:
-            state.scratch.remember(state.found)  # before the answer: an answered cell is not measured again
-    seen = state.found.seen
+    _see(state, state.engine.step, metrics)
+    seen = sorted((one for one in state.found.seen if one[0] <= state.engine.step), key=lambda one: one[0])
     steps, trained, others = zip(*seen, strict=True) if seen else ((), (), ())
     return {
         "queries": metrics["reward_queries"],  # type: ignore[dict-item]

@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from bench.run.loop import measure as measure_passes
 from bench.suite.plan import make_plan
 from bench.workload import Missing
 from ddposink.ddpo import StepLog
-from ddposink.workloads import ddpo_resume
+from ddposink.workloads import ddpo_resume, ddpo_run
 from ddposink.workloads.ddpo import DdpoWorkload
 from ddposink.workloads.ddpo_resume import Findings, Progress, Scratch, save_points
 from helpers.training import Ctx, suite
@@ -61,7 +62,7 @@ def attempt(suite, folder, cut=None, answered=()):
     (work,) = make_plan(suite, workload).passes
     cells = tuple(cell for cell in work.cells if cell.params["steps"] not in answered)
     try:
-        workload.run(type(work)(work.id, work.workload, cells, work.cost), ctx)
+        workload.run(replace(work, cells=cells), ctx)
     except CutOff:
         assert cut is not None
     return ctx
@@ -120,6 +121,22 @@ def test_what_was_seen_of_earlier_cells_is_known_without_any_checkpoint(pipeline
     assert [step for step, *_ in found.seen] == [0, 3]
     assert [step for step, *_ in Scratch(first.scratch).recall(found.base, 4, {3, 12}).seen] == [0]
     assert found.ratio_deviation < 1e-5
+
+
+@pytest.mark.parametrize("save_freq", [0, 100])
+def test_a_longer_training_is_compared_with_what_was_answered_before(
+    pipeline, tmp_path, monkeypatch, save_freq
+):
+    asked = []
+    monkeypatch.setattr(ddpo_run, "over_optimised", lambda *seen: asked.append(seen))
+    changed = wanted(pipeline, save_freq=save_freq, grid={"steps": [0, 2, 4]})
+    attempt(changed, tmp_path / "whole")
+    whole = asked[-1]
+    rest = attempt(changed, tmp_path / "longer", answered=[0, 2])
+    assert list(rest.answers) == [4]
+    assert list(asked[-1][0]) == list(whole[0]) == [0, 2, 4]
+    for found, expected in zip(asked[-1][1:], whole[1:], strict=True):
+        assert np.array_equal(found, expected)
 
 
 def test_no_checkpoints_are_written_where_none_are_wanted(pipeline, tmp_path):
