@@ -70,6 +70,15 @@ def shared_noise(latents: Tensor, times: int) -> Tensor:
     return latents[::times].repeat_interleave(times, dim=0)
 
 
+def noise_like(latents: Tensor) -> Tensor:
+    """Standard normal noise for ``latents`` (B, C, H, W), drawn one by one.
+
+    Drawn together, a latent's noise may depend on how many share a forward: on a CPU it does where a latent's
+    size is no multiple of 16.
+    """
+    return torch.stack([torch.randn_like(one) for one in latents])
+
+
 class Randomness:
     """A state of Python's, numpy's and torch's generators (CPU and, if used, one CUDA device)."""
 

@@ -29,6 +29,7 @@ from torch import Tensor
 
 from ddposink.ddpo.algorithms.forward import drawn_times, forward_process
 from ddposink.ddpo.algorithms.protocol import Invariant, Learnt, Workshop
+from ddposink.ddpo.randomness import noise_like
 from ddposink.ddpo.rules import DPO_DIMENSIONS, times_learnt
 from ddposink.ddpo.sampler import Trajectories
 from ddposink.ddpo.stats import ROUNDING as EQUAL
@@ -129,7 +130,7 @@ class Dpo:
         process = forward_process(shop.pipeline.scheduler, shop.policy.schedule.timesteps, shop.flow)
         who, when = pairs.flatten(), step.repeat_interleave(2)
         clean = found.latents[-1, who]
-        noise = torch.randn_like(clean[::2]).repeat_interleave(2, 0)
+        noise = noise_like(clean[::2]).repeat_interleave(2, 0)
         noised, target = process.noised(when, clean, noise), process.target(when, clean, noise)
 
         def errors() -> Tensor:

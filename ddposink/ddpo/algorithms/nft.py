@@ -28,6 +28,7 @@ from torch import Tensor
 
 from ddposink.ddpo.algorithms.forward import ForwardProcess, drawn_times, forward_process
 from ddposink.ddpo.algorithms.protocol import Invariant, Learnt, Workshop, swapped
+from ddposink.ddpo.randomness import noise_like
 from ddposink.ddpo.rules import times_learnt
 from ddposink.ddpo.sampler import Trajectories
 
@@ -124,7 +125,7 @@ class Nft:
         for which in torch.arange(len(sample), device=shop.device).split(shop.layout.learning):
             who, when = sample[which], step[which]
             clean = found.latents[-1, who]
-            noise = torch.randn_like(clean)
+            noise = noise_like(clean)
             noised = process.noised(when, clean, noise)
             with torch.no_grad(), self._old_policy():
                 old = shop.ask(found, who, when, noised)
