@@ -30,6 +30,10 @@ COUNTS = (
     "sample_sde_window_stride sample_sde_window_every samples_per_prompt lora_rank save_freq "
     "num_checkpoint_limit max_workers"
 ).split()
+FLOW_ONLY = (
+    "sample_shift sample_sde_window sample_sde_window_moves sample_sde_window_stride sample_sde_window_every "
+    "max_sequence_length"
+).split()
 POSITIVE = (
     "train_learning_rate train_adam_epsilon train_max_grad_norm train_adv_clip_max train_clip_range "
     "lora_alpha"
@@ -114,8 +118,8 @@ def _flow(config: Settings) -> None:
     """What flow models are told: kernel, times and window."""
     kernel, window, shift = config.sample_kernel, config.sample_sde_window, config.sample_shift
     if kernel == DDIM:
-        for name in ("sample_shift", "sample_sde_window"):
-            if getattr(config, name) is not None:
+        for name in FLOW_ONLY:
+            if getattr(config, name) != getattr(Settings, name):
                 raise ValueError(f"{name} is of flow models; sample_kernel '{DDIM}' knows none")
         return
     if config.engine == "trl":
