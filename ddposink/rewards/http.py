@@ -157,7 +157,7 @@ class Asker:
             raise self._fault(f"answered {len(values)} numbers for {count} pictures")
         for index, value in enumerate(values):
             number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not number or not math.isfinite(value) or abs(value) > 3e38:
+            if not number or not abs(value) <= 3e38:  # nor NaN; a whole number may be too large for a float
                 raise self._fault(
                     f"answered {str(value)[:40]!r} for picture {index + 1}, not a finite number"
                 )

@@ -87,6 +87,7 @@ WRONG = {
     "null": (text('{"rewards": [1, 2, null]}'), r"answered 'None' for picture 3"),
     "word": (text('{"rewards": [true, 2, 3]}'), r"answered 'True' for picture 1"),
     "huge": (text('{"rewards": [1e39, 2, 3]}'), r"answered '1e\+39' for picture 1"),
+    "long": (text('{"rewards": [1%s, 2, 3]}' % ("0" * 400)), r"answered '10+' for picture 1"),
     "redirect": (text("", 302, Location="http://example.org/"), r"answered with a redirect \(302\)"),
     "missing": (text("no such page", 404), r"answered 404 Not Found: 'no such page'"),
     "busy": (text("later", 503), r"answered 503 Service Unavailable: 'later'"),
