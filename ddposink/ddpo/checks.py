@@ -128,9 +128,14 @@ def _flow(config: Settings) -> None:
         raise ValueError(f"sample_shift must be a positive number, not {shift!r}")
     if config.max_sequence_length is not None:
         _whole("max_sequence_length", config.max_sequence_length, 0)
+    moves = config.sample_sde_window_moves
+    if window is None and moves != "fixed":
+        raise ValueError("sample_sde_window_moves is of a window: name its size, sample_sde_window")
+    if moves == "fixed":
+        for name in ("sample_sde_window_stride", "sample_sde_window_every"):
+            if getattr(config, name) != getattr(Settings, name):
+                raise ValueError(f"{name} is of a window that moves: say how, sample_sde_window_moves")
     if window is None:
-        if config.sample_sde_window_moves != "fixed":
-            raise ValueError("sample_sde_window_moves is of a window: name its size, sample_sde_window")
         return
     if kernel == ODE:
         raise ValueError(f"sample_sde_window is where noise is drawn; sample_kernel '{ODE}' draws none")

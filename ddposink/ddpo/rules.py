@@ -13,6 +13,18 @@ DPO_BETA = 2000.0  # the paper's for Stable Diffusion 1.5, whose latents have so
 DPO_DIMENSIONS = 4 * 64 * 64
 LEARN_FROM_NOISED = (NFT, DPO)  # from noised pictures, of which a sample is noised at several times
 _LIKELIHOOD_ONLY = {"loss": "is", "keep_sampling_graph": False}
+_OWN = {
+    NFT: ("nft_beta", "nft_decay", "nft_decay_rate"),
+    DPO: ("dpo_beta",),
+    DRAFT: ("draft_steps",),
+}
+_COMPARED = ("train_adv_clip_max", "advantages", "advantage_epsilon")  # of advantages that are numbers
+_RATIO = ("train_clip_range", "log_prob_reduction", "train_cfg")
+_IDLE = {
+    NFT: _RATIO,
+    DPO: (*_RATIO, *_COMPARED),
+    DRAFT: (*_RATIO, *_COMPARED, "train_timestep_fraction", "train_skip_last_steps"),
+}
 
 
 def check(config: Settings) -> None:
@@ -38,6 +50,16 @@ def check(config: Settings) -> None:
             "share_initial_noise false, or a noisy sample_kernel"
         )
     {NFT: _nft, DPO: _dpo, DRAFT: _draft}[config.algorithm](config)
+
+
+def idle(config: Settings) -> list[str]:
+    """Settings that say something and have no part in the algorithm: trainings that differ in them are one.
+
+    They are taken, for a suite may have several algorithms.
+    """
+    others = [name for owner, names in _OWN.items() if owner != config.algorithm for name in names]
+    names = (*others, *_IDLE.get(config.algorithm, ()))
+    return [name for name in names if getattr(config, name) != getattr(type(config), name)]
 
 
 def deterministic(config: Settings) -> bool:

@@ -27,6 +27,7 @@ from ddposink.workloads.ddpo_tables import METRICS, VIEWS
 
 TABLES = "ddposink.workloads.ddpo_tables"  # how metrics are shown: no number changes with it
 PAIRS = "pairs.sha256"  # of an identity
+HAVE_NO_PART = "have no part in it: cells that differ in nothing else are one training under several names"
 NEEDED = ("diffusers", "peft", "trl")
 
 
@@ -192,6 +193,8 @@ class DdpoWorkload:
             )
         if (ref := reward_ref(params.reward)).kind == "weighted":
             found.append(_shares(ref.argument, params.pipeline))
+        if idle := rules.idle(params.config(seed=0)):
+            found.append(f"algorithm '{params.algorithm}': {', '.join(idle)} {HAVE_NO_PART}")
         if params.measure_kl and not params.kl_beta:
             found.append(_measured(params))
         if left_out := len(given.prompts) - len(once.prompts):

@@ -205,6 +205,8 @@ def test_lora_goes_into_a_stock_pipeline_and_back(tmp_path: Path) -> None:
         ({"sample_kernel": "ddim", "sample_eta": 1.0, "sample_sde_window": 2}, "is of flow models"),
         ({"sample_kernel": "ddim", "sample_sde_window_moves": "random"}, "moves is of flow models"),
         ({"sample_kernel": "ddim", "max_sequence_length": 8}, "length is of flow models"),
+        ({"sample_sde_window_stride": 2}, "stride is of a window that moves: say how"),
+        ({"sample_sde_window": 2, "sample_sde_window_every": 2}, "every is of a window that moves"),
         ({"sample_kernel": "flow_sde"}, "did you mean 'flow-sde'"),
         ({"max_sequence_length": -1}, "max_sequence_length must be a whole number"),
     ],

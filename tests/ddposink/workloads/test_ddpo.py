@@ -248,6 +248,16 @@ def test_a_weighted_reward_shows_what_its_parts_do(pipeline, tmp_path):
         assert np.allclose(parts, arrays["reward"], rtol=1e-5)
 
 
+def test_the_plan_says_which_settings_have_no_part_in_an_algorithm(pipeline):
+    cell = {"pipeline": pipeline, "reward": "brisque", "steps": 2, "draft_steps": 2}
+    found = {}
+    for algorithm in ("ddpo", "draft"):
+        notes = DdpoWorkload().notes(DdpoParams(**cell | {"algorithm": algorithm}))
+        found[algorithm] = [note for note in notes if "have no part" in note]
+    assert found["draft"] == []
+    assert found["ddpo"][0].startswith("algorithm 'ddpo': draft_steps have no part in it: cells that differ")
+
+
 def test_the_plan_says_what_the_parts_of_a_weighted_reward_will_weigh(pipeline):
     cell = {"pipeline": "emoji-sd", "reward": "weighted:1*jpeg_compressibility+1*alignment", "steps": 1}
     (note,) = [n for n in DdpoWorkload().notes(DdpoParams(**cell)) if n.startswith("weighted")]

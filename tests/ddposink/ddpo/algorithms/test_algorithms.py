@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from ddposink.ddpo import DDPOConfig, DivergedError, make_engine
+from ddposink.ddpo import DDPOConfig, DivergedError, make_engine, rules
 from ddposink.ddpo.algorithms.dpo import best_and_worst
 from ddposink.ddpo.algorithms.nft import optimality
 from ddposink.ddpo.algorithms.protocol import Invariant
@@ -64,6 +64,33 @@ def test_layout_changes_nothing_but_rounding(algorithm: str) -> None:
         curves.append([(log.reward_mean, log.loss) for log in one.run(2)])
     assert np.allclose(curves[0], curves[1], atol=2e-5)
     assert np.allclose(curves[0], curves[2], atol=2e-5)
+
+
+OTHER: dict[str, Any] = {
+    "nft_beta": 0.3, "nft_decay": 0.0, "nft_decay_rate": 0.4, "dpo_beta": 50.0, "draft_steps": 2,
+    "train_clip_range": 0.5, "train_cfg": False, "log_prob_reduction": "sum", "train_adv_clip_max": 0.3,
+    "advantages": "batch", "advantage_epsilon": 1.0, "train_timestep_fraction": 0.5,
+    "train_skip_last_steps": 1,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("algorithm", ["ddpo", *ALGORITHMS])
+def test_what_is_said_to_have_no_part_has_none_and_all_else_has(algorithm: str) -> None:
+    """Or a grid over it is one training under several names, or the plan says so wrongly."""
+    ddim = DDIM | {"sample_kernel": "ddim", "sample_eta": 1.0}
+
+    def trained(**values: Any) -> torch.Tensor:
+        one = engine(base=ddim, algorithm=algorithm, train_num_inner_epochs=inner, **values)
+        assert rules.idle(one.config) == [n for n in values if n in idle]
+        list(one.run(2))
+        return torch.cat([weight.flatten() for weight in weights(one).values()])
+
+    inner = 1 if algorithm == "draft" else 2  # the clip range has a part where weights have moved
+    other = {n: value for n, value in OTHER.items() if n != "train_cfg" or algorithm != "ddpo"}  # refused
+    idle = rules.idle(DDPOConfig(**ddim | other | {"algorithm": algorithm}))
+    as_is = trained()
+    same = {name for name, value in other.items() if torch.equal(trained(**{name: value}), as_is)}
+    assert same == set(idle)
 
 
 @pytest.mark.parametrize("values", [
