@@ -49,11 +49,19 @@ def outcome(report: GateReport) -> str:
             return "nothing was decided: no metric could be compared with certainty"
         case code if code == EXIT_FAILED_CELLS:
             return f"no regression, but {plural(report.head.failed_cells, 'cell')} failed"
-        case code if code == EXIT_PASS and (left := len(report.of(Verdict.INCONCLUSIVE))):
-            return f"no regression found, {plural(left, 'metric')} undecided"
+        case code if code == EXIT_PASS and (left := _left(report)):
+            return f"no regression found, {' and '.join(left)}"
         case code if code == EXIT_PASS:
             return "passed: no regression"
     return f"exit code {report.exit_code}"
+
+
+def _left(report: GateReport) -> list[str]:
+    """What keeps a gate without a regression from being a plain success."""
+    open_ = len(report.of(Verdict.INCONCLUSIVE))
+    lost = [one for one in report.of(Verdict.INCOMPARABLE) if one.base is not None and one.head is None]
+    undecided = [f"{plural(open_, 'metric')} undecided"] if open_ else []
+    return undecided + ([f"{plural(len(lost), 'metric')} no longer measured"] if lost else [])
 
 
 def counts(report: GateReport) -> str:
@@ -132,7 +140,7 @@ def show(report: GateReport, console: Console) -> None:
 def markdown(report: GateReport) -> str:
     """The summary for a pull request or a job's page."""
     mark = {EXIT_PASS: "✅", EXIT_REGRESSION: "❌"}.get(report.exit_code, "⚠️")
-    if report.exit_code == EXIT_PASS and report.of(Verdict.INCONCLUSIVE):
+    if report.exit_code == EXIT_PASS and _left(report):
         mark = MARKS[Verdict.INCONCLUSIVE]
     lines = [
         f"### {mark} {md(report.suite)}: {outcome(report)}",

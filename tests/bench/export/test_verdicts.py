@@ -237,6 +237,15 @@ def test_the_summary_says_what_counts_first():
     assert markdown(calm).splitlines()[0] == "### ❔ toys: no regression found, 1 metric undecided"
 
 
+def test_a_metric_that_is_not_measured_any_more_is_no_plain_success():
+    """A head that had stopped measuring its headline metric "passed"."""
+    base = Side("base", (record({"nll": 3.0, "slots": 4}),), ENV)
+    found = judge(base, Side("head", (record({"slots": 4}),), ENV), GateToy.metrics, paired=True)
+    one = assemble(("toys", "gatetoy"), found, (SideInfo(name="base"), SideInfo(name="head")), TERMS, [])
+    assert one.exit_code == 0
+    assert markdown(one).splitlines()[0] == "### ❔ toys: no regression found, 1 metric no longer measured"
+
+
 def test_long_lists_are_cut_and_counted():
     made = report()
     many = [made.judgements[2].model_copy(update={"cell": f"c{i}"}) for i in range(500)]
