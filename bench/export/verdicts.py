@@ -40,6 +40,8 @@ def parse(texts: Iterable[str]) -> dict[str, Path]:
             )
         if name in exports:
             raise UserError(f"--export {name} was given twice", hint="a format has one file")
+        if taken := next((n for n, one in exports.items() if one.resolve() == Path(path).resolve()), None):
+            raise UserError(f"--export {text}: {path} is the file of {taken}, too", hint="name another file")
         exports[name] = Path(path)
     check(exports)
     return exports

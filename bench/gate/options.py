@@ -10,6 +10,9 @@ from bench.errors import UserError
 from bench.gate.rule import Rule
 from bench.suite.request import Options
 
+_PAIRED_ONLY = ("pairs", "max_pairs", "extras")  # of base and head in one session
+_STORED_ONLY = ("allowance", "accept")  # of sessions, which may be of other machines
+
 
 @dataclass(frozen=True)
 class GateOptions:
@@ -34,7 +37,7 @@ class GateOptions:
         return Rule.asked(self.alpha, self.allowance, looks)
 
     def check(self) -> None:
-        """Raises UserError for wishes that contradict each other."""
+        """Raises UserError for wishes that contradict each other, or that nothing would come of."""
         if not self.baseline and not self.against:
             raise UserError("nothing to compare with", hint="give --against REF or --baseline RUN")
         if self.baseline and self.against:
@@ -55,8 +58,21 @@ class GateOptions:
                 hint="use --against REF, or --allowance",
             )
         self.rule()
+        self._check_idle()
         if self.until_decided and self.max_pairs < self.pairs:
             raise UserError(f"--max-pairs {self.max_pairs} is less than --pairs {self.pairs}")
+
+    def _check_idle(self) -> None:
+        """Raises UserError for a wish that this kind of gate never looks at: it would seem to be granted."""
+        way, idle = ("--against", _STORED_ONLY) if self.against else ("--baseline", _PAIRED_ONLY)
+        for name in idle:
+            if getattr(self, name) != getattr(GateOptions, name):
+                flag = f"--{name.replace('_', '-')}"
+                raise UserError(f"{flag} does nothing with {way}", hint=f"leave {flag} out")
+        if self.against and not self.until_decided and self.max_pairs != GateOptions.max_pairs:
+            raise UserError("--max-pairs is the limit of --until-decided", hint="give both, or --pairs alone")
+        if self.head and self.run.wait:
+            raise UserError("--wait does nothing with --head, which measures nothing", hint="leave it out")
 
 
 def one_ref(against: str | None, against_tip: str | None) -> str | None:

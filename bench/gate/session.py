@@ -134,7 +134,7 @@ def _compared(base: Stored, head: Stored, request: Request, options: GateOptions
     rule = options.rule()
     defaults = parameter_defaults(request.workload)
     cells = match(base.side, head.side, options.accept, defaults)
-    if options.run.only:
+    if options.run.only or (options.head and options.run.overrides):  # --set names cells of stored runs, too
         wanted = {(setting_of(cell.params), cell.seed) for cell in request.cells}
         cells = [one for one in cells if one.asked.question in wanted]
     judgements = judge(

@@ -295,6 +295,8 @@ def test_two_stored_runs_are_compared_without_measuring(place):
     done = bench("gate", suite, "--baseline", base, "--head", head)
     assert done.exit_code == 0, done.output
     assert len(list((place / "results/toys").glob("*/env.json"))) == 2
+    done = bench("gate", suite, "--baseline", base, "--head", head, "--set", "seed=7")
+    assert done.exit_code == 5, "neither run has such a cell"
     done = bench("gate", suite, "--baseline", base, "--head", base)
     assert done.exit_code == 2
     assert "the same run" in done.stderr
@@ -350,6 +352,14 @@ def test_a_run_edited_by_hand_is_refused_on_either_side_with_its_line(place):
         (("--baseline", "a", "--until-decided"), "--until-decided adds pairs"),
         (("--against", "a", "--alpha", "2"), "--alpha 2: should lie between 0 and 0.5"),
         (("--against", "a", "--until-decided", "--max-pairs", "2"), "--max-pairs 2 is less than --pairs 6"),
+        (("--baseline", "a", "--pairs", "3"), "--pairs does nothing with --baseline"),
+        (("--baseline", "a", "--max-pairs", "30"), "--max-pairs does nothing with --baseline"),
+        (("--baseline", "a", "--extras", "ddpo"), "--extras does nothing with --baseline"),
+        (("--against", "a", "--allowance", "0.1"), "--allowance does nothing with --against"),
+        (("--against", "a", "--accept", "packages.*"), "--accept does nothing with --against"),
+        (("--against", "a", "--max-pairs", "30"), "--max-pairs is the limit of --until-decided"),
+        (("--baseline", "a", "--head", "b", "--wait"), "--wait does nothing with --head"),
+        (("--baseline", "a", "--export", "junit=x", "--export", "json=./x"), "x is the file of junit, too"),
         (("--baseline", "nowhere"), "no run of 'nowhere'"),
         (
             ("--baseline", "a", "--export", "junitt=x"),
