@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from bench.report.buckets import exp
 from bench.report.comparisons import compared_names, furthest_pairs
 from bench.report.frames import RunData
 from bench.report.select import CellPair, pairs, requested_seeds, split
@@ -109,12 +110,17 @@ def _count(seeds: Mapping[int, Sequence[Both]], cells: set[tuple[int, int]]) -> 
 
 def _ratio(words: Vocabulary, seeds: Mapping[int, Sequence[Both]]) -> tuple[float, Spread | None]:
     """Geometric mean with the interval of the log-ratios."""
-    logs = {seed: [math.log(a / b) for a, b in map(_numbers, own)] for seed, own in seeds.items()}
+    logs = {seed: [_log_ratio(*_numbers(both)) for both in own] for seed, own in seeds.items()}
     mean, found = _student(words, logs)
     if found is None:
-        return math.exp(mean), None
-    low, high = math.exp(found.low), math.exp(found.high)
-    return math.exp(mean), found._replace(estimate=math.exp(mean), low=low, high=high)
+        return float(exp(mean)), None
+    estimate, low, high = map(float, exp([mean, found.low, found.high]))
+    return estimate, found._replace(estimate=estimate, low=low, high=high)
+
+
+def _log_ratio(a: float, b: float) -> float:
+    """The logarithm of a / b, also where the quotient is beyond what a float holds."""
+    return math.log(a / b) if 0 < a / b < math.inf else math.log(a) - math.log(b)
 
 
 def _difference(words: Vocabulary, seeds: Mapping[int, Sequence[Both]]) -> tuple[float, Spread | None]:

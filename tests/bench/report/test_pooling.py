@@ -168,6 +168,13 @@ def test_a_summary_says_how_many_seeds_it_has(tmp_path: Path) -> None:
     assert table.notes[-1].endswith("Brackets: 95 % interval over seeds.")
 
 
+@pytest.mark.parametrize("numbers", [[1e-150, 1e150], [1e300, 1e-300]])
+def test_ratios_that_no_float_holds_are_infinite_and_no_crash(tmp_path: Path, numbers: list[float]) -> None:
+    """A policy that fell apart with one seed of two took the whole report with it."""
+    table = signed(tmp_path, {"red": [1e150, 1e150], "blue": [*numbers]})
+    assert "∞] (2 of 2 seeds)" in str(table.rows[0]["effect"].text)
+
+
 def test_repeats_of_a_seed_narrow_no_interval(tmp_path: Path) -> None:
     values: dict[str, list[float | None]] = {"red": [0.1, -0.9, 0.4], "blue": [0.6, -0.3, 0.9]}
     once, often = (signed(tmp_path / str(n), values, repeats=n).rows[0]["effect"] for n in (1, 4))
