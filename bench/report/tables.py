@@ -209,14 +209,16 @@ def _left_out(data: RunData, metrics: Sequence[Metric]) -> list[str]:
 
 
 def _stops(data: RunData) -> dict[str, str]:
-    """For every pass that broke off, where and why."""
+    """For every pass that broke off, where and why; one that was measured further on has a gap there."""
     axis, failed = data.words.prefix_axis, data.failed
     if axis is None or axis not in failed or not len(failed):
         return {}
-    found = {}
-    for index in extent(data, failed).groupby(failed["pass_id"], sort=False).idxmin():
+    found, reached = {}, extent(data, data.ok).groupby(data.ok["pass_id"]).max()
+    ends = extent(data, failed)
+    for index in ends.groupby(failed["pass_id"], sort=False).idxmin():
         record = data.records[index]
-        where = f"{axis} {number(failed[axis][index])} and beyond"
+        where = f"{axis} {number(failed[axis][index])}"
+        where += "" if reached.get(record.pass_id, -1) > ends[index] else " and beyond"
         found[record.pass_id] = f"{where}: {record.status}: {record.reason}"
     return found
 

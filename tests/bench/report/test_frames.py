@@ -9,6 +9,7 @@ import pytest
 
 from bench.report import render
 from bench.report.frames import load
+from bench.report.tables import headline
 from helpers.synthetic import Synthetic, measured, value, write_run
 from helpers.tuning import REWARDS, tuning_run, workload
 
@@ -56,3 +57,13 @@ def test_what_a_workload_says_of_cells_is_on_the_page(tmp_path):
     notes = load(write_run(tmp_path / "run", records), Synthetic()).notes
     assert "dense @ 512, window 512 @ 512: collapse: nearly one picture" in notes
     assert "dense @ 512, window 512 @ 512: of its variance a 1 %" in notes
+
+
+def test_a_cell_that_failed_before_the_furthest_one_is_a_gap_and_not_the_end(tmp_path):
+    """A row of length 4,096 said: length 2,048 and beyond: oom."""
+    records = [measured("dense", length) for length in (1024, 2048, 4096)]
+    records[1] |= {"status": "oom", "reason": "no room", "metrics": {}}
+    data = load(write_run(tmp_path / "synthetic" / "gap", records), Synthetic())  # measured by --only later
+    assert "<sup>1</sup> length 2,048: oom: no room" in headline(data).markdown()
+    data = load(write_run(tmp_path / "synthetic" / "end", records[:2]), Synthetic())
+    assert "<sup>1</sup> length 2,048 and beyond: oom: no room" in headline(data).markdown()
