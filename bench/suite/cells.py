@@ -58,8 +58,14 @@ def accept(
         try:
             params = workload.Params.model_validate(values)
             data = params.model_dump(mode="json")
-            points.append(GridPoint(workload, draft, params, data, canonical(data)))
-            continue
+            findings = [
+                Violation((name,), f"{name}: should be a number, got {brief(value)}")
+                for name, value in values.items()
+                if _counted(value, data.get(name))
+            ]
+            if not findings:
+                points.append(GridPoint(workload, draft, params, data, canonical(data)))
+                continue
         except ValidationError as error:
             findings = list(explain(error, known, "parameter"))
         except ValueError:  # from `canonical`
@@ -102,6 +108,13 @@ def _locate(finding: Violation, draft: Draft, suite: Suite) -> UserError:
     given = draft.given.get(str(finding.path[0]))
     path = (*given.path, *finding.path[1:]) if given else draft.path
     return UserError(finding.message, hint, suite.where(path, key=finding.kind == "unknown"))
+
+
+def _counted(given: Any, taken: Any) -> bool:
+    """Whether a true or false was taken for the number 1 or 0: ``kl_beta: true`` reads as a switch."""
+    if isinstance(given, list) and isinstance(taken, list):
+        return any(_counted(*both) for both in zip(given, taken, strict=False))
+    return isinstance(given, bool) and isinstance(taken, int | float) and not isinstance(taken, bool)
 
 
 def _finite(value: Any) -> bool:

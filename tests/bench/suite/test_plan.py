@@ -400,6 +400,13 @@ def test_all_parameter_errors_are_told_at_once_where_they_were_written():
         ),
         ("defaults: {policy: dense, length: 3}", "3:11", "parameter 'model' is missing"),
         ("defaults: {model: m, policy: dense, length: 3, scale: inf}", "3:55", "scale: not a finite number"),
+        ("defaults: {model: m, policy: dense, length: true}", "3:45", "length: should be a number, got true"),
+        ("defaults: {model: m, policy: dense, length: 3}\ngrid: {scale: [1, false]}", "4:19", "got false"),
+        (
+            "defaults: {model: m, policy: dense, length: 3, layers: [2, true]}",
+            "3:56",
+            "layers: should be a number",
+        ),
         ("defaults: {model: '', policy: dense, length: 3}", "3:19", "at least 1 character"),
         ("defaults: {model: m, policy: dense, length: yes}", "3:45", "got 'yes'"),
         ("defaults: {model: m, policy: , length: 3}", "3:29", "policy: should be text, got nothing"),
