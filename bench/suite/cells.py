@@ -106,6 +106,9 @@ def _locate(finding: Violation, draft: Draft, suite: Suite) -> UserError:
     if finding.kind == "missing":
         hint = f"add it to defaults or to {'this item' if draft.path[0] == 'include' else 'grid'}"
     given = draft.given.get(str(finding.path[0]))
+    whole = len(finding.path) == 1 and finding.message.startswith(f"{finding.path[0]}: should be ")
+    if whole and given and given.path[0] == "defaults" and isinstance(given.value, list):
+        hint = hint or "a list in defaults is one value; several values are an axis of grid"
     path = (*given.path, *finding.path[1:]) if given else draft.path
     return UserError(finding.message, hint, suite.where(path, key=finding.kind == "unknown"))
 

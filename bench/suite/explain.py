@@ -14,7 +14,15 @@ from pydantic import ValidationError
 
 from bench.errors import did_you_mean
 
-_PLAIN_WORDS = {"a valid dictionary": "a mapping", "a valid list": "a list", "a valid string": "text"}
+_PLAIN_WORDS = {
+    "a valid dictionary or instance of Compare": "a mapping",
+    "a valid dictionary or instance of Resources": "a mapping",
+    "a valid dictionary": "a mapping",
+    "a valid list": "a list",
+    "a valid tuple": "a list",
+    "a valid string": "text",
+    "a valid boolean": "true or false",
+}
 
 
 @dataclass(frozen=True)
@@ -58,9 +66,11 @@ def _value(name: str, given: Any, message: str, kind: str, context: dict[str, An
         return f"{prefix}an empty list; at least one value is needed", None
     if kind == "int_parsing_size":
         message = "Input should be a number of fewer digits"
+    if kind == "string_pattern_mismatch":
+        message = f"Input should match {context['pattern']}"
     if not message.startswith("Input should "):
         return prefix + message, None
-    message = message.partition(", unable to parse")[0]
+    message = message.partition(", unable to ")[0]
     for technical, plain in _PLAIN_WORDS.items():
         message = message.replace(technical, plain)
     return f"{prefix}{message.replace('Input should', 'should', 1)}, got {brief(given)}", None

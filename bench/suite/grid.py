@@ -46,7 +46,9 @@ def check_names(suite: Suite, parameters: Iterable[str]) -> list[UserError]:
     return [
         UserError(
             f"workload {suite.workload!r} has no parameter {name!r}",
-            did_you_mean(name, known),
+            f"{name} is a key of the suite itself: it stands beside grid and defaults, not in them"
+            if name in Suite.model_fields
+            else did_you_mean(name, known),
             suite.where((*path, name), key=True),
         )
         for path, section in _sections(suite).items()

@@ -14,9 +14,9 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError
 
-from bench.errors import UserError, raise_any
+from bench.errors import UserError, did_you_mean, raise_any
 from bench.suite.conditions import parse as parse_condition
-from bench.suite.explain import brief, explain
+from bench.suite.explain import Violation, brief, explain
 from bench.suite.yaml import DIGITS, MAX_BYTES, KeyPath, YamlSource, parse
 from bench.workload import Scalar
 
@@ -168,12 +168,20 @@ def parse_suite(data: bytes, name: str) -> Suite:
     except ValidationError as error:
         findings = explain(error, Suite.model_fields, "key", levels=2)
         raise_any(
-            UserError(found.message, found.hint, source.where(found.path, key=found.kind == "unknown"))
+            UserError(found.message, _hint(found), source.where(found.path, key=found.kind == "unknown"))
             for found in findings
         )
         raise  # unreachable: a ValidationError has at least one finding
     suite._source = source
     return suite
+
+
+def _hint(found: Violation) -> str | None:
+    """What is nearest to an unknown key, also within the keys that are mappings of their own."""
+    inner: dict[str | int, type[BaseModel]] = {"compare": Compare, "resources": Resources}
+    if found.kind == "unknown" and len(found.path) == 2 and found.path[0] in inner:
+        return did_you_mean(str(found.path[1]), inner[found.path[0]].model_fields)
+    return found.hint
 
 
 def _read(path: Path) -> bytes:

@@ -400,6 +400,16 @@ def test_all_parameter_errors_are_told_at_once_where_they_were_written():
         ),
         ("defaults: {policy: dense, length: 3}", "3:11", "parameter 'model' is missing"),
         ("defaults: {model: m, policy: dense, length: 3, scale: inf}", "3:55", "scale: not a finite number"),
+        (
+            "defaults: {model: m, policy: dense, length: [4, 8]}",
+            "3:45",
+            "got [4, 8]\n  hint: a list in defaults is one value; several values are an axis of grid",
+        ),
+        (
+            "defaults: {model: m, policy: dense, length: 3}\ngrid: {seed: [0, 1]}",
+            "4:8",
+            "has no parameter 'seed'\n  hint: seed is a key of the suite itself",
+        ),
         ("defaults: {model: m, policy: dense, length: true}", "3:45", "length: should be a number, got true"),
         ("defaults: {model: m, policy: dense, length: 3}\ngrid: {scale: [1, false]}", "4:19", "got false"),
         (
