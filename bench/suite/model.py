@@ -86,7 +86,7 @@ class _Strict(BaseModel):
 class Compare(_Strict):
     """Paired differences: every cell against the one whose column ``axis`` equals ``reference``."""
 
-    axis: _Name = Field(description="Column along which cells are compared, e.g. policy")
+    axis: _Name = Field(description="Parameter along which cells are compared, e.g. policy")
     reference: Annotated[Scalar, BeforeValidator(_scalar)] = Field(
         description="The value compared with, e.g. dense"
     )

@@ -257,6 +257,12 @@ def _check_rules(suite: Suite, points: Sequence[GridPoint]) -> list[UserError]:
         message = f"compare: no cell has a column {suite.compare.axis!r}"
         where = suite.where(("compare", "axis"))
         errors.append(UserError(message, did_you_mean(suite.compare.axis, shown), where))
+    elif suite.compare and suite.compare.axis not in points[0].data:
+        axis, named = suite.compare.axis, ", ".join(name for name in points[0].data if name in shown)
+        message = f"compare: the column {axis!r} follows from parameters, so no two cells differ in it alone"
+        errors.append(
+            UserError(message, f"compare along a parameter: {named}", suite.where(("compare", "axis")))
+        )
     return errors
 
 

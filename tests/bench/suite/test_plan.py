@@ -463,6 +463,7 @@ GRID = "defaults: {model: m}\ngrid: {policy: [dense, window 8], length: [4, 8]}\
         ),
         ("compare: {axis: length, reference: 5}", "5:36", "no cell has length = 5"),
         ("compare: {axis: dtype, reference: float32}", "5:17", "no cell has a column 'dtype'"),
+        ("compare: {axis: kind, reference: dense}", "5:17", "the column 'kind' follows from parameters"),
         ("seed: [0, 1]\ncompare: {axis: seed, reference: 0}", "6:17", "cells are compared within one seed"),
         (
             "compare: {axis: policy, reference: dense}\nexclude: [{policy: dense}]",
