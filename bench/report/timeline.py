@@ -1,4 +1,8 @@
-"""The picture of a history: one panel per metric, every cell relative to its first run, steps marked."""
+"""The picture of a history: one panel per metric, every cell since its first run, steps marked.
+
+Per cent where a metric is positive in all runs, else differences: of a negative value, or of zero, a share
+says nothing, and it would point the wrong way.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,7 @@ from matplotlib.figure import Figure
 
 from bench.report.figure import GREY, INK, WIDTH, grid_columns, pens, save, style, write_ticks
 from bench.report.tracks import Track
-from bench.text import clean
+from bench.text import clean, with_unit
 
 MOST_PANELS, MOST_LINES = 6, 7
 
@@ -26,16 +30,18 @@ def draw(tracks: Sequence[Track], base: Path, *, chosen: bool = False) -> list[P
     shown = order[:MOST_PANELS]
     lines = {name: _lines(tracks, name) for name in shown}
     cells = list(dict.fromkeys(track.cell for name in shown for track in lines[name]))
-    runs = sorted({(point.started, point.run) for track in tracks for point in track.points})
+    points = sorted((point.started, point.run) for track in tracks for point in track.points)
+    runs = dict.fromkeys(run for _, run in points)  # a run's cells begin at different times
     place = {run: i + 1 for i, run in enumerate(runs)}
     with style():
         figure, axes = _panels(len(shown))
         pen = pens([clean(cell, 40) for cell in cells], None)
-        for i, (name, axis) in enumerate(zip(shown, axes, strict=True)):
+        for name, axis in zip(shown, axes, strict=True):
             metric = named[name]
+            share = all(point.value > 0 for track in lines[name] for point in track.points)
             for track in lines[name]:
-                x = [place[point.started, point.run] for point in track.points]
-                y = [_relative(point.value, track.points[0].value) for point in track.points]
+                x = [place[point.run] for point in track.points]
+                y = [_since(point.value, track.points[0].value, share=share) for point in track.points]
                 look = pen[clean(track.cell, 40)]
                 axis.plot(x, y, label=clean(track.cell, 40), **look.line)
                 for step in track.steps:
@@ -47,8 +53,7 @@ def draw(tracks: Sequence[Track], base: Path, *, chosen: bool = False) -> list[P
             axis.set_xlim(0.5, len(runs) + 0.5)
             write_ticks(axis.xaxis, None)
             axis.set_xlabel("run, oldest first")
-            if i % grid_columns(len(shown)) == 0:
-                axis.set_ylabel("change since the first run (%)")
+            axis.set_ylabel(with_unit("change since the first run", "%" if share else metric.unit))
         handles = {str(h.get_label()): h for axis in axes for h in axis.get_legend_handles_labels()[0]}
         figure.legend(
             list(handles.values()), list(handles), loc="lower center", ncols=3, frameon=False,
@@ -77,6 +82,6 @@ def _lines(tracks: Sequence[Track], name: str) -> list[Track]:
     return sorted(own, key=lambda track: not track.steps)[:MOST_LINES]
 
 
-def _relative(value: float, first: float) -> float:
-    """Per cent of the first value; of a first value of zero, the plain difference."""
-    return (value / first - 1) * 100 if first else value - first
+def _since(value: float, first: float, *, share: bool) -> float:
+    """How far a value is from the first one: in per cent of it, or as a plain difference."""
+    return (value / first - 1) * 100 if share else value - first

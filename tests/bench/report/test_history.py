@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from bench import registry
 from bench.cli import app
 from bench.errors import UserError
+from bench.report import timeline
 from bench.report.history import follow, read_runs, table_csv
 from bench.results.digest import with_digest
 from helpers.gateplace import record
@@ -193,3 +194,34 @@ def test_no_cell_of_the_table_is_a_formula(folder):
     made = [([r.model_copy(update={"run": "=2+2"}) for r in records], env) for records, env in made]
     rows = csv.DictReader(io.StringIO(table_csv(follow(made, GateToy.metrics))))
     assert {(row["run"], row["commit"]) for row in rows} == {("'=2+2", "'=1+1")}
+
+
+@pytest.mark.parametrize(
+    ("values", "label", "last"),
+    [
+        ([2.0, 3.0], "change since the first run (%)", 50.0),
+        ([-0.2, -0.1], "change since the first run (ms)", 0.1),
+    ],
+)
+def test_the_picture_of_what_is_not_positive_shows_differences(monkeypatch, tmp_path, values, label, last):
+    """A score that rose from -0.2 to -0.1 was drawn as minus 50 per cent, and one of zero in "per cent"."""
+    kept = []
+    monkeypatch.setattr(timeline, "save", lambda figure, base: kept.append(figure) or [])
+    timeline.draw(follow(runs("latency", values), GateToy.metrics), tmp_path / "history")
+    (axis,) = kept[0].axes
+    assert axis.get_ylabel() == label
+    assert axis.lines[0].get_ydata()[-1] == pytest.approx(last)
+
+
+def test_the_picture_counts_runs_and_not_their_passes(monkeypatch, tmp_path):
+    """Each pass of a run begins at another time, and every one had a place of its own on the axis of runs."""
+    made = runs("nll", [3.0, 3.1, 3.2])
+    for i, (records, _) in enumerate(made):
+        later = record(
+            {"nll": 2.0}, kind="b", started=f"2026-01-{i + 1:02d}T01:00:00.000+00:00", run=f"run{i}"
+        )
+        records.append(later)
+    kept = []
+    monkeypatch.setattr(timeline, "save", lambda figure, base: kept.append(figure) or [])
+    timeline.draw(follow(made, GateToy.metrics), tmp_path / "history")
+    assert [list(line.get_xdata()) for line in kept[0].axes[0].lines[:2]] == [[1, 2, 3]] * 2
