@@ -33,7 +33,19 @@ CSV = "history.csv"
 
 
 # What is looked at of every record; the values are read of cells that have a history.
-_COLUMNS = ("cell", "suite", "workload", "run", "label", "setting", "seed", "repeat", "status", "started")
+_COLUMNS = (
+    "cell",
+    "suite",
+    "workload",
+    "run",
+    "label",
+    "setting",
+    "seed",
+    "repeat",
+    "status",
+    "started",
+    "env",
+)
 
 
 def run_places(folder: Path) -> list[Path]:

@@ -109,8 +109,9 @@ def follow(
                     and not holds_own_imports(r, metric)
                 ]
                 if found:
+                    own = _fingerprint(env, alike[0].env)
                     point = TrackPoint(
-                        alike[0].run, alike[0].started, _mean(found, metric), _commit(env), env
+                        alike[0].run, alike[0].started, _mean(found, metric), _commit(own), own
                     )
                     values.setdefault((key, metric.name), []).append(point)
     named, labels = {metric.name: metric for metric in metrics}, _labels(newest, again)
@@ -165,6 +166,13 @@ def _mean(values: Sequence[float], metric: Metric) -> float:
 
 def _level(values: NDArray[np.float64]) -> float:
     return float(np.median(values))
+
+
+def _fingerprint(env: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """The fingerprint that a record names: a run that went on on another machine has several."""
+    earlier = env.get("earlier")
+    known = earlier.get(name) if isinstance(earlier, Mapping) and env.get("id") != name else None
+    return known if isinstance(known, Mapping) else env
 
 
 def _commit(env: Mapping[str, Any]) -> str | None:

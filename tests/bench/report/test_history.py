@@ -225,3 +225,13 @@ def test_the_picture_counts_runs_and_not_their_passes(monkeypatch, tmp_path):
     monkeypatch.setattr(timeline, "save", lambda figure, base: kept.append(figure) or [])
     timeline.draw(follow(made, GateToy.metrics), tmp_path / "history")
     assert [list(line.get_xdata()) for line in kept[0].axes[0].lines[:2]] == [[1, 2, 3]] * 2
+
+
+def test_a_cell_is_of_the_machine_that_measured_it_also_where_its_run_went_on_elsewhere():
+    """The step of such a cell was told as one of the code: its run's newest fingerprint stood for all."""
+    old, new = ENV | {"git": {"commit": "b" * 40}}, ENV | {"id": "e2", "cpu": {"model": "B"}}
+    made = runs("slots", [4, 4, 5], env=lambda i: (ENV, new | {"earlier": {"e1": old}}, new)[i])
+    last = [record({"slots": 5}, started="2026-01-03T00:00:00.000+00:00", run="run2", env="e2")]
+    (track,) = follow([*made[:2], (last, new)], GateToy.metrics)
+    assert [point.commit for point in track.points] == ["a" * 40, "b" * 40, "a" * 40]
+    assert track.steps[0].environment == ["cpu.model"]
