@@ -15,7 +15,7 @@ from bench.gate.match import Match
 from bench.gate.rule import Verdict
 from bench.gate.verdict import Judgement
 from bench.results.record import Record, Status, Value, setting_of
-from bench.stats import Interval, t_interval, two_level_interval
+from bench.stats import Interval, is_mean_of, t_interval, two_level_interval
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,7 @@ def _paired(pairs: Sequence[tuple[Value, Value]]) -> list[list[float]]:
     size = len(both[0][0])
     if size < 2 or any(len(x) != size or len(y) != size for x, y in both):
         return []
-    means = [(x.mean(), y.mean()) for x, y in both]
-    wanted = [(_number(a), _number(b)) for a, b in pairs]
-    if not np.allclose(means, wanted, rtol=1e-6, atol=1e-12):  # medians, for example
+    sides = [side for ab, xy in zip(pairs, both, strict=True) for side in zip(ab, xy, strict=True)]
+    if not all(is_mean_of(_number(value), samples) for value, samples in sides):  # medians, for example
         return []
     return [np.mean([y - x for x, y in both], axis=0).tolist()]

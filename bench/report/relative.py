@@ -20,7 +20,7 @@ from bench.report.spread import RANGE, Spread, spread_of_seeds
 from bench.report.tables import ARROWS, Column, Entry, Table, name_columns, name_entries, reported_metrics
 from bench.report.vocabulary import Vocabulary
 from bench.results.record import Value, canonical
-from bench.stats import t_interval
+from bench.stats import is_mean_of, t_interval
 from bench.text import Md, clean, number, plural
 from bench.workload import Metric
 
@@ -136,7 +136,7 @@ def _gap(a: Value, b: Value) -> Value:
     """A difference of values, with samples if both are means of samples that pair."""
     x, y = _numbers((a, b))
     left, right = np.array(a.samples or [], np.float64), np.array(b.samples or [], np.float64)
-    paired = len(left) == len(right) > 0 and np.allclose([left.mean(), right.mean()], [x, y], rtol=1e-6)
+    paired = len(left) == len(right) and is_mean_of(x, left) and is_mean_of(y, right)
     return Value(value=x - y, unit=a.unit, samples=(left - right).tolist() if paired else None)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,21 @@ def test_the_difference_over_seeds_covers_trainings_and_prompts(tmp_path: Path) 
     text = side_by_side.markdown(found)
     assert "## Over seeds" in text
     assert "The interval of a row is about that one training: the table over seeds has" in text
+
+
+def test_a_mean_far_nearer_to_zero_than_its_rounded_samples_is_known_as_theirs(tmp_path: Path) -> None:
+    """Such seeds were taken for ones without samples: the interval was over trainings alone."""
+    runs = [made(tmp_path / "old", (0, 0, 0)), made(tmp_path / "new", BETWEEN)]
+    for folder in runs:
+        records = [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
+        for one in records:
+            effect = one["metrics"]["effect"]
+            own = np.array(effect["samples"])
+            own += 1e-6 - own.mean()
+            effect |= {"value": float(own.mean()), "samples": [float(f"{x:.7g}") for x in own]}
+        (folder / "records.jsonl").write_text("".join(json.dumps(one) + "\n" for one in records))
+    (one,) = held(*runs).over_seeds
+    assert one.shared
 
 
 def test_without_samples_it_is_over_seeds_and_lost_seeds_are_counted(tmp_path: Path) -> None:

@@ -139,8 +139,11 @@ def signed(
             if number is None:
                 made |= {"status": "oom", "reason": "lost", "metrics": {}}
             else:
-                samples = [] if noise is None else (number + noise * rng.normal(size=40)).tolist()
-                mean = number if noise is None else float(np.mean(samples))
+                drawn = number + (noise or 0) * rng.normal(size=40)
+                if number == 0:  # a mean far nearer to zero than its samples
+                    drawn += 1e-6 - drawn.mean()
+                samples = [] if noise is None else [float(f"{x:.7g}") for x in drawn]
+                mean = number if noise is None else float(drawn.mean())
                 made["metrics"] = {"effect": {"value": mean, "unit": "SD", "samples": samples or None}}
             records.append(made)
     suite = {"workload": "tuning", "compare": {"axis": "reward", "reference": "red"}}
@@ -188,5 +191,7 @@ def test_intervals_of_differences_cover_trainings_and_prompts(tmp_path: Path) ->
     values: dict[str, list[float | None]] = {"red": [0.1, -0.9, 0.4], "blue": [0.6, -0.3, 0.9]}
     several = signed(tmp_path / "several", values, noise=0.2)
     assert several.notes[-1].endswith("Brackets: 95 % interval over 3 trainings and their prompts.")
+    zero = signed(tmp_path / "zero", {"red": [0.0, -0.9], "blue": [0.0, -0.3]}, noise=20)
+    assert zero.notes[-1].endswith("Brackets: 95 % interval over 2 trainings and their prompts.")
     one = signed(tmp_path / "one", {"red": [-0.9], "blue": [0.6]}, noise=0.2)
     assert one.notes[-1].endswith("Brackets: 95 % interval over prompts of this training.")
