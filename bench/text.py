@@ -115,6 +115,14 @@ def number(value: Any) -> str:
     return f"{value:,.{decimals}f}"
 
 
+def given(value: Any) -> str:
+    """A setting as `number` writes it, but for one that would be rounded: two settings never read alike."""
+    text = number(value)
+    if not isinstance(value, float) or not math.isfinite(value):
+        return text
+    return text if float(text.replace(",", "")) == value else repr(float(value))
+
+
 def interval(estimate: float, low: float, high: float) -> Md:
     """``+0.026 [+0.014, +0.040]``: signed, with the decimals that the width of the interval justifies."""
     width = (high - low) / 2

@@ -18,7 +18,7 @@ from bench.report.columns import OWN
 from bench.report.frames import EDITED, RunData
 from bench.report.select import common, extent, identifying, longest
 from bench.results.record import Status
-from bench.text import MISSING, Md, clean, duration, md, number, scale_for, with_unit
+from bench.text import MISSING, Md, clean, duration, given, md, number, scale_for, with_unit
 from bench.workload import Metric
 
 ARROWS = {"lower": " ↓", "higher": " ↑", "none": ""}
@@ -133,7 +133,12 @@ def name_columns(data: RunData, names: Iterable[str]) -> list[Column]:
 
 def name_entries(row: Any, names: Iterable[str]) -> dict[str, Entry]:
     """A row's parameters (a pandas row) as entries."""
-    return {n: Entry(row[n]) for n in names}
+    return {n: _setting(row[n]) for n in names}
+
+
+def _setting(value: Any) -> Entry:
+    """A parameter's value, which is what was asked and not what was measured: never rounded."""
+    return Entry(value, given(value)) if isinstance(value, float) else Entry(value)
 
 
 def _is_numeric(values: pd.Series) -> bool:
@@ -189,7 +194,7 @@ def headline(data: RunData) -> Table:
     same = common(data, frame)
     if same:
         table.notes.append(
-            "Common to all rows: " + ", ".join(f"{k} = {number(v)}" for k, v in same.items()) + "."
+            "Common to all rows: " + ", ".join(f"{k} = {given(v)}" for k, v in same.items()) + "."
         )
     table.notes += _left_out(data, [m for m in wanted if m not in known])
     return table
@@ -240,7 +245,7 @@ def full(data: RunData) -> Table:
     table = Table("full", "All cells", columns)
     shown = [*facts, *OWN, *names]
     for index, values in enumerate(data.frame[shown].itertuples(index=False, name=None)):
-        entries = {name: Entry(value) for name, value in zip(shown, values, strict=True)}
+        entries = {name: _setting(value) for name, value in zip(shown, values, strict=True)}
         entries |= {c.key: metric_entry(data, index, c.key, divisor) for c, divisor in metrics}
         entries |= {f"conformance.{k}": Entry(v) for k, v in data.records[index].conformance.items()}
         entries["edited"] = Entry(data.records[index].cell in data.edited)

@@ -190,6 +190,19 @@ def test_tables_sort_by_number_and_by_text(tab: Any, sinks: Path) -> None:
     assert names == sorted(names, key=lambda n: [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", n)])
 
 
+def test_both_tables_write_settings_in_full_and_round_alike(tab: Any, tmp_path: Path) -> None:
+    """Settings that differ in the fifth digit read alike; 8,000 bytes were 7.812 KiB here and 7.813 there."""
+    cache = {"cache": {"value": 8000, "unit": "bytes"}}
+    records = [record("dense", 1024, params={"rate": rate}, metrics=cache) for rate in (1.00001, 1.00002)]
+    folder = write_run(tmp_path / "synthetic" / "run", records)
+    render(folder, Synthetic())  # type: ignore[arg-type]
+    page = tab().open(folder / "index.html")
+    for where in ("#results", "#cells"):
+        texts = page.locator(f"{where} tbody tr").all_inner_texts()
+        assert [rate in row for rate, row in zip(("1.00001", "1.00002"), texts, strict=True)] == [True, True]
+        assert all("7.812" in row for row in texts), where
+
+
 def test_missing_values_sort_last_and_carry_their_reason(tab: Any, sinks: Path) -> None:
     page = tab().open(sinks)
     table = page.locator("#cell-table")

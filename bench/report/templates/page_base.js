@@ -27,7 +27,8 @@ const GROUPED = new Map();
 
 function grouped(value, decimals) {
   if (!GROUPED.has(decimals)) {
-    const both = { minimumFractionDigits: decimals, maximumFractionDigits: decimals };
+    // Ties as Python rounds them, which writes README.md and the tables: 8,000 bytes are 7.812 KiB in both.
+    const both = { minimumFractionDigits: decimals, maximumFractionDigits: decimals, roundingMode: "halfEven" };
     GROUPED.set(decimals, new Intl.NumberFormat("en-US", both));
   }
   return GROUPED.get(decimals).format(value).replace("-", "−");
@@ -43,6 +44,13 @@ function number(value, whole = Number.isInteger(value)) {
   if (whole || value === 0) return grouped(value, 0);
   if (size < 1e-4) return value.toExponential(2);
   return grouped(value, Math.max(0, 3 - Math.floor(Math.log10(size))));
+}
+
+/* A setting: as any number, but never rounded, so that no two of them read alike. */
+function given(value) {
+  const text = number(value);
+  if (typeof value !== "number" || Number(text.replaceAll(",", "").replace("−", "-")) === value) return text;
+  return String(value);
 }
 
 /* A tick or a position: written out, without rounding. */

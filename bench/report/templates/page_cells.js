@@ -24,7 +24,7 @@ const ARROW = { lower: " ↓", higher: " ↑", none: "" };
 const named = (metric) => metric.label + (metric.unit ? ` (${metric.unit})` : "");
 
 function cellColumns() {
-  const plain = (label, numeric, value) => ({ label, numeric, value, text: (row) => number(value(row)) });
+  const plain = (label, numeric, value) => ({ label, numeric, value, text: (row) => given(value(row)) });
   const columns = [{ label: "cell", numeric: false, value: (row) => word(row[CELL.label]), text: (row) => word(row[CELL.label]), open: openCell }];
   if (DATA.runs.length > 1) columns.push(plain("run", false, (row) => DATA.runs[row[CELL.run]].name));
   for (const name of PACKED.identity) {
@@ -67,8 +67,8 @@ function cellTable(host) {
   return new DataTable(host, { name: "cells", caption: "All cells", columns, rows: PACKED.cells, facets, extras });
 }
 
-function pairs(caption, entries) {
-  const rows = entries.map(([key, value]) => el("tr", {}, el("th", { scope: "row" }, key), el("td", {}, clipped(number(value)))));
+function pairs(caption, entries, written = number) {
+  const rows = entries.map(([key, value]) => el("tr", {}, el("th", { scope: "row" }, key), el("td", {}, clipped(written(value)))));
   const head = el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "name"), el("th", { scope: "col" }, "value")));
   return el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": `Table: ${caption}` }, el("table", {}, el("caption", { class: "hidden" }, caption), head, el("tbody", {}, ...rows)));
 }
@@ -103,7 +103,7 @@ function openCell(row) {
     el("pre", {}, code),
     el("p", { class: "bar" }, copy, copied),
     el("h3", {}, "Parameters"),
-    pairs("Parameters", filled(PACKED.params, row[CELL.params])),
+    pairs("Parameters", filled(PACKED.params, row[CELL.params]), given),
     el("h3", {}, "Metrics"),
     cellMetrics(row),
   ];

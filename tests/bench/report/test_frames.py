@@ -9,7 +9,7 @@ import pytest
 
 from bench.report import render
 from bench.report.frames import load
-from bench.report.tables import headline
+from bench.report.tables import full, headline
 from helpers.synthetic import Synthetic, measured, value, write_run
 from helpers.tuning import REWARDS, tuning_run, workload
 
@@ -67,3 +67,13 @@ def test_a_cell_that_failed_before_the_furthest_one_is_a_gap_and_not_the_end(tmp
     assert "<sup>1</sup> length 2,048: oom: no room" in headline(data).markdown()
     data = load(write_run(tmp_path / "synthetic" / "end", records[:2]), Synthetic())
     assert "<sup>1</sup> length 2,048 and beyond: oom: no room" in headline(data).markdown()
+
+
+@pytest.mark.parametrize("rates", [(1.00001, 1.00002), (1234.5, 1234.6), (1.23456e-9, 1.23457e-9)])
+def test_settings_are_written_as_they_were_given(tmp_path, rates):
+    """Rows of two settings read alike where these differed in their fifth digit."""
+    records = [measured("dense", 1024, params={"rate": rate}) for rate in rates]
+    data = load(write_run(tmp_path / "synthetic" / "run", records), Synthetic())
+    for table in (headline(data), full(data)):
+        rows = table.markdown().splitlines()[2:4]
+        assert all(f"| {rate} |" in row for rate, row in zip(rates, rows, strict=True)), rows
