@@ -7,13 +7,15 @@ user can get wrong arrives here as ``UserError`` and leaves as one clear sentenc
 from __future__ import annotations
 
 import errno
+import re
 import sys
 from difflib import get_close_matches
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from bench.commands import checks, judge, measure, pages, pictures
 from bench.errors import there
@@ -49,6 +51,10 @@ class _Commands(TyperGroup):
         if args and args[0] not in self.commands and args[0] not in ("--help", "--version"):
             self._check_misspelt(ctx, args[0])
             args = ["run", *args]
+        for before, word in pairwise(["", *args]):
+            if not word or re.fullmatch("--[a-z-]+=", word):  # an empty path would be the folder one is in
+                name = word.rstrip("=") or (before if before.startswith("-") else "an argument")
+                ctx.fail(f"{name} is empty: is a variable of the shell unset?")
         return super().parse_args(ctx, args)
 
     def _check_misspelt(self, ctx: Any, word: str) -> None:
@@ -72,6 +78,17 @@ class _Commands(TyperGroup):
         except KeyboardInterrupt as interruption:
             number = interruption.args[0] if interruption.args else 2
             raise typer.Exit(128 + int(number)) from None
+
+
+class _Command(TyperCommand):
+    """Refuses an option that is given twice and not repeatable: the last one would count, without a word."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        _, _, order = self.make_parser(ctx).parse_args(list(args))
+        for option in order:
+            if option.param_type_name == "option" and not option.multiple and order.count(option) > 1:
+                ctx.fail(f"{option.opts[0]} is given twice, and takes one value.")
+        return super().parse_args(ctx, args)
 
 
 app = typer.Typer(
@@ -104,7 +121,7 @@ def _version(
 
 
 for command in COMMANDS:
-    app.command()(command)
+    app.command(cls=_Command)(command)
 
 
 def main() -> None:

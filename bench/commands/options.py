@@ -37,13 +37,9 @@ CodeOption = Annotated[
     bool,
     typer.Option("--allow-code", help="Let the suite name Python functions (python:module:function)."),
 ]
+ONLY = "Only these cells: a label as printed, the id of a cell, or a pattern, e.g. 'sink*'."
 OnlyOption = Annotated[
-    str | None,
-    typer.Option(
-        metavar="LABEL",
-        help="Only these cells: a label as printed, the id of a cell, or a pattern, e.g. 'sink*'.",
-        show_default=False,
-    ),
+    list[str] | None, typer.Option(metavar="LABEL", help=f"{ONLY} Repeatable.", show_default=False)
 ]
 WaitOption = Annotated[bool, typer.Option("--wait", help="Wait for another run of this suite.")]
 
@@ -56,6 +52,7 @@ def run_options(
     from bench.suite.settings import parse_settings
 
     request.allow_code(allow_code)
+    more["only"] = tuple(more.get("only") or ())
     overrides = parse_settings([*(set_ or []), *([f"device={device}"] if device is not None else [])])
     found = request.find_suite(suite)
     return request.Options(suite=found, overrides=overrides, allow_code=allow_code, **more)

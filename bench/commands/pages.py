@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from bench.commands.options import OnlyOption, ResultsOption, RunsArgument, console
+from bench.commands.options import ONLY, ResultsOption, RunsArgument, console
 
 
 def report(
@@ -20,7 +20,7 @@ def report(
         Path | None,
         typer.Option(help="Folder of the page of several runs.", show_default=False),
     ] = None,
-    only: OnlyOption = None,
+    only: Annotated[str | None, typer.Option(metavar="LABEL", help=ONLY, show_default=False)] = None,
     vectors: Annotated[
         bool,
         typer.Option(

@@ -154,18 +154,16 @@ def _measure(
 
 
 def _sum_up(console: Console, store: Store, request: Request, options: Options, *, measured: bool) -> None:
-    part = f" (--only {options.only})" if options.only else ""
     if measured:
         terminal.summary(store.records.values(), request.workload.metrics, request.cells, console)
     else:
-        _say(console, f"[bold]{request.suite.suite}[/]{escape(part)} is finished: nothing to do")
+        _say(console, f"[bold]{request.suite.suite}[/]{escape(options.part)} is finished: nothing to do")
 
 
 def _conclude(console: Console, store: Store, request: Request, options: Options) -> None:
-    part = f" (--only {options.only})" if options.only else ""
     counts = tally(request.cells, store)
     ended = ", ".join(f"{counts[status]} {status}" for status in Status if counts[status])
-    _say(console, f"{plural(len(request.cells), 'cell')}{escape(part)}: {ended}")
+    _say(console, f"{plural(len(request.cells), 'cell')}{escape(options.part)}: {ended}")
     if not counts[Status.OK]:
         reasons = {store.records[cell.id].reason or "" for cell in request.cells}
         first = sorted(reason for reason in reasons if not reason.startswith(NOT_REACHED))[:3]

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from os.path import commonprefix
 from typing import Protocol
 
 from bench.errors import UserError, did_you_mean, listed
@@ -19,11 +20,12 @@ from bench.workload import Pass
 _MANY = 40  # cells; with more, a list of all labels helps nobody
 
 
-def choose(passes: Sequence[Pass], wanted: str | None) -> tuple[Pass, ...]:
-    """The passes with those cells that ``wanted`` names (None: all). Raises UserError if it names none."""
-    if wanted is None:
+def choose(passes: Sequence[Pass], wanted: Sequence[str]) -> tuple[Pass, ...]:
+    """The passes with those cells that any of ``wanted`` names (none: all). UserError if one names none."""
+    if not wanted:
         return tuple(passes)
-    chosen = named(wanted, [cell for work in passes for cell in work.cells])
+    cells = [cell for work in passes for cell in work.cells]
+    chosen = set[str]().union(*(named(text, cells) for text in wanted))
     kept = (replace(work, cells=tuple(c for c in work.cells if c.id in chosen)) for work in passes)
     return tuple(work for work in kept if work.cells)
 
@@ -60,11 +62,15 @@ def _meant(text: str, cells: Sequence[Named]) -> set[str]:
     names = {cell.id: _names(cell) for cell in cells}
     if found := {name for name, spellings in names.items() if text in spellings}:
         return found
-    for pattern in (text.replace("[", "[[]"), text):
-        if found := {n for n, spellings in names.items() if any(fnmatchcase(s, pattern) for s in spellings)}:
-            return found
+    # Tables leave out what all labels begin with, so what is seen there is a pattern's beginning, too.
+    shared = commonprefix([one[0] for one in names.values()]).rpartition(" ")[0]  # noqa: RUF071 (no paths)
+    seen = {name: [s.removeprefix(f"{shared} ") for s in spellings] for name, spellings in names.items()}
+    for known in (names, seen):
+        for pattern in (text.replace("[", "[[]"), text):
+            if found := {n for n, spelt in known.items() if any(fnmatchcase(s, pattern) for s in spelt)}:
+                return found
     ends = {cell.id: cell.label for cell in cells if names[cell.id][0].endswith(f" {text}")}
-    return set(ends) if len(set(ends.values())) == 1 else set()  # tables leave out what all labels begin with
+    return set(ends) if len(set(ends.values())) == 1 else set()
 
 
 def _names(cell: Named) -> tuple[str, ...]:

@@ -31,7 +31,7 @@ class Options:
     results: Path = Path("results")
     new: bool = False
     wait: bool = False
-    only: str | None = None
+    only: tuple[str, ...] = ()
     retry_failed: bool = False
     overrides: dict[str, Any] = field(default_factory=dict)
     plain: bool = False
@@ -41,13 +41,18 @@ class Options:
     address: str | None = None  # of a cluster
     log_with: str | None = None  # see bench.run.tracked
 
+    @property
+    def part(self) -> str:
+        """What is to be said of cells that are not all of the suite."""
+        return " (" + ", ".join(f"--only {wanted}" for wanted in self.only) + ")" if self.only else ""
+
     def command(self, *more: str) -> str:
         """The command line that goes on where this run stopped."""
         words = ["python", "-m", "bench", str(self.suite)]
         if self.results != Path("results"):
             words += ["--results", str(self.results)]
-        if self.only:
-            words += ["--only", self.only]
+        for wanted in self.only:
+            words += ["--only", wanted]
         for name, value in self.overrides.items():
             words += ["--set", as_setting(name, value)]
         if self.jobs is not None:

@@ -77,6 +77,13 @@ class StreamParams(UnderPolicy, OnText):
         return data
 
     @model_validator(mode="after")
+    def _every_part_is_named_once(self) -> StreamParams:
+        twice = [part for part in self.measure if self.measure.count(part) > 1]
+        if twice or not self.measure:
+            raise ValueError(f"measure names {repr(twice[0]) + ' twice' if twice else 'nothing'}")
+        return self
+
+    @model_validator(mode="after")
     def _a_static_cache_has_room(self) -> StreamParams:
         policy, needed = self.parsed_policy, self.length + WARM_UP + self.decode_tokens
         if isinstance(policy, Static) and policy.size < needed:

@@ -397,6 +397,23 @@ def test_a_misspelt_suite_or_command_finds_the_nearest(place, inside):
     assert "Did you mean 'report'?" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--results", "a", "--results", "b"), "--results is given twice"),
+        (("--jobs", "1", "--jobs=2"), "--jobs is given twice"),
+        (("--results", ""), "--results is empty"),
+        (("--results=",), "--results is empty"),
+    ],
+)
+def test_a_word_that_would_be_lost_or_mean_another_folder_is_refused(place, inside, words, said):
+    """Of two the last one counted; an unset variable meant the folder one was in."""
+    done = inside(place.suite(grid={"length": [4]}), *words)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert [path.name for path in place.folder.iterdir()] == ["toys.yaml"]
+
+
 def test_a_suite_in_suites_is_found_by_its_name(place, inside):
     (place.folder / "suites").mkdir()
     place.suite("suites/inner")

@@ -126,6 +126,13 @@ def test_a_batch_that_cannot_be_is_refused(policy: str, parts: tuple[str, ...], 
         StreamParams(model="random:tiny", policy=policy, length=64, batch=8, measure=parts)
 
 
+@pytest.mark.parametrize(("parts", "said"), [(("memory", "memory"), "'memory' twice"), ((), "nothing")])
+def test_a_part_named_twice_is_no_other_question(parts: tuple[str, ...], said: str) -> None:
+    """It was a cell of its own, measured beside the other one."""
+    with pytest.raises(ValueError, match=f"measure names {said}"):
+        StreamParams(model="random:tiny", policy="dense", length=64, measure=parts)
+
+
 def test_longppl_is_the_perplexity_of_key_tokens_alone(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -221,7 +221,7 @@ def test_the_command_finds_exactly_its_cell(data: RunData) -> None:
     ]
     known = tuple(Cell(str(i), {}, label, 0, 0) for i, label in enumerate(labels))
     for label in labels:
-        (work,) = choose([Pass("p", "toy", known, Cost(1, ""))], cells._named(label))
+        (work,) = choose([Pass("p", "toy", known, Cost(1, ""))], [cells._named(label)])
         assert [cell.label for cell in work.cells] == [label]
 
 
