@@ -87,7 +87,7 @@ class _Command(TyperCommand):
         _, _, order = self.make_parser(ctx).parse_args(list(args))
         for option in order:
             if option.param_type_name == "option" and not option.multiple and order.count(option) > 1:
-                ctx.fail(f"{option.opts[0]} is given twice, and takes one value.")
+                ctx.fail(f"{option.opts[0]} is given twice: which one counts?")
         return super().parse_args(ctx, args)
 
 

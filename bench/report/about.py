@@ -101,4 +101,6 @@ def command(data: RunData) -> str:
     overrides = data.plan.get("overrides")
     pairs = overrides.items() if isinstance(overrides, Mapping) else ()
     options = [f"--set {shlex.quote(clean(as_setting(str(key), value)))}" for key, value in pairs]
-    return " ".join(["python -m bench", f"suites/{slug(data.name)}.yaml", *options]).replace("`", "")
+    file = data.plan.get("file")  # as it was from where it was run; runs of before do not know
+    suite = shlex.quote(clean(file)) if isinstance(file, str) and file else f"suites/{slug(data.name)}.yaml"
+    return " ".join(["python -m bench", suite, *options]).replace("`", "")

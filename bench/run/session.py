@@ -87,7 +87,9 @@ def _run(request: Request, options: Options, console: Console, draw: Draw, place
 
 def _write_plan(folder: Path, request: Request, options: Options) -> bool:
     """Keep suite and plan beside the records; whether they differ from what lay there."""
-    content = request.plan.to_json() | {"overrides": options.overrides}
+    file = options.suite.resolve()
+    here = file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else Path(file.name)
+    content = request.plan.to_json() | {"file": here.as_posix(), "overrides": options.overrides}
     plan = json.dumps(content, separators=(",", ":")) + "\n"  # `bench plan` is for people; this weighs
     texts = {SUITE: options.suite.read_text(encoding="utf-8"), PLAN: plan}
     changed = False

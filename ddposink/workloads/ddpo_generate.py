@@ -18,7 +18,7 @@ from bench.results.record import Record, Status
 from bench.results.store import PLAN, RECORDS, read_records
 from bench.suite.request import find_run
 from ddposink.ddpo.config import DDPOConfig
-from ddposink.ddpo.lora import WEIGHTS, check_lora
+from ddposink.ddpo.lora import WEIGHTS, check_lora, freeze
 from ddposink.ddpo.window import DDIM
 from ddposink.devices import check_device
 from ddposink.errors import Unavailable
@@ -26,6 +26,7 @@ from ddposink.evaluation.scores import Evaluator
 from ddposink.evaluation.sheet import save_sheet, to_image
 from ddposink.models.denoiser import denoiser, denoiser_name
 from ddposink.models.diffusion import PipelineRef, load_pipeline
+from ddposink.workloads.ddpo_prepare import AUTOCAST
 
 NAMES = ("base", "tuned")
 
@@ -55,6 +56,9 @@ def main(
         pipeline = load_pipeline(PipelineRef.parse(params["pipeline"]), device=device)
     except (Unavailable, ValueError) as error:
         raise UserError(f"pipeline {params['pipeline']}: {error}") from error
+    config = _as_trained(params)
+    half = AUTOCAST[config.precision_on(pipeline.device.type)]
+    freeze(pipeline, half or torch.float32, config.use_lora)
     scale = params["sample_guidance_scale"] if guidance is None else guidance
     evaluator = Evaluator(
         pipeline,
@@ -62,7 +66,8 @@ def main(
         seeds,
         scale,
         params["sample_eta"],
-        negatives=_negatives(params),
+        autocast=half,
+        negatives=tuple(config.negatives),
         kernel=params.get("sample_kernel", DDIM),
         shift=params.get("sample_shift"),
         length=params.get("max_sequence_length"),
@@ -78,10 +83,10 @@ def main(
     return list(_write(out, prompts, seeds, (base.images, tuned.images)))
 
 
-def _negatives(params: Mapping[str, Any]) -> tuple[str, ...]:
-    """The negative prompts of the training."""
-    names = ("negative_prompts", "split_negative_prompts")
-    return tuple(DDPOConfig(**{name: params[name] for name in names if name in params}).negatives)
+def _as_trained(params: Mapping[str, Any]) -> DDPOConfig:
+    """What the training says of how its pictures are drawn: negative prompts and precision."""
+    names = ("negative_prompts", "split_negative_prompts", "mixed_precision", "use_lora")
+    return DDPOConfig(**{name: params[name] for name in names if name in params})
 
 
 def load_tuned(pipeline: Any, weights: Path) -> None:

@@ -160,6 +160,7 @@ def test_the_real_report_is_drawn(place):
     page = (place.runs()[0] / "README.md").read_text()
     assert "2 of 4 cells measured" in page
     assert "something went wrong" in page
+    assert "python -m bench toys.yaml --new" in page, "it lies in no folder suites/"
     again = place.bench("report", "toys", REAL_REPORT="1")
     assert again.returncode == 0, again.stderr
     assert str(place.runs()[0].relative_to(place.folder)) in again.stdout

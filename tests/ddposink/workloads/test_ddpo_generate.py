@@ -4,26 +4,30 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from rich.console import Console
 
 from bench.errors import UserError
-from bench.results.store import Store
+from bench.results.store import Store, read_records
 from bench.run.launch import LocalLauncher
 from bench.run.live import PlainView
 from bench.run.loop import RunSession, measure
 from bench.suite.plan import make_plan
+from ddposink.prompts import load_prompts
+from ddposink.rewards import load_reward, parse_reward
 from ddposink.workloads import ddpo_generate
 from ddposink.workloads.ddpo import DdpoWorkload
 from helpers.training import suite
 
 
-@pytest.fixture(scope="module", params=["lora", "full"])
+@pytest.fixture(scope="module", params=["lora", "full", "lora bf16", "full bf16"])
 def run(request, pipeline, tmp_path_factory):
     """A run in a real child; with a record of a cell that the plan no longer has."""
-    folder = tmp_path_factory.mktemp(request.param) / "results" / "t" / "20260101-000000-abcdef"
-    changes = {"use_lora": request.param == "lora", "train_learning_rate": 1e-2, "grid": {"steps": [0, 1]}}
-    changes |= {"negative_prompts": "dull, dark"}
+    kind, *half = request.param.split()
+    folder = tmp_path_factory.mktemp(kind) / "results" / "t" / "20260101-000000-abcdef"
+    changes = {"use_lora": kind == "lora", "train_learning_rate": 1e-2, "grid": {"steps": [0, 1]}}
+    changes |= {"negative_prompts": "dull, dark", "mixed_precision": half[0] if half else "no"}
     plan, workload = make_plan(suite(pipeline, **changes), DdpoWorkload()), DdpoWorkload()
     folder.mkdir(parents=True)
     store, watcher = Store(folder), PlainView(Console(quiet=True), ())
@@ -56,6 +60,20 @@ def test_base_and_tuned_pictures_differ_and_share_their_noise(run, tmp_path):
     again = ddpo_generate.main(cell, ["cat"], results=run, out=tmp_path / "again", seeds=1)
     for picture, path in zip((base, tuned), again[:2], strict=True):
         assert np.abs(pixels(path) - picture).max() <= 1  # another batch size rounds differently
+
+
+def test_what_is_drawn_again_is_what_was_scored(run, tmp_path):
+    """In the training's precision: a training in bf16 was redrawn in fp32."""
+    records = {r.params["steps"]: r for r in read_records(run / "records.jsonl")[0] if r.cell != "stale"}
+    prompts = load_prompts(records[1].params["eval_prompts"]).prompts
+    paths = ddpo_generate.main(
+        f"{run}/{records[1].cell}", prompts, results=run, out=tmp_path / "out", seeds=2
+    )
+    reward = load_reward(parse_reward("jpeg_compressibility"))
+    for steps, name in enumerate(ddpo_generate.NAMES):
+        drawn = [torch.from_numpy(pixels(path)) for path in paths if path.stem.endswith(name)]
+        found = reward(torch.stack(drawn).permute(0, 3, 1, 2) / 255, [""] * len(drawn)).mean()
+        assert float(found) == pytest.approx(records[steps].metrics["trained_reward"].value, rel=1e-6)
 
 
 def test_the_trainings_negative_prompts_are_used(run, tmp_path, monkeypatch):
