@@ -88,7 +88,7 @@ class Scratch:
             step = int(folder.name.removeprefix("step-"))
             try:
                 if step > at_most:
-                    raise ValueError(f"it lies beyond step {at_most}, which has no answer yet")
+                    raise ValueError(f"it lies beyond step {at_most}, of which nothing is known")
                 progress = _progress(_read(folder / PROGRESS))
                 if [log.step for log in progress.logs] != list(range(1, step + 1)):
                     raise ValueError(f"its log is not that of {step} steps")

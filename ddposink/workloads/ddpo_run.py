@@ -66,7 +66,7 @@ def run(
     left = list(cells)
     try:
         steps = [params.steps for _, params in cells]
-        base = _begin(state, steps)
+        base = _begin(state, steps, stops)
         for cell, params in cells:
             for stop in _unseen(state, {*stops} - {*steps}, params.steps):
                 _look_again(state, stop, longest.steps, ctx)
@@ -79,8 +79,10 @@ def run(
         _give_up(left, error, ctx)
 
 
-def _begin(state: TrainingRun, steps: Sequence[int]) -> Pictures | None:
+def _begin(state: TrainingRun, steps: Sequence[int], stops: Sequence[int]) -> Pictures | None:
     """Measure the base model and take up a training that was cut off. ``steps``: of the open cells.
+
+    ``stops``: of all cells. Where nothing is remembered of them, a training beyond them is no use.
 
     The base model's pictures, or None where its scores are known and no open cell needs them.
     """
@@ -96,7 +98,8 @@ def _begin(state: TrainingRun, steps: Sequence[int]) -> Pictures | None:
             _check_invariant(state)
         elif state.found.ratio_deviation is None:
             _check_ratio(state)
-        if progress := state.scratch.load(state.engine, min(n for n in steps if n)):
+        missing = {*steps, *stops} if known is None else steps
+        if progress := state.scratch.load(state.engine, min(n for n in missing if n)):
             state.progress, state.resumed_at = progress, state.engine.step
         if state.params.save_freq:
             state.scratch.remember(state.found)

@@ -139,6 +139,19 @@ def test_a_longer_training_is_compared_with_what_was_answered_before(
         assert np.array_equal(found, expected)
 
 
+def test_a_training_beyond_what_is_remembered_begins_again(pipeline, tmp_path, whole, monkeypatch):
+    """What earlier cells had shown was lost with a damaged file, and said not to be there."""
+    asked, real = [], ddpo_run.over_optimised
+    monkeypatch.setattr(ddpo_run, "over_optimised", lambda *seen: asked.append(seen[0]) or real(*seen))
+    first = attempt(wanted(pipeline), tmp_path, cut=7)
+    (first.scratch / "measured.json").write_text("torn")
+    last = attempt(wanted(pipeline), tmp_path, answered=first.answers).answers[12]
+    assert list(asked[-1]) == [0, 3, 12]
+    assert "step-6 of an earlier attempt was discarded" in last["conformance"]["discarded"]
+    assert last["facts"]["over_optimised_at"] == whole.answers[12]["facts"]["over_optimised_at"]
+    assert np.array_equal(curve(last)["reward"], curve(whole.answers[12])["reward"])
+
+
 def test_no_checkpoints_are_written_where_none_are_wanted(pipeline, tmp_path):
     ctx = attempt(wanted(pipeline, save_freq=0, grid={"steps": [0, 2]}), tmp_path)
     assert not ctx.scratch.exists()
