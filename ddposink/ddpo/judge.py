@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ddposink.ddpo.several import Several, several
+from ddposink.ddpo.several import several
 
 Reward = Callable[[Tensor, list[str]], Tensor]
 
@@ -78,11 +78,19 @@ def _finite_backwards(images: Tensor) -> Tensor:
     return passed
 
 
-def ask_each(reward: Several, images: Tensor, prompts: list[str]) -> dict[str, Tensor]:
-    """Rewards (B,) of every part of a sum, see `ask`."""
+def ask_in_parts(reward: Reward, images: Tensor, prompts: list[str]) -> tuple[Tensor, dict[str, Tensor]]:
+    """Rewards (B,), see `ask`; with them, of a sum of rewards, those of every part."""
+    if (sum_of := several(reward)) is None:
+        return ask(reward, images, prompts), {}
     with torch.no_grad():
-        found = reward.each(images.clone(), list(prompts))
-    return {name: _answered(f"the reward '{name}'", v, images, prompts) for name, v in found.items()}
+        said = sum_of.each(images.clone(), list(prompts))
+    parts = {name: _answered(f"the reward '{name}'", v, images, prompts) for name, v in said.items()}
+    return torch.stack(list(parts.values())).sum(0), parts
+
+
+def joined(said: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Parts of several batches as those of one; empty where the reward is no sum."""
+    return {name: torch.cat([some[name] for some in said]) for name in (said[0] if said else ())}
 
 
 def name_of(reward: Any) -> str:

@@ -14,11 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ddposink.ddpo.judge import Reward, ask, ask_each
+from ddposink.ddpo.judge import Reward, ask_in_parts, joined
 from ddposink.ddpo.layout import decoded_at_once
 from ddposink.ddpo.policy import Conditions, DenoisingPolicy
 from ddposink.ddpo.randomness import shared_noise
-from ddposink.ddpo.several import several
 
 
 @dataclass(frozen=True)
@@ -164,18 +163,14 @@ class Judged:
 
 def judged(pipeline: Any, found: Trajectories, reward: Reward, batch: int) -> Judged:
     """The finished samples, judged a sampling batch at a time as TRL does. Raises ValueError: see `ask`."""
-    whole, each, seconds, sum_of = [], [], 0.0, several(reward)
+    answers, seconds = [], 0.0
     for start in range(0, len(found.prompts), batch):
         rows = slice(start, start + batch)
         images, prompts = pictures(pipeline, found.latents[-1, rows]), found.prompts[rows]
         if images.is_cuda:
             torch.cuda.synchronize(images.device)  # the reward waits for the pictures, and is not their time
         begun = time.perf_counter()
-        if sum_of is None:
-            whole.append(ask(reward, images, prompts))
-        else:
-            each.append(ask_each(sum_of, images, prompts))
-            whole.append(torch.stack(list(each[-1].values())).sum(0))
+        answers.append(ask_in_parts(reward, images, prompts))
         seconds += time.perf_counter() - begun
-    parts = {name: torch.cat([some[name] for some in each]) for name in (each[0] if each else ())}
-    return Judged(torch.cat(whole), parts, seconds)
+    whole, each = zip(*answers, strict=True)
+    return Judged(torch.cat(whole), joined(each), seconds)

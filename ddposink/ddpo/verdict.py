@@ -9,7 +9,7 @@ import torch
 
 from ddposink.ddpo.config import DDPOConfig
 from ddposink.ddpo.grpo import needs_several
-from ddposink.ddpo.judge import Reward, name_of
+from ddposink.ddpo.judge import Reward, joined, name_of
 from ddposink.ddpo.ranks import Ranks
 from ddposink.ddpo.sampler import Trajectories, judged
 from ddposink.ddpo.several import Parts, gdpo, several, told
@@ -47,7 +47,7 @@ class Court:
         everybodys = ranks.gather((found.prompts, asked.rewards.cpu(), asked.cpu_parts()))
         prompts = [prompt for some, _, _ in everybodys for prompt in some]
         rewards = torch.cat([some for _, some, _ in everybodys]).numpy()
-        parts = {name: torch.cat([p[name] for _, _, p in everybodys]).numpy() for name in asked.parts}
+        parts = {name: said.numpy() for name, said in joined([p for _, _, p in everybodys]).items()}
         advantages = self._compare(prompts, rewards, parts)
         mine = advantages.reshape(ranks.count, -1)[ranks.rank]
         return Verdict(rewards, mine, *told(parts, config.group), asked.seconds)

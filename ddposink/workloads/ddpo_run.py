@@ -122,9 +122,18 @@ def _look_again(state: TrainingRun, steps: int, total: int, ctx: Context) -> Non
         _train(state, steps, total, ctx)
         with state.engine.evaluated():
             pictures = _draw(state)
-        scores = {n: prompt_means(v, pictures) for n, v in score(pictures, state.scorers).items()}
+        scores = _by_prompt(score(pictures, state.scorers), pictures)
+    _see(state, steps, _effects(state, scores))
+
+
+def _by_prompt(scores: Mapping[str, np.ndarray], pictures: Pictures) -> dict[str, np.ndarray]:
+    return {name: prompt_means(values, pictures) for name, values in scores.items()}
+
+
+def _effects(state: TrainingRun, scores: Mapping[str, np.ndarray]) -> Measured:
+    """What ``scores``, means of every prompt by reward, are beside those of the base model."""
     parts = kinds(reward_ref(state.params.reward))
-    _see(state, steps, evaluate_step(scores, state.found.base, state.found.spread, state.trained, parts))
+    return evaluate_step(scores, state.found.base, state.found.spread, state.trained, parts)
 
 
 def _see(state: TrainingRun, steps: int, metrics: Measured) -> None:
@@ -149,7 +158,7 @@ def _draw(state: TrainingRun) -> Pictures:
 
 def _remember_base(state: TrainingRun, pictures: Pictures) -> None:
     scores = score(pictures, state.scorers)
-    state.found.base = {name: prompt_means(values, pictures) for name, values in scores.items()}
+    state.found.base = _by_prompt(scores, pictures)
     state.found.spread = {name: prompt_spread(values, pictures) for name, values in scores.items()}
     state.found.extremes = {name: (float(v.min()), float(v.max())) for name, v in scores.items()}
     state.found.vendi = vendi_score(state.features(pictures.images))
@@ -251,9 +260,7 @@ def _emit(
 ) -> None:
     """Everything that is known at this step count goes into one record."""
     raw = score(pictures, state.scorers)
-    scores = {name: prompt_means(values, pictures) for name, values in raw.items()}
-    parts = kinds(reward_ref(params.reward))
-    metrics = evaluate_step(scores, state.found.base, state.found.spread, state.trained, parts)
+    metrics = _effects(state, _by_prompt(raw, pictures))
     for name, why in state.unavailable.items():
         metrics |= {f"{figure}_{name}": Missing(why) for figure in ("eval", "gain", "effect")}
     metrics |= _diversity(state, pictures) | _drift(state, params.steps)

@@ -22,12 +22,12 @@ from torch import Tensor
 from ddposink.ddpo import lora
 from ddposink.ddpo.config import DDPOConfig
 from ddposink.ddpo.costs import forwards_of_a_step
-from ddposink.ddpo.judge import ask, ask_each
+from ddposink.ddpo.judge import ask_in_parts, joined
 from ddposink.ddpo.protocol import DivergedError, Pipeline, Prompts, RewardFunction, StepLog
 from ddposink.ddpo.randomness import PromptSource, Randomness
 from ddposink.ddpo.ranks import Ranks
 from ddposink.ddpo.schedule import float32_eta
-from ddposink.ddpo.several import Parts, several, told
+from ddposink.ddpo.several import Parts, told
 from ddposink.ddpo.stats import make_comparison
 from ddposink.ddpo.trl import state
 from ddposink.ddpo.trl.pipeline import around
@@ -117,24 +117,19 @@ class TrlEngine:
         return deviation
 
     def _for_trl(self, reward: RewardFunction) -> Callable[..., tuple[Tensor, dict[str, Any]]]:
-        sum_of = several(reward)
-
         def reward_function(
             images: Tensor, prompts: tuple[str, ...], _: Any
         ) -> tuple[Tensor, dict[str, Any]]:
-            if sum_of is None:
-                return ask(reward, images, list(prompts)), {}
-            each = ask_each(sum_of, images, list(prompts))
-            self._said.append({name: values.cpu() for name, values in each.items()})
-            return torch.stack(list(each.values())).sum(0), {}
+            found, parts = ask_in_parts(reward, images, list(prompts))
+            self._said.append({name: values.cpu() for name, values in parts.items()})
+            return found, {}
 
         return reward_function
 
     def _parts(self) -> Parts:
         """What the parts of a sum of rewards said in this training step, of all processes."""
         everybodys = [some for said in Ranks(self.pipeline.unet.device).gather(self._said) for some in said]
-        names = everybodys[0] if everybodys else ()
-        return {name: torch.cat([some[name] for some in everybodys]).numpy() for name in names}
+        return {name: said.numpy() for name, said in joined(everybodys).items()}
 
     @contextmanager
     def _working(self) -> Iterator[None]:
