@@ -236,7 +236,7 @@ def test_a_model_is_left_as_it_was_found() -> None:
 @pytest.mark.parametrize("own", [5, 28, 29, 30, 32, 33, 40])
 def test_a_models_own_sliding_window_composes_with_the_policy(own: int) -> None:
     """Own window below, at and above the policy's: sinks visible in none, some or all layers' reach."""
-    model, ids = build("mistral-sliding"), tokens()
+    model, ids = build("mistral-sliding"), tokens(3 * 40)
     model.config.sliding_window = own
     for text in ("sink 4+28", "window 32", "sink 4+28 positions=absolute"):
         policy, positions = parse_policy(text), inspect(model).positions
