@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -182,6 +182,14 @@ def read_books(ref: CorpusRef) -> Iterator[Book]:
         if ref.books is not None and index >= ref.books:
             return
         yield book
+
+
+def mentions(ref: CorpusRef, words: Collection[str]) -> bool:
+    """Whether one of ``words`` stands anywhere in a corpus, however little of it is read afterwards.
+
+    Asked of files, which may be transcripts of chats. Books of before 1919 hold no marks of a chat's turns.
+    """
+    return ref.kind in ("file", "folder") and any(book.mentions(words) for book in read_books(ref))
 
 
 def _txt_files(folder: Path) -> list[Path]:

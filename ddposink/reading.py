@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import codecs
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -62,6 +62,15 @@ class Book:
         while not self.complete:
             self.first(max(BLOCK, 2 * len(self._text)))
         return self._text
+
+    def mentions(self, words: Collection[str]) -> bool:
+        """Whether one of ``words`` stands in it. For a book of which nothing was read; it is used up."""
+        longest, end = max(map(len, words), default=1), ""
+        for piece in self._pieces:
+            end = end[-longest:] + piece
+            if any(word in end for word in words):
+                return True
+        return False
 
 
 def _decoded(path: Path) -> Iterator[str]:

@@ -22,16 +22,22 @@ KNOWN_ENDS = (
 PROBE = "zebra"  # a message that no template contains by itself
 
 
-def turn_ends(ids: np.ndarray, tokenizer: Any) -> np.ndarray:
+def turn_ends(ids: np.ndarray, tokenizer: Any, spoken: bool | None = None) -> np.ndarray:
     """(N,) bool: the last token of every turn of ``ids`` (N,).
 
     End-of-turn tokens of the tokenizer's chat template where the text has any; else the tokens that complete
-    a blank line, i.e. end a paragraph.
+    a blank line, i.e. end a paragraph. ``spoken``: whether the text that ``ids`` begin has any, so that turns
+    do not depend on how much of it is read; None where ``ids`` are all of it.
     """
     import numpy as np
 
     marked = np.isin(ids, sorted(end_tokens(tokenizer)))
-    return marked if marked.any() else _paragraph_ends(ids, tokenizer)
+    return marked if (marked.any() if spoken is None else spoken) else _paragraph_ends(ids, tokenizer)
+
+
+def end_words(tokenizer: Any) -> list[str]:
+    """`end_tokens` as they stand in a text."""
+    return tokenizer.convert_ids_to_tokens(sorted(end_tokens(tokenizer)))
 
 
 def end_tokens(tokenizer: Any) -> set[int]:

@@ -89,7 +89,7 @@ class Evict:
     cache is cut back to the budget and grows from there: what compressing a prompt means), "turn" (room is
     made before a turn, as in StreamingLLM's chat demo) or "after-turn" (the cache is cut back once a turn has
     been read). A turn ends with the end-of-turn token of the tokenizer's chat template where the text has
-    any, else with a blank line.
+    any, in what is read of it or beyond, else with a blank line.
     """
 
     per: str = "token"

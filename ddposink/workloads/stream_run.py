@@ -18,7 +18,8 @@ import torch
 
 from bench.track.memory import MemoryTracker
 from bench.workload import Cell, Context, Missing, Scalar, Skip
-from ddposink.corpora import CorpusRef, load_stream
+from ddposink.caches import Policy
+from ddposink.corpora import CorpusRef, load_stream, mentions
 from ddposink.devices import chosen_device
 from ddposink.errors import Unavailable
 from ddposink.models.language import LoadedModel
@@ -30,7 +31,7 @@ from ddposink.streaming import (
     open_stream,
     stream_nll,
 )
-from ddposink.turns import turn_ends
+from ddposink.turns import end_words, turn_ends
 from ddposink.workloads.common_params import RANDOM_TOKENS
 from ddposink.workloads.policy_child import applied, facts_of, load_under
 from ddposink.workloads.stream_beside import against_dense, divergence_of, key_tokens_of, on_key_tokens
@@ -148,23 +149,43 @@ def _text(params: StreamParams, loaded: LoadedModel, device: torch.device, seed:
             torch.randint(0, vocabulary, (params.length,), generator=generator).to(device), None, None
         )
     policy = params.parsed_policy
-    # Room is made for the turn that is coming, so its end must be known, whatever length is asked for.
-    ahead = policy.room if policy.evict.per == "turn" else 0
     ref = CorpusRef.parse(params.corpus)
-    corpus = load_stream(ref, loaded.tokenizer, params.length, bos=params.bos, spare=ahead)
-    ends = turn_ends(corpus.ids, loaded.tokenizer) if policy.evict.by_turns else None
-    if ends is not None and not ends.any() and params.length > (policy.budget or params.length):
-        raise UnsupportedPolicyError(
-            f"'{policy}' goes by turns, and none ends in {len(ends):,} tokens of '{params.corpus}': there is "
-            "neither an end-of-turn token nor a blank line, and all of it would be kept"
-        )
+    corpus = load_stream(ref, loaded.tokenizer, params.length, bos=params.bos, spare=_ahead(policy))
+    ends = _turn_ends(params, ref, corpus.ids, loaded) if policy.evict.by_turns else None
     ids = torch.from_numpy(np.ascontiguousarray(corpus.ids[: params.length]))
     return Text(ids.to(device), corpus, None if ends is None else torch.from_numpy(ends))
 
 
+def _ahead(policy: Policy) -> int:
+    """Tokens past the text: room is made for the turn that is coming, so its end must be known."""
+    return policy.room if policy.evict.per == "turn" else 0
+
+
+def _turn_ends(params: StreamParams, ref: CorpusRef, ids: np.ndarray, loaded: LoadedModel) -> np.ndarray:
+    """(N,) bool. The whole corpus says what ends turns, so that no length depends on others of its pass."""
+    ends = turn_ends(ids, loaded.tokenizer, mentions(ref, end_words(loaded.tokenizer)))
+    if why := _endless(params, ends):
+        raise UnsupportedPolicyError(why)
+    return ends
+
+
+def _endless(params: StreamParams, ends: np.ndarray) -> str | None:
+    """Why a policy that goes by turns cannot be applied to a text whose turns have these ``ends`` (N,)."""
+    policy, length = params.parsed_policy, params.length
+    if ends[: length + _ahead(policy)].any() or length <= (policy.budget or length):
+        return None
+    return (
+        f"'{policy}' goes by turns, and none ends in the first {length:,} tokens of '{params.corpus}': by an "
+        "end-of-turn token or, where the text has none anywhere, by a blank line; all of it would be kept"
+    )
+
+
 def _emit(cell: Cell, params: StreamParams, state: DecodeRun, ctx: Context) -> None:
     """Everything that is known at this length goes into one record."""
-    stream = state.choice.stream
+    stream, ends = state.choice.stream, state.text.turn_ends
+    if ends is not None and (why := _endless(params, ends.numpy())):  # as if it had been asked for alone
+        ctx.emit(cell, {}, status="error", reason=f"{UnsupportedPolicyError.__name__}: {why}")
+        return
     conformance = _conformance(params, state)
     metrics: Measured = {
         "state_bytes": stream.state_bytes() or Missing("this model carries keys and values only")

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from ddposink.assets import hub, pg19
 from ddposink.assets.novels import NOVELS, novel
-from ddposink.corpora import CorpusRef, TokenStream, load_stream
+from ddposink.corpora import CorpusRef, TokenStream, load_stream, mentions
 from ddposink.errors import Unavailable
-from ddposink.reading import encode
+from ddposink.reading import BLOCK, encode
 
 BOS = "<s>"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -328,3 +328,12 @@ def test_a_whole_novel_through_the_real_tokenizer() -> None:
     assert stream.byte_end[-1] == len(text.encode())
     assert stream.word_end[-1] == len(text.split())
     assert (np.diff(stream.byte_end) >= 0).all()
+
+
+def test_a_word_is_found_wherever_a_file_is_cut_into_blocks(tmp_path: Path) -> None:
+    for before in (0, BLOCK - 3, BLOCK, 3 * BLOCK):
+        (tmp_path / "a.txt").write_text("x" * before + "<|im_end|>" + "y" * 9)
+        for text in (f"file:{tmp_path}/a.txt", f"folder:{tmp_path}"):
+            assert mentions(CorpusRef.parse(text), ["</s>", "<|im_end|>"])
+            assert not mentions(CorpusRef.parse(text), ["<|end|>"])
+            assert not mentions(CorpusRef.parse(text), [])

@@ -74,6 +74,27 @@ def test_lengths_of_a_pass_equal_passes_of_their_own(folder: Path, tmp_path: Pat
     assert together.progressed[-1] == (300, 300)
 
 
+def test_what_ends_a_turn_does_not_depend_on_how_much_is_read(folder: Path, tmp_path: Path) -> None:
+    """Blank lines end turns where a text has no end-of-turn token, and it may have its first one late."""
+    place, vocabulary = tmp_path / "chat", {"<s>": 0, "\n\n": 1, " ": 2, "a": 3, "b": 4}
+    save_tiny_llama(place, vocabulary, r"\n\n| ", size=6, positions=64)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(place)
+    tokenizer.add_tokens(["<|im_end|>"])
+    tokenizer.save_pretrained(place)
+    (place / "text").mkdir()
+    (place / "text" / "book.txt").write_text("a b b a\n\n" * 60 + "<|im_end|>" + "a a b\n\n" * 90)
+    for policy in ("sink 4+124 evict=turn", "sink 4+124 evict=after-turn"):
+        both = measure(place, tmp_path, (100, 200, 900), policy=policy, measure=("quality",))
+        alone = measure(place, tmp_path, (100,), policy=policy, measure=("quality",))
+        a, b = both.cells[100]["metrics"], alone.cells[100]["metrics"]
+        assert (a["kv_bytes"], a["nll"]) == (b["kv_bytes"], pytest.approx(b["nll"], abs=1e-5))
+        with pytest.raises(UnsupportedPolicyError) as refused:
+            measure(place, tmp_path, (200,), policy=policy, measure=("quality",))
+        assert both.cells[200]["status"] == "error"
+        assert both.cells[200]["reason"] == f"UnsupportedPolicyError: {refused.value}"
+        assert both.cells[900]["status"] == "ok"
+
+
 def test_every_metric_is_declared_and_present(folder: Path, tmp_path: Path) -> None:
     declared = {metric.name for metric in StreamWorkload.metrics}
     record = measure(folder, tmp_path, (300,), measure=get_args(Part))
