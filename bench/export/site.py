@@ -61,13 +61,13 @@ def publish(
 def add(folder: Path, site: Path) -> tuple[Path, str]:
     """Put a run on a site and renew the index. Returns its page, and why it was compared with nothing.
 
-    Raises UserError for a folder that holds no record, a site folder with another's index in it, or a
-    disk that does not take the files; the site is then as it was.
+    Raises UserError for a folder that holds no record, a site folder with another's index or unpublished
+    runs in it, or a disk that does not take the files; the site is then as it was.
     """
     records = newest_records(folder)
-    _check_ours(site)
     suite, name = slug(records[0].suite), slug(records[0].run)
     target = site / suite / name
+    _check_ours(site, target)
     with _clear_errors(site):
         site.mkdir(parents=True, exist_ok=True)
         with _staged(site) as staging:
@@ -101,7 +101,8 @@ def cards(site: Path) -> list[dict[str, Any]]:
     return sorted(found, key=lambda card: str(card["suite"]))
 
 
-def _check_ours(site: Path) -> None:
+def _check_ours(site: Path, target: Path) -> None:
+    """Raises UserError where something would be lost that this command has not made."""
     index = site / INDEX
     if site.exists() and not site.is_dir():
         raise UserError(f"{site} is not a folder", hint="give the folder of a site, or one to be made")
@@ -111,6 +112,11 @@ def _check_ours(site: Path) -> None:
     ):
         raise UserError(
             f"{index} was not made by this command, and would be lost", hint="give a folder of its own"
+        )
+    if target.exists() and not (target / CARD).exists():  # e.g. the results, where the run itself lies
+        raise UserError(
+            f"{target} was not made by this command, and would be replaced by a copy without its artifacts",
+            hint="give the site a folder of its own",
         )
 
 

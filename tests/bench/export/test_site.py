@@ -73,6 +73,17 @@ def test_a_site_is_plain_files_and_publishing_again_changes_nothing(tmp_path: Pa
     assert [p.name for p in site.iterdir() if p.name.startswith(".staging")] == []
 
 
+def test_results_are_no_site_the_run_itself_would_be_replaced(tmp_path: Path) -> None:
+    """A published copy goes without artifacts and logs, which may be hours of training."""
+    source = run(tmp_path / "synthetic" / "20260101-000000-abcdef")
+    (source / "artifacts").mkdir()
+    (source / "artifacts" / "nll.npz").write_bytes(b"hours of work")
+    first = content(tmp_path)
+    with pytest.raises(UserError, match=r"abcdef was not made by this command, and would be replaced"):
+        publish.add(source, tmp_path)
+    assert content(tmp_path) == first
+
+
 def test_the_index_shows_the_newest_run_and_how_it_compares(tmp_path: Path) -> None:
     site = tmp_path / "site"
     publish.add(run(tmp_path / "one", "20260101-000000-aaaaaa", 1), site)
