@@ -22,6 +22,7 @@ from bench import registry
 from bench.errors import UserError, did_you_mean, parse_json
 from bench.gate.baseline import planned_by_id
 from bench.report.session import warn
+from bench.report.tables import raw
 from bench.report.tracks import Track, follow
 from bench.results.index import open_index
 from bench.results.record import Record
@@ -143,15 +144,9 @@ def table_csv(tracks: Iterable[Track]) -> str:
         marks = {s.at: {True: "worse", False: "better", None: "changed"}[s.worse] for s in track.steps}
         for i, point in enumerate(track.points):
             own = [track.cell, track.metric.name, track.metric.unit, point.run, point.started]
-            told = map(_inert, (*own, str(point.commit or "")))
+            told = map(raw, (*own, str(point.commit or "")))
             sheet.writerow([*told, repr(point.value), marks.get(i, "")])
     return text.getvalue()
-
-
-def _inert(text: str) -> str:
-    """A name that no spreadsheet takes for a formula."""
-    plain = clean(text)
-    return f"'{plain}" if plain[:1] in "=+-@" else plain
 
 
 def _object(path: Path) -> dict[str, Any]:

@@ -196,6 +196,12 @@ def test_no_cell_of_the_table_is_a_formula(folder):
     assert {(row["run"], row["commit"]) for row in rows} == {("'=2+2", "'=1+1")}
 
 
+def test_what_is_empty_stays_empty_in_the_table(folder):
+    made = [(r, {}) for r, _ in runs("latency", [1.0] * 8)]  # no commit is known, and no step is there
+    rows = csv.DictReader(io.StringIO(table_csv(follow(made, GateToy.metrics))))
+    assert {(row["commit"], row["step"]) for row in rows} == {("", "")}
+
+
 @pytest.mark.parametrize(
     ("values", "label", "last"),
     [
