@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 # What a file system says of a name, a disk or a permission is about the request, wherever it is met.
 SAID = FULL | {errno.ENAMETOOLONG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ELOOP, errno.EIO}
+SAID |= {errno.EEXIST, errno.ENOTDIR, errno.EISDIR}  # a file where a folder is to be, or the other way round
 
 COMMANDS = (  # in the order of the help
     measure.run,

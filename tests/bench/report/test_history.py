@@ -189,6 +189,14 @@ def test_an_edited_record_is_told(folder):
     assert "was edited after" in done.output.replace("\n", " ")
 
 
+@pytest.mark.parametrize("below", ["", "x"])
+def test_a_file_is_no_folder_to_write_to(folder, tmp_path, below):
+    (tmp_path / "file").touch()
+    done = CliRunner().invoke(app, ["history", str(folder), "--out", str(tmp_path / "file" / below)])
+    assert done.exit_code == 2
+    assert "error: " in done.output
+
+
 def test_no_cell_of_the_table_is_a_formula(folder):
     made = [(r, {"git": {"commit": "=1+1"}}) for r, _ in runs("latency", [1.0] * 8)]
     made = [([r.model_copy(update={"run": "=2+2"}) for r in records], env) for records, env in made]
