@@ -12,7 +12,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from importlib.util import find_spec
@@ -94,6 +94,13 @@ def show(findings: Iterator[Diagnosis], console: Console) -> None:
         detail = escape(finding.detail) + (f"\n[dim]→ {escape(finding.fix)}[/]" if finding.fix else "")
         table.add_row(marks[finding.state], escape(finding.name), detail)
     console.print(table)
+
+
+def refuse_idle(training: bool, idle: Mapping[str, bool]) -> None:
+    """Raises UserError for the first option given that this kind of look never asks for."""
+    for flag in (flag for flag, given in idle.items() if given):
+        way = "with --ddpo" if training else "without --ddpo PIPELINE"
+        raise UserError(f"{flag} does nothing {way}", hint=f"leave {flag} out")
 
 
 def preflight(pipeline: str, **options: Any) -> int:

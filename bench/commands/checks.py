@@ -50,10 +50,13 @@ def doctor(
     from bench import doctor as physician
 
     if ddpo is None:
+        idle = {"--engine": engine != "native", "--precision": precision != "no", "--device": device != "cpu"}
+        physician.refuse_idle(False, idle | {"--set": bool(set_)})
         physician.show(physician.examine(results, probe=probe, network=not offline), console())
         return
     from bench.suite.settings import parse_settings
 
+    physician.refuse_idle(True, {"--probe": probe, "--offline": offline})
     settings = parse_settings(set_ or [])
     raise typer.Exit(
         physician.preflight(

@@ -6,8 +6,10 @@ import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
+from typer.testing import CliRunner
 
 from bench import doctor
+from bench.cli import app
 
 
 @pytest.fixture
@@ -123,3 +125,17 @@ def test_a_probe_that_fails_is_a_finding(monkeypatch):
     finding = doctor.measured_probe()
     assert finding.state == "missing"
     assert "no torch here" in finding.detail
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--engine", "trl"], "--engine does nothing without --ddpo PIPELINE"),
+        (["--set", "sample_num_steps=0"], "--set does nothing without --ddpo PIPELINE"),
+        (["--ddpo", "emoji-sd", "--probe"], "--probe does nothing with --ddpo"),
+    ],
+)
+def test_an_option_that_nothing_looks_at_is_refused(words, said):
+    done = CliRunner().invoke(app, ["doctor", *words])
+    assert done.exit_code == 2
+    assert said in done.output
