@@ -45,6 +45,8 @@ def publish(
     """Add a run to a site, upload its tables, or both; see the commands' help."""
     if site is None and repo is None:
         raise UserError("nowhere to publish to", hint="give a folder, or --to-hub ORG/NAME")
+    if private and repo is None:
+        raise UserError("--private is of the dataset that --to-hub makes", hint="leave --private out")
     folder = find_run(run, results)
     warn(folder, console)
     if site is not None:

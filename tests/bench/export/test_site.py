@@ -84,6 +84,12 @@ def test_results_are_no_site_the_run_itself_would_be_replaced(tmp_path: Path) ->
     assert content(tmp_path) == first
 
 
+def test_a_site_is_as_private_as_its_server(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--private is of the dataset"):
+        publish.publish(str(run(tmp_path / "run")), tmp_path / "site", None, True, tmp_path, Console())
+    assert not (tmp_path / "site").exists()
+
+
 def test_the_index_shows_the_newest_run_and_how_it_compares(tmp_path: Path) -> None:
     site = tmp_path / "site"
     publish.add(run(tmp_path / "one", "20260101-000000-aaaaaa", 1), site)
