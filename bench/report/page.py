@@ -97,7 +97,7 @@ def _write_comparison(folder: Path, comparison: Comparison | None) -> None:
     if comparison is None:
         (folder / COMPARISON).unlink(missing_ok=True)
     else:
-        write_atomic(folder / COMPARISON, side_by_side.markdown(comparison))
+        write_atomic(folder / COMPARISON, side_by_side.markdown(comparison, files=True))
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from bench.results.store import RECORDS, edited_at
 from bench.suite.request import find_run
 from bench.text import clean, plural
 
-_MOST_ROWS = 40  # printed; the page and --markdown have more
+_MOST_ROWS = 40  # printed; the page has all
 _MOST_NAMED = 5  # edited records
 
 
@@ -100,7 +100,7 @@ def show(
     read = [page.read(folder, loaded_by=load_to_compare) for folder in (*folders, base)]
     comparison = side_by_side.compare_runs(read)
     if as_markdown:
-        console.file.write(side_by_side.markdown(comparison))
+        console.file.write(side_by_side.markdown(comparison, files=False))
     else:
         _print(comparison, console)
     return EXIT_PASS if comparison.decided else EXIT_NOTHING
@@ -128,8 +128,7 @@ def _print(comparison: Comparison, console: Console) -> None:
                 *(f"[{colour}]{t}[/]" if n == "verdict" else t for n, t in zip(names, texts, strict=True))
             )
         console.print(table)
-    if len(open_) > _MOST_ROWS:
-        console.print(f"… and {len(open_) - _MOST_ROWS:,} more; `report` draws a page with all of them")
+    _say_more(len(open_), console)
     if comparison.over_seeds:
         _print_seeds(side_by_side.seeds_table(comparison), console)
     for line in side_by_side.sentences(comparison):
@@ -149,6 +148,12 @@ def _print_seeds(found: report_tables.Table, console: Console) -> None:
         ]
         table.add_row(*(escape(inert(text)) for text in texts))
     console.print(table)
+    _say_more(len(found.rows), console)
+
+
+def _say_more(rows: int, console: Console) -> None:
+    if rows > _MOST_ROWS:
+        console.print(f"… and {rows - _MOST_ROWS:,} more; `report` draws a page with all of them")
 
 
 def find(runs: Sequence[str], baseline: str | None, results: Path) -> tuple[list[Path], Path | None]:

@@ -104,8 +104,8 @@ def sentences(comparison: Comparison) -> list[str]:
 
 def tables(comparison: Comparison) -> dict[str, Table]:
     """All tables of a comparison, by file name."""
-    over = seeds_table(comparison)
-    return {"comparison": table(comparison)} | ({over.name: over} if over.rows else {})
+    some = (seeds_table(comparison), machines(comparison))
+    return {"comparison": table(comparison)} | {one.name: one for one in some if one.rows}
 
 
 def table(comparison: Comparison) -> Table:
@@ -216,14 +216,22 @@ def machines(comparison: Comparison) -> Table:
     return found
 
 
-def markdown(comparison: Comparison) -> str:
-    """The comparison for a pull request: verdicts, what differs, and every number that is not equal."""
+def markdown(comparison: Comparison, *, files: bool) -> str:
+    """The comparison for a pull request: verdicts, what differs, and every number that is not equal.
+
+    ``files``: whether `tables` lie beside it, as CSV; else who misses a row is told what draws them.
+    """
+
+    def cut(one: Table) -> str:
+        whole = f"tables/{one.name}.csv" if files else "what `python -m bench report` draws of these runs"
+        return one.markdown(_MARKDOWN_ROWS, whole)
+
     parts = [f"# {md(', '.join(comparison.runs))} against {md(comparison.baseline)}", ""]
     parts += [f"{md(line, 800)}\n" for line in sentences(comparison)]
     if comparison.fields:
-        parts += ["## What differs between the machines", "", machines(comparison).markdown(_MARKDOWN_ROWS)]
+        parts += ["## What differs between the machines", "", cut(machines(comparison))]
     if comparison.over_seeds:
-        parts += ["## Over seeds", "", seeds_table(comparison).markdown(_MARKDOWN_ROWS)]
+        parts += ["## Over seeds", "", cut(seeds_table(comparison))]
     everything = table(comparison)
     for verdict, count in comparison.counts.items():
         rows = [row for row in everything.rows if row["verdict"].value == verdict]
@@ -231,7 +239,7 @@ def markdown(comparison: Comparison) -> str:
         part = replace(everything, columns=kept, rows=rows, notes=[])
         folded = verdict not in (Verdict.REGRESSED, Verdict.IMPROVED)
         title = f"{show.MARKS[verdict]} {WORDS[verdict]}: {plural(count, 'number')}"
-        text = part.markdown(_MARKDOWN_ROWS).replace(f"{part.name}.md", f"{part.name}.csv")
+        text = cut(part)
         parts += (
             [f"<details><summary>{title}</summary>\n\n{text}\n</details>\n"]
             if folded

@@ -53,8 +53,8 @@ class Table:
     rows: list[dict[str, Entry]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
-    def markdown(self, most: int | None = None) -> Md:
-        """A GitHub table with footnotes; only the first ``most`` rows if given."""
+    def markdown(self, most: int | None = None, whole: str | None = None) -> Md:
+        """A GitHub table with footnotes: the first ``most`` rows if given, and where the ``whole`` is."""
         shown = [c for c in self.columns if not c.csv_only]
         rows = self.rows[:most]
         footnotes: list[str] = []
@@ -66,13 +66,13 @@ class Table:
         below = [f"<sup>{i}</sup> {md(text)}" for i, text in enumerate(footnotes[:_MOST_FOOTNOTES], start=1)]
         if len(footnotes) > _MOST_FOOTNOTES:
             below.append(
-                f"<sup>\\*</sup> {len(footnotes) - _MOST_FOOTNOTES} more reasons are in {self.name}.csv"
+                f"<sup>\\*</sup> {len(footnotes) - _MOST_FOOTNOTES} more reasons are in "
+                f"{whole or f'{self.name}.csv'}"
             )
         below += [md(note, limit=2000) for note in self.notes]
         if len(rows) < len(self.rows):
-            below.append(
-                Md(f"The first {len(rows):,} of {len(self.rows):,} rows; all are in {self.name}.md.")
-            )
+            said = f"The first {len(rows):,} of {len(self.rows):,} rows; all are in "
+            below.append(Md(f"{said}{whole or f'{self.name}.md'}."))
         return Md("\n".join(lines) + ("\n\n" + "<br>\n".join(below) if below else "") + "\n")
 
     def csv(self) -> str:

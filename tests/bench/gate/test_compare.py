@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -189,6 +190,21 @@ def test_the_command_prints_and_says_by_its_exit_code(tmp_path: Path) -> None:
     assert "packages.torch" in done.output
 
 
+def test_where_the_rest_of_a_cut_table_is_said_to_be_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(side_by_side, "_MARKDOWN_ROWS", 0)
+    env = OTHER | {"id": fingerprint_id(OTHER)}
+    old, new = folder(tmp_path / "old"), folder(tmp_path / "new", 0.5, env=env)
+    printed = bench("compare", old, new, "--markdown").output
+    assert "all are in what `python -m bench report` draws of these runs." in printed
+    assert ".csv" not in printed
+    bench("report", new, "--baseline", old)
+    named = set(re.findall(r"all are in (\S+)\.", (new / "comparison.md").read_text()))
+    assert {"tables/comparison.csv", "tables/machines.csv"} <= named
+    assert all((new / name).is_file() for name in named)
+
+
 def test_a_run_beside_its_baseline_is_one_page(tmp_path: Path) -> None:
     old, new = folder(tmp_path / "old"), folder(tmp_path / "new", 0.5)
     done = bench("report", new, "--baseline", old)
@@ -256,7 +272,7 @@ def test_markdown_of_hostile_names_has_no_markup(tmp_path: Path) -> None:
         [run("new", [measured("dense", 512, label=bad)])],
         METRICS,
     )
-    text = side_by_side.markdown(found)
+    text = side_by_side.markdown(found, files=False)
     assert "<img" not in text
     kinds = {t.type for block in MarkdownIt().enable("table").parse(text) for t in block.children or [block]}
     assert not kinds & {"link_open", "image", "html_inline"}

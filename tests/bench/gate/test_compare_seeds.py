@@ -62,7 +62,7 @@ def test_the_difference_over_seeds_covers_trainings_and_prompts(tmp_path: Path) 
     assert {row.basis for row in single} == {"40 paired samples of this seed"}
     (row,) = side_by_side.seeds_table(found).rows
     assert row["difference"].note == "over trainings and their prompts"
-    text = side_by_side.markdown(found)
+    text = side_by_side.markdown(found, files=False)
     assert "## Over seeds" in text
     assert "The interval of a row is about that one training: the table over seeds has" in text
 
