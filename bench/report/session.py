@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from hashlib import sha256
 from pathlib import Path
 
 from rich.console import Console
@@ -22,6 +23,7 @@ from bench.suite.request import find_run
 from bench.text import clean, plural
 
 _MOST_ROWS = 40  # printed; the page has all
+_LONGEST = 120  # name of a folder of a page
 _MOST_NAMED = 5  # edited records
 
 
@@ -53,10 +55,21 @@ def report(
     else:
         first, *rest = folders
         heads, against = (rest, first) if base is None else (folders, base)
-        name = "-".join(folder.name for folder in (*heads, against))[:120]
-        page = render_several(heads, against, out or results / "compare" / name)
+        place = out or results / "compare" / _together([*heads, against])
+        if (place / RECORDS).exists():
+            raise UserError(
+                f"--out {place} is a run folder, and its own page would be replaced",
+                hint="give the page of several runs a folder of its own",
+            )
+        page = render_several(heads, against, place)
     console.print(f"report: {escape(str(page))}", soft_wrap=True, highlight=False)
     return EXIT_PASS if _measured(folders, console) else EXIT_FAILED_CELLS
+
+
+def _together(folders: Sequence[Path]) -> str:
+    """A folder's name for the page of several runs; what is too long for one is told apart by a digest."""
+    name = "-".join(folder.name for folder in folders)
+    return name if len(name) <= _LONGEST else f"{name[:_LONGEST]}-{sha256(name.encode()).hexdigest()[:6]}"
 
 
 def _report_only(folder: Path, wanted: str, console: Console, *, vectors: bool) -> int:

@@ -229,6 +229,19 @@ def test_several_runs_share_a_page_of_their_own(tmp_path: Path) -> None:
     assert not (names[0] / "index.html").exists()
 
 
+def test_pages_of_many_runs_are_told_apart_and_replace_no_runs_own(tmp_path: Path) -> None:
+    names = [folder(tmp_path / (letter * 60)) for letter in "abcd"]
+    pages = set()
+    for baseline in names[2:]:
+        done = bench("report", *names[:2], "--baseline", baseline, "--results", tmp_path)
+        pages.add(re.sub(r"\s", "", done.output).partition("report:")[2])
+    assert len(pages) == 2
+    done = bench("report", *names[:2], "--out", names[0])
+    assert done.exit_code == 2
+    assert "its own page would be replaced" in done.output
+    assert not (names[0] / "index.html").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
