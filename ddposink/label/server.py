@@ -99,7 +99,7 @@ def _handler(owner: LabelServer) -> type[BaseHTTPRequestHandler]:
                 return
             if path == "choice":
                 number, choice = sent.get("pair"), sent.get("choice")
-                if not isinstance(number, int) or not owner.session.answer(number, str(choice)):
+                if type(number) is not int or not owner.session.answer(number, str(choice)):
                     self._refuse(HTTPStatus.CONFLICT)
                     return
             elif path == "undo":
@@ -141,7 +141,7 @@ def _handler(owner: LabelServer) -> type[BaseHTTPRequestHandler]:
                 if not 0 <= length <= MAX_BODY:
                     raise ValueError(length)
                 sent = json.loads(self.rfile.read(length) or b"{}")
-            except ValueError:
+            except (ValueError, RecursionError):  # the latter of brackets in brackets
                 sent = None
             if not isinstance(sent, dict):
                 self._refuse(HTTPStatus.BAD_REQUEST)
@@ -172,4 +172,5 @@ def _handler(owner: LabelServer) -> type[BaseHTTPRequestHandler]:
 
 def _number(path: str) -> int | None:
     kind, _, number = path.partition("/")
-    return int(number) if kind == "picture" and number.isascii() and number.isdecimal() else None
+    short = number.isascii() and number.isdecimal() and len(number) < 10
+    return int(number) if kind == "picture" and short else None

@@ -8,10 +8,8 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ddposink.label.choices import Choices
+from ddposink.label.choices import ANSWERS, Choices
 from ddposink.label.pictures import Picture
-
-ANSWERS = ("a", "b", "tie")
 
 
 @dataclass(frozen=True)

@@ -128,6 +128,28 @@ def test_a_torn_last_line_is_cut_off(folder):
     assert (folder / "choices.csv").read_bytes() == whole
 
 
+def test_a_last_line_that_lacks_only_its_end_is_kept(folder):
+    session = start(folder)
+    session.answer(session.queue[0], "a")
+    whole = (folder / "choices.csv").read_bytes()
+    (folder / "choices.csv").write_bytes(whole.removesuffix(b"\n"))  # as an editor may save it
+    assert start(folder).left == 4
+    assert (folder / "choices.csv").read_bytes() == whole
+
+
+def test_undo_takes_back_nothing_that_somebody_else_has_written(folder):
+    mine, theirs = start(folder, judge="me"), start(folder, judge="you")
+    mine.answer(mine.queue[0], "a")
+    theirs.answer(theirs.queue[0], "b")
+    written = (folder / "choices.csv").read_bytes()
+    assert mine.state()["can_undo"] is False
+    assert mine.undo() is False
+    assert (folder / "choices.csv").read_bytes() == written
+    assert theirs.undo() is True
+    assert mine.undo() is True  # now it is the last again
+    assert (folder / "choices.csv").read_bytes() == b""
+
+
 def test_a_key_pressed_twice_counts_once(folder):
     with LabelServer(start(folder)) as server:
         client = Client(server)
@@ -168,7 +190,8 @@ def test_it_listens_on_this_machine_only(folder):
 @pytest.mark.parametrize(
     "path",
     ["picture/../../secret.png", "picture/%2e%2e/secret.png", "picture/-1", "picture/99", "picture/",
-     "picture/²", "../secret.png", "secret.png", "page.py", "server.py", "picture/0/../1"],
+     "picture/²", "../secret.png", "secret.png", "page.py", "server.py", "picture/0/../1",
+     "picture/" + "9" * 5000],
 )  # fmt: skip
 def test_there_is_no_way_out_of_the_folder(folder, path):
     with LabelServer(start(folder)) as server:
@@ -180,7 +203,7 @@ def test_there_is_no_way_out_of_the_folder(folder, path):
         assert b"secret" not in answer
 
 
-@pytest.mark.parametrize("body", [b"{", b"[]", b'"x"', b"x" * 5000])
+@pytest.mark.parametrize("body", [b"{", b"[]", b'"x"', b"x" * 5000, b"[" * 999])
 def test_a_body_that_is_no_choice_is_refused(folder, body):
     with LabelServer(start(folder)) as server:
         connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
@@ -230,11 +253,18 @@ def test_every_pair_once_and_prompts_take_turns(folder):
     assert 60 < sum(sides) < 140  # of 200: left and right are drawn by lot
 
 
-def test_a_file_of_something_else_is_left_alone(folder):
-    (folder / "choices.csv").write_text("a,b\n1,2\n")
+@pytest.mark.parametrize("text", ["a,b\n1,2\n", "a,b\n1,2", "a poem", "prompt,image_a\nx"])
+def test_a_file_of_something_else_is_left_alone(folder, text):
+    (folder / "choices.csv").write_text(text)
     with pytest.raises(ValueError, match="no file of choices: expected columns prompt, image_a"):
         start(folder)
-    assert (folder / "choices.csv").read_text() == "a,b\n1,2\n"
+    assert (folder / "choices.csv").read_text() == text
+
+
+def test_a_file_that_is_no_text_is_named(folder):
+    (folder / "choices.csv").write_bytes(b"\x89PNG\xff\n\x00")
+    with pytest.raises(ValueError, match=r"choices\.csv' is no CSV file in UTF-8"):
+        start(folder)
 
 
 def test_the_command_says_what_is_wrong_and_starts_without_torch(tmp_path):
