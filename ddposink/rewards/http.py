@@ -115,13 +115,17 @@ class Asker:
         """The answer, within the time limit as a whole and no longer than its numbers need."""
         kind = http.client.HTTPSConnection if self.address.scheme == "https" else http.client.HTTPConnection
         connection = kind(self.address.hostname or "", self.address.port, timeout=self.seconds)
-        late = threading.Event()
-        watch = threading.Timer(self.seconds, _give_up, (connection, late))
+        late, lines = threading.Event(), list[socket.socket]()
+        watch = threading.Timer(self.seconds, _give_up, (lines, late))
         watch.daemon = True
         watch.start()
         path = (self.address.path or "/") + (f"?{self.address.query}" if self.address.query else "")
         try:
             headers = {"Content-Type": "application/json", "Accept": "application/json"}
+            connection.connect()
+            lines.append(connection.sock)  # which the connection forgets where an answer ends with the line
+            if late.is_set():
+                raise TimeoutError
             connection.request("POST", path, body, headers)
             answer = connection.getresponse()
             found = answer.read(BYTES + BYTES_EACH * count + 1)
@@ -139,6 +143,8 @@ class Asker:
         if answer.status != 200:
             what = f"answered {answer.status} {answer.reason}: {_begin(found)}"
             raise self._fault(what, again=answer.status in BUSY)
+        if answer.length and len(found) < BYTES + BYTES_EACH * count:  # of the announced length is left
+            raise self._fault(f"broke off its answer, {answer.length:,} bytes before its end", again=True)
         if len(found) > BYTES + BYTES_EACH * count:
             raise self._fault(f"answered more than {BYTES + BYTES_EACH * count:,} bytes for {count} pictures")
         return found
@@ -209,11 +215,12 @@ def _number(name: str, usual: float, least: float) -> float:
     return value
 
 
-def _give_up(connection: http.client.HTTPConnection, late: threading.Event) -> None:
+def _give_up(lines: list[socket.socket], late: threading.Event) -> None:
     """Wake whoever waits for a server that sends a little now and then, for ever."""
     late.set()
-    with suppress(OSError, AttributeError):
-        connection.sock.shutdown(socket.SHUT_RDWR)
+    for line in lines:
+        with suppress(OSError):
+            line.shutdown(socket.SHUT_RDWR)
 
 
 def _png(picture: Any) -> str:

@@ -78,6 +78,7 @@ def test_pictures_and_prompts_go_out_and_numbers_come_back(server: Server) -> No
 WRONG = {
     "late": (sleepy, r"is late: no answer within 0.5 s"),
     "dripping": (dripping, r"is late: no whole answer within 0.5 s"),
+    "broken off": (text('{"rew', **{"Content-Length": "70"}), r"broke off its answer, 6\d bytes before"),
     "endless": (endless, r"answered more than 65,728 bytes for 3 pictures"),
     "few": (text('{"rewards": [1, 2]}'), r"answered 2 numbers for 3 pictures"),
     "text": (text("<html>hello</html>"), r"answered text, not .*: '<html>hello</html>'"),
@@ -105,6 +106,14 @@ def test_whatever_is_wrong_names_the_server_and_why(kind: str, server: Server) -
     assert "\n" not in str(failure.value)
     assert failure.value.prompts == PROMPTS  # the batch comes with it
     assert len(server.asked) == 1
+
+
+def test_no_answer_takes_longer_than_the_limit(server: Server) -> None:
+    server.answer = dripping  # for three seconds, over a line whose end is that of the answer
+    begun = time.monotonic()
+    with pytest.raises(RewardError, match="is late"):
+        load_reward(parse_reward(f"{server.url}/score"))(IMAGES, PROMPTS)
+    assert time.monotonic() - begun < 2
 
 
 def test_a_server_that_fails_is_asked_again(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
