@@ -66,9 +66,16 @@ def features(images: Tensor) -> Tensor:
         exact = images.double().permute(0, 2, 3, 1)
         pixels = pixels + (exact - exact.detach())
     grey = (pixels @ pixels.new_tensor(GREY)).unsqueeze(1)
-    half = [round(side / 2) for side in grey.shape[-2:]]
-    smaller = F.interpolate(grey, size=half, mode="bicubic", align_corners=False, antialias=False)
-    return torch.cat([_statistics(grey), _statistics(smaller)], dim=1)
+    return torch.cat([_statistics(grey), _statistics(_halved(grey))], dim=1)
+
+
+def _halved(grey: Tensor) -> Tensor:
+    """(B, 1, H, W) → (B, 1, H/2, W/2), every pixel of two by two, also at odd sides, as OpenCV does it."""
+    height, width = grey.shape[-2:]
+    even = F.pad(grey, (0, width % 2, 0, height % 2), mode="replicate")  # beyond the edge is the edge
+    half = [side // 2 for side in even.shape[-2:]]
+    smaller = F.interpolate(even, size=half, mode="bicubic", align_corners=False, antialias=False)
+    return smaller[..., : round(height / 2), : round(width / 2)]
 
 
 def _statistics(grey: Tensor) -> Tensor:
