@@ -51,6 +51,7 @@ class TrainingRun:
     invariant: str | None = None  # what was found to hold before an algorithm without likelihoods learns
     progress: Progress = field(default_factory=Progress)
     found: Findings = field(default_factory=Findings)
+    taken_up: bool = False  # whether an earlier attempt's training has been looked for
     resumed_at: int | None = None  # training steps that an earlier attempt has done
 
     @property

@@ -6,7 +6,7 @@ is emitted as soon as its step count is reached: what happens further on cannot 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -66,8 +66,10 @@ def run(
     left = list(cells)
     try:
         steps = [params.steps for _, params in cells]
-        base = _begin(state, steps, stops)
+        base, known = _begin(state, steps)
         for cell, params in cells:
+            if params.steps and not state.taken_up:  # an untrained cell is told of an untrained engine
+                _take_up(state, steps if known else {*steps, *stops})
             for stop in _unseen(state, {*stops} - {*steps}, params.steps):
                 _look_again(state, stop, longest.steps, ctx)
             _train(state, params.steps, longest.steps, ctx)
@@ -79,12 +81,11 @@ def run(
         _give_up(left, error, ctx)
 
 
-def _begin(state: TrainingRun, steps: Sequence[int], stops: Sequence[int]) -> Pictures | None:
-    """Measure the base model and take up a training that was cut off. ``steps``: of the open cells.
+def _begin(state: TrainingRun, steps: Sequence[int]) -> tuple[Pictures | None, bool]:
+    """Measure the base model, and what must hold before training. ``steps``: of the open cells.
 
-    ``stops``: of all cells. Where nothing is remembered of them, a training beyond them is no use.
-
-    The base model's pictures, or None where its scores are known and no open cell needs them.
+    The base model's pictures, or None where its scores are known and no open cell needs them; and whether
+    what earlier attempts have found is known.
     """
     prompts = len(dict.fromkeys(state.evaluator.prompts))
     known = state.scratch.recall(state.scorers, prompts, steps)
@@ -98,12 +99,19 @@ def _begin(state: TrainingRun, steps: Sequence[int], stops: Sequence[int]) -> Pi
             _check_invariant(state)
         elif state.found.ratio_deviation is None:
             _check_ratio(state)
-        missing = {*steps, *stops} if known is None else steps
-        if progress := state.scratch.load(state.engine, min(n for n in missing if n)):
-            state.progress, state.resumed_at = progress, state.engine.step
         if state.params.save_freq:
             state.scratch.remember(state.found)
-    return base
+    return base, known is not None
+
+
+def _take_up(state: TrainingRun, missing: Collection[int]) -> None:
+    """Go on from a training that was cut off, if there is one.
+
+    ``missing``: step counts of which nothing is known; a training beyond one of them is no use.
+    """
+    state.taken_up = True
+    if progress := state.scratch.load(state.engine, min(n for n in missing if n)):
+        state.progress, state.resumed_at = progress, state.engine.step
 
 
 def _unseen(state: TrainingRun, answered: set[int], until: int) -> list[int]:

@@ -114,6 +114,20 @@ def test_a_pass_that_is_cut_off_answers_as_if_it_had_not_been(pipeline, tmp_path
     assert_same(last, whole.answers[12])
 
 
+def test_an_untrained_cell_beside_a_training_that_goes_on_tells_of_none(pipeline, tmp_path, whole):
+    """Left for later by --only, its row told of the steps that an interrupted training had done."""
+    first = attempt(wanted(pipeline), tmp_path, cut=3, answered=[0, 3])
+    assert not first.answers
+    rest = attempt(wanted(pipeline), tmp_path)
+    assert rest.answers[3]["conformance"]["resumed_at_step"] == 2
+    found, expected = rest.answers[0], whole.answers[0]
+    assert found["metrics"] == expected["metrics"]
+    assert found["facts"] == expected["facts"]
+    assert found["conformance"]["steps_trained"] == 0
+    for steps in (3, 12):
+        assert_same(rest.answers[steps], whole.answers[steps])
+
+
 def test_what_was_seen_of_earlier_cells_is_known_without_any_checkpoint(pipeline, tmp_path):
     first = attempt(wanted(pipeline, save_freq=100), tmp_path, cut=4)
     assert list(first.answers) == [0, 3]
