@@ -49,13 +49,17 @@ def read_comparisons(source: str, split: str = "train", limit: int | None = None
 
 
 def decode(picture: Path | bytes, where: str = "", name: str = "bytes") -> np.ndarray:
-    """(H, W, 3) uint8, transparency on white. ``name``: what bytes are called. Raises ValueError."""
-    from PIL import Image, UnidentifiedImageError
+    """(H, W, 3) uint8, transparency on white, turned as it is shown. ``name``: what bytes are called.
+
+    Raises ValueError for what is no picture.
+    """
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     shown = picture.name if isinstance(picture, Path) else name
     try:
         with Image.open(io.BytesIO(picture) if isinstance(picture, bytes) else picture) as image:
-            drawn = None if image.mode.startswith(DEEP) else image.convert("RGBA")
+            # A camera says how to turn it, which the page that it was judged on does.
+            drawn = None if image.mode.startswith(DEEP) else ImageOps.exif_transpose(image).convert("RGBA")
     except UnidentifiedImageError as error:  # which names an object in memory
         raise ValueError(f"{where}: picture {shown} cannot be read: it is no picture") from error
     # What Pillow raises for a damaged file depends on where it is damaged.

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from ddposink.comparisons import decode
 from ddposink.ddpo import DDPOConfig
 from ddposink.ddpo.pairs import pixels, read_pairs
 from helpers.pairs import write_choices
@@ -112,6 +113,15 @@ def test_a_damage_that_overflows_is_told_too(file: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(Image, "open", overflow)
     with pytest.raises(ValueError, match=r"row 1: picture 0-.*\.png cannot be read: signed integer"):
         read_pairs(str(file))
+
+
+def test_a_photograph_is_learnt_from_as_a_browser_shows_it(tmp_path: Path) -> None:
+    drawn = np.zeros((16, 8, 3), np.uint8)
+    drawn[:8] = 255
+    turn = Image.Exif()
+    turn[274] = 6  # to be turned by a quarter, clockwise
+    Image.fromarray(drawn).rotate(90, expand=True).save(tmp_path / "a.png", exif=turn)
+    assert np.array_equal(decode(tmp_path / "a.png"), drawn)
 
 
 def test_a_picture_that_has_changed_is_not_learnt_from(file: Path) -> None:
