@@ -28,6 +28,7 @@ SPREADS = {
     "preference": 0.563,
     "noise": 1.0,
 }
+LEAST = 1e-30  # a weight, and its inverse the largest: rewards times it are float32 numbers, and not zero
 HARDLY = 0.01  # share of the variance below which a part has hardly a say
 _NUMBER = r"-?\s*(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?\s*\*"
 _TERM = re.compile(rf"\s*(\+?\s*{_NUMBER})\s*(.+?)\s*(?=\+\s*{_NUMBER}|{_NUMBER.replace('-?', '-')}|$)")
@@ -61,6 +62,8 @@ class Weighted(RewardKind):
             raise ValueError("it has no parts; write e.g. weighted:0.5*alignment+0.5*brisque")
         if any(factor == 0 for factor, _ in found):
             raise ValueError("a part of weight zero says nothing; leave it out")
+        if odd := [factor for factor, _ in found if not LEAST <= abs(factor) <= 1 / LEAST]:
+            raise ValueError(f"a weight of {odd[0]:g} is beyond what float32 rewards can be multiplied by")
         if any(name.startswith("weighted") for _, name in found):
             raise ValueError("a weighted sum cannot be part of a weighted sum; write one sum")
         refs = [(factor, parse_reward(name, allow_python=True)) for factor, name in found]

@@ -62,6 +62,8 @@ def test_the_identity_is_that_of_the_parts():
         ("weighted:0.5*brisque+", "unknown reward"),
         ("weighted:1*brisk", "did you mean 'brisque'"),
         ("weighted:0*brisque", "weight zero"),
+        ("weighted:1e999*brisque", "a weight of inf is beyond what float32 rewards can be multiplied by"),
+        ("weighted:1*alignment-1e-50*brisque", "a weight of -1e-50 is beyond"),
         ("weighted:1*brisque+2*brisque", "'brisque' stands in it twice"),
         ("weighted:1*weighted:1*brisque", "cannot be part of a weighted sum"),
     ],
