@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -91,6 +94,43 @@ def ask_in_parts(reward: Reward, images: Tensor, prompts: list[str]) -> tuple[Te
 def joined(said: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     """Parts of several batches as those of one; empty where the reward is no sum."""
     return {name: torch.cat([some[name] for some in said]) for name in (said[0] if said else ())}
+
+
+class SeedWatch:
+    """Notices a reward that seeds the global generators, from which a training draws.
+
+    Prompts and noise would be the same in every training step, and nothing would tell.
+    """
+
+    def __init__(self) -> None:
+        self._left: dict[str, bytes] = {}  # as the reward left them last
+
+    @contextmanager
+    def over(self, reward: Any) -> Iterator[None]:
+        """Around the asking of a training step. Raises ValueError from the second step on."""
+        before = _generators()
+        yield
+        after = _generators()
+        for name, state in after.items():
+            if state != before.get(name) and state == self._left.get(name):
+                raise ValueError(
+                    f"{name_of(reward)} sets the seed of {name}'s global generator, so that every training "
+                    f"step draws the same; let it use a generator of its own"
+                )
+        self._left = after
+
+
+def _generators() -> dict[str, bytes]:
+    """The states of the global generators."""
+    kind, keys, *place = np.random.get_state()
+    found = {
+        "Python": repr(random.getstate()).encode(),
+        "numpy": repr((kind, place)).encode() + np.asarray(keys).tobytes(),
+        "torch": torch.get_rng_state().numpy().tobytes(),
+    }
+    if torch.cuda.is_initialized():
+        found["CUDA"] = torch.cuda.get_rng_state().numpy().tobytes()
+    return found
 
 
 def name_of(reward: Any) -> str:

@@ -9,7 +9,7 @@ import torch
 
 from ddposink.ddpo.config import DDPOConfig
 from ddposink.ddpo.grpo import needs_several
-from ddposink.ddpo.judge import Reward, joined, name_of
+from ddposink.ddpo.judge import Reward, SeedWatch, joined, name_of
 from ddposink.ddpo.ranks import Ranks
 from ddposink.ddpo.sampler import Trajectories, judged
 from ddposink.ddpo.several import Parts, gdpo, several, told
@@ -36,14 +36,15 @@ class Court:
     def __init__(self, config: DDPOConfig, pipeline: Any, reward: Reward, ranks: Ranks) -> None:
         self._config, self._pipeline, self._reward, self._ranks = config, pipeline, reward, ranks
         self.comparison: Advantages = make_comparison(config)
-        self._several = several(reward)
+        self._several, self._watch = several(reward), SeedWatch()
         if config.combine_rewards == "gdpo" and self._several is None:
             raise ValueError(needs_several(name_of(reward)))
 
     def judge(self, found: Trajectories) -> Verdict:
         """Raises ValueError, or what the reward raises, where it does not answer."""
         config, ranks = self._config, self._ranks
-        asked = judged(self._pipeline, found, self._reward, config.sample_batch_size)
+        with self._watch.over(self._reward):
+            asked = judged(self._pipeline, found, self._reward, config.sample_batch_size)
         everybodys = ranks.gather((found.prompts, asked.rewards.cpu(), asked.cpu_parts()))
         prompts = [prompt for some, _, _ in everybodys for prompt in some]
         rewards = torch.cat([some for _, some, _ in everybodys]).numpy()

@@ -22,7 +22,7 @@ from torch import Tensor
 from ddposink.ddpo import lora
 from ddposink.ddpo.config import DDPOConfig
 from ddposink.ddpo.costs import forwards_of_a_step
-from ddposink.ddpo.judge import ask_in_parts, joined
+from ddposink.ddpo.judge import SeedWatch, ask_in_parts, joined
 from ddposink.ddpo.protocol import DivergedError, Pipeline, Prompts, RewardFunction, StepLog
 from ddposink.ddpo.randomness import PromptSource, Randomness
 from ddposink.ddpo.ranks import Ranks
@@ -117,10 +117,13 @@ class TrlEngine:
         return deviation
 
     def _for_trl(self, reward: RewardFunction) -> Callable[..., tuple[Tensor, dict[str, Any]]]:
+        watch = SeedWatch()
+
         def reward_function(
             images: Tensor, prompts: tuple[str, ...], _: Any
         ) -> tuple[Tensor, dict[str, Any]]:
-            found, parts = ask_in_parts(reward, images, list(prompts))
+            with watch.over(reward):
+                found, parts = ask_in_parts(reward, images, list(prompts))
             self._said.append({name: values.cpu() for name, values in parts.items()})
             return found, {}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import random
 from typing import Any
 
 import numpy as np
@@ -235,6 +236,34 @@ def test_divergence_has_a_name() -> None:
 def test_bad_rewards(reward: Any, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         list(engine(reward=reward).run(1))
+
+
+@pytest.mark.parametrize("kind", ["native", "trl"])
+@pytest.mark.parametrize(
+    ("name", "seed"), [("torch", torch.manual_seed), ("Python", random.seed), ("numpy", np.random.seed)]
+)
+def test_a_reward_that_seeds_what_a_training_draws_from_is_refused(kind: str, name: str, seed: Any) -> None:
+    """Every step would have the same prompts, or the same noise."""
+
+    def reward(images: Any, prompts: list[str]) -> Any:
+        seed(0)
+        return brightness(images, prompts)
+
+    one = engine(reward, engine=kind)
+    if name == "numpy":  # nothing is drawn from it
+        assert len(list(one.run(3))) == 3
+        return
+    with pytest.raises(ValueError, match=rf"'.*reward' sets the seed of {name}'s global generator, so that"):
+        list(one.run(3))
+    assert one.step <= 2
+
+
+def test_a_reward_may_draw_random_numbers() -> None:
+    def reward(images: Any, prompts: list[str]) -> Any:
+        return brightness(images, prompts) + torch.randn(len(prompts))
+
+    one = engine(reward)
+    assert len({log.reward_mean for log in one.run(3)}) == 3
 
 
 def test_the_reward_sees_pictures_and_their_prompts() -> None:
