@@ -167,7 +167,7 @@ class TrlMethods(TrlAttributes):
 
     def _advantages(self, rewards: Tensor, prompt_ids: Tensor, epoch: int, global_step: int) -> Tensor:
         """Of this process's ``rewards`` (N,), as everybody's are spread; logs them. ``prompt_ids`` (N, L)."""
-        accelerator = self.accelerator
+        accelerator, rewards = self.accelerator, one_each(rewards)
         if rewards.shape != prompt_ids.shape[:1]:
             raise ValueError(
                 f"rewards are {tuple(rewards.shape)} for {len(prompt_ids)} pictures, not one each"
@@ -224,6 +224,11 @@ class TrlMethods(TrlAttributes):
 def both(answer: Any) -> tuple[Any, Any]:
     """Rewards and their metadata, of a reward function that answers with both or with rewards alone."""
     return answer if isinstance(answer, tuple) and len(answer) == 2 else (answer, {})
+
+
+def one_each(rewards: Tensor) -> Tensor:
+    """Rewards (B,), which a function may answer as (B, 1): TRL takes a column too."""
+    return rewards[:, 0] if rewards.ndim == 2 and rewards.shape[1] == 1 else rewards
 
 
 def _shuffled(samples: dict[str, Tensor]) -> dict[str, Tensor]:

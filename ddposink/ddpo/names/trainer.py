@@ -25,7 +25,7 @@ from ddposink.ddpo.names.config import DDPOConfig, checked
 from ddposink.ddpo.names.layers import Layers, overridden_layers
 from ddposink.ddpo.names.pipeline import DefaultDDPOStableDiffusionPipeline
 from ddposink.ddpo.names.saving import Saving
-from ddposink.ddpo.names.steps import TrlMethods, both
+from ddposink.ddpo.names.steps import TrlMethods, both, one_each
 from ddposink.ddpo.protocol import StepLog
 from ddposink.ddpo.trackers import log, start_trackers
 
@@ -165,7 +165,7 @@ class DDPOTrainer(Saving, TrlMethods):
             own = layers.config
         # The engine's own trackers, threads and checkpoints would be second ones.
         quiet = replace(own, log_with=None, async_reward_computation=False, resume_from="")
-        self.engine = make_engine(quiet, pipeline, self._reward, self._prompt)
+        self.engine = make_engine(quiet, pipeline, self._named_reward(), self._prompt)
         if layers is not None:
             layers.put_into(self.engine)
         if not engine_only:
@@ -216,6 +216,15 @@ class DDPOTrainer(Saving, TrlMethods):
             raise ValueError(f"prompt_function must answer (prompt, metadata), not {answer!r}")
         return _Prompt(answer[0], answer[1]) if isinstance(answer[0], str) else answer[0]
 
+    def _named_reward(self) -> Callable[[Tensor, list[str]], Tensor]:
+        """`_reward` under the name of the script's function, which is what sentences about it call it."""
+
+        def reward(images: Tensor, prompts: list[str]) -> Tensor:
+            return self._reward(images, prompts)
+
+        reward.__qualname__ = getattr(self.reward_fn, "__qualname__", type(self.reward_fn).__name__)
+        return reward
+
     def _reward(self, images: Tensor, prompts: list[str]) -> Tensor:
         # By the prompt itself: `draft` asks in another order than was drawn in.
         metadata = tuple(prompt.metadata for prompt in prompts)  # type: ignore[attr-defined]
@@ -224,7 +233,7 @@ class DDPOTrainer(Saving, TrlMethods):
         scores = torch.as_tensor(scores, device=images.device)
         if self.image_samples_callback is not None:
             self._batches.append([images, tuple(prompts), metadata, scores, about])
-        return scores
+        return one_each(scores)
 
     def _tell(self, finished: StepLog, epoch: int, global_step: int) -> None:
         """Hook and trackers, of an epoch that the engine has trained."""

@@ -211,6 +211,29 @@ def test_two_epochs(saved_pipeline: Path, values: dict[str, Any], by_steps: bool
     alike(seen[0][0][1], seen[1][0][1])
 
 
+@pytest.mark.parametrize("by_steps", [True, False])
+def test_a_column_of_rewards_is_taken_as_trl_takes_it(saved_pipeline: Path, by_steps: bool) -> None:
+    found: list[dict[str, torch.Tensor]] = []
+    for names in (trl_names, trl):
+        AcceleratorState._reset_state(reset_partial_state=True)
+        trainer = of(names, saved_pipeline, train_adam_epsilon=1e-4)
+        trainer.accelerator.trackers = [NoTracker()]
+        trainer.reward_fn = lambda *asked: (scorer(*asked)[0][:, None], {})
+        if names is trl_names and by_steps:
+            trainer.loss = trainer.loss
+        trainer.step(0, 0)
+        found.append(weights(trainer))
+    for name, values in found[0].items():
+        torch.testing.assert_close(values, found[1][name], rtol=0, atol=1e-5)
+
+
+def test_what_is_wrong_with_rewards_names_the_scripts_function(saved_pipeline: Path) -> None:
+    trainer = of(trl_names, saved_pipeline)
+    trainer.reward_fn = lambda images, *_: (images, {})
+    with pytest.raises(ValueError, match=r"the reward 'scorer' answered \(2, 3, 16, 16\) for 2 pictures"):
+        trainer.step(0, 0)
+
+
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
 @pytest.mark.parametrize("clip", [False, True])
 def test_the_schedulers_step(prediction: str, clip: bool) -> None:
