@@ -208,8 +208,8 @@ def _paint(axes: Axes, values: Array, certain: np.ndarray, norm: Normalize) -> N
     sns.despine(ax=axes, left=True, bottom=True)
     written: Any = np.vectorize(_signed, otypes=[object])(values)
     sns.heatmap(
-        values, ax=axes, cmap="vlag_r", norm=norm, cbar=False, annot=written, fmt="",
-        annot_kws={"fontsize": 9}, linewidths=1.5, linecolor="white",
+        values, ax=axes, cmap="vlag_r", norm=norm, vmin=norm.vmin, vmax=norm.vmax, cbar=False, annot=written,
+        fmt="", annot_kws={"fontsize": 9}, linewidths=1.5, linecolor="white",
     )  # fmt: skip
     # seaborn writes numbers for finite values only, in row order
     places = zip(*np.nonzero(np.isfinite(values)), strict=True)

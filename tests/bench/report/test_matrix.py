@@ -8,12 +8,14 @@ import re
 
 import numpy as np
 import pytest
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
 
 from bench.report import render
 from bench.report.contents import contents
 from bench.report.control import controls_metric, difference, over_control
 from bench.report.frames import load
-from bench.report.matrix import matrix_rows, matrix_table, members
+from bench.report.matrix import _paint, matrix_rows, matrix_table, members
 from bench.report.panels import NothingToDraw, line_panels
 from bench.report.paths import scatter_panels, trace_panels
 from bench.report.plots import draw
@@ -343,6 +345,15 @@ def data_words(data):
     words = tuned.Tuned()
     words.replicate, words.sample = data.words.replicate, data.words.sample
     return words
+
+
+def test_a_panel_of_a_matrix_without_any_number_is_blank_and_nothing_more(recwarn):
+    """Where the only training of a panel was killed, seaborn warned on the terminal."""
+    figure = Figure()
+    axes = figure.subplots()
+    _paint(axes, np.full((2, 2), np.nan), np.zeros((2, 2), bool), Normalize(-1, 1))
+    assert [text.get_text() for text in axes.texts] == []
+    assert not recwarn.list
 
 
 def test_every_link_of_the_page_leads_to_a_file(data):
