@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import fields
 from typing import Any
 
 from ddposink.ddpo import grpo, rules
@@ -38,6 +39,7 @@ POSITIVE = (
     "train_learning_rate train_adam_epsilon train_max_grad_norm train_adv_clip_max train_clip_range "
     "lora_alpha"
 ).split()
+SWITCHES = [f.name for f in fields(Settings) if isinstance(f.default, bool)]
 
 
 def check(config: Settings) -> None:
@@ -46,6 +48,9 @@ def check(config: Settings) -> None:
         value = getattr(config, name)
         if value not in known:
             raise ValueError(f"{name} '{value}' is unknown{suggest(str(value), known)}: {', '.join(known)}")
+    for name in [*SWITCHES, *(["merge_lora"] if config.merge_lora is not None else [])]:
+        if not isinstance(getattr(config, name), bool):  # "no" would be true
+            raise ValueError(f"{name} must be true or false, not {getattr(config, name)!r}")
     for name in COUNTS:
         _whole(name, getattr(config, name), 1)
     for name in POSITIVE:
@@ -146,6 +151,12 @@ def _flow(config: Settings) -> None:
         raise ValueError(
             f"sample_sde_window {window} is beyond the {config.sample_num_steps} denoising steps{last}; "
             f"use at most {config.noisy_steps}"
+        )
+    most = config.noisy_steps - window
+    if moves == "random" and config.sample_sde_window_stride > most > 0:
+        raise ValueError(
+            f"sample_sde_window_stride {config.sample_sde_window_stride} leaves a random window of {window} "
+            f"in {config.noisy_steps} denoising steps one place; use at most {most}"
         )
 
 

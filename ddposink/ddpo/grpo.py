@@ -50,8 +50,6 @@ def check(config: Settings) -> None:
         raise ValueError(
             f"ema_decay must lie in [0, 1), not {decay!r}; 0 evaluates the weights themselves, 0.9 is usual"
         )
-    if not isinstance(config.ratio_norm, bool):
-        raise ValueError(f"ratio_norm must be true or false, not {config.ratio_norm!r}")
     if config.loss != "is":
         for name in ("train_clip_range_high", "ratio_norm"):
             if name in used:

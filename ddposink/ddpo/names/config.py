@@ -53,7 +53,7 @@ class DDPOConfig(configuration.DDPOConfig):
 def checked(config: Any, use_lora: bool) -> configuration.DDPOConfig:
     """The engines' configuration of ``config`` (ours or TRL's). Raises ValueError, one line."""
     names = [f.name for f in fields(configuration.DDPOConfig) if hasattr(config, f.name)]
-    values = {name: getattr(config, name) for name in names} | {"use_lora": use_lora}
+    values = {name: getattr(config, name) for name in names} | {"use_lora": bool(use_lora)}
     if isinstance(config, configuration.DDPOConfig) and not isinstance(config, DDPOConfig):
         return configuration.DDPOConfig.from_dict(values)  # checked already
     for name, convert in CONVERSIONS.items():

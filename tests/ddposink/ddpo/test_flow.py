@@ -207,6 +207,10 @@ def test_lora_goes_into_a_stock_pipeline_and_back(tmp_path: Path) -> None:
         ({"sample_kernel": "ddim", "max_sequence_length": 8}, "length is of flow models"),
         ({"sample_sde_window_stride": 2}, "stride is of a window that moves: say how"),
         ({"sample_sde_window": 2, "sample_sde_window_every": 2}, "every is of a window that moves"),
+        (
+            {"sample_sde_window": 1, "sample_sde_window_moves": "random", "sample_sde_window_stride": 3},
+            "stride 3 leaves a random window of 1 in 3 denoising steps one place; use at most 2",
+        ),
         ({"sample_kernel": "flow_sde"}, "did you mean 'flow-sde'"),
         ({"max_sequence_length": -1}, "max_sequence_length must be a whole number"),
     ],
