@@ -15,11 +15,10 @@ from bench.results.record import Record, Status
 from bench.results.status import DISK_FULL
 from bench.results.store import Store
 from bench.run.launch import Launcher
-from bench.run.one_pass import NOT_REACHED, Held, Observer, PassRun, RunSession
+from bench.run.one_pass import NOT_REACHED, RETRIED, Held, Observer, PassRun, RunSession
 from bench.workload import Cell, Pass
 
 FAILED = frozenset({Status.OOM, Status.TIMEOUT, Status.ERROR, Status.NAN})
-RETRIED = frozenset({Status.OOM, Status.TIMEOUT, Status.ERROR, Status.SKIPPED})  # a NaN is a measurement
 POLL_SECONDS = 0.5
 
 

@@ -29,6 +29,7 @@ from bench.run.worker import Job
 from bench.workload import Cell, Pass, Scalar, Workload
 
 LOSSES = 2  # machines that may go away under a pass before it counts as its own fault
+RETRIED = frozenset({Status.OOM, Status.TIMEOUT, Status.ERROR, Status.SKIPPED})  # a NaN is a measurement
 NOT_REACHED = "not reached: "  # begins the reason of cells that lay behind the one that failed
 
 Held = Callable[[], AbstractContextManager[None]]
@@ -137,16 +138,22 @@ class PassRun:
     def close(self) -> End:
         """The child is gone: give the cells it did not answer their outcome.
 
-        What it kept for a next attempt goes with the last answer.
+        What it kept for a next attempt goes with the last answer, unless a cell may be asked for again: a
+        training whose reward server was away for a moment is worth no less than one that was killed.
         """
         assert self.running is not None
         assert self.running.end is not None
         with self.held():
-            if not self.open:
+            if not self.open and not any(self._failed(cell) for cell in self.work.cells):
                 for kept in (self.session.folder / SCRATCH).glob(f"{self.work.id}*"):
                     shutil.rmtree(kept, ignore_errors=True)
             self._give_outcome(self.running.end)
         return self.running.end
+
+    def _failed(self, cell: Cell) -> bool:
+        """Whether ``cell`` has an answer that --retry-failed asks for again."""
+        record = self.store.records.get(cell.id)
+        return record is not None and record.status in RETRIED
 
     def drain(self) -> None:
         """Take what the child has said already."""

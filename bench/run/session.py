@@ -22,8 +22,8 @@ from bench.results.store import DAMAGED, PLAN, SUITE, Store, write_atomic
 from bench.run import live, site, terminal, tracked
 from bench.run.interrupt import Interrupts
 from bench.run.kept import gather
-from bench.run.loop import RETRIED, RunSession, exit_code, found_no_room, measure, remaining, tally
-from bench.run.one_pass import NOT_REACHED
+from bench.run.loop import RunSession, exit_code, found_no_room, measure, remaining, tally
+from bench.run.one_pass import NOT_REACHED, RETRIED
 from bench.suite.request import Options, Request, prepare
 from bench.temporary import tidy
 from bench.text import plural

@@ -20,9 +20,11 @@ from bench.run.loop import measure as measure_passes
 from bench.suite.plan import make_plan
 from bench.workload import Missing
 from ddposink.ddpo import StepLog
+from ddposink.rewards.http import RETRIES
 from ddposink.workloads import ddpo_resume, ddpo_run
 from ddposink.workloads.ddpo import DdpoWorkload
 from ddposink.workloads.ddpo_resume import Findings, Progress, Scratch, save_points
+from helpers.reward_server import serving, text
 from helpers.training import Ctx, suite
 
 STEPS = [0, 3, 12]
@@ -316,3 +318,35 @@ def test_a_killed_child_is_resumed_by_the_next_run(pipeline, tmp_path, whole):
     with np.load(path) as found:
         for name in set(found) - CLOCKS:
             assert np.array_equal(found[name], curve(whole.answers[12])[name]), name
+
+
+def test_a_reward_server_that_is_away_for_a_moment_costs_no_steps(pipeline, tmp_path, monkeypatch):
+    """The cell is an error; what the training had kept was thrown away with it."""
+    monkeypatch.setenv(RETRIES, "0")
+    trained = []
+
+    def answer(to, content):
+        count = len(content["images"])
+        trained.extend([count] if count == 4 else [])  # evaluations ask of eight
+        away = count == 4 and len(trained) == 4
+        text("" if away else json.dumps({"rewards": [*range(count)]}), 500 if away else 200)(to, content)
+
+    with serving() as server:
+        server.answer = answer
+        grid = {"reward": [f"{server.url}/score"], "steps": [0, 6]}
+        plan, workload = make_plan(wanted(pipeline, grid=grid), DdpoWorkload()), DdpoWorkload()
+        session = RunSession("t", workload, "ddposink.workloads.ddpo:DdpoWorkload", tmp_path, "e", 120.0)
+        store, launcher, found = Store(tmp_path), LocalLauncher((), tmp_path / "logs" / "server.log"), []
+        for seen in (Progressing(), Progressing()):
+            left = remaining(plan.passes, store, retry_failed=True)
+            measure_passes(left, session, launcher, store, seen)
+            found.append({record.params["steps"]: record for record in store.records.values()})
+            store.close()
+            store = Store(tmp_path)
+    store.close()
+    assert (found[0][0].status, found[0][6].status) == ("ok", "error")
+    assert "answered 500" in found[0][6].reason
+    assert found[1][6].status == "ok", found[1][6].reason
+    assert found[1][6].conformance["resumed_at_step"] == 2
+    assert seen.steps[0] == 3
+    assert not any(tmp_path.glob(f"{SCRATCH}/*"))
