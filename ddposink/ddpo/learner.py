@@ -170,10 +170,12 @@ class Learner:
         self.ranks.average_gradients(parameters)
         self.scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(parameters, self.config.train_max_grad_norm)
+        scale = self.scaler.get_scale() if self.average else 1.0
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        if self.average is not None:
+        # A smaller scale says that the gradient overflowed, and the update was left out.
+        if self.average and self.scaler.get_scale() >= scale:
             self.average.update()
         return norm.detach()
 

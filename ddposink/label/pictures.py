@@ -34,6 +34,8 @@ def read_pictures(folder: Path) -> list[Picture]:
     found = _from_manifest(folder) if (folder / MANIFEST).is_file() else _from_folders(folder)
     counts: dict[str, int] = {}
     for picture in found:
+        if {"\r", "\n"} & {*picture.prompt, *str(picture.file)}:  # a choice is a line
+            raise ValueError(f"{str(picture.file)!r} has a line break in its name or prompt; rename it")
         counts[picture.prompt] = counts.get(picture.prompt, 0) + 1
     if not any(count > 1 for count in counts.values()):
         raise ValueError(
@@ -47,7 +49,7 @@ def _from_folders(folder: Path) -> list[Picture]:
     found: list[Picture] = []
     for inner in sorted(path for path in folder.iterdir() if path.is_dir()):
         words = inner / "prompt.txt"
-        prompt = " ".join(words.read_text(encoding="utf-8").split()) if words.is_file() else inner.name
+        prompt = _one_line(words.read_text(encoding="utf-8")) if words.is_file() else inner.name
         files = sorted(path for path in inner.iterdir() if path.suffix.lower() in TYPES and path.is_file())
         found += [Picture(prompt, file.resolve()) for file in files if _inside(file, folder)]
     return found
@@ -58,7 +60,8 @@ def _from_manifest(folder: Path) -> list[Picture]:
     with (folder / MANIFEST).open(encoding="utf-8-sig", newline="") as file:
         for row in csv.DictReader(file):
             number = len(found) + 2
-            if not row.get("prompt") or not row.get("image"):
+            prompt = _one_line(row.get("prompt") or "")
+            if not prompt or not row.get("image"):
                 raise ValueError(f"{folder / MANIFEST}:{number}: expected columns prompt and image")
             picture = folder / row["image"]
             if picture.suffix.lower() not in TYPES:
@@ -69,8 +72,12 @@ def _from_manifest(folder: Path) -> list[Picture]:
                 raise ValueError(f"{folder / MANIFEST}:{number}: '{row['image']}' lies outside of the folder")
             if not picture.is_file():
                 raise ValueError(f"{folder / MANIFEST}:{number}: there is no picture '{row['image']}'")
-            found.append(Picture(row["prompt"], picture.resolve()))
+            found.append(Picture(prompt, picture.resolve()))
     return list(dict.fromkeys(found))  # named twice is one picture: it is not compared with itself
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
 
 
 def _inside(file: Path, folder: Path) -> bool:

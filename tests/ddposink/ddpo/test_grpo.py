@@ -355,6 +355,19 @@ def test_the_average_is_that_of_the_formula() -> None:
     assert weight.tolist() == [11.0] * 3
 
 
+@pytest.mark.parametrize("gradient", [1.0, float("inf")])
+def test_an_update_that_overflowed_is_none_to_the_average(gradient: float) -> None:
+    learner = engine(ema_decay=0.5)._learner
+    before = {name: value.clone() for name, value in learner.average.tensors().items()}
+    learner.scaler = torch.amp.GradScaler("cpu")
+    learner.scaler.scale(torch.zeros(()))
+    for weight in learner.weights.values():
+        weight.grad = torch.full_like(weight, gradient)
+    learner.apply()
+    after = learner.average.tensors()
+    assert all(torch.equal(after[n], value) for n, value in before.items()) == (gradient == float("inf"))
+
+
 @pytest.mark.parametrize("use_lora", [True, False])
 def test_the_average_is_evaluated_exported_and_resumed(use_lora: bool, tmp_path: Path) -> None:
     values = {"ema_decay": 0.9, "use_lora": use_lora, "train_learning_rate": 1e-3}

@@ -330,3 +330,14 @@ def test_the_same_two_pictures_under_two_prompts_are_two_pairs(folder):
     assert again.undo()
     assert len(again.queue) == 1
     assert len(start(folder).queue) == 1
+
+
+def test_a_prompt_is_one_line_and_so_is_a_choice(folder):
+    names = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*.png"))[:2]]
+    (folder / "manifest.csv").write_text("prompt,image\n" + "".join(f'"a red\r\ncat",{n}\n' for n in names))
+    assert [picture.prompt for picture in read_pictures(folder)] == ["a red cat"] * 2
+    broken = folder / "a\rb.png"
+    broken.write_bytes((folder / names[0]).read_bytes())
+    (folder / "manifest.csv").write_text(f'prompt,image\nx,{names[0]}\nx,"a\rb.png"\n', newline="")
+    with pytest.raises(ValueError, match="line break"):
+        read_pictures(folder)
