@@ -21,6 +21,7 @@ from bench.report.select import (
     common,
     facets,
     keep,
+    leading,
     longest,
     matching,
     replicates,
@@ -176,7 +177,9 @@ def panel_rows(
         kept = set(hues[:most])
         rows = keep(rows, (token(v) in kept for v in rows[view.hue]))
         notes.append(f"The first {most} of {len(hues)} values of {view.hue} are drawn.")
-    groups = split(rows, facets(data, rows, view))
+    apart = leading(rows, facets(data, rows, view))
+    notes += [f"With {name} goes {', '.join(along)}." for name, along in apart.items() if along]
+    groups = split(rows, [*apart])
     if len(groups) > MOST_PANELS:
         notes.append(f"The first {MOST_PANELS} of {plural(len(groups), 'panel')} are drawn.")
     titles = panel_titles([values for values, _ in groups])

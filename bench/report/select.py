@@ -29,6 +29,21 @@ def varying(frame: pd.DataFrame, columns: Sequence[str]) -> list[str]:
     return [c for c in columns if len({token(v) for v in frame[c]}) > 1]
 
 
+def leading(frame: pd.DataFrame, columns: Sequence[str]) -> dict[str, list[str]]:
+    """Those ``columns`` that tell rows apart as well as all do, each with those that go with it.
+
+    One goes with an earlier one where rows that agree in that agree in it, as in a suite's ``zip``.
+    """
+    found: dict[str, list[str]] = {}
+    for column in columns:
+        first = next((c for c in found if not _differs(frame, column, c)), None)
+        if first is None:
+            found[column] = []
+        else:
+            found[first].append(column)
+    return found
+
+
 def identifying(data: RunData, frame: pd.DataFrame | None = None) -> list[str]:
     """Columns that tell the rows apart: varying parameters, then seed and repeat, else the label."""
     frame = data.frame if frame is None else frame

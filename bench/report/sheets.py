@@ -14,8 +14,8 @@ from bench.report import layout
 from bench.report.frames import RunData
 from bench.report.names import hue_label, text
 from bench.report.panels import NothingToDraw, subtitle, view_rows
-from bench.report.select import extent, first_seed, split, token, varying
-from bench.results.record import Status
+from bench.report.select import extent, first_seed, leading, split, token, varying
+from bench.results.record import Status, canonical
 from bench.workload import View
 
 _MOST = 8  # strips on one sheet
@@ -23,9 +23,10 @@ _LABEL = 1.35  # inches left of the strips
 
 
 def draw_pictures(view: View, data: RunData) -> Figure:
-    """Strips below one another: of one hue every ``x``, of several the first ``x`` and the last of each."""
+    """Strips below one another: of one setting every ``x``, of several the first and the last of each."""
     rows, whose = first_seed(_rows(data, view))
-    strips = _progress(view, data, rows) if len(split(rows, [view.hue])) == 1 else _overview(view, data, rows)
+    settings = _settings(view, data, rows)
+    strips = _progress(view, data, rows) if len(settings) == 1 else _overview(view, data, rows, settings)
     notes = [f"The first {_MOST} of {len(strips)} are shown."] if len(strips) > _MOST else []
     notes += [whose] if whose else []
     notes += [f"Not all cells: {data.chosen}."] if data.chosen else []
@@ -62,14 +63,33 @@ def _progress(view: View, data: RunData, rows: pd.DataFrame) -> list[tuple[str, 
     return [(_name(view, data, i, rows), _path(data, view, i)) for i in order]
 
 
-def _overview(view: View, data: RunData, rows: pd.DataFrame) -> list[tuple[str, Path]]:
+def _settings(view: View, data: RunData, rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """Rows that differ in ``x`` alone, hue by hue; and what tells them from the others of their hue."""
+    skip = (view.x, view.hue, data.words.prefix_axis)
+    apart = [*leading(rows, [c for c in varying(rows, data.parameters) if c not in skip])]
+    hues = [cells for _, cells in split(rows, [view.hue])]
+    return [(canonical(setting), cells) for of_hue in hues for setting, cells in split(of_hue, apart)]
+
+
+def _overview(
+    view: View, data: RunData, rows: pd.DataFrame, settings: list[tuple[str, pd.DataFrame]]
+) -> list[tuple[str, Path]]:
     place = extent(data, rows)
-    first = int(place.idxmin())  # type: ignore[call-overload]
-    found = [(_name(view, data, first, rows), _path(data, view, first))]
-    for hue, cells in split(rows, [view.hue]):
-        last = int(place.loc[cells.index].idxmax())  # type: ignore[call-overload]
-        if place[last] > place[first]:
-            name = hue_label(data, view, hue[view.hue]).replace("_", " ")
+    begin = place.min()
+    found, before = [], set[str | bytes]()
+    for setting, cells in settings:
+        reach = place.loc[cells.index]
+        first, last = int(reach.idxmin()), int(reach.idxmax())  # type: ignore[call-overload]
+        base = _path(data, view, first)
+        alike: set[str | bytes] = {
+            setting,
+            base.read_bytes(),
+        }  # settings may begin alike, on one machine bit by bit
+        if reach.min() == begin:
+            found += [] if alike & before else [(_name(view, data, first, rows), base)]
+            before |= alike
+        if reach.max() > begin:
+            name = hue_label(data, view, rows[view.hue][last]).replace("_", " ")
             found.append((_folded(name, _name(view, data, last, rows)), _path(data, view, last)))
     return found
 
@@ -77,8 +97,9 @@ def _overview(view: View, data: RunData, rows: pd.DataFrame) -> list[tuple[str, 
 def _name(view: View, data: RunData, index: int, rows: pd.DataFrame) -> str:
     """The strip's x, and whatever else tells it from the others of its hue."""
     own = rows[[token(v) == token(rows[view.hue][index]) for v in rows[view.hue]]]
-    more = [c for c in varying(own, [*data.parameters, "seed", "repeat"]) if c not in (view.x, view.hue)]
-    names = [view.x, *(c for c in more if c != data.words.prefix_axis)]
+    skip = (view.x, view.hue, data.words.prefix_axis)
+    more = [c for c in varying(own, [*data.parameters, "seed", "repeat"]) if c not in skip]
+    names = [view.x, *leading(own, more)]
     return "\n".join(f"{name.replace('_', ' ')} {text(data.frame[name][index])}" for name in names)
 
 

@@ -44,7 +44,7 @@ def main(
 ) -> list[Path]:
     """Draw ``prompts`` with the base and the tuned model of ``cell`` (RUN/CELL).
 
-    Writes ``out/PROMPT-SEED-base.png`` and ``…-tuned.png`` for every picture and ``out/sheet.png``, whose
+    Writes ``out/PROMPT-SEED-base.png`` and ``…-tuned.png`` for every picture and ``out/sheet.webp``, whose
     columns are base and tuned in turn. Raises UserError for whatever is wrong with the request.
     """
     folder, record = find_cell(cell, results)

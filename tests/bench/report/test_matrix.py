@@ -133,6 +133,15 @@ def test_pictures_of_all_before_and_after_and_of_one_in_between(data):
     assert np.allclose(shown[0, 0, :3] * 255, [60, 50, 120], atol=1)
 
 
+def test_pictures_of_every_setting_and_what_they_began_with_once(data):
+    both = dataclasses.replace(VIEW["pictures"], where={})
+    labels = [t.get_text() for t in draw(both, data).figure.texts if "steps" in t.get_text()]
+    settings = {(record.params["reward"], record.params["engine"]) for record in data.records}
+    assert len({engine for _, engine in settings}) == 2
+    assert len([text for text in labels if "steps 0" in text]) == 1
+    assert len([text for text in labels if "steps 50" in text]) == len(settings)
+
+
 def test_pictures_that_are_gone_are_a_reason_and_no_crash(tmp_path):
     folder = tuning_run(tmp_path / "synthetic" / "run")
     for path in folder.glob("artifacts/*/*"):
