@@ -19,6 +19,7 @@ from bench.results.store import PLAN, RECORDS, read_records
 from bench.suite.request import find_run
 from ddposink.ddpo.config import DDPOConfig
 from ddposink.ddpo.lora import WEIGHTS, check_lora, freeze
+from ddposink.ddpo.preflight.run import quiet
 from ddposink.ddpo.window import DDIM
 from ddposink.devices import check_device
 from ddposink.errors import Unavailable
@@ -31,6 +32,7 @@ from ddposink.workloads.ddpo_prepare import AUTOCAST
 NAMES = ("base", "tuned")
 
 
+@quiet()
 def main(
     cell: str,
     prompts: Sequence[str],

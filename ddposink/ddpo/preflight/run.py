@@ -60,7 +60,7 @@ def preflight(
     unknown pipeline or one that does not denoise by the kernel, and Unavailable for one, or an engine,
     that cannot be had here.
     """
-    with _quiet():
+    with quiet():
         loaded = _load(pipeline, device)
         started("batch arithmetic")
         first = _check("batch arithmetic", partial(batch_arithmetic, config))
@@ -170,7 +170,7 @@ def _check(name: str, question: Callable[[], Finding]) -> Check:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """No progress bars, and no warnings about parts that a pipeline need not have."""
     from transformers.utils import logging as transformers
 
