@@ -18,7 +18,7 @@ from bench.report.select import extent, first_seed, leading, split, token, varyi
 from bench.results.record import Status, canonical
 from bench.workload import View
 
-_MOST = 8  # strips on one sheet
+_MOST = 9  # strips on one sheet: two rewards by four algorithms, and what they began with
 _LABEL = 1.35  # inches left of the strips
 
 
@@ -76,7 +76,8 @@ def _overview(
 ) -> list[tuple[str, Path]]:
     place = extent(data, rows)
     begin = place.min()
-    found, before = [], set[str | bytes]()
+    found: list[tuple[str, Path]] = []
+    bases, before = list[int](), set[str | bytes]()
     for setting, cells in settings:
         reach = place.loc[cells.index]
         first, last = int(reach.idxmin()), int(reach.idxmax())  # type: ignore[call-overload]
@@ -86,11 +87,16 @@ def _overview(
             base.read_bytes(),
         }  # settings may begin alike, on one machine bit by bit
         if reach.min() == begin:
-            found += [] if alike & before else [(_name(view, data, first, rows), base)]
+            if not alike & before:
+                bases.append(len(found))
+                found.append((_name(view, data, first, rows), base))
             before |= alike
         if reach.max() > begin:
             name = hue_label(data, view, rows[view.hue][last]).replace("_", " ")
             found.append((_folded(name, _name(view, data, last, rows)), _path(data, view, last)))
+    if len(bases) == 1:  # that of all
+        label, path = found[bases[0]]
+        found[bases[0]] = (label.split("\n")[0], path)
     return found
 
 
