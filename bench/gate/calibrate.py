@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import json
 import math
-import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +26,7 @@ from bench.gate.pairs import PairSession, Tree
 from bench.gate.rule import MOST_PAIRS, Rule, detectable
 from bench.gate.scope import Asked
 from bench.gate.verdict import EXIT_NOTHING, EXIT_PASS
-from bench.results.folder import locked
+from bench.results.folder import locked, name_after
 from bench.results.record import Record, Status
 from bench.results.store import write_atomic
 from bench.run.interrupt import Interrupts
@@ -87,7 +85,8 @@ def calibrate(options: Options, pairs: int, console: Console, alpha: float = Rul
     except UserError:  # not a checkout: what is installed
         tree = Tree("this code")
     place = options.results / request.suite.suite
-    folder = place / "calibrations" / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+    parent = place / "calibrations"
+    folder = parent / name_after(max(parent.glob("*"), default=None))
     asked = Asked.of(request, options, repeats=pairs)
     with (
         Interrupts(),

@@ -6,12 +6,10 @@ disk before anything is printed or exported.
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 from rich.console import Console
@@ -37,7 +35,7 @@ from bench.gate.rule import Verdict
 from bench.gate.scope import parameter_defaults
 from bench.gate.show import markdown, show
 from bench.gate.verdict import GateReport, Judgement, Terms, assemble
-from bench.results.folder import run_folders
+from bench.results.folder import name_after, run_folders
 from bench.results.record import setting_of
 from bench.results.store import clear_errors, write_atomic
 from bench.run.session import Draw, run
@@ -100,7 +98,7 @@ def _foreseen(options: GateOptions, request: Request) -> tuple[Request, list[str
 
 
 def _new_folder(parent: Path) -> Path:
-    folder = parent / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+    folder = parent / name_after(max(parent.glob("*"), default=None))
     with clear_errors(f"cannot create a folder in {parent}"):
         folder.mkdir(parents=True)
     return folder

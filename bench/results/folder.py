@@ -93,15 +93,19 @@ def leads_out(folder: Path) -> Path | None:
 
 
 def _new_folder(parent: Path, earlier: list[Path]) -> Path:
-    """A folder whose name sorts after all earlier ones, even within the same second."""
-    now = datetime.now(UTC).replace(microsecond=0)
-    if earlier:
-        now = max(now, (_started(earlier[0]) or now) + timedelta(seconds=1))
-    folder = parent / f"{now.strftime(_STAMP)}-{secrets.token_hex(3)}"
+    folder = parent / name_after(earlier[0] if earlier else None)
     with clear_errors(f"cannot create a run folder in {parent}"):
         for name in ("artifacts", "logs"):
             (folder / name).mkdir(parents=True)
     return folder
+
+
+def name_after(newest: Path | None) -> str:
+    """A name for what begins now, which sorts after ``newest`` even within the same second."""
+    now = datetime.now(UTC).replace(microsecond=0)
+    if newest is not None:
+        now = max(now, (_started(newest) or now) + timedelta(seconds=1))
+    return f"{now.strftime(_STAMP)}-{secrets.token_hex(3)}"
 
 
 def _started(folder: Path) -> datetime | None:

@@ -1,6 +1,7 @@
 import errno
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from bench.errors import UserError
 from bench.results.digest import Integrity, digest, integrity_of, with_digest
-from bench.results.folder import choose_run, locked, run_folders
+from bench.results.folder import choose_run, locked, name_after, run_folders
 from bench.results.record import SCHEMA_VERSION, Record, Status
 from bench.results.store import DAMAGED, ENV, PLAN, RECORDS, Store, read, read_records, write_atomic
 from helpers.passes import make_record
@@ -381,3 +382,11 @@ def test_parameters_that_are_no_json_make_a_damaged_line(tmp_path):
 def test_a_folder_of_the_last_year_is_none_of_ours(tmp_path):
     (tmp_path / "s" / "99991231-235959-aaaaaa").mkdir(parents=True)
     assert choose_run(tmp_path, "s", FINGERPRINT, {}, "v1").folder.name < "9999"
+
+
+def test_names_sort_as_what_they_name_began_within_a_second_too(tmp_path):
+    names = [tmp_path / name_after(None)]
+    for _ in range(5):
+        names.append(tmp_path / name_after(names[-1]))
+    assert names == sorted(names)
+    assert re.fullmatch(r"\d{8}-\d{6}-[0-9a-f]{6}", name_after(tmp_path / "notes.txt"))

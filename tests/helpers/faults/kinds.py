@@ -28,6 +28,7 @@ from helpers.faults.place import (
     is_child,
     is_server,
 )
+from helpers.toy import gone
 from helpers.toyruns import eventually
 
 Kind = Callable[[Place, random.Random], None]
@@ -99,7 +100,7 @@ def kill_child(place: Place, chance: random.Random) -> None:
         time.sleep(chance.uniform(0, 0.15))
         if child is not None:
             place.kill(child)
-            eventually(lambda gone=child: not gone.is_running() or gone.status() == psutil.STATUS_ZOMBIE, 5)
+            eventually(lambda pid=child.pid: gone(pid), 5)
     said = place.end(run, *FAILED)
     killed = [r for r in place.records() if str(r.status) != "ok"]
     assert all("killed by SIGKILL" in (r.reason or "") for r in killed), said
