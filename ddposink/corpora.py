@@ -189,7 +189,8 @@ def mentions(ref: CorpusRef, words: Collection[str]) -> bool:
 
     Asked of files, which may be transcripts of chats. Books of before 1919 hold no marks of a chat's turns.
     """
-    return ref.kind in ("file", "folder") and any(book.mentions(words) for book in read_books(ref))
+    asked = bool(words) and ref.kind in ("file", "folder")
+    return asked and any(book.mentions(words) for book in read_books(ref))
 
 
 def _txt_files(folder: Path) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,10 +66,15 @@ def _progress(view: View, data: RunData, rows: pd.DataFrame) -> list[tuple[str, 
 
 def _settings(view: View, data: RunData, rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     """Rows that differ in ``x`` alone, hue by hue; and what tells them from the others of their hue."""
-    skip = (view.x, view.hue, data.words.prefix_axis)
-    apart = [*leading(rows, [c for c in varying(rows, data.parameters) if c not in skip])]
+    apart = _apart(view, data, rows, data.parameters)
     hues = [cells for _, cells in split(rows, [view.hue])]
     return [(canonical(setting), cells) for of_hue in hues for setting, cells in split(of_hue, apart)]
+
+
+def _apart(view: View, data: RunData, rows: pd.DataFrame, columns: Sequence[str]) -> list[str]:
+    """Those of ``columns`` that tell ``rows`` apart, but for what a strip is of anyway."""
+    skip = (view.x, view.hue, data.words.prefix_axis)
+    return [*leading(rows, [c for c in varying(rows, columns) if c not in skip])]
 
 
 def _overview(
@@ -82,11 +88,9 @@ def _overview(
         reach = place.loc[cells.index]
         first, last = int(reach.idxmin()), int(reach.idxmax())  # type: ignore[call-overload]
         base = _path(data, view, first)
-        alike: set[str | bytes] = {
-            setting,
-            base.read_bytes(),
-        }  # settings may begin alike, on one machine bit by bit
         if reach.min() == begin:
+            # Settings may begin alike, on one machine bit by bit.
+            alike: set[str | bytes] = {setting, base.read_bytes()}
             if not alike & before:
                 bases.append(len(found))
                 found.append((_name(view, data, first, rows), base))
@@ -103,9 +107,7 @@ def _overview(
 def _name(view: View, data: RunData, index: int, rows: pd.DataFrame) -> str:
     """The strip's x, and whatever else tells it from the others of its hue."""
     own = rows[[token(v) == token(rows[view.hue][index]) for v in rows[view.hue]]]
-    skip = (view.x, view.hue, data.words.prefix_axis)
-    more = [c for c in varying(own, [*data.parameters, "seed", "repeat"]) if c not in skip]
-    names = [view.x, *leading(own, more)]
+    names = [view.x, *_apart(view, data, own, [*data.parameters, "seed", "repeat"])]
     return "\n".join(f"{name.replace('_', ' ')} {text(data.frame[name][index])}" for name in names)
 
 
